@@ -1,0 +1,125 @@
+"""One clear sentence for every bad argument of the losses; no arithmetic lives here."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse logits that are not a floating tensor of shape (N, K) or (N, K, d1, ...)."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+    if logits.dtype not in _FLOATS:
+        raise TypeError(f"logits must be floating point, got {_name(logits.dtype)}")
+    if logits.dim() < 2 or logits.shape[1] == 0:
+        raise ValueError(
+            f"logits must have shape (N, K) or (N, K, d1, ...) with K >= 1, got {tuple(logits.shape)}"
+        )
+
+
+def check_target(
+    logits: Tensor, target: Tensor, *, num_labels: int, ignore_index: int, validate: bool | None
+) -> None:
+    """Refuse targets that are not labels in 0..num_labels-1 (or `ignore_index`) of the right shape."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
+    if target.dtype not in _INTEGERS and not (target.dtype == torch.bool and num_labels == 2):
+        accepted = "an integer dtype" + (" or bool" if num_labels == 2 else "")
+        raise TypeError(
+            f"target must hold class labels as {accepted}, got {_name(target.dtype)}"
+            + ("; convert 0/1 labels with target.long()" if target.is_floating_point() else "")
+        )
+    expected = logits.shape[:1] + logits.shape[2:]
+    if target.shape != expected:
+        raise ValueError(
+            f"target must have shape {tuple(expected)} for logits of shape {tuple(logits.shape)}, "
+            f"got {tuple(target.shape)}"
+        )
+    if target.device != logits.device:
+        raise ValueError(f"target must be on the device of logits, {logits.device}, got {target.device}")
+    if not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if values_readable(target, validate):
+        labels = target.detach().long().reshape(-1)
+        bad = (labels != ignore_index) & ((labels < 0) | (labels >= num_labels))
+        if bool(bad.any()):
+            position = int(bad.nonzero()[0])
+            index = tuple(int(i) for i in torch.unravel_index(torch.tensor(position), target.shape))
+            raise ValueError(
+                f"target must hold labels from 0 to {num_labels - 1} or ignore_index {ignore_index}, "
+                f"got {int(labels[position])} at position {index[0] if len(index) == 1 else index}"
+            )
+
+
+def check_weights(
+    name: str, weights: Tensor | None, *, length: int, logits: Tensor, validate: bool | None
+) -> Tensor | None:
+    """Return `weights` in the dtype that the loss computes in, after refusing what cannot be weights."""
+    if weights is None:
+        return None
+    if not isinstance(weights, Tensor):
+        raise TypeError(f"{name} must be a tensor of shape ({length},), got {type(weights).__name__}")
+    if weights.dtype not in _FLOATS + _INTEGERS:
+        raise TypeError(f"{name} must be of a floating or integer dtype, got {_name(weights.dtype)}")
+    if weights.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {tuple(weights.shape)}")
+    if weights.device != logits.device:
+        raise ValueError(f"{name} must be on the device of logits, {logits.device}, got {weights.device}")
+    if values_readable(weights, validate):
+        check_weight_values(name, weights)
+    return weights.to(compute_dtype(logits))
+
+
+def check_weight_values(name: str, weights: Tensor) -> None:
+    """Refuse weights that are negative, NaN or infinite, naming the first."""
+    bad = ~(torch.isfinite(weights) & (weights >= 0))
+    if bool(bad.any()):
+        position = int(bad.nonzero()[0])
+        raise ValueError(
+            f"{name} must be finite and not negative, got {float(weights[position])} at position {position}"
+        )
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value outside `choices`, listing them."""
+    if value not in choices:
+        listed = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+
+
+def check_number(name: str, value: float, *, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `value` as a float after refusing what is not a finite number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (math.isfinite(value) and low <= value <= high):
+        limits = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a finite number{limits}, got {value}")
+    return float(value)
+
+
+def compute_dtype(logits: Tensor) -> torch.dtype:
+    """float64 for float64 logits, float32 for every other: what losses compute in and return."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def values_readable(tensor: Tensor, validate: bool | None) -> bool:
+    """Whether values may be looked at: by default only where that costs no synchronisation (the CPU)."""
+    if validate is False or torch.compiler.is_compiling():
+        return False
+    if torch._C._functorch.is_functorch_wrapped_tensor(tensor):  # under vmap values have no truth
+        return False
+    return bool(validate) or tensor.device.type == "cpu"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+Reduction = Literal["none", "mean", "sum"]
+REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "sum")

@@ -1,0 +1,268 @@
+"""LGL-INR on logits as one torch operator: closed-form loss and gradient, column block by column block.
+
+The loss is a sum over output columns, each a function of its own logits and the labels alone, so blocks of
+columns are exact and small enough to stay in cache. Argument checks live in `steelyard.losses`.
+"""
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+# Elements of one (N, B) block. On the CPU a few of them fit the cache; an accelerator wants to be filled.
+_BLOCK_ELEMENTS = {"cpu": 1 << 20}
+_BLOCK_ELEMENTS_DEVICE = 1 << 24
+# P lies in [0, 1], so exp(beta P - max(beta, 0)) needs no maximum over classes while |beta| is small enough for
+# its least value, times a small probability, to stay a normal float32.
+_FIXED_SHIFT_BETA = 30.0
+
+
+@torch.library.custom_op("steelyard::lgl_inr", mutates_args=())
+def lgl_inr(
+    logits: Tensor,
+    target: Tensor,
+    pos_weight: Tensor | None,
+    beta: float,
+    detach_weights: bool,
+    ignore_index: int,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses of the columns of (N, K) logits and, on request, the parts of their gradient.
+
+    Returns the column losses (K,), and the gradient of column j as `negative[:, j] * scale[j]` everywhere but
+    at each row's own class, where it is `positive`: negative (N, K) or empty, scale (K,), positive (N, 1).
+    """
+    with torch.autocast(logits.device.type, enabled=False):
+        return _columns(logits, target, pos_weight, beta, detach_weights, ignore_index, with_grad)
+
+
+class _Segments(NamedTuple):
+    """The batch sorted by label: S segments, one a class (the ignored rows form one of label K)."""
+
+    order: Tensor  # (N,) rows sorted by label
+    offsets: Tensor  # (S + 1,) where each segment starts in `order`
+    labels: Tensor  # (S,) the segment's label; K where the segment is empty or ignored
+    counts: Tensor  # (S,) rows in the segment
+    of_row: Tensor  # (N,) each row's segment
+
+
+def _segments(target: Tensor, num_classes: int, ignore_index: int) -> _Segments:
+    """Sort the labels into segments whose number is known from N and K alone: no host synchronisation."""
+    rows = target.shape[0]
+    key = torch.where(target == ignore_index, num_classes, target)
+    ordered, order = torch.sort(key, stable=True)
+    if num_classes <= rows:
+        size = num_classes + 1
+        labels, of_row = torch.arange(size, device=target.device), key
+    else:  # at most N classes are present: number them in order of their label
+        size = rows
+        new = torch.cat([ordered.new_zeros(1), (ordered[1:] != ordered[:-1]).long()])
+        of_row = torch.empty_like(order).scatter_(0, order, new.cumsum(0))
+        labels = torch.full_like(order, num_classes).scatter_(0, new.cumsum(0), ordered)
+        ordered = new.cumsum(0)
+    offsets = torch.searchsorted(ordered, torch.arange(size + 1, device=target.device))
+    return _Segments(order, offsets, labels, offsets.diff(), of_row)
+
+
+def _columns(
+    logits: Tensor,
+    target: Tensor,
+    pos_weight: Tensor | None,
+    beta: float,
+    detach_weights: bool,
+    ignore_index: int,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, num_classes = logits.shape
+    dtype = _compute_dtype(logits)
+    segments = _segments(target, num_classes, ignore_index)
+    ignored = target == ignore_index
+    # Ignored rows may hold anything, NaN too: where there may be some, they are masked out of every result.
+    any_ignored = logits.device.type != "cpu" or bool(ignored.any())
+    present = (segments.counts > 0) & (segments.labels < num_classes)  # (S,)
+    absent = ~present[:, None]
+    counts = segments.counts.clamp(min=1).to(dtype)  # (S,)
+    weight_of_segment = counts * present
+    base = (-max(beta, 0.0) - counts.log())[:, None]
+    beta_mean = (beta / counts)[:, None]
+
+    def sums(x: Tensor) -> Tensor:  # (N, B) -> (S, B), sums over the rows of each class, 0 for the absent
+        bags = F.embedding_bag(segments.order, x, segments.offsets, mode="sum", include_last_offset=True)
+        return bags.masked_fill_(absent, 0.0) if any_ignored else bags
+
+    block = _block_columns(rows, num_classes, logits.device.type)
+    buffers = [logits.new_empty(rows * block, dtype=dtype) for _ in range(3)]
+    if not with_grad:
+        negative = logits.new_empty((0, 0), dtype=dtype)
+    elif block == num_classes:  # the gradient takes the place of the probabilities
+        negative = buffers[0].view(rows, num_classes)
+    else:
+        negative = logits.new_empty((rows, num_classes), dtype=dtype)
+    loss = logits.new_empty(num_classes, dtype=dtype)
+    scale = torch.empty_like(loss)
+    segment_rows = torch.arange(len(counts), device=logits.device)
+    for start in range(0, num_classes, block):
+        width = min(block, num_classes - start)
+        p, a, other = (b[: rows * width].view(rows, width) for b in buffers)
+        z = logits[:, start : start + width].to(dtype)
+        torch.sigmoid(z, out=p)
+        torch._C._nn.softplus(z, 1, 40, out=a)  # type: ignore[call-arg]  # -log(1 - p); 40: exact in float64 too
+        A = sums(a)  # (S, B), n_k times the mean
+
+        # v = exp(beta P - shift) / n_k: omega / n_k up to the column's constant. A column's own class weighs
+        # nothing; segments of classes outside this block write their zero into a spare place at the end.
+        flat = torch.empty(len(counts) * width + 1, device=z.device, dtype=dtype)
+        v = torch.addcmul(base, sums(p), beta_mean, out=flat[:-1].view(-1, width))
+        inside = (segments.labels >= start) & (segments.labels < start + width)
+        own = torch.where(inside, segment_rows * width + segments.labels - start, len(flat) - 1)
+        if abs(beta) > _FIXED_SHIFT_BETA:
+            flat.scatter_(0, own, -torch.inf)
+            top = v.masked_fill(absent, -torch.inf).amax(0)
+            v.sub_(top.masked_fill_(top == -torch.inf, 0.0)).clamp_(max=0.0)
+        v.exp_()
+        flat.scatter_(0, own, 0.0)
+        total = weight_of_segment @ v
+        inverse = torch.where(total == 0, 0.0, 1 / total)  # no negatives in the batch: 0, not NaN
+        average = (v * A).sum(0).mul_(inverse)  # sum of omega A
+        loss[start : start + width] = average
+        scale[start : start + width] = inverse
+        if not with_grad:
+            continue
+
+        # omega / n_k * p * (1 + c (1 - p)), c = beta (A - average) or 0
+        if detach_weights or beta == 0:
+            torch.index_select(v, 0, segments.of_row, out=a)
+        else:
+            a.neg_().exp_()  # 1 - p, without cancellation
+            c = torch.addcmul(-beta * average, A, beta_mean, out=A)
+            a.mul_(torch.index_select(c.mul_(v), 0, segments.of_row, out=other))
+            a.add_(torch.index_select(v, 0, segments.of_row, out=other))
+        torch.mul(p, a, out=negative[:, start : start + width])
+    if with_grad and any_ignored:
+        negative.masked_fill_(ignored[:, None], 0.0)
+
+    # The positive term: N numbers, whatever K is.
+    label = target.masked_fill(ignored, 0)
+    z = logits.gather(1, label[:, None]).to(dtype).masked_fill(ignored[:, None], torch.inf)  # (N, 1)
+    mean = sums(torch._C._nn.softplus(-z, 1, 40))[:, 0] / counts  # (S,)
+    positive = -torch.sigmoid(-z) / counts[segments.of_row, None]
+    if pos_weight is not None:
+        mean = mean * F.pad(pos_weight, (0, 1)).to(dtype)[segments.labels]
+        positive = positive * pos_weight.to(dtype)[label][:, None]
+    pull = loss.new_zeros(num_classes + 1).scatter_(0, segments.labels, mean)  # the last swallows the absent
+    return loss + pull[:num_classes], negative, scale, positive
+
+
+def _compute_dtype(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def _block_columns(rows: int, num_classes: int, device: str) -> int:
+    """Columns of a block. Some seven blocks live at a time: beside a gradient that outgrows the cache they are
+    kept to a quarter of the columns, so that all together stays within three buffers of N x K."""
+    elements = _BLOCK_ELEMENTS.get(device, _BLOCK_ELEMENTS_DEVICE)
+    if rows * num_classes <= elements or num_classes <= 96:
+        return num_classes
+    return max(64, min(elements // rows, -(-num_classes // 4)))
+
+
+@lgl_inr.register_fake
+def _(
+    logits: Tensor,
+    target: Tensor,
+    pos_weight: Tensor | None,
+    beta: float,
+    detach_weights: bool,
+    ignore_index: int,
+    with_grad: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, num_classes = logits.shape
+    shapes = (num_classes,), (rows, num_classes) if with_grad else (0, 0), (num_classes,), (rows, 1)
+    loss, negative, scale, positive = (logits.new_empty(s, dtype=_compute_dtype(logits)) for s in shapes)
+    return loss, negative, scale, positive
+
+
+@lgl_inr.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    results = [
+        lgl_inr(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
+        for i in range(info.batch_size)
+    ]
+    return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0, 0, 0, 0)
+
+
+def lgl_inr_columns(
+    logits: Tensor,
+    target: Tensor,
+    pos_weight: Tensor | None,
+    beta: float,
+    detach_weights: bool,
+    ignore_index: int,
+) -> Tensor:
+    """Per-column losses (K,) of (N, K) logits, differentiable once in the logits."""
+    with_grad = logits.requires_grad and torch.is_grad_enabled()
+    # One element that hangs on the logits' graph, so that a second derivative finds the way to its error.
+    anchor = logits[:1, :1].clone()
+    loss: Tensor = _LGLINR.apply(  # type: ignore[no-untyped-call]
+        logits, anchor, target, pos_weight, beta, detach_weights, ignore_index, with_grad
+    )[0]
+    return loss
+
+
+class _LGLINR(torch.autograd.Function):
+    """The operator with its gradient, whose parts are made with the loss, in one pass over the logits."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        logits: Tensor,
+        anchor: Tensor,
+        target: Tensor,
+        pos_weight: Tensor | None,
+        beta: float,
+        detach_weights: bool,
+        ignore_index: int,
+        with_grad: bool,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        result: tuple[Tensor, Tensor, Tensor, Tensor] = lgl_inr(
+            logits, target, pos_weight, beta, detach_weights, ignore_index, with_grad
+        )
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        logits, anchor, target, *_, ignore_index, _ = inputs
+        ctx.logits_dtype, ctx.ignore_index = logits.dtype, ignore_index
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(anchor, target, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> Any:
+        anchor, target, negative, scale, positive = ctx.saved_tensors
+        label = target.masked_fill(target == ctx.ignore_index, 0)
+        grad = negative * (scale * grad_loss)
+        grad[torch.arange(len(label), device=grad.device), label] = positive[:, 0] * grad_loss[label]
+        grad = grad.to(ctx.logits_dtype)
+        if torch.is_grad_enabled():  # create_graph=True: a second derivative must raise, not be taken as 0
+            grad = _DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
+        return grad, None, None, None, None, None, None, None
+
+
+class _DifferentiableOnce(torch.autograd.Function):
+    """The identity in its first argument, with a backward that raises."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x: Tensor, anchor: Tensor) -> Tensor:
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        pass
+
+    @staticmethod
+    def backward(ctx: Any, *_: Any) -> Any:
+        raise RuntimeError("lgl_inr_loss cannot be differentiated twice: its backward is a closed form")

@@ -1,0 +1,457 @@
+"""The shared suite: every registered loss meets every test here."""
+
+import copy
+import gc
+import io
+import pickle
+import weakref
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steelyard.losses.registry import LOSSES
+from tests.losses.cases import NAMES, batch, value_and_grad, weights_of
+from tests.oracles import ORACLES
+
+pytestmark = pytest.mark.parametrize("name", NAMES)
+SHAPES = [(1, 2), (1, 5), (2, 2), (12, 5), (40, 3), (4, 30), (7, 200)]
+
+
+def test_has_an_oracle(name):
+    assert name in ORACLES, f"write the slow version of {name} in tests/oracles.py first"
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("scale", [1e-8, 1e-3, 1.0, 30.0, 1e4])
+@pytest.mark.parametrize(("rows", "classes"), SHAPES)
+def test_equals_the_oracle_in_float64(name, rows, classes, scale, weighted):
+    logits, target = batch(rows, classes, scale)
+    logits = logits.clamp(-1e4, 1e4)
+    options = weights_of(name, classes) if weighted else {}
+    expected, expected_grad = value_and_grad(ORACLES[name], logits, target, **options)
+    loss, grad = value_and_grad(LOSSES[name].function, logits, target, **options)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=1e-300)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-11, atol=1e-15)
+
+
+@pytest.mark.parametrize("scale", [1e-8, 1.0, 5.0, 1e4])
+@pytest.mark.parametrize(("rows", "classes"), SHAPES)
+def test_float32_is_near_the_oracle(name, rows, classes, scale):
+    logits, target = batch(rows, classes, scale, torch.float32)
+    expected, expected_grad = value_and_grad(ORACLES[name], logits.double(), target)
+    loss, grad = value_and_grad(LOSSES[name].function, logits, target)
+    assert loss.dtype == torch.float32
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=1e-12)
+    allowed = 1e-5 * expected_grad.abs() + 1e-12
+    if LOSSES[name].link == "softmax":
+        allowed += 1e-7  # torch's cross-entropy takes p - 1 for the label, which cancels where p is near 1
+    if LOSSES[name].separable_over == "columns":
+        allowed += 1e-6 * torch.sigmoid(logits.double())  # p (1 + c (1 - p)) may cancel; p sets the scale
+    assert ((grad.double() - expected_grad).abs() <= allowed).all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_is_computed_in_float32(name, dtype):
+    logits, target = batch(dtype=dtype)
+    expected, expected_grad = value_and_grad(LOSSES[name].function, logits.float(), target)
+    loss, grad = value_and_grad(LOSSES[name].function, logits, target)
+    assert loss.dtype == torch.float32
+    assert grad.dtype == dtype
+    torch.testing.assert_close(loss, expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad, expected_grad.to(dtype), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_changes_nothing(name, dtype):
+    logits, target = batch(dtype=dtype)
+    options = weights_of(name, 5, dtype=torch.float32)
+    expected, expected_grad = value_and_grad(LOSSES[name].function, logits, target, **options)
+    with torch.autocast("cpu", torch.bfloat16):
+        loss, grad = value_and_grad(LOSSES[name].function, logits, target, **options)
+    assert loss.dtype == torch.float32
+    assert torch.equal(loss, expected)
+    assert torch.equal(grad, expected_grad)
+
+
+@pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_gradcheck(name, reduction, weighted):
+    logits, target = batch(7, 4)
+    options = weights_of(name, 4) if weighted else {}
+    assert torch.autograd.gradcheck(
+        lambda z: LOSSES[name].function(z, target, reduction=reduction, **options), logits.requires_grad_()
+    )
+
+
+def test_second_derivative_is_right_or_refused(name):
+    logits, target = batch(5, 3)
+    try:
+        assert torch.autograd.gradgradcheck(lambda z: LOSSES[name].function(z, target), logits.requires_grad_())
+    except RuntimeError as error:
+        assert "cannot be differentiated twice" in str(error)  # noqa: PT017
+
+
+def test_reduction_none_adds_up(name):
+    logits, target = batch()
+    function = LOSSES[name].function
+    parts = function(logits, target, reduction="none")
+    assert parts.shape == ((12,) if LOSSES[name].separable_over == "rows" else (5,))
+    torch.testing.assert_close(parts.sum(), function(logits, target, reduction="sum"), rtol=1e-14, atol=0)
+    torch.testing.assert_close(parts.mean(), function(logits, target), rtol=1e-14, atol=0)
+
+
+def _layouts(logits):
+    rows, classes = logits.shape
+    storage = torch.randn(rows + 3, 2 * classes, dtype=logits.dtype)
+    storage[1 : rows + 1, ::2] = logits
+    return {
+        "transposed": logits.t().contiguous().t(),
+        "view into larger storage": storage[1 : rows + 1, ::2],
+        "expanded": logits[:1].expand(rows, classes),
+    }
+
+
+@pytest.mark.parametrize("layout", ["transposed", "view into larger storage", "expanded"])
+def test_layout_does_not_matter_and_nothing_is_written(name, layout):
+    logits, target = batch()
+    view = _layouts(logits)[layout].detach().requires_grad_()
+    before, before_target = view.detach().clone(), target.clone()
+    loss = LOSSES[name].function(view, target)
+    (grad,) = torch.autograd.grad(loss, view)
+    expected, expected_grad = value_and_grad(LOSSES[name].function, before.contiguous(), target)
+    torch.testing.assert_close(loss.detach(), expected, rtol=1e-14, atol=0)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-13, atol=1e-16)
+    assert torch.equal(view, before)
+    assert torch.equal(target, before_target)
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_dense_equals_flattened(name, memory_format):
+    logits, target = batch(24, 5)
+    dense = logits.reshape(2, 3, 4, 5).permute(0, 3, 1, 2).contiguous(memory_format=memory_format)
+    options = weights_of(name, 5)
+    expected, expected_grad = value_and_grad(LOSSES[name].function, logits, target, **options)
+    loss, grad = value_and_grad(LOSSES[name].function, dense, target.reshape(2, 3, 4), **options)
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=0)
+    torch.testing.assert_close(grad.permute(0, 2, 3, 1).reshape(24, 5), expected_grad, rtol=1e-12, atol=1e-16)
+    if LOSSES[name].separable_over == "rows":
+        parts = LOSSES[name].function(dense, target.reshape(2, 3, 4), reduction="none")
+        assert parts.shape == (2, 3, 4)
+
+
+@pytest.mark.parametrize("ignore_index", [-100, 255, 1])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_ignoring_equals_dropping(name, ignore_index, reduction):
+    logits, target = batch(20, 5)
+    target = target.masked_fill(target == 1, 0)
+    ignored = torch.arange(20) % 3 == 1
+    target = target.masked_fill(ignored, ignore_index)
+    options = weights_of(name, 5) | {"reduction": reduction}
+    expected, expected_grad = value_and_grad(LOSSES[name].function, logits[~ignored], target[~ignored], **options)
+    loss, grad = value_and_grad(LOSSES[name].function, logits, target, ignore_index=ignore_index, **options)
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=0)
+    torch.testing.assert_close(grad[~ignored], expected_grad, rtol=1e-12, atol=1e-16)
+    assert (grad[ignored] == 0).all()
+
+
+@pytest.mark.parametrize("rows", [0, 6])
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_nothing_to_count_is_zero_with_a_graph(name, rows, reduction, weighted):
+    logits = torch.randn(rows, 5, requires_grad=True)
+    target = torch.full((rows,), -100)
+    options = weights_of(name, 5, dtype=torch.float32) if weighted else {}
+    loss = LOSSES[name].function(logits, target, reduction=reduction, **options)
+    loss.backward()
+    assert loss == 0
+    assert torch.equal(logits.grad, torch.zeros(rows, 5))
+
+
+def test_all_weights_zero_is_zero(name):
+    logits, target = batch()
+    zeros = {option: w * 0 for option, w in weights_of(name, 5).items()}
+    loss, grad = value_and_grad(LOSSES[name].function, logits, target, **zeros)
+    assert loss == 0
+    assert (grad == 0).all()
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(1, 1), (6, 1), (1, 2), (6, 4)])
+def test_one_class_in_the_batch_is_defined(name, rows, classes):
+    logits, target = batch(rows, classes)[0], torch.zeros(rows, dtype=torch.long)
+    expected, expected_grad = value_and_grad(ORACLES[name], logits, target)
+    loss, grad = value_and_grad(LOSSES[name].function, logits, target)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-12, atol=1e-16)
+
+
+def test_absent_class_is_still_pushed_down(name):
+    logits, target = batch()
+    absent = 3
+    assert absent not in target
+    _, grad = value_and_grad(LOSSES[name].function, logits, target)
+    assert grad[:, absent].sum() > 0
+
+
+def test_infinite_and_nan_logits_never_give_a_wrong_finite_number(name):
+    logits, target = batch()
+    for value in (torch.nan, torch.inf):
+        bad = logits.clone()
+        bad[0, (target[0] + 1) % 5] = value  # an output that should be low
+        assert not LOSSES[name].function(bad, target).isfinite()
+    right = logits.clone()
+    right[0, (target[0] + 1) % 5] = -torch.inf
+    lower = logits.clone()
+    lower[0, (target[0] + 1) % 5] = -1e4
+    options = {"beta": 0.0} if name == "lgl-inr" else {}
+    limit = LOSSES[name].function(lower, target, **options)
+    torch.testing.assert_close(LOSSES[name].function(right, target, **options), limit)
+
+
+def test_upstream_gradient_and_second_backward(name):
+    logits, target = batch()
+    _, unit = value_and_grad(LOSSES[name].function, logits, target)
+    _, scaled = value_and_grad(LOSSES[name].function, logits, target, upstream=torch.tensor(-2.5))
+    torch.testing.assert_close(scaled, -2.5 * unit, rtol=1e-14, atol=0)
+    leaf = logits.clone().requires_grad_()
+    parts = LOSSES[name].function(leaf, target, reduction="none")
+    upstream = torch.linspace(-1, 2, len(parts), dtype=parts.dtype)
+    total = (parts * upstream).sum() + leaf.square().sum()
+    (first,) = torch.autograd.grad(total, leaf, retain_graph=True)
+    (second,) = torch.autograd.grad(total, leaf)
+    assert torch.equal(first, second)
+    _, expected = value_and_grad(ORACLES[name], logits, target, upstream=upstream, reduction="none")
+    torch.testing.assert_close(first, expected + 2 * logits, rtol=1e-12, atol=1e-14)
+
+
+def test_without_gradient(name):
+    logits, target = batch()
+    with torch.no_grad():
+        loss = LOSSES[name].function(logits.clone().requires_grad_(), target)
+    assert not loss.requires_grad
+    torch.testing.assert_close(loss, value_and_grad(LOSSES[name].function, logits, target)[0], rtol=1e-14, atol=0)
+
+
+# Invariants ----------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=30, deadline=None)
+@given(rows=st.integers(1, 20), classes=st.integers(2, 25), scale=st.floats(1e-3, 100), seed=st.integers(0, 2**31))
+def test_invariants(name, rows, classes, scale, seed):
+    """Row order and column names do not matter, a batch twice is the batch once, no loss is negative."""
+    logits, target = batch(rows, classes, scale, seed=seed)
+    options = weights_of(name, classes, seed=seed)
+    function = LOSSES[name].function
+    loss, grad = value_and_grad(function, logits, target, **options)
+    assert loss >= 0
+    close = {"rtol": 1e-10, "atol": 1e-14}
+
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(rows, generator=generator)
+    permuted, permuted_grad = value_and_grad(function, logits[order], target[order], **options)
+    torch.testing.assert_close(permuted, loss, **close)
+    torch.testing.assert_close(permuted_grad, grad[order], **close)
+
+    names = torch.randperm(classes, generator=generator)  # new column c holds old class names[c]
+    renamed = {option: w[names] for option, w in options.items()}
+    new_target = torch.argsort(names)[target]
+    permuted, permuted_grad = value_and_grad(function, logits[:, names], new_target, **renamed)
+    torch.testing.assert_close(permuted, loss, **close)
+    torch.testing.assert_close(permuted_grad, grad[:, names], **close)
+
+    twice, _ = value_and_grad(function, torch.cat([logits, logits]), torch.cat([target, target]), **options)
+    torch.testing.assert_close(twice, loss, **close)
+
+
+# Bad input -----------------------------------------------------------------------------------------------
+
+LOGITS, TARGET = torch.zeros(4, 3), torch.tensor([0, 1, 2, 0])
+META = torch.ones(3, device="meta")
+BAD_INPUT = {
+    "integer logits": (TypeError, "logits must be floating point, got int64", (LOGITS.long(), TARGET)),
+    "logits no tensor": (TypeError, "logits must be a tensor, got list", ([[0.0]], TARGET)),
+    "flat logits": (ValueError, r"logits must have shape .* got \(3,\)", (LOGITS[0], TARGET)),
+    "no columns": (ValueError, r"K >= 1, got \(4, 0\)", (LOGITS[:, :0], TARGET)),
+    "float target": (TypeError, "integer dtype, got float32", (LOGITS, TARGET.float())),
+    "target shape": (ValueError, r"shape \(4,\) for logits of shape \(4, 3\), got \(3,\)", (LOGITS, TARGET[:3])),
+    "label too high": (ValueError, "0 to 2 .* got 3 at position 2", (LOGITS, torch.tensor([0, 1, 3, 0]))),
+    "label negative": (ValueError, "got -1 at position 1", (LOGITS, torch.tensor([0, -1, 2, 0]))),
+    "label in dense": (
+        ValueError,
+        r"got 7 at position \(1, 0\)",
+        (LOGITS.view(2, 3, 2), torch.tensor([[0, 1], [7, 0]])),
+    ),
+    "target elsewhere": (ValueError, "target must be on the device of logits, cpu", (LOGITS, TARGET.to("meta"))),
+}
+BAD_OPTION = {
+    "reduction": (ValueError, "must be one of 'none', 'mean', 'sum', got 'average'", {"reduction": "average"}),
+    "ignore_index": (TypeError, "ignore_index must be an int, got NoneType", {"ignore_index": None}),
+    "weight no tensor": (TypeError, "weight must be a tensor of shape", {"weight": [1.0, 1.0, 1.0]}),
+    "weight length": (ValueError, r"must have shape \(3,\), got \(2,\)", {"weight": torch.ones(2)}),
+    "weight negative": (ValueError, "got -1.0 at position 1", {"weight": torch.tensor([1.0, -1, 1])}),
+    "weight NaN": (ValueError, "got nan at position 0", {"weight": torch.tensor([torch.nan, 1, 1])}),
+    "weight complex": (TypeError, "integer dtype, got complex64", {"weight": torch.ones(3) * 1j}),
+    "weight elsewhere": (ValueError, "weight must be on the device of logits, cpu, got meta", {"weight": META}),
+}
+
+
+@pytest.mark.parametrize("case", [*BAD_INPUT, *BAD_OPTION])
+def test_bad_input_gets_one_sentence(name, case):
+    error, message, given_arguments = (BAD_INPUT | BAD_OPTION)[case]
+    arguments, options = (given_arguments, {}) if case in BAD_INPUT else ((LOGITS, TARGET), given_arguments)
+    with pytest.raises(error, match=message) as caught:
+        LOSSES[name].function(*arguments, **options)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int8, torch.int32, torch.int64])
+def test_integer_labels_of_any_width(name, dtype):
+    logits, target = batch()
+    expected = LOSSES[name].function(logits, target)
+    assert torch.equal(LOSSES[name].function(logits, target.to(dtype)), expected)
+
+
+def test_integer_weights_are_converted(name):
+    logits, target = batch()
+    whole = {option: torch.arange(1, 6) for option in weights_of(name, 5)}
+    floating = {option: w.double() for option, w in whole.items()}
+    expected = LOSSES[name].function(logits, target, **floating)
+    assert torch.equal(LOSSES[name].function(logits, target, **whole), expected)
+
+
+# Transformations -----------------------------------------------------------------------------------------
+
+
+def _compiled(name, backend):
+    torch._dynamo.reset()
+    return torch.compile(LOSSES[name].function, fullgraph=True, backend=backend)
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_compiled_equals_eager_without_recompiling(name, backend):
+    compiled = _compiled(name, backend)
+    options = weights_of(name, 5, dtype=torch.float32)
+    for step, labels in enumerate([[0, 1, 2, 3, 4, 0], [2] * 6, [4, 4, 1, 1, -100, -100], [-100] * 6]):
+        logits, target = batch(6, 5, dtype=torch.float32, seed=step)[0], torch.tensor(labels)
+        with torch._dynamo.config.patch(error_on_recompile=step > 0):
+            loss, grad = value_and_grad(compiled, logits, target, **options)
+        expected, expected_grad = value_and_grad(LOSSES[name].function, logits, target, **options)
+        torch.testing.assert_close(loss, expected, rtol=1e-6, atol=1e-7)
+        torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_export(name):
+    logits, target = batch(dtype=torch.float32)
+    module = LOSSES[name].module()
+    exported = torch.export.export(module, (logits, target)).module()
+    other, other_target = batch(dtype=torch.float32, seed=5)
+    torch.testing.assert_close(exported(other, other_target), module(other, other_target))
+
+
+def test_vmap_and_functional_gradient(name):
+    function = LOSSES[name].function
+    logits = torch.stack([batch(seed=s)[0] for s in range(3)])
+    target = torch.stack([batch(seed=s)[1] for s in range(3)])
+    expected = [value_and_grad(function, z, y) for z, y in zip(logits, target, strict=True)]
+    close = {"rtol": 1e-13, "atol": 1e-16}
+    torch.testing.assert_close(
+        torch.vmap(function)(logits, target), torch.stack([e[0] for e in expected]), **close
+    )
+    grads = torch.vmap(torch.func.grad(function))(logits, target)
+    torch.testing.assert_close(grads, torch.stack([e[1] for e in expected]), **close)
+
+
+def test_nothing_waits_for_the_device(name):
+    """On the meta device there are no values: any look at one (`.item()`, `bool()`, `unique()`) raises."""
+    logits = torch.zeros(12, 5, device="meta", requires_grad=True)
+    target = torch.zeros(12, dtype=torch.long, device="meta")
+    options = {k: w.to("meta") for k, w in weights_of(name, 5, dtype=torch.float32).items()}
+    loss = LOSSES[name].function(logits, target, **options)
+    loss.backward()
+    assert loss.shape == ()
+    assert logits.grad.shape == (12, 5)
+
+
+# Modules -------------------------------------------------------------------------------------------------
+
+
+def test_module_equals_function(name):
+    logits, target = batch(dtype=torch.float32)
+    options = weights_of(name, 5, dtype=torch.float32)
+    module = LOSSES[name].module(**options, reduction="sum", ignore_index=1)
+    expected = LOSSES[name].function(logits, target, **options, reduction="sum", ignore_index=1)
+    assert torch.equal(module(logits, target), expected)
+    copies = [copy.deepcopy(module), pickle.loads(pickle.dumps(module))]
+    file = io.BytesIO()
+    torch.save(module.state_dict(), file)
+    file.seek(0)
+    restored = LOSSES[name].module(**options, reduction="sum", ignore_index=1)
+    restored.load_state_dict(torch.load(file, weights_only=True))
+    for other in [*copies, restored]:
+        assert torch.equal(other(logits, target), expected)
+    buffers = dict(module.named_buffers())
+    assert torch.equal(torch.func.functional_call(module, buffers, (logits, target)), expected)
+    assert all(b.dtype == torch.float64 for b in copies[0].to(torch.float64).buffers())
+    assert "reduction=sum" in repr(module)
+
+
+def test_module_weights_stay_out_of_checkpoints_and_take_sequences(name):
+    options = {option: [1, 2, 3] for option in weights_of(name, 3)}
+    module = LOSSES[name].module(**options)
+    assert not module.state_dict()
+    assert {b.dtype for b in module.buffers()} == {torch.float32}
+    for option in options:
+        with pytest.raises(ValueError, match=f"{option} must be finite and not negative, got -1.0 at position 0"):
+            LOSSES[name].module(**{option: [-1.0, 2.0, 3.0]})
+        with pytest.raises(ValueError, match=f"{option} must have one value per class"):
+            LOSSES[name].module(**{option: [[1.0]]})
+
+
+# Memory --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(8, 4000), (4000, 8), (300, 300)])
+def test_saves_at_most_three_buffers_beside_the_logits(name, rows, classes):
+    logits, target = batch(rows, classes, dtype=torch.float32)
+    leaf = logits.requires_grad_()
+    saved = {}
+
+    def pack(tensor):
+        storage = tensor.untyped_storage()
+        saved[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+        LOSSES[name].function(leaf, target)
+    saved.pop(leaf.untyped_storage().data_ptr(), None)
+    assert sum(saved.values()) <= 3 * rows * classes * 4 + 200 * (rows + classes)
+
+
+def test_nothing_outlives_the_step(name):
+    logits, target = batch()
+    leaf = logits.requires_grad_()
+    loss = LOSSES[name].function(leaf, target)
+    loss.backward()
+    node, grad = weakref.ref(loss), weakref.ref(leaf.grad)
+    del loss
+    leaf.grad = None
+    assert node() is None
+    assert grad() is None
+
+
+@pytest.mark.slow
+def test_ten_thousand_steps_do_not_grow(name):
+    logits, target = batch(dtype=torch.float32)
+    leaf = logits.requires_grad_()
+    module = LOSSES[name].module()
+    alive = []
+    for step in range(10_000):
+        module(leaf, target).backward()
+        leaf.grad = None
+        if step in (100, 9_999):
+            gc.collect()
+            alive.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
+    assert alive[1] <= alive[0]

@@ -1,0 +1,239 @@
+"""What is particular to LGL-INR: the authors' vectors, beta, gradient through the weights, running statistics."""
+
+import json
+from pathlib import Path
+
+import mpmath
+import pytest
+import torch
+
+from steelyard.kernels import lgl_inr as kernel
+from steelyard.losses import LGLINRLoss
+from steelyard.losses.functional import class_means, in_negative_weights, lgl_inr_loss
+from tests.losses.cases import batch, value_and_grad, weights_of
+from tests.oracles import lgl_inr
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors/lgl_inr.json").read_text())
+
+
+@pytest.mark.parametrize("index", range(len(VECTORS)))
+def test_matches_the_published_vectors(index):
+    case = VECTORS[index]
+    logits = torch.tensor(case["logits"], dtype=torch.float64)
+    options = {"beta": case["beta"], "detach_weights": case["detach_weights"], "reduction": "sum"}
+    loss, grad = value_and_grad(lgl_inr_loss, logits, torch.tensor(case["labels"]), **options)
+    expected = torch.tensor(case["exact"]["grad"], dtype=torch.float64)
+    assert loss.item() == pytest.approx(case["exact"]["loss"], rel=1e-12)
+    torch.testing.assert_close(grad, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("detach_weights", [False, True])
+@pytest.mark.parametrize("beta", [0.0, 1.0, -2.0, 29.0, 31.0, 1e3, -1e3])
+@pytest.mark.parametrize(("rows", "classes"), [(12, 5), (4, 30), (40, 3)])
+def test_any_beta_equals_the_oracle(rows, classes, beta, detach_weights):
+    logits, target = batch(rows, classes)
+    options = {"beta": beta, "detach_weights": detach_weights, **weights_of("lgl-inr", classes)}
+    expected, expected_grad = value_and_grad(lgl_inr, logits, target, **options)
+    loss, grad = value_and_grad(lgl_inr_loss, logits, target, **options)
+    torch.testing.assert_close(loss, expected, rtol=1e-12, atol=0)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-10, atol=1e-15)
+
+
+@pytest.mark.parametrize("beta", [float("inf"), float("-inf"), float("nan")])
+def test_beta_that_is_not_finite_is_refused(beta):
+    with pytest.raises(ValueError, match="beta must be a finite number, got"):
+        lgl_inr_loss(*batch(), beta=beta)
+
+
+def test_oracle_agrees_with_mpmath():
+    mpmath.mp.dps = 40
+    logits, target = batch(6, 3, 5.0)
+    z = [[mpmath.mpf(v) for v in row] for row in logits.tolist()]
+    rows = {k: [i for i, y in enumerate(target.tolist()) if y == k] for k in set(target.tolist())}
+    total = mpmath.mpf(0)
+    for j in range(3):
+        if j in rows:
+            total += sum(mpmath.log1p(mpmath.exp(-z[i][j])) for i in rows[j]) / len(rows[j])
+        means = {
+            k: (
+                sum(1 / (1 + mpmath.exp(-z[i][j])) for i in v) / len(v),
+                sum(mpmath.log1p(mpmath.exp(z[i][j])) for i in v) / len(v),
+            )
+            for k, v in rows.items()
+            if k != j
+        }
+        norm = sum(mpmath.exp(p) for p, _ in means.values())
+        total += sum(mpmath.exp(p) / norm * a for p, a in means.values())
+    assert lgl_inr(logits, target, reduction="sum").item() == pytest.approx(float(total), rel=1e-14)
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(16, 300), (300, 130), (9, 200)])
+@pytest.mark.parametrize("with_nan", [False, True])
+def test_column_blocks_change_nothing(monkeypatch, rows, classes, with_nan):
+    logits, target = batch(rows, classes)
+    if with_nan:
+        target[2] = -100
+        logits[2] = torch.nan
+    whole = value_and_grad(lgl_inr_loss, logits, target)
+    monkeypatch.setitem(kernel._BLOCK_ELEMENTS, "cpu", 1)
+    assert kernel._block_columns(rows, classes, "cpu") < classes
+    blocked = value_and_grad(lgl_inr_loss, logits, target)
+    torch.testing.assert_close(blocked, whole, rtol=1e-13, atol=1e-17)
+    assert whole[1].isfinite().all()
+
+
+def test_half_batches_do_not_average_to_the_batch():
+    logits, target = batch(20)
+    halves = [lgl_inr_loss(logits[r], target[r]) for r in (slice(0, 10), slice(10, 20))]
+    assert not torch.isclose(sum(halves) / 2, lgl_inr_loss(logits, target), rtol=1e-3)
+
+
+def test_absent_class_still_pushes_its_column_down_for_every_sample_when_detached():
+    logits, target = batch()
+    _, grad = value_and_grad(lgl_inr_loss, logits, target, detach_weights=True)
+    assert (grad[:, 3] > 0).all()
+
+
+def test_gradient_through_the_weights_may_pull_an_easy_negative_up():
+    """1 + beta (A - average) (1 - p) is negative for a class much easier than the column's average."""
+    logits = torch.tensor([[5.0, -2.0], [5.0, -2.0], [-2.0, -2.0]], dtype=torch.float64)
+    logits = torch.cat([logits, torch.tensor([[8.0], [-4.0], [0.0]], dtype=torch.float64)], 1)
+    target = torch.tensor([0, 1, 1])
+    _, through = value_and_grad(lgl_inr_loss, logits, target)
+    _, detached = value_and_grad(lgl_inr_loss, logits, target, detach_weights=True)
+    assert (detached[:, 2] > 0).all()
+    assert through[:, 2].min() < 0
+
+
+def test_confidently_wrong_logits_keep_their_gradient():
+    """The authors' log(p + 1e-7) loses it: positives below about -16, negatives above about 17."""
+    logits = torch.tensor([[-60.0, 60.0], [0.0, 0.0]], dtype=torch.float64)
+    _, grad = value_and_grad(lgl_inr_loss, logits, torch.tensor([0, 1]), detach_weights=True, reduction="sum")
+    assert grad[0, 0].item() == pytest.approx(-1)
+    assert grad[0, 1].item() == pytest.approx(1)
+
+
+def test_operator_passes_opcheck():
+    for rows, classes, pos_weight in [(6, 4, None), (3, 9, torch.rand(9))]:
+        logits, target = batch(rows, classes, dtype=torch.float32)
+        torch.library.opcheck(kernel.lgl_inr, (logits, target, pos_weight, 1.0, False, -100, True))
+
+
+def test_operator_does_not_wait_for_an_accelerator():
+    """The kernel itself runs on the meta device, where there are no values and a look at one raises."""
+    logits = torch.empty(6, 300, device="meta")
+    target = torch.empty(6, device="meta", dtype=torch.long)
+    loss, negative, scale, positive = kernel._columns(logits, target, None, 50.0, False, -100, True)
+    assert (loss.shape, negative.shape, scale.shape, positive.shape) == ((300,), (6, 300), (300,), (6, 1))
+
+
+def test_peak_memory_of_forward_and_backward():
+    """At most three N x K buffers beside the logits and their gradient's own, at K >> N and K << N alike."""
+    for rows, classes in [(64, 40_000), (40_000, 64)]:
+        logits, target = batch(rows, classes, dtype=torch.float32)
+        leaf = logits.requires_grad_()
+        with torch.profiler.profile(profile_memory=True, activities=[torch.profiler.ProfilerActivity.CPU]) as prof:
+            lgl_inr_loss(leaf, target).backward()
+        live, peak = 0, 0
+        for event in prof.profiler.kineto_results.events():
+            if event.name() == "[memory]":
+                live += event.nbytes()
+                peak = max(peak, live)
+        assert peak <= 3.3 * rows * classes * 4, (rows, classes, peak / (rows * classes * 4))
+
+
+# Weights from a given mean confusion, running statistics -------------------------------------------------
+
+
+def test_given_the_batchs_own_mean_confusion_it_is_the_detached_loss():
+    logits, target = batch(20, 4)
+    target[target == 2] = 1
+    target[:4] = torch.arange(4)  # all classes present
+    target[5] = -100
+    P, _ = class_means(torch.sigmoid(logits), target)
+    options = {"beta": 3.0, **weights_of("lgl-inr", 4)}
+    expected = value_and_grad(lgl_inr_loss, logits, target, detach_weights=True, **options)
+    torch.testing.assert_close(
+        value_and_grad(lgl_inr_loss, logits, target, mean_confusion=P, **options), expected, rtol=1e-13, atol=1e-16
+    )
+
+
+def test_weights_leave_out_classes_not_observed():
+    P = torch.rand(4, 4, dtype=torch.float64)
+    P[2] = torch.nan
+    omega = in_negative_weights(P, beta=2.0)
+    torch.testing.assert_close(omega.sum(0), torch.ones(4, dtype=torch.float64))
+    assert (omega[2] == 0).all()
+    assert (omega.diagonal() == 0).all()
+    assert (in_negative_weights(torch.full((1, 1), 0.5)) == 0).all()
+
+
+@pytest.mark.parametrize(
+    ("value", "error", "message"),
+    [
+        ([[0.5]], TypeError, "mean_confusion must be a floating tensor"),
+        (torch.ones(2, 2, dtype=torch.long), TypeError, "mean_confusion must be a floating tensor"),
+        (torch.ones(2, 3), ValueError, r"mean_confusion must have shape \(K, K\), got \(2, 3\)"),
+    ],
+)
+def test_bad_mean_confusion(value, error, message):
+    with pytest.raises(error, match=message):
+        in_negative_weights(value)
+
+
+def test_mean_confusion_of_other_size_is_refused():
+    with pytest.raises(ValueError, match=r"mean_confusion must have shape \(5, 5\) for 5 columns, got \(3, 3\)"):
+        lgl_inr_loss(*batch(), mean_confusion=torch.ones(3, 3))
+
+
+def test_running_average_moves_by_momentum_and_only_in_training():
+    loss = LGLINRLoss(statistics="running", num_classes=3, momentum=0.25)
+    logits, target = torch.zeros(2, 3), torch.tensor([0, 0])
+    loss(logits, target)
+    assert torch.equal(loss.running_mean_confusion[0], torch.full((3,), 0.5))
+    assert loss.num_batches_tracked.tolist() == [1, 0, 0]
+    loss(logits + 1e4, target)
+    torch.testing.assert_close(loss.running_mean_confusion[0], torch.full((3,), 0.625))
+    loss.eval()
+    loss(logits - 5, torch.tensor([1, 2]))
+    assert loss.num_batches_tracked.tolist() == [2, 0, 0]
+    torch.testing.assert_close(loss.running_mean_confusion[0], torch.full((3,), 0.625))
+
+
+def test_first_running_batch_equals_the_detached_batch_form():
+    logits, target = batch(20, 5)
+    running = LGLINRLoss(statistics="running", num_classes=5, beta=2.0).double()
+    plain = LGLINRLoss(detach_weights=True, beta=2.0)
+    torch.testing.assert_close(value_and_grad(running, logits, target), value_and_grad(plain, logits, target))
+
+
+def test_running_statistics_survive_a_checkpoint():
+    loss = LGLINRLoss(statistics="running", num_classes=5)
+    loss(*batch(dtype=torch.float32))
+    assert set(loss.state_dict()) == {"running_mean_confusion", "num_batches_tracked"}
+    restored = LGLINRLoss(statistics="running", num_classes=5)
+    restored.load_state_dict(loss.state_dict())
+    second = batch(dtype=torch.float32, seed=3)
+    assert torch.equal(restored(*second), loss(*second))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"statistics": "ema"}, "statistics must be one of 'batch', 'running', got 'ema'"),
+        ({"statistics": "running"}, 'statistics="running" needs num_classes, an int >= 1, got None'),
+        ({"statistics": "running", "num_classes": 3, "momentum": 0}, r"momentum must be in \(0, 1\], got 0"),
+        (
+            {"statistics": "running", "num_classes": 3, "momentum": 2.0},
+            r"momentum must be a finite number in \[0, 1\]",
+        ),
+    ],
+)
+def test_bad_module_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        LGLINRLoss(**options)
+
+
+def test_running_form_refuses_other_widths():
+    with pytest.raises(ValueError, match="logits must have num_classes = 3 columns, got 5"):
+        LGLINRLoss(statistics="running", num_classes=3)(*batch())

@@ -1,0 +1,75 @@
+"""Slow, obvious float64 versions of every loss and law: loops over samples and classes, nothing clever."""
+
+import torch
+from torch import Tensor
+
+
+def softplus(z: Tensor) -> Tensor:
+    return torch.logaddexp(z, torch.zeros_like(z))
+
+
+def softmax(logits, target, *, weight=None, label_smoothing=0.0, normalization="weights", **rest):
+    samples, weights = [], []
+    for z, y in zip(logits, target.tolist(), strict=True):
+        if y == rest.get("ignore_index", -100):
+            continue
+        log_p = z - torch.logsumexp(z, 0)
+        w = weight[y] if weight is not None else torch.ones_like(z[0])
+        smooth = sum(log_p) / len(z) if label_smoothing else 0.0
+        samples.append(-w * ((1 - label_smoothing) * log_p[y] + label_smoothing * smooth))
+        weights.append(w)
+    return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
+
+
+def logistic(logits, target, *, weight=None, pos_weight=None, class_weights=None, normalization="count", **rest):
+    samples, weights = [], []
+    outputs = logits.shape[1]
+    one = torch.ones(max(outputs, 2), dtype=logits.dtype)
+    v, u, c = (one if w is None else w for w in (weight, pos_weight, class_weights))
+    for z, y in zip(logits, target.tolist(), strict=True):
+        if y == rest.get("ignore_index", -100):
+            continue
+        total = torch.zeros_like(z[0])
+        for j in range(outputs):
+            positive = y == 1 if outputs == 1 else y == j
+            total = total + v[j] * (u[j] * softplus(-z[j]) if positive else softplus(z[j]))
+        samples.append(c[y] * total)
+        weights.append(c[y])
+    return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
+
+
+def mean_of_samples(samples, weights, logits, normalization, reduction):
+    if not samples:
+        return logits.sum() * 0
+    if reduction == "none":
+        return torch.stack(samples)
+    total = torch.stack(samples).sum()
+    if reduction == "sum" or normalization == "none":
+        return total
+    denominator = torch.stack(weights).sum() if normalization == "weights" else len(samples)
+    return total / denominator
+
+
+def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, weight=None, pos_weight=None, **rest):
+    labels, num_classes = target.tolist(), logits.shape[1]
+    rows = {k: [i for i, y in enumerate(labels) if y == k] for k in range(num_classes)}
+    rows = {k: v for k, v in rows.items() if v}
+    columns = []
+    for j in range(num_classes):
+        loss = torch.zeros_like(logits[:0].sum())
+        if j in rows:
+            pull = sum(softplus(-logits[i, j]) for i in rows[j]) / len(rows[j])
+            loss = loss + (pull if pos_weight is None else pull * pos_weight[j])
+        others = [k for k in rows if k != j]
+        if others:
+            P = torch.stack([torch.sigmoid(logits[rows[k], j]).mean() for k in others])
+            A = torch.stack([softplus(logits[rows[k], j]).mean() for k in others])
+            omega = torch.softmax(beta * P, 0)
+            loss = loss + ((omega.detach() if detach_weights else omega) * A).sum()
+        columns.append(loss if weight is None else loss * weight[j])
+    columns = torch.stack(columns) + logits.sum(0) * 0 if not rows else torch.stack(columns)
+    reduction = rest.get("reduction", "mean")
+    return columns if reduction == "none" else columns.sum() if reduction == "sum" else columns.mean()
+
+
+ORACLES = {"softmax": softmax, "logistic": logistic, "lgl-inr": lgl_inr}
