@@ -1,0 +1,14 @@
+"""The balance laws: what a trained network must satisfy under each loss."""
+
+from steelyard.balance.confusion import logistic_statistics, mean_confusion
+from steelyard.balance.laws import Balance, binary_law, lgl_inr_law, one_vs_all_law, softmax_law
+
+__all__ = [
+    "Balance",
+    "binary_law",
+    "lgl_inr_law",
+    "logistic_statistics",
+    "mean_confusion",
+    "one_vs_all_law",
+    "softmax_law",
+]

@@ -1,0 +1,243 @@
+"""The balance equations as pure maths on mean confusion, class counts and weights; no data, no models.
+
+At a critical point of a loss the gradient of each output's bias is zero: what pulls the output up equals what
+pushes it down. All is float64; a law holds exactly for the bias, without weight decay on it.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steelyard._validation import check_number
+from steelyard.losses.functional import in_negative_weights
+
+
+@dataclass(frozen=True)
+class Balance:
+    """Both sides of a balance law, per output, in units of the whole pull of a classifier that knows nothing.
+
+    Attributes:
+        pull_up: (K,) float64, what raises the output: the misses of its own class.
+        push_down: (K,) float64, what lowers it: the false probability of the others.
+    """
+
+    pull_up: Tensor
+    push_down: Tensor
+
+    @property
+    def residual(self) -> Tensor:
+        """(K,) pull minus push: positive where training would still raise the output."""
+        return self.pull_up - self.push_down
+
+    @property
+    def relative_residual(self) -> Tensor:
+        """(K,) residual over pull plus push, in [-1, 1]; 0 where both are 0."""
+        total = self.pull_up + self.push_down
+        return torch.where(total == 0, 0.0, self.residual / torch.where(total == 0, 1.0, total))
+
+    def to_dict(self) -> dict[str, list[float]]:
+        """Plain lists of floats, for JSON."""
+        return {
+            "pull_up": self.pull_up.tolist(),
+            "push_down": self.push_down.tolist(),
+            "relative_residual": self.relative_residual.tolist(),
+        }
+
+
+def binary_law(
+    mean_positive: float,
+    mean_negative: float,
+    class_counts: tuple[int, int],
+    class_weights: tuple[float, float] = (1.0, 1.0),
+) -> Balance:
+    r"""Binary logistic: the only law that fixes probabilities by weights and counts alone.
+
+    .. math:: w_1 N_1 (1 - P_1) = w_0 N_0 P_0
+
+    Args:
+        mean_positive: :math:`P_1`, mean probability of the positive class over the positives.
+        mean_negative: :math:`P_0`, the same over the negatives.
+        class_counts: :math:`(N_0, N_1)`.
+        class_weights: :math:`(w_0, w_1)`.
+
+    Returns:
+        One output: pull up :math:`w_1 N_1 (1 - P_1)`, push down :math:`w_0 N_0 P_0`, over :math:`\sum w N`.
+
+    Raises:
+        ValueError: a mean probability outside [0, 1], a negative count or weight.
+
+    Source:
+        Li, Li, Pan, Zhu, AAAI 2020 (deterministic).
+
+    Example:
+        >>> law = binary_law(0.75, 0.025, class_counts=(1000, 100))
+        >>> law.residual.abs().item() < 1e-15
+        True
+    """
+    P = torch.tensor(
+        [
+            check_number("mean_negative", mean_negative, low=0, high=1),
+            check_number("mean_positive", mean_positive, low=0, high=1),
+        ],
+        dtype=torch.float64,
+    )
+    mass = _mass(torch.tensor(class_counts), torch.tensor(class_weights), 2)
+    return Balance((mass[1] * (1 - P[1]))[None], (mass[0] * P[0])[None])
+
+
+def softmax_law(
+    mean_confusion: Tensor,
+    class_counts: Tensor,
+    class_weights: Tensor | None = None,
+    *,
+    label_smoothing: float = 0.0,
+) -> Balance:
+    r"""Softmax: the weighted counts are the stationary distribution of the mean confusion.
+
+    .. math:: a_j (1 - P_{jj}) = \sum_{k \ne j} a_k P_{kj} \quad\Longleftrightarrow\quad a P = a,
+        \qquad a_k = w_k N_k
+
+    Under label smoothing :math:`\epsilon` the targets :math:`T = (1 - \epsilon) I + \epsilon / K` take the place
+    of the identity: :math:`a P = a T`.
+
+    Args:
+        mean_confusion: (K, K), rows sum to 1; a row of a class without samples may be NaN.
+        class_counts: (K,) :math:`N_k`.
+        class_weights: (K,) :math:`w_k`. Default: all 1.
+        label_smoothing: :math:`\epsilon` in [0, 1].
+
+    Returns:
+        Both sides over :math:`\sum a`.
+
+    Raises:
+        ValueError: a shape that does not fit, a negative count or weight.
+
+    Source:
+        Li, Li, Pan, Zhu, AAAI 2020 (indeterminate); the reading as a Markov chain is derived for this project.
+
+    Example:
+        >>> P = torch.tensor([[0.9, 0.1], [0.3, 0.7]])
+        >>> softmax_law(P, torch.tensor([300, 100])).relative_residual.abs().max().item() < 1e-6
+        True
+    """
+    P, mass = _observed(mean_confusion, class_counts, class_weights)
+    epsilon = check_number("label_smoothing", label_smoothing, low=0, high=1)
+    T = (1 - epsilon) * torch.eye(len(P), dtype=P.dtype) + epsilon / len(P)
+    # T (1 - P) against (1 - T) P: equal sides mean equal sums of T and P, and for T = 1 it is the law as written.
+    return Balance(mass @ (T * (1 - P)), mass @ ((1 - T) * P))
+
+
+def one_vs_all_law(
+    mean_confusion: Tensor,
+    class_counts: Tensor,
+    class_weights: Tensor | None = None,
+    *,
+    pos_weight: Tensor | None = None,
+) -> Balance:
+    r"""Logistic one-vs-all: only the count-weighted average over the non-target classes is tied.
+
+    .. math:: u_j a_j (1 - P_{jj}) = \sum_{k \ne j} a_k P_{kj}, \qquad a_k = c_k N_k
+
+    A weight of the whole output cancels.
+
+    Args:
+        mean_confusion: (K, K) mean sigmoids; a row of a class without samples may be NaN.
+        class_counts: (K,) :math:`N_k`.
+        class_weights: (K,) :math:`c_k`, weight of the samples of a class in all outputs. Default: all 1.
+        pos_weight: (K,) :math:`u_j`, weight of an output's positives. Default: all 1.
+
+    Returns:
+        Both sides over :math:`\sum a`.
+
+    Raises:
+        ValueError: a shape that does not fit, a negative count or weight.
+
+    Source:
+        Li, Li, Pan, Zhu, AAAI 2020 (averaging effect).
+
+    Example:
+        >>> P = torch.tensor([[0.75, 0.125], [0.25, 0.5]])
+        >>> one_vs_all_law(P, torch.tensor([100, 50])).residual
+        tensor([0.0833, 0.0833], dtype=torch.float64)
+    """
+    P, mass = _observed(mean_confusion, class_counts, class_weights)
+    pull = mass * (1 - P.diagonal())
+    if pos_weight is not None:
+        pull = pull * _vector("pos_weight", pos_weight, len(P))
+    return Balance(pull, mass @ P - mass * P.diagonal())
+
+
+def lgl_inr_law(
+    mean_confusion: Tensor,
+    *,
+    beta: float = 1.0,
+    pos_weight: Tensor | None = None,
+    statistics: tuple[Tensor, Tensor] | None = None,
+) -> Balance:
+    r"""LGL-INR: a miss rate equals a hardness-weighted mean of false probabilities; counts do not enter.
+
+    .. math:: u_j (1 - P_{jj}) = \sum_{k \ne j} \omega_{kj} P_{kj}
+
+    With gradient through the weights, :math:`P_{kj} + \beta (A_{kj} - \bar A_j) V_{kj}` takes the place of
+    :math:`P_{kj}` on the right, :math:`\bar A_j = \sum_k \omega_{kj} A_{kj}`; then the right side may be
+    negative. In mini-batches :math:`\omega` comes from the batch, and the law holds for the whole set
+    approximately.
+
+    Args:
+        mean_confusion: (K, K) mean sigmoids; a row of NaN marks a class without samples.
+        beta: as in the loss.
+        pos_weight: (K,) :math:`u_j`. Default: all 1.
+        statistics: :math:`(A, V)` from :func:`logistic_statistics`, for a loss trained with gradient through its
+            weights. Default: the law of detached weights.
+
+    Returns:
+        Both sides, between 0 and 1 for detached weights.
+
+    Raises:
+        TypeError, ValueError: a shape that does not fit, a beta that is not finite.
+
+    Source:
+        Derived for this project from the authors' published loss.
+
+    Example:
+        >>> P = torch.tensor([[0.8, 0.2], [0.2, 0.8]], dtype=torch.float64)
+        >>> lgl_inr_law(P).residual.abs().max().item() < 1e-15
+        True
+    """
+    omega = in_negative_weights(mean_confusion.double(), beta=beta)
+    absent = mean_confusion.isnan()
+    P = mean_confusion.double().masked_fill(absent, 0.0)
+    pull = (1 - P.diagonal()).masked_fill(absent.diagonal(), 0.0)
+    if pos_weight is not None:
+        pull = pull * _vector("pos_weight", pos_weight, len(P))
+    false = P
+    if statistics is not None:
+        A, V = (s.double().masked_fill(absent, 0.0) for s in statistics)
+        false = P + beta * (A - (omega * A).sum(0)) * V
+    return Balance(pull, (omega * false).sum(0))
+
+
+def _observed(mean_confusion: Tensor, class_counts: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """P with the rows of classes without samples at 0, and the share of each class's weighted count."""
+    if mean_confusion.dim() != 2 or mean_confusion.shape[0] != mean_confusion.shape[1]:
+        raise ValueError(f"mean_confusion must have shape (K, K), got {tuple(mean_confusion.shape)}")
+    mass = _mass(class_counts, class_weights, len(mean_confusion))
+    return mean_confusion.double().masked_fill((mass == 0)[:, None], 0.0), mass
+
+
+def _mass(class_counts: Tensor, class_weights: Tensor | None, size: int) -> Tensor:
+    mass = _vector("class_counts", class_counts, size)
+    if class_weights is not None:
+        mass = mass * _vector("class_weights", class_weights, size)
+    if mass.sum() == 0:
+        raise ValueError("class_counts times class_weights must not be all zero")
+    return mass / mass.sum()
+
+
+def _vector(name: str, values: Tensor, size: int) -> Tensor:
+    if values.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},), got {tuple(values.shape)}")
+    if not bool((values >= 0).all()):
+        raise ValueError(f"{name} must not be negative or NaN, got {values.tolist()}")
+    return values.double()

@@ -1,0 +1,177 @@
+"""Each law against the gradient that it says is zero, on models trained to a critical point and on ones not."""
+
+import pytest
+import torch
+
+from steelyard.balance import (
+    binary_law,
+    lgl_inr_law,
+    logistic_statistics,
+    mean_confusion,
+    one_vs_all_law,
+    softmax_law,
+)
+from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
+
+WEIGHTS = torch.tensor([1.0, 5.0, 0.3, 2.0], dtype=torch.float64)
+COUNTS = torch.tensor([60, 25, 10, 5])
+
+
+def _data(outputs=4):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.repeat_interleave(torch.arange(4), COUNTS) % max(outputs, 2)
+    features = torch.randn(100, 6, generator=generator, dtype=torch.float64)
+    features[:, 0] += target
+    features[:, 1] -= (target == 1).double()
+    return features, target
+
+
+def _fit(loss, outputs=4):
+    """A linear model at the optimum of a loss, and its logits."""
+    features, target = _data(outputs)
+    weight = torch.zeros(outputs, 6, dtype=torch.float64, requires_grad=True)
+    bias = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS(
+        [weight, bias], max_iter=3000, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(features @ weight.T + bias, target)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return (features @ weight.T + bias).detach(), target
+
+
+LAWS = {
+    "softmax": (
+        lambda z, y: softmax_loss(z, y),
+        lambda z, y: softmax_law(*mean_confusion(z, y, link="softmax")),
+    ),
+    "softmax weighted": (
+        lambda z, y: softmax_loss(z, y, weight=WEIGHTS),
+        lambda z, y: softmax_law(*mean_confusion(z, y, link="softmax"), WEIGHTS),
+    ),
+    "softmax weighted and smoothed": (
+        lambda z, y: softmax_loss(z, y, weight=WEIGHTS, label_smoothing=0.1),
+        lambda z, y: softmax_law(*mean_confusion(z, y, link="softmax"), WEIGHTS, label_smoothing=0.1),
+    ),
+    "logistic": (
+        lambda z, y: logistic_loss(z, y),
+        lambda z, y: one_vs_all_law(*mean_confusion(z, y, link="logistic")),
+    ),
+    "logistic weighted every way": (
+        lambda z, y: logistic_loss(z, y, weight=WEIGHTS, pos_weight=WEIGHTS, class_weights=WEIGHTS),
+        lambda z, y: one_vs_all_law(*mean_confusion(z, y, link="logistic"), WEIGHTS, pos_weight=WEIGHTS),
+    ),
+    "lgl-inr": (
+        lambda z, y: lgl_inr_loss(z, y, beta=2.0, pos_weight=WEIGHTS),
+        lambda z, y: lgl_inr_law(
+            mean_confusion(z, y, link="logistic")[0],
+            beta=2.0,
+            pos_weight=WEIGHTS,
+            statistics=logistic_statistics(z, y),
+        ),
+    ),
+    "lgl-inr of beta 0": (
+        lambda z, y: lgl_inr_loss(z, y, beta=0.0, weight=WEIGHTS),
+        lambda z, y: lgl_inr_law(mean_confusion(z, y, link="logistic")[0], beta=0.0),
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LAWS)
+def test_law_holds_at_the_optimum(case):
+    loss, law = LAWS[case]
+    logits, target = _fit(loss)
+    assert law(logits, target).relative_residual.abs().max() < 1e-8
+
+
+@pytest.mark.parametrize("case", LAWS)
+def test_residual_is_the_bias_gradient_anywhere(case):
+    loss, law = LAWS[case]
+    features, target = _data()
+    logits = features[:, :4] * 2
+    bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    (gradient,) = torch.autograd.grad(loss(logits + bias, target), bias)
+    residual = law(logits, target).residual
+    if "lgl-inr of beta 0" in case or "every way" in case:
+        gradient = gradient / WEIGHTS  # a weight of the whole output cancels in the law
+    ratio = gradient / residual
+    torch.testing.assert_close(ratio, ratio[:1].expand(4), rtol=1e-10, atol=0)
+    assert ratio[0] < 0  # a positive residual is an output that training would raise
+
+
+def test_law_of_other_weights_does_not_hold():
+    logits, target = _fit(LAWS["softmax weighted"][0])
+    unweighted = softmax_law(*mean_confusion(logits, target, link="softmax"))
+    assert unweighted.relative_residual.abs().max() > 0.1
+
+
+def test_detached_lgl_inr_law_holds_where_its_own_gradient_is_zero():
+    """No function has that gradient: descend it by plain steps."""
+    features, target = _data()
+    features = torch.cat([features, torch.ones(100, 1, dtype=torch.float64)], 1)
+    weight = torch.zeros(4, 7, dtype=torch.float64, requires_grad=True)
+    for _ in range(3000):
+        loss = lgl_inr_loss(features @ weight.T, target, beta=3.0, detach_weights=True, reduction="sum")
+        (grad,) = torch.autograd.grad(loss, weight)
+        weight.data -= 0.3 * grad
+    P, _ = mean_confusion((features @ weight.T).detach(), target, link="logistic")
+    assert lgl_inr_law(P, beta=3.0).relative_residual.abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("w1", [0.01, 1.0, 100.0])
+def test_binary_law_fixes_the_ratio_of_probabilities(w1):
+    logits, target = _fit(lambda z, y: logistic_loss(z, y, class_weights=torch.tensor([1.0, w1])), outputs=1)
+    p = torch.sigmoid(logits[:, 0])
+    P1, P0 = p[target == 1].mean().item(), p[target == 0].mean().item()
+    counts = tuple(torch.bincount(target).tolist())
+    assert abs(P0 / (1 - P1) / (w1 * counts[1] / counts[0]) - 1) < 1e-6
+    assert binary_law(P1, P0, counts, (1.0, w1)).relative_residual.abs().max() < 1e-6
+
+
+def test_weighted_counts_are_the_stationary_distribution():
+    logits, target = _fit(LAWS["softmax weighted"][0])
+    P, counts = mean_confusion(logits, target, link="softmax")
+    a = WEIGHTS * counts / (WEIGHTS * counts).sum()
+    torch.testing.assert_close(a @ P, a, rtol=1e-7, atol=0)
+
+
+def test_class_without_samples_is_not_observed_and_pulls_nothing():
+    logits, target = torch.randn(20, 4, dtype=torch.float64), torch.arange(20) % 3
+    for link in ("softmax", "logistic"):
+        P, counts = mean_confusion(logits, target, link=link)
+        assert P[3].isnan().all()
+        assert counts.tolist() == [7, 7, 6, 0]
+        law = softmax_law(P, counts) if link == "softmax" else one_vs_all_law(P, counts)
+        assert law.pull_up[3] == 0
+        assert law.push_down.isfinite().all()
+    law = lgl_inr_law(P)
+    assert law.pull_up[3] == 0
+    assert (law.push_down > 0).all()
+
+
+def test_nothing_to_balance_is_no_residual():
+    law = one_vs_all_law(torch.eye(3), torch.tensor([5, 5, 5]))
+    assert law.relative_residual.tolist() == [0, 0, 0]
+    assert law.to_dict() == {"pull_up": [0] * 3, "push_down": [0] * 3, "relative_residual": [0] * 3}
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: softmax_law(torch.ones(2, 3), torch.ones(2)), r"mean_confusion must have shape \(K, K\), got"),
+        (lambda: softmax_law(torch.eye(2), torch.ones(3)), r"class_counts must have shape \(2,\), got \(3,\)"),
+        (lambda: softmax_law(torch.eye(2), torch.zeros(2)), "must not be all zero"),
+        (lambda: softmax_law(torch.eye(2), torch.ones(2), -torch.ones(2)), "class_weights must not be negative"),
+        (lambda: one_vs_all_law(torch.eye(2), torch.ones(2), pos_weight=torch.ones(1)), "pos_weight must have"),
+        (lambda: binary_law(1.5, 0.0, (1, 1)), r"mean_positive must be a finite number in \[0, 1\], got 1.5"),
+        (lambda: lgl_inr_law(torch.eye(2), beta=float("nan")), "beta must be a finite number"),
+    ],
+)  # fmt: skip
+def test_bad_input(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
