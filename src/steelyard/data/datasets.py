@@ -1,0 +1,236 @@
+"""Image data sets: scikit-learn's digits, and any folder or hub name that Hugging Face `datasets` reads."""
+
+import difflib
+import io
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+_BUILT_IN = ("digits",)
+_TEST_SPLITS = ("test", "validation", "valid")
+_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class ImageDataset:
+    """Labels in memory, images decoded on demand.
+
+    Attributes:
+        name: as it was asked for.
+        class_names: K names.
+        train_target, test_target: labels from 0 to K - 1, int64.
+    """
+
+    name: str
+    class_names: tuple[str, ...]
+    train_target: Tensor
+    test_target: Tensor
+    _decode: Callable[[str, Tensor], Tensor] = field(repr=False)
+
+    def images(self, split: Literal["train", "test"], indices: Tensor) -> Tensor:
+        """Images (n, C, H, W), uint8, of these rows of a split.
+
+        Raises:
+            ValueError: rows that cannot be decoded (they are listed), mixed modes, or mixed sizes.
+        """
+        return self._decode(split, indices)
+
+
+def load_dataset(
+    name: str, *, image_mode: Literal["L", "RGB"] | None = None, image_size: int | None = None
+) -> ImageDataset:
+    """Open a data set by name.
+
+    Args:
+        name: ``digits`` (scikit-learn's, 8 x 8, no download; a fixed stratified quarter is the test split), a
+            folder in the layout of a Hugging Face hub snapshot, or a hub name. The image and label columns are
+            found by their feature types; the test split is ``test``, or else ``validation``.
+        image_mode: convert every image to grey (``"L"``) or ``"RGB"``. Default: as stored, all of one mode.
+        image_size: resize every image to this height and width. Default: as stored, all of one size.
+
+    Returns:
+        The data set; images are decoded when asked for.
+
+    Raises:
+        FileNotFoundError: a folder that does not exist.
+        ImportError: the library that reads it is not installed.
+        ConnectionError: a hub name, and the hub cannot be reached.
+        ValueError: no data set of images with labels in at least two classes.
+
+    Example:
+        >>> data = load_dataset("digits")
+        >>> data.images("train", torch.arange(5)).shape
+        torch.Size([5, 1, 8, 8])
+    """
+    if name in _BUILT_IN:
+        if image_mode not in (None, "L") or image_size not in (None, 8):
+            raise ValueError(f"dataset {name!r} is grey and 8 x 8; image_mode and image_size do not apply")
+        return _digits()
+    return _from_hugging_face(name, image_mode, image_size)
+
+
+def _digits() -> ImageDataset:
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ImportError:
+        raise ImportError("dataset 'digits' needs scikit-learn: pip install 'steelyard[sklearn]'") from None
+    bunch = load_digits()
+    images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
+    target = torch.from_numpy(bunch.target).long()
+    rows = np.arange(len(target))
+    train, test = train_test_split(rows, test_size=0.25, stratify=bunch.target, random_state=0)
+    rows_of = {"train": torch.from_numpy(np.sort(train)), "test": torch.from_numpy(np.sort(test))}
+
+    def decode(split: str, indices: Tensor) -> Tensor:
+        return images[rows_of[split][indices]]
+
+    names = tuple(str(k) for k in range(10))
+    return ImageDataset("digits", names, target[rows_of["train"]], target[rows_of["test"]], decode)
+
+
+def _from_hugging_face(name: str, image_mode: str | None, image_size: int | None) -> ImageDataset:
+    try:
+        import datasets
+    except ImportError:
+        raise ImportError(f"dataset {name!r} needs Hugging Face datasets: pip install 'steelyard[hf]'") from None
+    splits = _open(name)
+    if "train" not in splits:
+        raise ValueError(f"dataset {name!r} has no train split, only {', '.join(splits)}")
+    test_name = next((s for s in _TEST_SPLITS if s in splits), None)
+    if test_name is None:
+        raise ValueError(
+            f"dataset {name!r} has no test split (one of {', '.join(_TEST_SPLITS)}), only {', '.join(splits)}"
+        )
+    features = splits["train"].features
+    image_column = _only_column(
+        name, "image", [c for c, f in features.items() if isinstance(f, datasets.Image)], features
+    )
+    labels = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
+    if not labels:  # plain integers, where the name says what they are
+        labels = [c for c, f in features.items() if c == "label" and getattr(f, "dtype", "").startswith("int")]
+    label_column = _only_column(name, "label", labels, features)
+
+    parts = {"train": splits["train"], "test": splits[test_name]}
+    targets = {
+        split: _labels(name, split_name, label_column, parts[split][label_column])
+        for split, split_name in (("train", "train"), ("test", test_name))
+    }
+    feature = features[label_column]
+    size = int(max(t.max() for t in targets.values())) + 1
+    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else tuple(map(str, range(size)))
+    counts = torch.bincount(targets["train"], minlength=len(names))
+    if int((counts > 0).sum()) < 2:
+        raise ValueError(f"dataset {name!r}, split train, column {label_column!r} must hold at least two classes")
+    if bool((counts == 0).any()):
+        missing = names[int((counts == 0).nonzero()[0])]
+        raise ValueError(
+            f"dataset {name!r}, split train, column {label_column!r} has no sample of class {missing!r}"
+        )
+    raw = {s: part.cast_column(image_column, datasets.Image(decode=False)) for s, part in parts.items()}
+
+    def decode(split: str, indices: Tensor) -> Tensor:
+        where = f"dataset {name!r}, split {split if split == 'train' else test_name}, column {image_column!r}"
+        rows = indices.tolist()
+        records = raw[split].select(rows)[image_column]
+        return _decode_images(where, rows, records, image_mode, image_size)
+
+    return ImageDataset(name, names, targets["train"], targets["test"], decode)
+
+
+def _open(name: str) -> Any:
+    """The splits of a folder or a hub name."""
+    import datasets
+
+    path = Path(name).expanduser()
+    local = path.is_dir()
+    if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()):
+        raise FileNotFoundError(f"dataset folder {name} does not exist or is not a folder")
+    if not local and "/" not in name:
+        near = difflib.get_close_matches(name, _BUILT_IN, n=1)
+        if near:
+            raise ValueError(f"unknown dataset {name!r}; did you mean {near[0]!r}?")
+    progress_was_on = datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return datasets.load_dataset(str(path) if local else name)
+    except Exception as error:
+        reason = " ".join(str(error).split())[:300]
+        if local:
+            raise ValueError(f"dataset folder {name} cannot be read: {reason}") from error
+        raise ConnectionError(
+            f"dataset {name!r} is neither built in ({', '.join(_BUILT_IN)}) nor a folder here, and the Hugging "
+            f"Face hub did not give it ({reason}); name a local folder as ./folder"
+        ) from error
+    finally:
+        if not progress_was_on:
+            datasets.enable_progress_bars()
+
+
+def _only_column(name: str, kind: str, found: list[str], features: Any) -> str:
+    if len(found) != 1:
+        number = f"several {kind} columns ({', '.join(found)})" if found else f"no {kind} column"
+        raise ValueError(
+            f"dataset {name!r}, split train must have one {kind} column, got {number} among {', '.join(features)}"
+        )
+    return found[0]
+
+
+def _labels(name: str, split: str, column: str, values: Sequence[int | None]) -> Tensor:
+    labels = list(values)
+    for row, value in enumerate(labels):
+        if value is None or value < 0:
+            raise ValueError(
+                f"dataset {name!r}, split {split}, column {column!r} has no label in row {row}, got {value}"
+            )
+    if not labels:
+        raise ValueError(f"dataset {name!r}, split {split} has no rows")
+    return torch.tensor(labels)
+
+
+def _decode_images(
+    where: str, rows: list[int], records: Sequence[dict[str, Any]], mode: str | None, size: int | None
+) -> Tensor:
+    """Decode into one tensor; every image must come out in one mode and size."""
+    from PIL import Image
+
+    result: Tensor | None = None
+    first_mode, first_size, corrupt = mode, None, []
+    for position, (row, record) in enumerate(zip(rows, records, strict=True)):
+        try:
+            source = io.BytesIO(record["bytes"]) if record["bytes"] is not None else os.fspath(record["path"])
+            with Image.open(source) as image:
+                image.load()
+                picture: Image.Image = image.convert(mode) if mode is not None else image.copy()
+        except (OSError, SyntaxError, TypeError, ValueError):
+            corrupt.append(row)
+            continue
+        if mode is None and picture.mode not in ("L", "RGB"):
+            raise ValueError(f"{where}, row {row} is of mode {picture.mode}; say image_mode L or RGB to convert")
+        if size is not None:
+            picture = picture.resize((size, size), Image.Resampling.BILINEAR)
+        first_mode, first_size = first_mode or picture.mode, first_size or picture.size
+        if picture.mode != first_mode:
+            raise ValueError(
+                f"{where}, row {row} is of mode {picture.mode}, others are {first_mode}; say image_mode L or RGB"
+            )
+        if picture.size != first_size:
+            raise ValueError(
+                f"{where}, row {row} is {picture.size[0]} x {picture.size[1]} pixels, others are "
+                f"{first_size[0]} x {first_size[1]}; say image_size"
+            )
+        pixels = torch.from_numpy(np.array(picture))
+        pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
+        if result is None:
+            result = torch.empty((len(rows), *pixels.shape), dtype=torch.uint8)
+        result[position] = pixels
+    if corrupt or result is None:
+        shown = ", ".join(map(str, corrupt[:_SHOWN])) + (", ..." if len(corrupt) > _SHOWN else "")
+        raise ValueError(f"{where} has {len(corrupt)} images that cannot be decoded, in rows {shown}")
+    return result

@@ -1,0 +1,7 @@
+"""Experiments: losses compared on one data set; results are files, which `report` reads."""
+
+from steelyard.experiments.compare import compare
+from steelyard.experiments.config import CompareConfig
+from steelyard.experiments.runs import RunFolder
+
+__all__ = ["CompareConfig", "RunFolder", "compare"]

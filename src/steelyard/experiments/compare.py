@@ -1,0 +1,376 @@
+"""Compare losses on one data set: tune each alike, train over seeds, judge after the last epoch, write it all."""
+
+import csv
+import datetime
+import functools
+import io
+import platform
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import safetensors.torch
+import torch
+from torch import Tensor
+
+import steelyard
+from steelyard.balance import (
+    Balance,
+    lgl_inr_law,
+    logistic_statistics,
+    mean_confusion,
+    one_vs_all_law,
+    softmax_law,
+)
+from steelyard.data import (
+    ImageDataset,
+    load_dataset,
+    parse_imbalance,
+    shot_groups,
+    split_validation,
+    subsample,
+)
+from steelyard.experiments.config import CompareConfig
+from steelyard.experiments.losses import LossSpec, parse_losses
+from steelyard.experiments.metrics import METRICS, recalls, run_metrics, summary
+from steelyard.experiments.runs import RunFolder, read_json, write_atomically, write_json
+from steelyard.priors import initial_bias
+from steelyard.report import write_report
+from steelyard.training import Diverged, Recipe, SmallCNN, fit, predict
+
+# Where the best rate lies at an edge of those tried, the next is tried too, up to these limits.
+_RATE_LIMITS = (1e-4, 30.0)
+
+
+class Progress(Protocol):
+    """What a comparison tells while it works."""
+
+    def plan(self, runs: int) -> None:
+        """So many trainings are now known to be needed."""
+
+    def start(self, title: str, epochs: int) -> None:
+        """A training starts."""
+
+    def epoch(self, row: dict[str, float]) -> None:
+        """An epoch of it ended."""
+
+    def end(self, title: str, outcome: str) -> None:
+        """It ended, or was found finished."""
+
+
+class Silent:
+    """Progress for nobody."""
+
+    def plan(self, runs: int) -> None: ...
+    def start(self, title: str, epochs: int) -> None: ...
+    def epoch(self, row: dict[str, float]) -> None: ...
+    def end(self, title: str, outcome: str) -> None: ...
+
+
+def compare(
+    config: CompareConfig,
+    folder: Path,
+    *,
+    resume: bool = False,
+    command: str | None = None,
+    accelerator: str = "auto",
+    progress: Progress | None = None,
+) -> dict[str, Any]:
+    """Run a comparison into `folder` and return what `results.json` holds.
+
+    Finished trainings are kept as they come; a run killed at any moment goes on with ``resume=True`` and ends
+    with the numbers of an uninterrupted one (on the same machine and thread count, to the last bit).
+
+    Args:
+        config: what to compare.
+        folder: run folder; new, or of the same configuration and ``resume``.
+        resume: go on with an unfinished run.
+        command: the command line to show in the report.
+        accelerator: as Lightning's Trainer takes it.
+        progress: told what happens.
+
+    Returns:
+        The results; beside them the folder holds config.yaml, results.csv, report.html, and for each loss and
+        seed predictions (test and train, parquet), the model (safetensors) and the mean confusions (npz).
+
+    Raises:
+        FileExistsError, ValueError: the folder cannot be used, or the data cannot.
+        Diverged: a final training diverged.
+    """
+    runs = RunFolder(folder)
+    started = time.monotonic()
+    with runs.open(config, resume=resume):
+        if runs.finished():
+            write_report(folder)
+            results: dict[str, Any] = read_json(folder / "results.json")
+            return results
+        bench = _Bench(config, folder, accelerator, progress or Silent())
+        losses = []
+        for spec in parse_losses(",".join(config.losses)):
+            losses.append(bench.run(spec))
+        results = bench.describe() | {
+            "name": folder.name,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 1),
+            "metrics": METRICS,
+            "losses": losses,
+        }
+        if command is not None:
+            results["config"]["command"] = command
+        write_atomically(folder / "results.csv", lambda file: file.write(_csv(results).encode()))
+        write_json(folder / "results.json", results)
+        write_report(folder)
+        return results
+
+
+@dataclass(frozen=True)
+class _Split:
+    """What one seed trains and is judged on."""
+
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    class_counts: Tensor
+
+
+class _Bench:
+    """The data of a comparison, and the trainings on it."""
+
+    def __init__(self, config: CompareConfig, folder: Path, accelerator: str, progress: Progress) -> None:
+        self.config, self.folder, self.accelerator, self.progress = config, folder, accelerator, progress
+        self.data: ImageDataset = load_dataset(
+            config.dataset, image_mode=config.image_mode, image_size=config.image_size
+        )
+        self.profile = parse_imbalance(config.imbalance)
+        self.rest, self.held_out = split_validation(self.data.train_target, config.validation_fraction, seed=0)
+        self.test = (
+            self.data.images("test", torch.arange(len(self.data.test_target))),
+            self.data.test_target,
+        )
+        self.validation = (
+            self.data.images("train", self.held_out),
+            self.data.train_target[self.held_out],
+        )
+        self.splits: dict[int, _Split] = {}
+        self.class_counts = self.split(0).class_counts
+        self.groups = shot_groups(self.class_counts.tolist())
+        self.recipe = Recipe(
+            epochs=config.epochs,
+            batch_size=config.batch_size,
+            learning_rate=config.learning_rates[0],
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        tuned = len(config.learning_rates) > 1
+        progress.plan(len(config.losses) * (config.seeds + tuned * len(config.learning_rates)))
+
+    def split(self, seed: int) -> _Split:
+        """The seed's subset of the training data; counts are the same for every seed."""
+        if seed not in self.splits:
+            target = self.data.train_target[self.rest]
+            chosen = self.rest[subsample(target, self.profile, seed=seed)]
+            labels = self.data.train_target[chosen]
+            counts = torch.bincount(labels, minlength=len(self.data.class_names))
+            self.splits = {seed: _Split((self.data.images("train", chosen), labels), self.validation, counts)}
+        return self.splits[seed]
+
+    def describe(self) -> dict[str, Any]:
+        size = len(self.data.class_names)
+        return {
+            "schema": 1,
+            "config": self.config.model_dump(),
+            "environment": {
+                "steelyard": steelyard.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
+            },
+            "data": {
+                "class_names": list(self.data.class_names),
+                "train_counts": self.class_counts.tolist(),
+                "validation_counts": torch.bincount(self.validation[1], minlength=size).tolist(),
+                "test_counts": torch.bincount(self.test[1], minlength=size).tolist(),
+                "groups": self.groups,
+            },
+        }
+
+    def run(self, spec: LossSpec) -> dict[str, Any]:
+        """Tune a loss, train it with every seed, and gather what came of it."""
+        rate, search = self.tune(spec)
+        runs = [self.final(spec, rate, seed) for seed in range(self.config.seeds)]
+        weights = spec.weights(self.class_counts)
+        return {
+            "label": spec.label,
+            "slug": spec.slug,
+            "loss": spec.name,
+            "link": spec.entry.link,
+            "options": spec.options,
+            "law": _LAW_TEXT[spec.name],
+            "class_weights": None if weights is None else weights.double().tolist(),
+            "lr": rate,
+            "lr_search": search,
+            "summary": {m["key"]: summary([run["metrics"][m["key"]] for run in runs]) for m in METRICS},
+            "runs": runs,
+        }
+
+    def tune(self, spec: LossSpec) -> tuple[float, list[dict[str, float | None]]]:
+        """The learning rate with the best balanced accuracy on the validation split, and all that were tried."""
+        rates = list(self.config.learning_rates)
+        if len(rates) == 1:
+            return rates[0], []
+        factor = rates[1] / rates[0]
+        scores = {rate: self.trial(spec, rate) for rate in rates}
+        while True:
+            best = max(scores, key=lambda rate: (scores[rate] if scores[rate] is not None else -1.0, -rate))
+            lower, higher = min(scores) / factor, max(scores) * factor
+            beyond = lower if best == min(scores) else higher if best == max(scores) else None
+            if beyond is None or not _RATE_LIMITS[0] <= beyond <= _RATE_LIMITS[1]:
+                break
+            beyond = float(f"{beyond:.2g}")
+            self.progress.plan(1)
+            scores[beyond] = self.trial(spec, beyond)
+        search: list[dict[str, float | None]] = [
+            {"lr": rate, "balanced_accuracy": scores[rate]} for rate in sorted(scores)
+        ]
+        return best, search
+
+    def trial(self, spec: LossSpec, rate: float) -> float | None:
+        """Validation balanced accuracy after the last epoch with seed 0; None where training diverged."""
+        folder = self.folder / "tuning" / f"{spec.slug}-{rate:g}"
+        title = f"{spec.label}, tuning, rate {rate:g}"
+
+        def work() -> dict[str, Any]:
+            try:
+                history = self.train(spec, rate, 0, folder)[1]
+            except Diverged as error:
+                (folder / "last.ckpt").unlink(missing_ok=True)
+                return {"balanced_accuracy": None, "diverged": str(error)}
+            return {"balanced_accuracy": history[-1]["validation_balanced_accuracy"]}
+
+        score: float | None = self.once(folder, title, work)["balanced_accuracy"]
+        return score
+
+    def final(self, spec: LossSpec, rate: float, seed: int) -> dict[str, Any]:
+        """One training that counts: predictions, model and mean confusions on disk, and its record."""
+        folder = self.folder / spec.slug / f"seed-{seed}"
+
+        def work() -> dict[str, Any]:
+            began = time.monotonic()
+            network, history = self.train(spec, rate, seed, folder)
+            split = self.split(seed)
+            logits, train_logits = predict(network, self.test[0]), predict(network, split.train[0])
+            write_atomically(
+                folder / "model.safetensors", lambda f: f.write(safetensors.torch.save(network.state_dict()))
+            )
+            names = self.data.class_names
+            for file, part, target in (
+                ("predictions.parquet", logits, self.test[1]),
+                ("train_predictions.parquet", train_logits, split.train[1]),
+            ):
+                table = _predictions(part, target, spec, names)
+                write_atomically(folder / file, functools.partial(pq.write_table, table))
+            link = spec.entry.link
+            P, _ = mean_confusion(train_logits, split.train[1], link=link)
+            test_P, _ = mean_confusion(logits, self.test[1], link=link)
+            write_atomically(
+                folder / "mean_confusion.npz", lambda f: np.savez(f, train=P.numpy(), test=test_P.numpy())
+            )
+            law = balance_of(spec, train_logits, split.train[1], split.class_counts)
+            return {
+                "seed": seed,
+                "folder": folder.relative_to(self.folder).as_posix(),
+                "metrics": run_metrics(logits, self.test[1], link, self.groups),
+                "recall": [None if r != r else r for r in recalls(logits, self.test[1]).tolist()],
+                "history": history,
+                "law": law.to_dict(),
+                "seconds": round(time.monotonic() - began, 2),
+            }
+
+        return self.once(folder, f"{spec.label}, seed {seed}", work)
+
+    def train(
+        self, spec: LossSpec, rate: float, seed: int, folder: Path
+    ) -> tuple[torch.nn.Module, list[dict[str, float]]]:
+        split = self.split(seed)
+        torch.manual_seed(seed)
+        bias = initial_bias(split.class_counts, spec.entry.link) if self.config.initial_bias == "prior" else None
+        network = SmallCNN(split.train[0], len(split.class_counts), initial_bias=bias)
+        loss, schedule = spec.build(split.class_counts)
+        folder.mkdir(parents=True, exist_ok=True)
+        fitted = fit(
+            network,
+            loss,
+            split.train,
+            split.validation,
+            replace(self.recipe, learning_rate=rate),
+            seed=seed,
+            checkpoint=folder / "last.ckpt",
+            schedule=schedule,
+            accelerator=self.accelerator,
+            on_epoch=self.progress.epoch,
+        )
+        return fitted.network, fitted.history
+
+    def once(self, folder: Path, title: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        """The record of a training: read if it is finished, else made, and written when all else is."""
+        file = folder / "result.json"
+        if file.exists():
+            self.progress.end(title, "was finished")
+        else:
+            self.progress.start(title, self.config.epochs)
+            write_json(file, work())
+            self.progress.end(title, "done")
+        record: dict[str, Any] = read_json(file)
+        return record
+
+
+_LAW_TEXT = {
+    "softmax": "wⱼNⱼ (1 − P[j,j]) = Σₖ≠ⱼ wₖNₖ P[k,j]: the weighted counts are the stationary distribution of P",
+    "logistic": "uⱼ wⱼNⱼ (1 − P[j,j]) = Σₖ≠ⱼ wₖNₖ P[k,j]: only the average over the other classes is tied",
+    "lgl-inr": "uⱼ (1 − P[j,j]) = Σₖ≠ⱼ ω[k,j] P̃[k,j], ω summing to 1 in each column: counts do not enter",
+}
+
+
+def balance_of(spec: LossSpec, logits: Tensor, target: Tensor, class_counts: Tensor) -> Balance:
+    """Both sides of the law of a loss, on the data that it was trained on, with its final weights."""
+    weights = spec.weights(class_counts)
+    P, counts = mean_confusion(logits, target, link=spec.entry.link)
+    if spec.name == "softmax":
+        smoothing = spec.options.get("label_smoothing", 0.0)
+        return softmax_law(P, counts, weights, label_smoothing=float(smoothing))  # type: ignore[arg-type]
+    if spec.name == "logistic":
+        return one_vs_all_law(P, counts, weights)
+    constant = spec.options.get("detach_weights", False) or spec.options.get("statistics") == "running"
+    return lgl_inr_law(
+        P,
+        beta=float(spec.options.get("beta", 1.0)),  # type: ignore[arg-type]
+        statistics=None if constant else logistic_statistics(logits, target),
+    )
+
+
+def _predictions(logits: Tensor, target: Tensor, spec: LossSpec, class_names: tuple[str, ...]) -> pa.Table:
+    flat = pa.array(logits.reshape(-1).numpy())
+    columns = {
+        "target": pa.array(target.numpy()),
+        "logits": pa.FixedSizeListArray.from_arrays(flat, logits.shape[1]),
+    }
+    metadata = {"steelyard.loss": spec.label, "steelyard.link": spec.entry.link}
+    table = pa.table(columns)
+    return table.replace_schema_metadata(metadata | {"steelyard.class_names": "\x1f".join(class_names)})
+
+
+def _csv(results: dict[str, Any]) -> str:
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    keys = [m["key"] for m in results["metrics"]]
+    writer.writerow(["loss", "seed", "learning_rate", *keys, "max_abs_relative_residual", "seconds"])
+    for loss in results["losses"]:
+        for run in loss["runs"]:
+            residual = max(abs(r) for r in run["law"]["relative_residual"])
+            values = ["" if run["metrics"][k] is None else repr(run["metrics"][k]) for k in keys]
+            writer.writerow([loss["label"], run["seed"], loss["lr"], *values, residual, run["seconds"]])
+    return text.getvalue()

@@ -1,0 +1,66 @@
+"""What a table of results holds: metrics of one run, and their mean and interval over seeds."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from scipy import stats
+from torch import Tensor
+from torchmetrics.functional.classification import multiclass_calibration_error
+
+METRICS: list[dict[str, str]] = [
+    {"key": "accuracy", "title": "Accuracy", "unit": "%", "better": "higher"},
+    {"key": "balanced_accuracy", "title": "Balanced accuracy", "unit": "%", "better": "higher"},
+    {"key": "recall_many", "title": "Many-shot recall", "unit": "%", "better": "higher"},
+    {"key": "recall_medium", "title": "Medium-shot recall", "unit": "%", "better": "higher"},
+    {"key": "recall_few", "title": "Few-shot recall", "unit": "%", "better": "higher"},
+    {"key": "nll", "title": "NLL", "unit": "", "better": "lower"},
+    {"key": "ece", "title": "ECE", "unit": "%", "better": "lower"},
+]
+
+
+def log_probabilities(logits: Tensor, link: str) -> Tensor:
+    """(N, K) float64 log-probabilities over classes; one-vs-all sigmoids are normalised over the classes."""
+    scores = logits.double()
+    if link == "logistic":
+        scores = torch.nn.functional.logsigmoid(scores)
+    return torch.log_softmax(scores, 1)
+
+
+def recalls(logits: Tensor, target: Tensor) -> Tensor:
+    """(K,) share of each class's samples whose largest logit is their own; NaN for a class without samples."""
+    size = logits.shape[1]
+    right = (logits.argmax(1) == target).double()
+    return torch.bincount(target, right, minlength=size) / torch.bincount(target, minlength=size)
+
+
+def run_metrics(
+    logits: Tensor, target: Tensor, link: str, groups: dict[str, list[int]]
+) -> dict[str, float | None]:
+    """Metrics of one run as fractions; None for a group without classes.
+
+    NLL is in nats. ECE is the 15-bin L1 expected calibration error of the top class (Guo et al. 2017).
+    """
+    recall = recalls(logits, target)
+    log_p = log_probabilities(logits, link)
+    ece = multiclass_calibration_error(log_p.exp(), target, num_classes=logits.shape[1], n_bins=15, norm="l1")
+    return {
+        "accuracy": (logits.argmax(1) == target).double().mean().item(),
+        "balanced_accuracy": recall.nanmean().item(),
+        **{f"recall_{g}": recall[classes].nanmean().item() if classes else None for g, classes in groups.items()},
+        "nll": -log_p.gather(1, target[:, None]).mean().item(),
+        "ece": ece.item(),
+    }
+
+
+def summary(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
+    """Mean and 95% Student interval over seeds; no interval for one seed, None where there are no values."""
+    known = [v for v in values if v is not None]
+    if not known:
+        return None
+    mean = math.fsum(known) / len(known)
+    if len(known) == 1:
+        return {"mean": mean, "low": None, "high": None, "n": 1}
+    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (len(known) - 1) / len(known))
+    half = float(stats.t.ppf(0.975, len(known) - 1)) * spread
+    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(known)}

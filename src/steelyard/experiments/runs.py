@@ -1,0 +1,107 @@
+"""Run folders: opened once, by one process, for one configuration; every file is written aside and renamed."""
+
+import json
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from steelyard.experiments.config import CompareConfig, dump_config, read_config
+
+
+class RunFolder:
+    """A folder of results.
+
+    Args:
+        path: the folder; made when opened.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def open(self, config: CompareConfig, *, resume: bool) -> Iterator[None]:
+        """Hold the folder for this process and this configuration.
+
+        Raises:
+            FileExistsError: it holds a run already, and `resume` is False.
+            ValueError: it holds a run of another configuration (the difference is named), or another process
+                works in it.
+        """
+        if self.path.exists() and not self.path.is_dir():
+            raise FileExistsError(f"run folder {self.path} is a file")
+        self.path.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.path / ".lock", timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise ValueError(f"run folder {self.path} is in use by another process") from None
+        try:
+            self._claim(config, resume)
+            yield
+        finally:
+            lock.release()
+
+    def _claim(self, config: CompareConfig, resume: bool) -> None:
+        file = self.path / "config.yaml"
+        if not file.exists():
+            others = sorted(p.name for p in self.path.iterdir() if p.name != ".lock")
+            if others:
+                raise FileExistsError(
+                    f"run folder {self.path} holds other files, such as {others[0]}; name another"
+                )
+            write_atomically(file, lambda f: f.write(dump_config(config).encode()))
+            return
+        if not resume:
+            raise FileExistsError(f"run folder {self.path} holds a run already; resume it or name another folder")
+        before, now = read_config(file).model_dump(), config.model_dump()
+        for key in now:
+            if before[key] != now[key]:
+                raise ValueError(
+                    f"run folder {self.path} is of another run: {key} is {before[key]!r}, not {now[key]!r}"
+                )
+
+    def finished(self) -> bool:
+        return (self.path / "results.json").exists()
+
+
+def next_folder(parent: Path, stem: str) -> Path:
+    """The first of `stem`, `stem-2`, `stem-3`, ... in `parent` that does not exist."""
+    number = 1
+    while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
+        number += 1
+    return path
+
+
+def latest_folder(parent: Path, stem: str, config: CompareConfig) -> Path | None:
+    """The newest folder of that stem with this configuration, or None."""
+    number, found = 1, None
+    while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
+        file = path / "config.yaml"
+        if file.exists() and read_config(file) == config:
+            found = path
+        number += 1
+    return found
+
+
+def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
+    """Call `write` with a binary file beside `path`, make it durable, and rename it to `path`."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("wb") as file:
+        write(file)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+
+
+def write_json(path: Path, value: object) -> None:
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1)
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text(encoding="utf-8"))
