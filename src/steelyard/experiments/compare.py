@@ -263,9 +263,8 @@ class _Bench:
             network, history = self.train(spec, rate, seed, folder)
             split = self.split(seed)
             logits, train_logits = predict(network, self.test[0]), predict(network, split.train[0])
-            write_atomically(
-                folder / "model.safetensors", lambda f: f.write(safetensors.torch.save(network.state_dict()))
-            )
+            state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+            write_atomically(folder / "model.safetensors", lambda f: f.write(safetensors.torch.save(state)))
             names = self.data.class_names
             for file, part, target in (
                 ("predictions.parquet", logits, self.test[1]),

@@ -29,7 +29,7 @@ class SmallCNN(nn.Module):
     std: Tensor
 
     def __init__(
-        self, images: Tensor, num_classes: int, *, width: int = 32, initial_bias: Tensor | None = None
+        self, images: Tensor, num_classes: int, *, width: int = 16, initial_bias: Tensor | None = None
     ) -> None:
         super().__init__()
         channels, height, side = images.shape[1:]
@@ -46,10 +46,12 @@ class SmallCNN(nn.Module):
             nn.ReLU(),
             nn.MaxPool2d(2),
             nn.Flatten(),
-            nn.Linear(2 * width * (height // 4) * (side // 4), 4 * width),
+            nn.Linear(2 * width * (height // 4) * (side // 4), 8 * width),
             nn.ReLU(),
         )
-        self.head = nn.Linear(4 * width, num_classes)
+        self.head = nn.Linear(8 * width, num_classes)
+        # a CPU's convolutions are up to twice as fast so
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         nn.init.zeros_(self.head.bias)
         if initial_bias is not None:
             with torch.no_grad():
@@ -57,5 +59,6 @@ class SmallCNN(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> logits (N, K)."""
-        logits: Tensor = self.head(self.features((images.float() - self.mean) / self.std))
+        pixels = (images.float() - self.mean) / self.std
+        logits: Tensor = self.head(self.features(pixels.to(memory_format=torch.channels_last)))
         return logits

@@ -1,0 +1,233 @@
+"""Commands: parse, call, print. Tables go to standard output, everything else to standard error."""
+
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
+from rich.text import Text
+
+import steelyard
+
+
+class _Stopped(BaseException):
+    """A signal asked to stop."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Entry point: exit codes are 0, 1 (the run failed), 2 (it was asked for wrongly), 130 and 143 (stopped)."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows another
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
+    try:
+        commands.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+    except click.exceptions.Exit as exit_:
+        sys.exit(exit_.exit_code)
+    except click.ClickException as error:
+        _fail(error.format_message(), 2)
+    except (ValueError, TypeError, FileNotFoundError, FileExistsError, ImportError) as error:
+        _fail(str(error), 2)
+    except (ArithmeticError, ConnectionError) as error:
+        _fail(str(error), 1)
+    except OSError as error:
+        _fail(f"{error.filename or 'the run folder'}: {error.strerror or error}; finished results are kept", 1)
+    except (MemoryError, RuntimeError) as error:
+        if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
+            raise
+        _fail("out of memory; lower --batch-size or --image-size (finished results are kept, --resume goes on)", 1)
+    except _Stopped as stopped:
+        _fail("stopped; the same command with --resume goes on", 128 + stopped.number)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(steelyard.__version__, prog_name="steelyard")
+def commands() -> None:
+    """Which loss, which weights, and what did they do: classifiers on imbalanced data."""
+
+
+@commands.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="YAML file of the options below; those given here win.",
+)
+@click.option("--dataset", help="digits (built in), a folder, or a Hugging Face hub name.  [default: digits]")
+@click.option("--imbalance", help="none, exponential:RATIO or step:RATIO[:FRACTION].  [default: none]")
+@click.option(
+    "--losses",
+    help="Comma-separated, each NAME[:SCHEME[@VALUE]][:OPTION=VALUE][:from=EPOCH], "
+    "such as softmax:inverse or lgl-inr:beta=5.",
+)
+@click.option("--seeds", type=int, help="How many seeds.  [default: 3]")
+@click.option("--epochs", type=int, help="Epochs; results are those of the last.  [default: 30]")
+@click.option("--batch-size", type=int, help="[default: 64]")
+@click.option(
+    "--learning-rates",
+    help="One fixes it; several, comma-separated, are tried for every loss on a validation split.  "
+    "[default: 0.03,0.1,0.3]",
+)
+@click.option("--momentum", type=float, help="[default: 0.9]")
+@click.option("--weight-decay", type=float, help="Not applied to biases.  [default: 0.0005]")
+@click.option("--validation-fraction", type=float, help="[default: 0.1]")
+@click.option("--initial-bias", help="zero, or prior: the log (odds) of the class counts.  [default: zero]")
+@click.option("--image-mode", help="L or RGB: convert every image.")
+@click.option("--image-size", type=int, help="Resize every image to this height and width.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
+@click.option(
+    "--resume", is_flag=True, help="Go on with an unfinished run: --out, or the latest of these options."
+)
+@click.option(
+    "--accelerator", default="auto", show_default=True, help="As Lightning takes it: auto, cpu, gpu, mps."
+)
+def compare(config_file: Path | None, out: Path | None, resume: bool, accelerator: str, **options: Any) -> None:
+    """Train a small network under each loss and seed, print a table, write a report."""
+    from steelyard.experiments import compare as run
+    from steelyard.experiments.config import make_config, read_config
+    from steelyard.experiments.runs import latest_folder, next_folder
+
+    given = {key: value for key, value in options.items() if value is not None}
+    if "losses" in given:
+        given["losses"] = [part.strip() for part in given["losses"].split(",") if part.strip()]
+    if "learning_rates" in given:
+        given["learning_rates"] = [_number(part) for part in given["learning_rates"].split(",")]
+    base = read_config(config_file).model_dump() if config_file is not None else {}
+    config = make_config(**(base | given))
+
+    stem = "-".join((Path(config.dataset).name or "data", *config.imbalance.split(":")))
+    if out is not None:
+        folder = out
+    elif resume:
+        found = latest_folder(Path("runs"), stem, config)
+        if found is None:
+            raise ValueError(f"nothing to resume: no folder runs/{stem}* holds a run of these options")
+        folder = found
+    else:
+        folder = next_folder(Path("runs"), stem)
+    with _Display() as display:
+        results = run(
+            config,
+            folder,
+            resume=resume,
+            command=shlex.join(["steelyard", *sys.argv[1:]]),
+            accelerator=accelerator,
+            progress=display,
+        )
+    _print_table(results)
+    click.echo(f"report: {folder / 'report.html'}")
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Make the report of a finished run anew from its files."""
+    from steelyard.report import write_report
+
+    click.echo(f"report: {write_report(folder)}")
+
+
+@commands.command()
+def losses() -> None:
+    """List the losses."""
+    click.echo("\n".join(steelyard.list_losses()))
+
+
+class _Display:
+    """Progress on standard error: a live bar on a terminal, a line for each finished training elsewhere."""
+
+    def __init__(self) -> None:
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TimeElapsedColumn(),
+            console=self.console,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.runs = self.bar.add_task("trainings", total=0)
+        self.epochs = self.bar.add_task("", total=None, visible=False)
+
+    def __enter__(self) -> "_Display":
+        self.bar.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.bar.stop()
+
+    def plan(self, runs: int) -> None:
+        self.bar.update(self.runs, total=(self.bar.tasks[0].total or 0) + runs)
+
+    def start(self, title: str, epochs: int) -> None:
+        self.bar.reset(self.epochs, description=title, total=epochs, visible=True)
+
+    def epoch(self, row: dict[str, float]) -> None:
+        self.bar.update(self.epochs, completed=row["epoch"])
+
+    def end(self, title: str, outcome: str) -> None:
+        self.bar.advance(self.runs)
+        self.bar.update(self.epochs, visible=False)
+        if not self.console.is_terminal:
+            click.echo(f"{title}: {outcome}", err=True)
+
+
+def _print_table(results: dict[str, Any]) -> None:
+    console = Console()
+    groups = results["data"]["groups"]
+    metrics = [m for m in results["metrics"] if groups.get(m["key"].removeprefix("recall_"), True)]
+    table = Table(title=_plain(f"{results['config']['dataset']}, imbalance {results['config']['imbalance']}"))
+    table.add_column("loss", no_wrap=True)
+    for metric in metrics:
+        table.add_column(metric["title"] + (f", {metric['unit']}" if metric["unit"] else ""), justify="right")
+    for loss in results["losses"]:
+        cells = [_cell(loss["summary"][m["key"]], 100 if m["unit"] == "%" else 1) for m in metrics]
+        table.add_row(_plain(loss["label"]), *cells)
+    if not console.is_terminal or console.width < 100:  # wide enough for the whole table wherever it goes
+        console = Console(width=max(console.width, 160), no_color=True, highlight=False)
+    console.print(table)
+    seeds = results["config"]["seeds"]
+    click.echo(f"mean over {seeds} seeds ± half the 95% interval" if seeds > 1 else "one seed: no intervals")
+
+
+def _cell(value: dict[str, Any] | None, scale: int) -> str:
+    if value is None:
+        return "-"
+    digits = 1 if scale == 100 else 3
+    text = f"{value['mean'] * scale:.{digits}f}"
+    return text if value["low"] is None else f"{text} ± {(value['high'] - value['mean']) * scale:.{digits}f}"
+
+
+def _plain(text: str) -> Text:
+    """Text that is shown as it is: no markup, no control characters."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"learning-rates must be numbers, comma-separated, got {text!r}") from None
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise _Stopped(number)
+
+
+def _fail(message: str, code: int) -> None:
+    line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
+    click.echo(f"steelyard: {line}", err=True)
+    sys.exit(code)
