@@ -32,8 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows another
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    given = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        commands.main(args=list(arguments) if arguments is not None else None, standalone_mode=False)
+        commands.main(args=given, standalone_mode=False, obj=shlex.join(["steelyard", *given]))
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
@@ -93,7 +94,10 @@ def commands() -> None:
 @click.option(
     "--accelerator", default="auto", show_default=True, help="As Lightning takes it: auto, cpu, gpu, mps."
 )
-def compare(config_file: Path | None, out: Path | None, resume: bool, accelerator: str, **options: Any) -> None:
+@click.pass_obj
+def compare(
+    command: str, /, config_file: Path | None, out: Path | None, resume: bool, accelerator: str, **options: Any
+) -> None:
     """Train a small network under each loss and seed, print a table, write a report."""
     from steelyard.experiments import compare as run
     from steelyard.experiments.config import make_config, read_config
@@ -122,7 +126,7 @@ def compare(config_file: Path | None, out: Path | None, resume: bool, accelerato
             config,
             folder,
             resume=resume,
-            command=shlex.join(["steelyard", *sys.argv[1:]]),
+            command=command,
             accelerator=accelerator,
             progress=display,
         )

@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -90,7 +91,10 @@ def shown(name: str, longest: int = _LONGEST_NAME) -> str:
 
 
 def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> str:
-    """Recall of each class under each loss, classes from frequent to rare, with intervals over seeds."""
+    """Recall of each class under each loss, classes from frequent to rare, with intervals over seeds.
+
+    Many classes are dots without intervals, with a line through the means of twenty groups by rank.
+    """
     order = classes.by_count()
     many = len(order) > _NAMED_TICKS
     with mpl.rc_context(_STYLE):
@@ -100,8 +104,11 @@ def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> 
         for i, series in enumerate(losses):
             mean, half = 100 * series.mean()[order], series.half_interval()
             colour, marker = _look(i)
-            if many:
-                axes.plot(mean, color=colour, lw=1.1, marker=marker, ms=2.5, label=shown(series.label, 40))
+            if many:  # the classes as faint dots, means over twenty groups of neighbouring ranks as a line
+                groups = np.array_split(np.arange(len(order)), 20)
+                axes.plot(mean, ".", color=colour, ms=2.5, alpha=0.35)
+                x, y = [g.mean() for g in groups], [np.nanmean(mean[g]) for g in groups]
+                axes.plot(x, y, color=colour, lw=1.6, marker=marker, ms=5, label=shown(series.label, 40))
                 continue
             x = np.arange(len(order)) + offsets[i]
             error = None if half is None else 100 * half[order]
@@ -156,11 +163,17 @@ def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, 
             axes.set_yticks(ticks, names, fontsize=size)
             if axes in grid[:, 0]:
                 axes.set_ylabel("true class")
-        for axes in grid.flat[len(confusions) :]:
+        used, spare = grid.flat[: len(confusions)], grid.flat[len(confusions) :]
+        for axes in spare:
             axes.remove()
         if image is not None:
             bar = figure.colorbar(
-                image, ax=grid, location="bottom", shrink=0.5, aspect=40, ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1]
+                image,
+                ax=list(used),
+                location="bottom",
+                shrink=0.5,
+                aspect=40,
+                ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1],
             )
             bar.set_label(f"mean probability of the column's class (square-root scale){note}")
             bar.outline.set_visible(False)
@@ -280,7 +293,9 @@ def _look(index: int) -> tuple[str, str]:
 
 def _svg(figure: Figure, name: str, title: str) -> str:
     """The figure as one SVG element whose ids no other figure on the page has."""
-    with mpl.rc_context({"svg.hashsalt": name}):
+    with mpl.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
+        # Measured in matplotlib's font, shown in the reader's, which may well have the sign.
+        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         buffer = io.StringIO()
         FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
     text = buffer.getvalue()

@@ -85,7 +85,7 @@ def fit(
         Diverged: the loss became NaN or infinite; the message names step and epoch. The checkpoint stays.
         ValueError: the checkpoint cannot be read or is of another model.
     """
-    module = _Training(network, loss, recipe, len(train[1]), schedule, on_epoch)
+    module = _Training(network, loss, recipe, len(train[1]), checkpoint, schedule, on_epoch)
     loader = DataLoader(
         _InMemory(*train), sampler=_EpochBatches(len(train[1]), recipe.batch_size, seed), batch_size=None
     )
@@ -99,7 +99,6 @@ def fit(
             enable_progress_bar=False,
             enable_model_summary=False,
             num_sanity_val_steps=0,
-            callbacks=[_Checkpoints(checkpoint)],
             plugins=[_SafeCheckpointIO()],
         )
         trainer.fit(
@@ -128,13 +127,15 @@ class _Training(L.LightningModule):
         loss: nn.Module,
         recipe: Recipe,
         samples: int,
+        checkpoint: Path,
         schedule: tuple[str, DeferredReweighting] | None,
         on_epoch: Callable[[dict[str, float]], None],
     ) -> None:
         super().__init__()
         self.network, self.loss, self.recipe = network, loss, recipe
         self.steps = recipe.epochs * _steps(samples, recipe.batch_size)
-        self.schedule, self.on_epoch = schedule, on_epoch
+        self.checkpoint, self.schedule, self.on_epoch = checkpoint, schedule, on_epoch
+        self._saved = time.monotonic()
         self.history: list[dict[str, float]] = []
         self._losses: list[Tensor] = []
         self._right: list[Tensor] = []
@@ -192,6 +193,9 @@ class _Training(L.LightningModule):
                 "lr": self.recipe.learning_rate,
             }
         )
+        if time.monotonic() - self._saved >= _SECONDS_BETWEEN_CHECKPOINTS:
+            self.trainer.save_checkpoint(self.checkpoint)
+            self._saved = time.monotonic()
         self.on_epoch(self.history[-1])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -231,9 +235,11 @@ class _EpochBatches(Sampler[list[int]]):
         return _steps(self.samples, self.batch_size)
 
     def __iter__(self) -> Iterator[list[int]]:
+        # A generator, so that the epoch is read at the first batch: on resuming, Lightning sets it after iter().
         generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
         order = torch.randperm(self.samples, generator=generator)
-        return iter([order[i * self.batch_size :][: self.batch_size].tolist() for i in range(len(self))])
+        for i in range(len(self)):
+            yield order[i * self.batch_size :][: self.batch_size].tolist()
 
 
 def _steps(samples: int, batch_size: int) -> int:
@@ -243,18 +249,6 @@ def _steps(samples: int, batch_size: int) -> int:
 def _batches(images: Tensor, target: Tensor) -> DataLoader[tuple[Tensor, Tensor]]:
     sampler = BatchSampler(range(len(target)), batch_size=1024, drop_last=False)
     return DataLoader(_InMemory(images, target), sampler=sampler, batch_size=None)
-
-
-class _Checkpoints(L.Callback):
-    """Saves the state at the end of an epoch, where the last time is long enough ago."""
-
-    def __init__(self, path: Path) -> None:
-        self.path, self.saved = path, time.monotonic()
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if time.monotonic() - self.saved >= _SECONDS_BETWEEN_CHECKPOINTS:
-            trainer.save_checkpoint(self.path)
-            self.saved = time.monotonic()
 
 
 class _SafeCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]

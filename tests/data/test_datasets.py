@@ -1,0 +1,155 @@
+"""Data sets, and what is said of those that cannot be used. Small ones are made here: nothing is downloaded."""
+
+import datasets
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from steelyard.data import load_dataset
+
+
+def _image(value=0, mode="L", size=(10, 8)):
+    return Image.fromarray(np.full((size[1], size[0], 3), value, dtype=np.uint8)).convert(mode)
+
+
+def _save(path, train, test=None, *, classes=("ant", "bee"), features=None):
+    """A folder in the hub's layout; train and test are lists of (image, label)."""
+    features = features or datasets.Features(
+        {"picture": datasets.Image(), "kind": datasets.ClassLabel(names=list(classes))}
+    )
+    (path / "data").mkdir(parents=True)
+    image, label = features
+    for split, rows in (("train", train), ("test", test if test is not None else train)):
+        table = datasets.Dataset.from_dict(
+            {image: [r[0] for r in rows], label: [r[1] for r in rows]}, features=features
+        )
+        table.to_parquet(path / "data" / f"{split}-00000-of-00001.parquet")
+    return str(path)
+
+
+GOOD = [(_image(10 * i), i % 2) for i in range(6)]
+
+
+def test_digits_are_built_in_and_split_for_good():
+    data = load_dataset("digits")
+    assert data.class_names == tuple("0123456789")
+    assert (len(data.train_target), len(data.test_target)) == (1347, 450)
+    assert torch.bincount(data.test_target).tolist() == [45, 46, 44, 46, 45, 46, 45, 45, 43, 45]
+    images = data.images("test", torch.tensor([3, 0]))
+    assert (images.shape, images.dtype, images.max()) == ((2, 1, 8, 8), torch.uint8, 255)
+    assert torch.equal(images[1], data.images("test", torch.tensor([0]))[0])
+    with pytest.raises(ValueError, match="'digits' is grey and 8 x 8; image_mode and image_size do not apply"):
+        load_dataset("digits", image_size=32)
+
+
+def test_folder_is_read_by_feature_types(tmp_path):
+    data = load_dataset(_save(tmp_path / "set", GOOD))
+    assert data.class_names == ("ant", "bee")
+    assert data.train_target.tolist() == [0, 1, 0, 1, 0, 1]
+    images = data.images("train", torch.tensor([4, 1]))
+    assert images.shape == (2, 1, 8, 10)
+    assert images[:, 0, 0, 0].tolist() == [40, 10]
+
+
+def test_plain_integer_labels_are_taken_by_name(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+    data = load_dataset(_save(tmp_path / "set", GOOD, features=features))
+    assert data.class_names == ("0", "1")
+
+
+def test_modes_and_sizes_are_converted_when_asked(tmp_path):
+    rows = [(_image(9, "RGBA"), 0), (_image(9, "L", (20, 20)), 1), (_image(9, "P"), 0)]
+    folder = _save(tmp_path / "set", rows)
+    data = load_dataset(folder, image_mode="RGB", image_size=12)
+    assert data.images("train", torch.arange(3)).shape == (3, 3, 12, 12)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(_image(), 0), (_image(mode="RGBA"), 1)], "split train, column 'picture', row 1 is of mode RGBA; say"),
+        ([(_image(), 0), (_image(mode="RGB"), 1)], "row 1 is of mode RGB, others are L; say image_mode L or RGB"),
+        ([(_image(), 0), (_image(size=(9, 9)), 1)], "row 1 is 9 x 9 pixels, others are 10 x 8; say image_size"),
+    ],
+)
+def test_mixed_images_are_refused_unless_told(tmp_path, rows, message):
+    data = load_dataset(_save(tmp_path / "set", rows))
+    with pytest.raises(ValueError, match=message):
+        data.images("train", torch.arange(2))
+
+
+def test_corrupt_images_are_listed(tmp_path):
+    bad = {"bytes": b"\x89PNG not an image", "path": None}
+    data = load_dataset(_save(tmp_path / "set", [*GOOD, *[(bad, 0)] * 12]))
+    with pytest.raises(
+        ValueError, match=r"12 images that cannot be decoded, in rows 6, 7, .*15, \.\.\."
+    ) as caught:
+        data.images("train", torch.arange(18))
+    assert "split train, column 'picture'" in str(caught.value)
+    assert len(data.images("train", torch.arange(6))) == 6
+
+
+@pytest.mark.parametrize(
+    ("rows", "features", "message"),
+    [
+        ([(_image(), 0), (_image(), 0)], None, "split train, column 'kind' must hold at least two classes"),
+        ([(_image(), 0), (_image(), -1)], None, "split train, column 'kind' has no label in row 1, got -1"),
+        ([(_image(), 0), (_image(), None)], None, "split train, column 'kind' has no label in row 1, got None"),
+        (
+            [("a", 0), ("b", 1)],
+            {"text": datasets.Value("string"), "kind": datasets.ClassLabel(names=["a", "b"])},
+            "must have one image column, got no image column among text, kind",
+        ),
+        (
+            [(_image(), "x"), (_image(), "y")],
+            {"image": datasets.Image(), "words": datasets.Value("string")},
+            "must have one label column, got no label column among image, words",
+        ),
+        (
+            [(_image(), _image()), (_image(), _image())],
+            {"left": datasets.Image(), "right": datasets.Image()},
+            r"must have one image column, got several image columns \(left, right\)",
+        ),
+    ],
+)
+def test_unusable_data_gets_one_sentence(tmp_path, rows, features, message):
+    folder = _save(tmp_path / "set", rows, features=features and datasets.Features(features))
+    with pytest.raises(ValueError, match=message) as caught:
+        load_dataset(folder)
+    assert "\n" not in str(caught.value)
+
+
+def test_class_without_training_samples_is_named(tmp_path):
+    folder = _save(tmp_path / "set", GOOD, classes=("ant", "bee", "cat"))
+    with pytest.raises(ValueError, match="column 'kind' has no sample of class 'cat'"):
+        load_dataset(folder)
+
+
+def test_missing_splits(tmp_path):
+    folder = tmp_path / "set"
+    _save(folder, GOOD)
+    (folder / "data" / "test-00000-of-00001.parquet").unlink()
+    with pytest.raises(ValueError, match=r"has no test split \(one of test, validation, valid\), only train"):
+        load_dataset(str(folder))
+
+
+def test_folder_that_is_none(tmp_path):
+    with pytest.raises(FileNotFoundError, match="does not exist or is not a folder"):
+        load_dataset(str(tmp_path / "nothing"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match=r"dataset folder .*empty cannot be read"):
+        load_dataset(str(tmp_path / "empty"))
+    with pytest.raises(ValueError, match="unknown dataset 'digit'; did you mean 'digits'"):
+        load_dataset("digit")
+
+
+def test_hub_that_cannot_be_reached_says_so(monkeypatch):
+    def refuse(name):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(
+        ConnectionError, match=r"neither built in .digits. nor a folder .*no route.* name a local folder"
+    ):
+        load_dataset("somebody/some-images")

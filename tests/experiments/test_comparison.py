@@ -1,0 +1,258 @@
+"""The comparison: what it writes, that it resumes, and what it refuses."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+
+from steelyard.balance import mean_confusion, softmax_law
+from steelyard.experiments import compare
+from steelyard.experiments.comparison import Silent, _Bench
+from steelyard.experiments.config import make_config
+from steelyard.experiments.losses import parse_loss
+from steelyard.experiments.metrics import run_metrics
+from steelyard.experiments.runs import RunFolder, latest_folder, next_folder, write_atomically
+from steelyard.training import Diverged
+
+CONFIG = make_config(
+    losses=["softmax:inverse", "lgl-inr:statistics=running"],
+    imbalance="exponential:10",
+    seeds=2,
+    epochs=2,
+    learning_rates=[0.1],
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    return folder, compare(CONFIG, folder)
+
+
+def test_writes_what_it_says(finished):
+    folder, results = finished
+    assert json.loads((folder / "results.json").read_text()) == results
+    for slug in ("softmax-inverse", "lgl-inr-statistics-running"):
+        for seed in (0, 1):
+            files = {p.name for p in (folder / slug / f"seed-{seed}").iterdir()}
+            assert files == {
+                "model.safetensors",
+                "predictions.parquet",
+                "train_predictions.parquet",
+                "mean_confusion.npz",
+                "result.json",
+            }
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml",
+        "results.json",
+        "results.csv",
+        "report.html",
+        "softmax-inverse",
+        "lgl-inr-statistics-running",
+        ".lock",
+    }
+    rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+    assert [(r["loss"], r["seed"]) for r in rows] == [(s, d) for s in CONFIG.losses for d in "01"]
+    assert float(rows[0]["accuracy"]) == results["losses"][0]["runs"][0]["metrics"]["accuracy"]
+
+
+def test_numbers_follow_from_the_predictions(finished):
+    folder, results = finished
+    loss = results["losses"][0]
+    run = loss["runs"][1]
+    tables = {
+        name: pq.read_table(folder / run["folder"] / f"{name}.parquet")
+        for name in ("predictions", "train_predictions")
+    }
+    logits, target = (
+        torch.tensor(np.stack(tables["predictions"]["logits"].to_numpy())),
+        torch.tensor(tables["predictions"]["target"].to_numpy()),
+    )
+    assert run_metrics(logits, target, "softmax", results["data"]["groups"]) == run["metrics"]
+    logits, target = (
+        torch.tensor(np.stack(tables["train_predictions"]["logits"].to_numpy())),
+        torch.tensor(tables["train_predictions"]["target"].to_numpy()),
+    )
+    assert torch.bincount(target).tolist() == results["data"]["train_counts"]
+    P, counts = mean_confusion(logits, target, link="softmax")
+    saved = np.load(folder / run["folder"] / "mean_confusion.npz", allow_pickle=False)
+    np.testing.assert_array_equal(saved["train"], P.numpy())
+    law = softmax_law(P, counts, torch.tensor(loss["class_weights"]))
+    assert run["law"] == law.to_dict()
+    state = safetensors.torch.load_file(folder / run["folder"] / "model.safetensors")
+    assert state["head.weight"].shape == (10, 128)
+    metadata = tables["predictions"].schema.metadata
+    assert metadata[b"steelyard.link"] == b"softmax"
+    assert metadata[b"steelyard.class_names"].decode().split("\x1f") == list("0123456789")
+
+
+def test_interrupted_comparison_ends_with_the_same_numbers(finished, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    folder, whole = tmp_path / "cut", finished[1]
+    original, seen = _Bench.train, []
+
+    def dies(self, *arguments):
+        seen.append(arguments)
+        if len(seen) == 2:
+            raise Killed
+        return original(self, *arguments)
+
+    monkeypatch.setattr(_Bench, "train", dies)
+    with pytest.raises(Killed):
+        compare(CONFIG, folder)
+    assert not (folder / "results.json").exists()
+    with pytest.raises(FileExistsError, match="holds a run already; resume it or name another folder"):
+        compare(CONFIG, folder)
+    resumed = compare(CONFIG, folder, resume=True)
+    assert len(seen) == 5  # the finished one was not trained again
+    assert _numbers(resumed) == _numbers(whole)
+    assert compare(CONFIG, folder, resume=True) == resumed
+
+
+def _numbers(results):
+    """All but times and names."""
+    drop = {"seconds", "finished", "name", "environment", "command"}
+    if isinstance(results, dict):
+        return {k: _numbers(v) for k, v in results.items() if k not in drop}
+    return [_numbers(v) for v in results] if isinstance(results, list) else results
+
+
+def test_rate_is_searched_beyond_the_edge_and_divergence_is_no_end(tmp_path, monkeypatch):
+    monkeypatch.setattr("steelyard.experiments.comparison._RATE_LIMITS", (1e-3, 1e7))
+    config = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[1e-6, 1e6])
+    bench = _Bench(config, tmp_path, "cpu", Silent())
+    scores = {1e-6: 0.1, 1e6: None}
+    monkeypatch.setattr(bench, "trial", lambda spec, rate: scores[rate])
+    best, search = bench.tune(parse_loss("softmax"))
+    assert best == 1e-6  # the next lower is beyond the limit
+    assert search == [{"lr": 1e-6, "balanced_accuracy": 0.1}, {"lr": 1e6, "balanced_accuracy": None}]
+    config = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[0.1, 0.2])
+    bench = _Bench(config, tmp_path, "cpu", Silent())
+    monkeypatch.setattr(bench, "trial", lambda spec, rate: -abs(rate - 0.75) + 1)
+    best, search = bench.tune(parse_loss("softmax"))
+    assert best == 0.8
+    assert [t["lr"] for t in search] == [0.1, 0.2, 0.4, 0.8, 1.6]
+
+
+def test_diverged_trial_is_recorded_and_diverged_training_stops(tmp_path):
+    config = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[1e9])
+    bench = _Bench(config, tmp_path, "cpu", Silent())
+    assert bench.trial(parse_loss("softmax"), 1e9) is None
+    assert (
+        "the loss became"
+        in json.loads((tmp_path / "tuning" / "softmax-1e+09" / "result.json").read_text())["diverged"]
+    )
+    with pytest.raises(Diverged):
+        bench.final(parse_loss("softmax"), 1e9, 0)
+
+
+# Run folders ---------------------------------------------------------------------------------------------
+
+
+def test_folder_of_another_run_is_refused_with_the_difference(finished):
+    other = CONFIG.model_copy(update={"epochs": 3})
+    with pytest.raises(ValueError, match="is of another run: epochs is 2, not 3"):
+        compare(other, finished[0], resume=True)
+
+
+def test_folder_is_for_one_process(finished):
+    with (
+        RunFolder(finished[0]).open(CONFIG, resume=True),
+        pytest.raises(ValueError, match="is in use by another process"),
+        RunFolder(finished[0]).open(CONFIG, resume=True),
+    ):
+        pass
+
+
+def test_folder_with_other_files_and_file_are_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"holds other files, such as thesis.txt; name another"):
+        compare(CONFIG, tmp_path)
+    with pytest.raises(FileExistsError, match=r"thesis.txt is a file"):
+        compare(CONFIG, tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_names_of_new_and_latest_folders(tmp_path):
+    assert next_folder(tmp_path, "a") == tmp_path / "a"
+    assert latest_folder(tmp_path, "a", CONFIG) is None
+    for name in ("a", "a-2"):
+        with RunFolder(tmp_path / name).open(CONFIG, resume=False):
+            pass
+    (tmp_path / "a-3").mkdir()
+    assert next_folder(tmp_path, "a") == tmp_path / "a-4"
+    assert latest_folder(tmp_path, "a", CONFIG) == tmp_path / "a-2"
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x.json"
+    write_atomically(file, lambda f: f.write(b"old"))
+
+    def half(f):
+        f.write(b"ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, half)
+    assert file.read_bytes() == b"old"
+
+
+# The process ---------------------------------------------------------------------------------------------
+
+ARGUMENTS = ["--losses", "softmax,logistic", "--seeds", "2", "--epochs", "12", "--learning-rates", "0.05,0.1"]
+
+
+def _start(folder, *more):
+    command = [
+        sys.executable,
+        "-c",
+        "from steelyard.cli import main; main()",
+        "compare",
+        *ARGUMENTS,
+        "--out",
+        str(folder),
+        *more,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def _finish(process):
+    return process.communicate()[1], process.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    ids=["kill", "int", "term"],
+)
+def test_stopped_process_resumes_to_the_same_numbers(tmp_path, number, code):
+    if not (whole := tmp_path.parent / "whole").exists():
+        error, status = _finish(_start(whole))
+        assert status == 0, error
+    process = _start(tmp_path / "cut")
+    while not (tmp_path / "cut/softmax/seed-0/result.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    error, status = _finish(process)
+    assert status == code, error
+    if number != signal.SIGKILL:
+        assert error.strip().endswith("steelyard: stopped; the same command with --resume goes on")
+    assert not (tmp_path / "cut" / "results.json").exists()
+    error, status = _finish(_start(tmp_path / "cut", "--resume"))
+    assert status == 0, error
+    assert "softmax, seed 0: was finished" in error
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (whole, tmp_path / "cut"))
+    assert _numbers(first) == _numbers(second)

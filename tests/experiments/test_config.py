@@ -1,0 +1,66 @@
+"""Configurations from keywords and YAML."""
+
+import pytest
+
+from steelyard.experiments.config import dump_config, make_config, read_config
+
+
+def test_yaml_round_trip(tmp_path):
+    config = make_config(losses=["softmax", "lgl-inr:beta=5"], imbalance="step:10:0.5", learning_rates=[0.1])
+    (tmp_path / "c.yaml").write_text(dump_config(config))
+    assert read_config(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"loses": ["softmax"]},
+            "losses is missing|unknown key 'loses' in the configuration; did you mean 'losses'",
+        ),
+        ({"losses": ["softmax"], "epoch": 3}, "unknown key 'epoch' in the configuration; did you mean 'epochs'"),
+        ({"losses": ["softmax"], "epochs": 0}, "epochs: input should be greater than or equal to 1, got 0"),
+        ({"losses": ["softmax"], "epochs": "9"}, "epochs: input should be a valid integer, got '9'"),
+        ({"losses": ["softmax"], "seeds": 2.5}, "seeds: .*integer.*, got 2.5"),
+        ({"losses": []}, "losses: list should have at least 1 item"),
+        ({"losses": ["sofmax"]}, "unknown loss 'sofmax' .did you mean 'softmax'"),
+        ({"losses": ["softmax"], "imbalance": "exp:3"}, "imbalance must be none, exponential:RATIO"),
+        ({"losses": ["softmax"], "learning_rates": [0.3, 0.1]}, "learning_rates must be positive and rising"),
+        ({"losses": ["softmax"], "learning_rates": [float("inf")]}, "learning_rates must be positive and rising"),
+        (
+            {"losses": ["softmax"], "initial_bias": "odds"},
+            "initial_bias: input should be 'zero' or 'prior', got 'odds'",
+        ),
+        ({"losses": ["softmax"], "validation_fraction": 1.0}, "validation_fraction: input should be less than 1"),
+    ],
+)
+def test_bad_value_gets_one_sentence(values, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        make_config(**values)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (
+            "losses: [softmax]\nseeds: !!python/object/apply:os.system ['true']",
+            "is not plain YAML: could not determine a constructor",
+        ),
+        ("a: &a [x, x]\nb: &b [*a, *a]\nlosses: [*b]", "is not plain YAML: aliases are not accepted"),
+        ("losses: [softmax]\nlosses: [logistic]", "key 'losses' stands twice"),
+        ("losses: [softmax", "is not plain YAML"),
+        ("- softmax", "must hold keys and values, got list"),
+        ("losses: [softmax]\nsedes: 3", "unknown key 'sedes' in the configuration; did you mean 'seeds'"),
+    ],
+)
+def test_yaml_that_is_not_plain_is_refused(tmp_path, text, message):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        read_config(tmp_path / "c.yaml")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match="is not a file"):
+        read_config(tmp_path / "c.yaml")

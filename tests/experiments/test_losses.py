@@ -1,0 +1,67 @@
+"""Losses as the command line names them."""
+
+import pytest
+import torch
+
+from steelyard.experiments.losses import parse_loss, parse_losses
+
+COUNTS = torch.tensor([80, 15, 5])
+
+
+def test_parts_are_read():
+    spec = parse_loss("lgl_inr:beta=5:detach_weights=true:effective_number@0.99:from=3")
+    assert (spec.name, spec.options) == ("lgl_inr", {"beta": 5, "detach_weights": True})
+    assert (spec.scheme, spec.scheme_options, spec.from_epoch) == ("effective_number", {"beta": 0.99}, 3)
+    assert spec.slug == "lgl-inr-beta-5-detach-weights-true-effective-number-0.99-from-3"
+
+
+def test_weights_go_where_the_loss_takes_them():
+    for text, argument in [
+        ("softmax:inverse", "weight"),
+        ("logistic:inverse", "class_weights"),
+        ("lgl-inr:inverse", "weight"),
+    ]:
+        spec = parse_loss(text)
+        loss, schedule = spec.build(COUNTS)
+        assert torch.equal(getattr(loss, argument), spec.weights(COUNTS))
+        assert schedule is None
+
+
+def test_late_weights_come_with_a_schedule():
+    _, schedule = parse_loss("softmax:inverse:from=4").build(COUNTS)
+    argument, deferred = schedule
+    assert (argument, deferred.start_epoch) == ("weight", 4)
+    assert deferred.weight.tolist() == [1, 1, 1]
+
+
+def test_running_statistics_know_the_number_of_classes():
+    loss, _ = parse_loss("lgl-inr:statistics=running").build(COUNTS)
+    assert loss.running_mean_confusion.shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sofmax", "unknown loss 'sofmax' .did you mean 'softmax'.*; choose from"),
+        ("softmax:invers", "unknown weight scheme 'invers' .did you mean 'inverse'.*; choose from none, inverse"),
+        ("lgl-inr:bta=3", "unknown option 'bta' .did you mean 'beta'.*; choose from beta"),
+        ("softmax:inverse@3", "scheme 'inverse' takes no value, got 'inverse@3'"),
+        ("softmax:power@x", "'power@x' in loss 'softmax:power@x' must end in a number"),
+        ("lgl-inr:beta=inf", "loss 'lgl-inr:beta=inf': beta must be a number, got str"),
+        ("softmax:label_smoothing=2", r"label_smoothing must be a finite number in \[0, 1\], got 2"),
+        ("softmax:inverse:from=-1", "from must be an epoch, a whole number >= 0, got '-1'"),
+        ("softmax:from=3", "from needs a weight scheme that it starts, got loss 'softmax:from=3'"),
+        ("softmax:weight=3", "unknown option 'weight'"),
+    ],
+)
+def test_bad_loss_gets_one_sentence(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_loss(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_lists():
+    assert [s.label for s in parse_losses("softmax, logistic")] == ["softmax", "logistic"]
+    for text, message in [("", "at least one loss"), ("softmax,softmax", "must differ, got 'softmax' twice")]:
+        with pytest.raises(ValueError, match=message):
+            parse_losses(text)

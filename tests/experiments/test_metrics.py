@@ -1,0 +1,52 @@
+"""Metrics of a run and intervals over seeds."""
+
+import math
+
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, log_loss
+
+from steelyard.experiments.metrics import log_probabilities, run_metrics, summary
+from tests.losses.cases import batch
+
+GROUPS = {"many": [0, 1], "medium": [], "few": [2, 4]}
+
+
+def test_metrics_agree_with_scikit_learn():
+    logits, target = batch(200, 5)[0], torch.arange(200) % 5
+    metrics = run_metrics(logits, target, "softmax", GROUPS)
+    assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(target, logits.argmax(1)))
+    assert metrics["nll"] == pytest.approx(log_loss(target, logits.softmax(1), labels=range(5)))
+    assert metrics["recall_medium"] is None
+    right = logits.argmax(1) == target
+    few = [right[target == k].double().mean().item() for k in (2, 4)]
+    assert metrics["recall_few"] == pytest.approx(sum(few) / 2)
+
+
+def test_one_vs_all_probabilities_are_sigmoids_normalised():
+    logits, _ = batch(20, 5)
+    p = torch.sigmoid(logits)
+    torch.testing.assert_close(log_probabilities(logits, "logistic").exp(), p / p.sum(1, keepdim=True))
+    extreme = log_probabilities(torch.tensor([[-800.0, -801.0]]), "logistic")
+    torch.testing.assert_close(
+        extreme.exp(), torch.tensor([[0.7311, 0.2689]], dtype=torch.float64), rtol=1e-3, atol=0
+    )
+
+
+def test_calibration_error_of_a_coin_that_claims_to_know():
+    logits = torch.tensor([[10.0, -10.0]]).expand(100, 2)
+    metrics = run_metrics(logits, torch.arange(100) % 2, "softmax", {"many": [0, 1], "medium": [], "few": []})
+    assert metrics["ece"] == pytest.approx(0.5, abs=1e-3)
+
+
+def test_interval_is_students():
+    value = summary([0.1, 0.2, 0.6])
+    half = 4.302652729911275 * math.sqrt(0.07) / math.sqrt(3)
+    assert value == {
+        "mean": pytest.approx(0.3),
+        "low": pytest.approx(0.3 - half),
+        "high": pytest.approx(0.3 + half),
+        "n": 3,
+    }
+    assert summary([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
+    assert summary([None, None]) is None

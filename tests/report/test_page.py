@@ -1,0 +1,198 @@
+"""The report's page, from made-up results: many classes, hostile names, one seed, empty groups."""
+
+import json
+import xml.etree.ElementTree as ET
+
+import numpy as np
+import pytest
+
+from steelyard.experiments import compare
+from steelyard.experiments.config import make_config
+from steelyard.experiments.metrics import METRICS
+from steelyard.report import write_report
+from steelyard.report.figures import Classes, Series, balance_figure, confusion_figure, recall_figure, shown
+from tests.report.browser import check_page
+
+NASTY = ["<script>alert(1)</script>", "\"'&", "$x^2$", "\x1b[31mred\x07", "🦉 owl", "שלום", "x" * 300, "a_b", "", "line\nbreak"]  # fmt: skip
+
+
+def make_run(folder, names, *, seeds=2, losses=("softmax", "softmax:inverse", "lgl-inr"), few=True):
+    """A run folder with random results of the right shape."""
+    random, size = np.random.default_rng(0), len(names)
+    counts = [max(1, int(500 * 0.5 ** (10 * k / size))) for k in range(size)]
+    groups = {"many": [0], "medium": list(range(1, size // 2)), "few": list(range(size // 2, size)) if few else []}
+
+    def summary(key):
+        if key == "recall_few" and not few:
+            return None
+        mean = random.uniform(0.3, 0.9)
+        return (
+            {"mean": mean, "low": mean - 0.05, "high": mean + 0.05, "n": seeds}
+            if seeds > 1
+            else {"mean": mean, "low": None, "high": None, "n": 1}
+        )
+
+    def run(slug, seed):
+        (folder / slug / f"seed-{seed}").mkdir(parents=True)
+        P = random.dirichlet(np.full(size, 0.2), size) * 0.5 + 0.5 * np.eye(size)
+        P[-1] = np.nan
+        np.savez(folder / slug / f"seed-{seed}" / "mean_confusion.npz", test=P, train=P)
+        sides = {side: random.uniform(0, 0.1, size).tolist() for side in ("pull_up", "push_down")}
+        history = [
+            {"epoch": e, "train_loss": 1 / e, "validation_balanced_accuracy": 1 - 0.5 / e, "lr": 0.1}
+            for e in range(1, 9)
+        ]
+        return {
+            "seed": seed,
+            "folder": f"{slug}/seed-{seed}",
+            "metrics": {},
+            "recall": [None, *random.uniform(0, 1, size - 1)],
+            "history": history,
+            "law": sides | {"relative_residual": [0.0] * size},
+            "seconds": 1.0,
+        }
+
+    results = {
+        "schema": 1,
+        "name": "made-up",
+        "finished": "2026-01-01T00:00:00+00:00",
+        "seconds": 12.5,
+        "config": {
+            "dataset": "made <up>",
+            "imbalance": "exponential:50",
+            "losses": list(losses),
+            "seeds": seeds,
+            "epochs": 8,
+            "learning_rates": [0.1, 0.3],
+        },
+        "environment": {"steelyard": "0", "torch": "0", "python": "0", "machine": "none"},
+        "data": {
+            "class_names": names,
+            "train_counts": counts,
+            "validation_counts": counts,
+            "test_counts": counts,
+            "groups": groups,
+        },
+        "metrics": METRICS,
+        "losses": [
+            {
+                "label": label,
+                "slug": (slug := label.replace(":", "-")),
+                "loss": "softmax",
+                "link": "softmax",
+                "options": {},
+                "law": "a P = a",
+                "class_weights": None,
+                "lr": 0.1,
+                "lr_search": [{"lr": 0.1, "balanced_accuracy": 0.8}, {"lr": 0.3, "balanced_accuracy": None}],
+                "summary": {m["key"]: summary(m["key"]) for m in METRICS},
+                "runs": [run(slug, seed) for seed in range(seeds)],
+            }
+            for label in losses
+        ],
+    }
+    (folder / "results.json").write_text(json.dumps(results))
+    return folder
+
+
+CASES = {
+    "ten classes": {"names": [str(k) for k in range(10)]},
+    "hostile names": {"names": NASTY},
+    "two classes, one seed, no few-shot": {
+        "names": ["no", "yes"],
+        "seeds": 1,
+        "few": False,
+        "losses": ("softmax",),
+    },
+    "hundred classes": {
+        "names": [f"class number {k}" for k in range(100)],
+        "losses": tuple(f"lgl-inr:beta={b}" for b in range(5)),
+    },
+    "thousand classes": {"names": [f"c{k}" for k in range(1000)]},
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_page_opens_without_a_word_and_every_figure_has_marks(tmp_path, case):
+    page = write_report(make_run(tmp_path, **CASES[case]))
+    check_page(page)
+    assert page.stat().st_size < 12e6
+
+
+def test_page_of_a_real_run(tmp_path):
+    config = make_config(
+        losses=["softmax", "logistic", "lgl-inr"],
+        imbalance="exponential:50",
+        seeds=2,
+        epochs=1,
+        learning_rates=[0.1],
+    )
+    compare(config, tmp_path / "run")
+    check_page(tmp_path / "run" / "report.html")
+
+
+def test_names_are_escaped_and_control_characters_replaced(tmp_path):
+    text = write_report(make_run(tmp_path, NASTY)).read_text()
+    assert "<script>" not in text
+    assert "&lt;script&gt;" in text
+    assert "made &lt;up&gt;" in text
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in text)
+    assert "x" * 100 not in text
+    assert "$x^2$" in text
+
+
+def test_page_says_what_it_shows(tmp_path):
+    text = " ".join(
+        write_report(make_run(tmp_path, **CASES["two classes, one seed, no few-shot"])).read_text().split()
+    )
+    assert "one seed has no interval" in text
+    assert "<td>–</td>" in text
+    assert "0.1: 80.0, 0.3: diverged" in text
+    assert "(at an edge of those tried)" in text
+    assert "default-src 'none'" in text
+
+
+def test_the_same_results_make_the_same_page(tmp_path):
+    folder = make_run(tmp_path, **CASES["ten classes"])
+    assert write_report(folder).read_bytes() == write_report(folder).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("text", "error", "message"),
+    [
+        (None, FileNotFoundError, "holds no finished run"),
+        ("{", ValueError, "is not JSON"),
+        ("[]", ValueError, "is not a comparison's results of schema 1"),
+        ('{"schema": 2}', ValueError, "is not a comparison's results of schema 1"),
+    ],
+)
+def test_folder_that_cannot_be_read_is_one_sentence(tmp_path, text, error, message):
+    if text is not None:
+        (tmp_path / "results.json").write_text(text)
+    with pytest.raises(error, match=message):
+        write_report(tmp_path)
+
+
+def test_missing_confusion_is_named_and_the_old_page_kept(tmp_path):
+    folder = make_run(tmp_path, **CASES["ten classes"])
+    before = write_report(folder).read_bytes()
+    (folder / "softmax" / "seed-0" / "mean_confusion.npz").unlink()
+    with pytest.raises(FileNotFoundError, match=r"seed-0/mean_confusion.npz is missing"):
+        write_report(folder)
+    assert (folder / "report.html").read_bytes() == before
+
+
+def test_figures_are_well_formed_and_their_ids_their_own():
+    classes = Classes(NASTY, [10] * 10)
+    recall = recall_figure([Series("a", np.random.default_rng(0).random((3, 10)))], classes, title='"<&')
+    balance = balance_figure([("a", np.ones(10), np.zeros(10))], classes, title="b")
+    confusion = confusion_figure([("a", np.eye(10))], classes, title="c")
+    ids = [{e.get("id") for e in ET.fromstring(svg).iter() if e.get("id")} for svg in (recall, balance, confusion)]
+    assert ids[0]
+    assert not ids[0] & ids[1]
+    assert not ids[1] & ids[2]
+
+
+def test_long_and_hostile_names_are_shown_short_and_clean():
+    assert shown("x" * 300) == "x" * 17 + "…"
+    assert shown("\x1b[31mred") == "\N{REPLACEMENT CHARACTER}[31mred"

@@ -1,0 +1,123 @@
+"""Fitting: the same numbers resumed or not, honest failures."""
+
+import pickle
+
+import pytest
+import torch
+
+from steelyard.data import load_dataset
+from steelyard.losses import create_loss
+from steelyard.priors import DeferredReweighting
+from steelyard.training import Diverged, Recipe, SmallCNN, fit, predict
+from steelyard.training.fitting import _EpochBatches
+
+RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.1)
+
+
+@pytest.fixture(scope="module")
+def images():
+    data = load_dataset("digits")
+    return data.images("train", torch.arange(300)), data.train_target[:300]
+
+
+class Killed(BaseException):
+    pass
+
+
+def _fit(images, checkpoint, *, recipe=RECIPE, loss=None, schedule=None, die_at=None):
+    def on_epoch(row):
+        if row["epoch"] == die_at:
+            raise Killed
+
+    torch.manual_seed(3)
+    network = SmallCNN(images[0], 10)
+    loss = loss or create_loss("lgl-inr", statistics="running", num_classes=10)
+    return fit(
+        network, loss, images, images, recipe, seed=3, checkpoint=checkpoint, schedule=schedule, on_epoch=on_epoch
+    )
+
+
+def test_resumed_training_ends_with_the_same_numbers(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    whole = _fit(images, tmp_path / "whole.ckpt")
+    assert not (tmp_path / "whole.ckpt").exists()
+    with pytest.raises(Killed):
+        _fit(images, tmp_path / "last.ckpt", die_at=3)
+    assert (tmp_path / "last.ckpt").exists()
+    resumed = _fit(images, tmp_path / "last.ckpt")
+    assert resumed.history == whole.history
+    assert len(whole.history) == 4
+    for name, tensor in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], tensor), name
+
+
+def test_same_seed_twice_is_the_same(images, tmp_path):
+    first, second = (_fit(images, tmp_path / "a.ckpt") for _ in range(2))
+    assert torch.equal(predict(first.network, images[0]), predict(second.network, images[0]))
+
+
+def test_deferred_weights_reach_the_loss_at_their_epoch(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    weights = torch.linspace(0.1, 1.9, 10)
+
+    def make():
+        loss = create_loss("softmax", weight=weights)
+        return {"loss": loss, "schedule": ("weight", DeferredReweighting(weights, start_epoch=2))}
+
+    whole = _fit(images, tmp_path / "whole.ckpt", **make())
+    plain = _fit(images, tmp_path / "plain.ckpt", loss=create_loss("softmax"))
+    assert whole.history[:2] == plain.history[:2]
+    assert whole.history[2] != plain.history[2]
+    for die_at in (1, 2, 3):
+        with pytest.raises(Killed):
+            _fit(images, tmp_path / "last.ckpt", die_at=die_at, **make())
+        assert _fit(images, tmp_path / "last.ckpt", **make()).history == whole.history
+
+
+def test_divergence_stops_with_step_and_epoch(images, tmp_path):
+    recipe = Recipe(epochs=4, batch_size=32, learning_rate=1e8)
+    with pytest.raises(
+        Diverged, match=r"the loss became .* at step \d+ of 36 \(epoch \d\); lower the learning rate"
+    ):
+        _fit(images, tmp_path / "last.ckpt", recipe=recipe)
+
+
+@pytest.mark.parametrize("kind", ["truncated", "pickle"])
+def test_checkpoint_that_is_none_is_refused_and_never_executed(images, tmp_path, kind):
+    file = tmp_path / "last.ckpt"
+    if kind == "truncated":
+        torch.save({"state": torch.zeros(1000)}, file)
+        file.write_bytes(file.read_bytes()[:500])
+    else:
+        file.write_bytes(pickle.dumps(print))
+    with pytest.raises(ValueError, match=r"checkpoint .*last.ckpt cannot be read .* remove it to train anew"):
+        _fit(images, file)
+
+
+def test_checkpoint_of_another_network_is_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    with pytest.raises(Killed):
+        _fit(images, tmp_path / "last.ckpt", die_at=2)
+    wide = SmallCNN(images[0], 10, width=24)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        fit(wide, create_loss("softmax"), images, images, RECIPE, seed=3, checkpoint=tmp_path / "last.ckpt")
+
+
+def test_batches_depend_on_seed_and_epoch_alone():
+    batches = _EpochBatches(70, 32, seed=1)
+    first = list(batches)
+    batches.set_epoch(1)
+    second = list(batches)
+    batches.set_epoch(0)
+    assert list(batches) == first != second
+    assert [len(b) for b in first] == [32, 32]
+    assert [len(b) for b in _EpochBatches(5, 32, seed=1)] == [5]
+
+
+def test_network_normalises_and_refuses_tiny_images(images):
+    network = SmallCNN(images[0], 10, initial_bias=torch.arange(10.0))
+    assert torch.equal(network.head.bias, torch.arange(10.0))
+    torch.testing.assert_close(network.mean.item(), images[0].double().mean().item(), rtol=1e-6, atol=0)
+    assert SmallCNN(torch.zeros(4, 3, 9, 13, dtype=torch.uint8), 2)(torch.zeros(1, 3, 9, 13)).shape == (1, 2)
+    with pytest.raises(ValueError, match="at least 8 x 8 pixels, got 4 x 8"):
+        SmallCNN(torch.zeros(4, 1, 4, 8, dtype=torch.uint8), 2)
