@@ -1,7 +1,17 @@
 """Losses for imbalanced classification and the balance laws that say what class weights did."""
 
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
+from steelyard.priors import DeferredReweighting, class_weights, initial_bias
 
 __version__ = "0.1.0"
 
-__all__ = ["LGLINRLoss", "LogisticLoss", "SoftmaxLoss", "create_loss", "list_losses"]
+__all__ = [
+    "DeferredReweighting",
+    "LGLINRLoss",
+    "LogisticLoss",
+    "SoftmaxLoss",
+    "class_weights",
+    "create_loss",
+    "initial_bias",
+    "list_losses",
+]

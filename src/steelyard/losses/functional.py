@@ -243,8 +243,8 @@ def lgl_inr_loss(
         detach_weights: treat :math:`\omega` as a constant in the gradient. The authors' default is False.
         weight: (K,) weight of each column's loss. Default: all 1.
         pos_weight: (K,) further weight of each column's positive term. Default: all 1.
-        mean_confusion: (K, K) values of P to weight by instead of the batch's own, in all classes k with a
-            row that is not NaN; see :func:`in_negative_weights`. The weights are then constants.
+        mean_confusion: (K, K) values of P to weight by instead of the batch's own, with the same :math:`C`;
+            a row of NaN leaves its class out of :math:`C`. The weights are then constants.
         ignore_index: label of positions that count for nothing.
         reduction: ``"sum"`` over the K columns (the authors' scale), ``"mean"``: that divided by K, or
             ``"none"``: the K column losses.
@@ -280,13 +280,8 @@ def lgl_inr_loss(
     elif mean_confusion is None:
         columns = lgl_inr_columns(rows, labels, pos_weight, beta, detach_weights, ignore_index)
     else:
-        omega = in_negative_weights(mean_confusion, beta=beta)
-        if len(omega) != num_classes:
-            raise ValueError(
-                f"mean_confusion must have shape ({num_classes}, {num_classes}) for {num_classes} columns, "
-                f"got {tuple(omega.shape)}"
-            )
-        columns = _given_weights(rows, labels, omega, pos_weight, ignore_index)
+        _check_mean_confusion(mean_confusion, num_classes)
+        columns = _given_confusion(rows, labels, mean_confusion, beta, pos_weight, ignore_index)
     if weight is not None:
         columns = columns * weight
     if reduction == "none":
@@ -321,10 +316,7 @@ def in_negative_weights(mean_confusion: Tensor, *, beta: float = 1.0) -> Tensor:
                 [0.5000, 0.5000, 0.0000]])
     """
     beta = check_number("beta", beta)
-    if not (isinstance(mean_confusion, Tensor) and mean_confusion.is_floating_point()):
-        raise TypeError("mean_confusion must be a floating tensor of shape (K, K)")
-    if mean_confusion.dim() != 2 or mean_confusion.shape[0] != mean_confusion.shape[1]:
-        raise ValueError(f"mean_confusion must have shape (K, K), got {tuple(mean_confusion.shape)}")
+    _check_mean_confusion(mean_confusion)
     scores = beta * mean_confusion.detach()
     scores = scores.masked_fill(scores.isnan(), -torch.inf).fill_diagonal_(-torch.inf)
     return torch.softmax(scores, 0).nan_to_num(0.0)
@@ -383,19 +375,38 @@ def _binary_terms(logits: Tensor, target: Tensor, ignore_index: int) -> tuple[Te
     return positives[:, 0], _softplus(rows.masked_fill(positive | ignored, -torch.inf))
 
 
-def _given_weights(
-    rows: Tensor, target: Tensor, omega: Tensor, pos_weight: Tensor | None, ignore_index: int
+def _given_confusion(
+    rows: Tensor,
+    target: Tensor,
+    mean_confusion: Tensor,
+    beta: float,
+    pos_weight: Tensor | None,
+    ignore_index: int,
 ) -> Tensor:
-    """Column losses (K,) of LGL-INR under constant weights (K, K)."""
+    """Column losses (K,) of LGL-INR under the constant weights of a given mean confusion (K, K)."""
     positives, negatives = _one_vs_all_terms(rows, target, ignore_index)
     ignored = target == ignore_index
     label = target.masked_fill(ignored, 0)
     counts = negatives.new_zeros(rows.shape[1]).index_add(0, label, (~ignored).to(negatives.dtype))
+    present = mean_confusion.to(negatives.dtype).masked_fill((counts == 0)[:, None], torch.nan)
     scale = 1 / counts.clamp(min=1)
     if pos_weight is not None:
         positives = positives * pos_weight[label]
     pull = torch.zeros_like(scale).index_add(0, label, positives * scale[label])
-    return pull + (negatives * (omega.to(scale.dtype) * scale[:, None])[label]).sum(0)
+    share = in_negative_weights(present, beta=beta) * scale[:, None]
+    return pull + (negatives * share[label]).sum(0)
+
+
+def _check_mean_confusion(mean_confusion: Tensor, num_classes: int | None = None) -> None:
+    if not (isinstance(mean_confusion, Tensor) and mean_confusion.is_floating_point()):
+        raise TypeError("mean_confusion must be a floating tensor of shape (K, K)")
+    shape = tuple(mean_confusion.shape)
+    if len(shape) != 2 or shape[0] != shape[1]:
+        raise ValueError(f"mean_confusion must have shape (K, K), got {shape}")
+    if num_classes is not None and shape[0] != num_classes:
+        raise ValueError(
+            f"mean_confusion must have K = {num_classes} for logits of {num_classes} columns, got {shape}"
+        )
 
 
 def _of_label(weights: Tensor, target: Tensor, ignore_index: int) -> Tensor:

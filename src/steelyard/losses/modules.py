@@ -168,8 +168,8 @@ class LGLINRLoss(_WeightedLoss):
     With ``statistics="running"`` the weights :math:`\omega` come from an exponential average of the mean
     confusion P, not from the batch: with many classes and small batches a batch holds one or two samples of a
     class, and its own P is noise. Row k is set by the first batch with class k, then moves by ``momentum``
-    towards each further one; :math:`\omega` is normalised over the classes seen so far and is a constant in
-    the gradient. The average moves in training mode only and is part of ``state_dict``.
+    towards each further one; :math:`\omega` is normalised over the classes in the batch, as ever, and is a
+    constant in the gradient. The average moves in training mode only and is part of ``state_dict``.
 
     Args:
         beta: finite; 0 weights the non-target classes alike, large values keep the hardest.

@@ -1,0 +1,38 @@
+# Two commands: `make demo` and `make test`. Each makes its own environment in .venv first.
+PYTHON ?= python3
+BIN := .venv/bin
+LOSSES := softmax,softmax:inverse,logistic,lgl-inr
+
+.PHONY: demo test test-all bench lint clean
+
+demo: .venv/demo.stamp
+	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
+
+test: .venv/dev.stamp
+	$(BIN)/pytest
+
+test-all: .venv/dev.stamp
+	$(BIN)/pytest -m "slow or not slow"
+
+bench: .venv/dev.stamp
+	$(BIN)/python benchmarks/losses.py
+
+lint: .venv/dev.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+clean:
+	rm -rf .venv
+
+.venv/bin/python:
+	$(PYTHON) -m venv .venv
+
+.venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train]"
+	touch $@
+
+.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@

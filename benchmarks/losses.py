@@ -1,0 +1,86 @@
+"""How fast are the losses on the CPU, against torch's own in the same run?
+
+    python benchmarks/losses.py [--out results.csv]
+
+Forward and backward, float32. The competitors take turns, so that a busy moment hits all. Reported are medians
+and the ratio of each to one-hot `F.binary_cross_entropy_with_logits`, which is what users write by hand.
+"""
+
+import argparse
+import csv
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+import steelyard
+from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
+
+SHAPES = [(128, 10), (256, 1000), (1024, 1000), (256, 10_000), (1024, 21_841)]
+BASELINE = "torch one-hot BCE"
+
+
+def competitors(target: Tensor, classes: int) -> dict[str, Callable[[Tensor], Tensor]]:
+    return {
+        BASELINE: lambda z: F.binary_cross_entropy_with_logits(z, F.one_hot(target, classes).to(z.dtype)),
+        "torch cross-entropy": lambda z: F.cross_entropy(z, target),
+        "softmax_loss": lambda z: softmax_loss(z, target),
+        "logistic_loss": lambda z: logistic_loss(z, target),
+        "lgl_inr_loss": lambda z: lgl_inr_loss(z, target),
+        "lgl_inr_loss, detached": lambda z: lgl_inr_loss(z, target, detach_weights=True),
+    }
+
+
+def measure(rows: int, classes: int, rounds: int) -> dict[str, float]:
+    """Median seconds of each competitor's forward and backward."""
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(rows, classes, generator=generator, requires_grad=True)
+    target = torch.randint(classes, (rows,), generator=generator)
+    times: dict[str, list[float]] = {}
+    for turn in range(rounds + 2):
+        for name, loss in competitors(target, classes).items():
+            logits.grad = None
+            start = time.perf_counter()
+            loss(logits).backward()
+            if turn >= 2:  # the first two warm up
+                times.setdefault(name, []).append(time.perf_counter() - start)
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, help="CSV to write as well")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    machine = f"{processor()}, {arguments.threads} threads"
+    print(f"{machine}; torch {torch.__version__}, steelyard {steelyard.__version__}")
+    rows = []
+    for n, k in SHAPES:
+        rounds = 51 if n * k < 5e6 else 15
+        medians = measure(n, k, rounds)
+        print(f"\n(N, K) = ({n}, {k}), {rounds} rounds")
+        for name, seconds in medians.items():
+            ratio = seconds / medians[BASELINE]
+            print(f"  {name:24s} {1e3 * seconds:9.3f} ms  {ratio:5.2f} x")
+            rows.append([n, k, name, f"{1e3 * seconds:.4f}", f"{ratio:.3f}", rounds, machine, torch.__version__])
+    if arguments.out is not None:
+        with arguments.out.open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(["N", "K", "loss", "median_ms", "ratio_to_one_hot_bce", "rounds", "machine", "torch"])
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()
