@@ -139,5 +139,7 @@ def test_plain_terminal(tmp_path):
     )
     out = done.stdout.decode("ascii")
     assert "\x1b" not in out
-    assert any(line.count("softmax") and line.count(".") >= 5 for line in out.splitlines())
+    assert out.splitlines()[0] == "softmax"
+    assert out.splitlines()[1].startswith("  Accuracy, %           ")
+    assert max(len(line) for line in out.splitlines()[:-1]) <= 40
     assert b"softmax, seed 0: done" in done.stderr

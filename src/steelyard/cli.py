@@ -1,5 +1,6 @@
 """Commands: parse, call, print. Tables go to standard output, everything else to standard error."""
 
+import os
 import shlex
 import signal
 import sys
@@ -190,29 +191,44 @@ class _Display:
 
 
 def _print_table(results: dict[str, Any]) -> None:
-    console = Console()
+    """The metrics of each loss: a table, or a list where the terminal is too narrow for one."""
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=160)  # a file is as wide as it needs to be
     groups = results["data"]["groups"]
     metrics = [m for m in results["metrics"] if groups.get(m["key"].removeprefix("recall_"), True)]
-    table = Table(title=_plain(f"{results['config']['dataset']}, imbalance {results['config']['imbalance']}"))
-    table.add_column("loss", no_wrap=True)
-    for metric in metrics:
-        table.add_column(metric["title"] + (f", {metric['unit']}" if metric["unit"] else ""), justify="right")
-    for loss in results["losses"]:
-        cells = [_cell(loss["summary"][m["key"]], 100 if m["unit"] == "%" else 1) for m in metrics]
-        table.add_row(_plain(loss["label"]), *cells)
-    if not console.is_terminal or console.width < 100:  # wide enough for the whole table wherever it goes
-        console = Console(width=max(console.width, 160), no_color=True, highlight=False)
-    console.print(table)
+    titles = [m["title"] + (f", {m['unit']}" if m["unit"] else "") for m in metrics]
+    sign = "±" if console.encoding.startswith("utf") else "+/-"
+    rows = [
+        (
+            _plain(loss["label"]),
+            [_cell(loss["summary"][m["key"]], 100 if m["unit"] == "%" else 1, sign) for m in metrics],
+        )
+        for loss in results["losses"]
+    ]
+    if console.width < 100:
+        for label, cells in rows:
+            console.print(label)
+            for title, cell in zip(titles, cells, strict=True):
+                console.print(f"  {title:21s} {cell}")
+    else:
+        table = Table(title=_plain(f"{results['config']['dataset']}, imbalance {results['config']['imbalance']}"))
+        table.add_column("loss", no_wrap=True)
+        for title in titles:
+            table.add_column(title, justify="right")
+        for label, cells in rows:
+            table.add_row(label, *cells)
+        console.print(table)
     seeds = results["config"]["seeds"]
-    click.echo(f"mean over {seeds} seeds ± half the 95% interval" if seeds > 1 else "one seed: no intervals")
+    click.echo(f"mean over {seeds} seeds {sign} half the 95% interval" if seeds > 1 else "one seed: no intervals")
 
 
-def _cell(value: dict[str, Any] | None, scale: int) -> str:
+def _cell(value: dict[str, Any] | None, scale: int, sign: str) -> str:
     if value is None:
         return "-"
     digits = 1 if scale == 100 else 3
     text = f"{value['mean'] * scale:.{digits}f}"
-    return text if value["low"] is None else f"{text} ± {(value['high'] - value['mean']) * scale:.{digits}f}"
+    return text if value["low"] is None else f"{text} {sign} {(value['high'] - value['mean']) * scale:.{digits}f}"
 
 
 def _plain(text: str) -> Text:
