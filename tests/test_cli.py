@@ -101,7 +101,7 @@ def test_read_only_folder_is_one_sentence(capsys, tmp_path, monkeypatch):
 def test_divergence_is_one_sentence(capsys, tmp_path):
     code, _, err = _run(capsys, *SMALL[:-1], "1e9", "--out", str(tmp_path / "out"))
     assert code == 1
-    assert "steelyard: the loss became" in err.splitlines()[-1]
+    assert "steelyard: softmax, seed 0: the loss became" in err.splitlines()[-1]
 
 
 def test_out_of_memory_says_what_to_lower(capsys, tmp_path, monkeypatch):

@@ -153,7 +153,7 @@ def test_diverged_trial_is_recorded_and_diverged_training_stops(tmp_path):
         "the loss became"
         in json.loads((tmp_path / "tuning" / "softmax-1e+09" / "result.json").read_text())["diverged"]
     )
-    with pytest.raises(Diverged):
+    with pytest.raises(Diverged, match="softmax, seed 0: the loss became"):
         bench.final(parse_loss("softmax"), 1e9, 0)
 
 

@@ -99,7 +99,7 @@ def test_checkpoint_of_another_network_is_refused(images, tmp_path, monkeypatch)
     with pytest.raises(Killed):
         _fit(images, tmp_path / "last.ckpt", die_at=2)
     wide = SmallCNN(images[0], 10, width=24)
-    with pytest.raises(RuntimeError, match="size mismatch"):
+    with pytest.raises(ValueError, match=r"last.ckpt is of another model \(.*size mismatch.*\); remove it"):
         fit(wide, create_loss("softmax"), images, images, RECIPE, seed=3, checkpoint=tmp_path / "last.ckpt")
 
 

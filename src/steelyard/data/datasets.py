@@ -2,6 +2,7 @@
 
 import difflib
 import io
+import logging
 import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -156,8 +157,11 @@ def _open(name: str) -> Any:
         near = difflib.get_close_matches(name, _BUILT_IN, n=1)
         if near:
             raise ValueError(f"unknown dataset {name!r}; did you mean {near[0]!r}?")
-    progress_was_on = datasets.are_progress_bars_disabled()
+    progress_was_off = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
+    hub = logging.getLogger("huggingface_hub")  # tells of every retry; the sentence below is enough
+    level = hub.level
+    hub.setLevel(logging.ERROR)
     try:
         return datasets.load_dataset(str(path) if local else name)
     except Exception as error:
@@ -169,7 +173,8 @@ def _open(name: str) -> Any:
             f"Face hub did not give it ({reason}); name a local folder as ./folder"
         ) from error
     finally:
-        if not progress_was_on:
+        hub.setLevel(level)
+        if not progress_was_off:
             datasets.enable_progress_bars()
 
 

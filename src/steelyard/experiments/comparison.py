@@ -260,7 +260,10 @@ class _Bench:
 
         def work() -> dict[str, Any]:
             began = time.monotonic()
-            network, history = self.train(spec, rate, seed, folder)
+            try:
+                network, history = self.train(spec, rate, seed, folder)
+            except Diverged as error:
+                raise Diverged(f"{spec.label}, seed {seed}: {error}") from None
             split = self.split(seed)
             logits, train_logits = predict(network, self.test[0]), predict(network, split.train[0])
             state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}

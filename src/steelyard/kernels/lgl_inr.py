@@ -78,6 +78,7 @@ def _columns(
     dtype = _compute_dtype(logits)
     segments = _segments(target, num_classes, ignore_index)
     ignored = target == ignore_index
+    label = target.masked_fill(ignored, 0)
     # Ignored rows may hold anything, NaN too: where there may be some, they are masked out of every result.
     any_ignored = logits.device.type != "cpu" or bool(ignored.any())
     present = (segments.counts > 0) & (segments.labels < num_classes)  # (S,)
@@ -108,6 +109,10 @@ def _columns(
         z = logits[:, start : start + width].to(dtype)
         torch.sigmoid(z, out=p)
         torch._C._nn.softplus(z, 1, 40, out=a)  # type: ignore[call-arg]  # -log(1 - p); 40: exact in float64 too
+        # A column's own class is none of its negatives: 0 there, so that an infinite logit meets no weight of 0.
+        column = (label - start).clamp(0, width - 1)[:, None]
+        outside = (label < start) | (label >= start + width)
+        a.scatter_(1, column, a.gather(1, column).masked_fill_(~outside[:, None], 0.0))
         A = sums(a)  # (S, B), n_k times the mean
 
         # v = exp(beta P - shift) / n_k: omega / n_k up to the column's constant. A column's own class weighs
@@ -143,7 +148,6 @@ def _columns(
         negative.masked_fill_(ignored[:, None], 0.0)
 
     # The positive term: N numbers, whatever K is.
-    label = target.masked_fill(ignored, 0)
     z = logits.gather(1, label[:, None]).to(dtype).masked_fill(ignored[:, None], torch.inf)  # (N, 1)
     mean = sums(torch._C._nn.softplus(-z, 1, 40))[:, 0] / counts  # (S,)
     positive = -torch.sigmoid(-z) / counts[segments.of_row, None]

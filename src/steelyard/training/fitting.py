@@ -101,13 +101,19 @@ def fit(
             num_sanity_val_steps=0,
             plugins=[_SafeCheckpointIO()],
         )
-        trainer.fit(
-            module,
-            loader,
-            _batches(*validation),
-            ckpt_path=str(checkpoint) if checkpoint.exists() else None,
-            weights_only=True,
-        )
+        try:
+            trainer.fit(
+                module,
+                loader,
+                _batches(*validation),
+                ckpt_path=str(checkpoint) if checkpoint.exists() else None,
+                weights_only=True,
+            )
+        except RuntimeError as error:
+            if "loading state_dict" not in str(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"checkpoint {checkpoint} is of another model ({reason}); remove it") from error
     checkpoint.unlink(missing_ok=True)
     return Fitted(network.cpu().eval(), module.history)
 
