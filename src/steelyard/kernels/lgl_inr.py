@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from steelyard._validation import compute_dtype
+
 # Elements of one (N, B) block. On the CPU a few of them fit the cache; an accelerator wants to be filled.
 _BLOCK_ELEMENTS = {"cpu": 1 << 20}
 _BLOCK_ELEMENTS_DEVICE = 1 << 24
@@ -75,7 +77,7 @@ def _columns(
     with_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, num_classes = logits.shape
-    dtype = _compute_dtype(logits)
+    dtype = compute_dtype(logits)
     segments = _segments(target, num_classes, ignore_index)
     ignored = target == ignore_index
     label = target.masked_fill(ignored, 0)
@@ -158,10 +160,6 @@ def _columns(
     return loss + pull[:num_classes], negative, scale, positive
 
 
-def _compute_dtype(logits: Tensor) -> torch.dtype:
-    return torch.float64 if logits.dtype == torch.float64 else torch.float32
-
-
 def _block_columns(rows: int, num_classes: int, device: str) -> int:
     """Columns of a block. Some seven blocks live at a time: beside a gradient that outgrows the cache they are
     kept to a quarter of the columns, so that all together stays within three buffers of N x K."""
@@ -183,7 +181,7 @@ def _(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, num_classes = logits.shape
     shapes = (num_classes,), (rows, num_classes) if with_grad else (0, 0), (num_classes,), (rows, 1)
-    loss, negative, scale, positive = (logits.new_empty(s, dtype=_compute_dtype(logits)) for s in shapes)
+    loss, negative, scale, positive = (logits.new_empty(s, dtype=compute_dtype(logits)) for s in shapes)
     return loss, negative, scale, positive
 
 

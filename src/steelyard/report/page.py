@@ -54,7 +54,7 @@ def render(results: dict[str, Any], confusions: list[tuple[str, Array]]) -> str:
     columns = _columns(results)
     text: str = environment.get_template("compare.html.j2").render(
         name=shown(results["name"], 80),
-        config=results["config"] | {"dataset": shown(results["config"]["dataset"], 80)},
+        config=results["config"] | {"dataset": shown(Path(results["config"]["dataset"]).name, 80)},
         environment=results["environment"],
         finished=results["finished"],
         seconds=f"{results['seconds']:g}",
