@@ -1,14 +1,97 @@
-"""The mean confusion of a classifier from its logits; what it must satisfy is in `laws`."""
+"""The mean confusion of a classifier from its logits, at once or in a stream; its laws are in `laws`."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
 
-from steelyard._validation import check_choice, check_logits, check_target
+from steelyard._validation import check_choice, check_logits, check_target, compute_dtype
 from steelyard.losses.functional import class_means
 
 Link = Literal["softmax", "logistic"]
+
+
+class MeanConfusion(Metric):
+    r"""Mean confusion of a stream of batches, in memory that does not grow with the samples.
+
+    .. math:: P_{kj} = \frac{1}{N_k} \sum_{i \in k} p_{ij}, \qquad
+        \mathrm{SE}_{kj}^2 = \frac{1}{N_k (N_k - 1)} \sum_{i \in k} (p_{ij} - P_{kj})^2
+
+    Probabilities and the sums of a batch are float32 (float64 for float64 logits); batches are added in float64.
+    Processes merge by adding up, so the result of several differs from one's by rounding alone: the order of the
+    additions is another.
+
+    Args:
+        num_classes: K.
+        link: ``"softmax"`` or ``"logistic"``.
+        ignore_index: label of positions that count for nothing.
+        **options: of ``torchmetrics.Metric``.
+
+    ``update(logits, target)`` takes what the losses take; ``compute()`` gives (K, K) float64, NaN rows for classes
+    without samples. :attr:`class_counts` and :meth:`standard_error` belong to it.
+
+    Raises:
+        TypeError, ValueError: as the losses do.
+
+    Source:
+        Li, Li, Pan, Zhu, AAAI 2020 (mean predicted probabilities); the standard errors are the usual ones.
+
+    Example:
+        >>> metric = MeanConfusion(2, link="softmax")
+        >>> metric.update(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        >>> metric.update(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+        >>> metric.compute()
+        tensor([[0.7499, 0.2501],
+                [0.5000, 0.5000]], dtype=torch.float64)
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    class_counts: Tensor
+    probability_sums: Tensor
+    square_sums: Tensor
+
+    def __init__(self, num_classes: int, *, link: Link, ignore_index: int = -100, **options: Any) -> None:
+        super().__init__(**options)
+        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(f"num_classes must be an int >= 1, got {num_classes!r}")
+        check_choice("link", link, ("softmax", "logistic"))
+        self.num_classes, self.link, self.ignore_index = num_classes, link, ignore_index
+        square = torch.zeros(num_classes, num_classes, dtype=torch.float64)
+        self.add_state("probability_sums", square.clone(), dist_reduce_fx="sum")
+        self.add_state("square_sums", square.clone(), dist_reduce_fx="sum")
+        self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add a batch."""
+        check_logits(logits)
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits must have {self.num_classes} columns, got {logits.shape[1]}")
+        check_target(logits, target, num_labels=self.num_classes, ignore_index=self.ignore_index, validate=None)
+        rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes)
+        rows, labels = rows.to(compute_dtype(rows)), target.long().reshape(-1)
+        p = torch.softmax(rows, 1) if self.link == "softmax" else torch.sigmoid(rows)
+        # Segment sums over the rows sorted by label; the ignored come last and fall into a segment of their own.
+        ordered, order = torch.sort(labels.masked_fill(labels == self.ignore_index, self.num_classes))
+        starts = torch.searchsorted(ordered, torch.arange(self.num_classes + 1, device=labels.device))
+        self.probability_sums += F.embedding_bag(order, p, starts, mode="sum")[:-1]
+        self.square_sums += F.embedding_bag(order, p.square_(), starts, mode="sum")[:-1]
+        self.class_counts += starts.diff()
+
+    def compute(self) -> Tensor:
+        """(K, K) float64 mean confusion so far."""
+        counts = self.class_counts[:, None]
+        return (self.probability_sums / counts).masked_fill(counts == 0, torch.nan)
+
+    def standard_error(self) -> Tensor:
+        """(K, K) float64 standard errors of the means; NaN for classes with fewer than two samples."""
+        counts = self.class_counts[:, None].double()
+        mean = self.probability_sums / counts
+        variance = (self.square_sums / counts - mean.square()).clamp(min=0) / (counts - 1)
+        return variance.sqrt().masked_fill(counts < 2, torch.nan)
 
 
 def mean_confusion(

@@ -1,0 +1,141 @@
+"""The weights that a softmax classifier behaves as if trained with: its mean confusion as a Markov chain."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steelyard._validation import check_number
+
+
+@dataclass(frozen=True)
+class ImpliedWeights:
+    """What the stationary distribution of a mean confusion says about class weights.
+
+    Attributes:
+        weights: (K,) float64; within each group their mean over samples is 1. NaN for classes without samples.
+            Between groups they do not compare: classes that are never confused do not feel each other's weights.
+        groups: classes that communicate through P, directly or through others, largest group first.
+        gaps: spectral gap of each group, in (0, 1]: near 0 its weights are poorly determined. 1 for one class.
+        leaks: of each group, the largest mean probability that a class of it gives to all other groups together.
+        tolerance: mean probabilities up to this count as no confusion.
+        degrees_of_freedom: (K - 1)^2, entries of P that the softmax law leaves free, of K (K - 1).
+    """
+
+    weights: Tensor
+    groups: tuple[tuple[int, ...], ...]
+    gaps: tuple[float, ...]
+    leaks: tuple[float, ...]
+    tolerance: float
+    degrees_of_freedom: int
+
+    def ratio_to(self, class_weights: Tensor) -> Tensor:
+        """(K,) implied over nominal weights, with geometric mean 1 in each group: all 1 where they agree."""
+        ratio = self.weights / class_weights.double()
+        for group in self.groups:
+            members = torch.tensor(group)
+            ratio[members] = ratio[members] / ratio[members].log().mean().exp()
+        return ratio
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain numbers and lists, None for NaN, for JSON."""
+        return {
+            "weights": [None if math.isnan(w) else w for w in self.weights.tolist()],
+            "groups": [list(group) for group in self.groups],
+            "gaps": list(self.gaps),
+            "leaks": list(self.leaks),
+            "tolerance": self.tolerance,
+            "degrees_of_freedom": self.degrees_of_freedom,
+        }
+
+
+def implied_weights(mean_confusion: Tensor, class_counts: Tensor, *, tolerance: float = 1e-6) -> ImpliedWeights:
+    r"""Class weights that make the softmax law hold: stationary distribution of P over the class counts.
+
+    .. math:: \pi P = \pi, \qquad w_k \propto \pi_k / N_k
+
+    At a critical point of the weighted softmax loss :math:`a P = a` with :math:`a_k = w_k N_k`, so there the
+    implied weights are the weights of the loss, up to a factor in each group of classes that communicate.
+
+    Args:
+        mean_confusion: (K, K), rows sum to 1; NaN rows for classes without samples.
+        class_counts: (K,) training samples of each class.
+        tolerance: mean probabilities up to this are taken as 0 when groups are formed.
+
+    Returns:
+        Weights, groups and how well determined they are.
+
+    Raises:
+        ValueError: a shape that does not fit, or rows that do not sum to 1 (one-vs-all sigmoids have no such
+            chain).
+
+    Source:
+        Derived for this project from the softmax law of Li, Li, Pan, Zhu, AAAI 2020.
+
+    Example:
+        >>> P = torch.tensor([[0.9, 0.1], [0.3, 0.7]])
+        >>> implied_weights(P, torch.tensor([300, 100])).weights  # counts alone explain P: no weights
+        tensor([1.0000, 1.0000], dtype=torch.float64)
+    """
+    P, counts = mean_confusion.detach().double().cpu(), class_counts.double().cpu()
+    size = len(P)
+    if P.shape != (size, size) or counts.shape != (size,):
+        shapes = f"{tuple(P.shape)} and {tuple(counts.shape)}"
+        raise ValueError(f"mean_confusion must have shape (K, K) and class_counts (K,), got {shapes}")
+    tolerance = check_number("tolerance", tolerance, low=0, high=1)
+    observed = ~P.isnan().any(1) & (counts > 0)
+    sums = P[observed].sum(1)
+    if bool(((sums - 1).abs() > 1e-4).any()):
+        raise ValueError(
+            f"mean_confusion must have rows that sum to 1, got {sums[(sums - 1).abs().argmax()].item():.6g}; "
+            "one-vs-all sigmoids have no implied weights"
+        )
+    weights = torch.full((size,), torch.nan, dtype=torch.float64)
+    groups, gaps, leaks = [], [], []
+    for members in _communicating(P, observed, tolerance):
+        inside = P[members][:, members]
+        kept = inside.sum(1, keepdim=True)
+        chain = inside / kept
+        share = _stationary(chain) / counts[members]
+        weights[members] = share * counts[members].sum() / (share * counts[members]).sum()
+        groups.append(tuple(members.tolist()))
+        gaps.append(_spectral_gap(chain))
+        leaks.append(float((P[members].sum(1, keepdim=True) - kept).max().clamp(min=0)))
+    return ImpliedWeights(weights, tuple(groups), tuple(gaps), tuple(leaks), tolerance, (size - 1) ** 2)
+
+
+def _communicating(P: Tensor, observed: Tensor, tolerance: float) -> list[Tensor]:
+    """Classes that reach each other through entries above the tolerance, largest group first."""
+    confused = P.gt(tolerance) & observed[:, None] & observed
+    reach = (confused | torch.eye(len(P), dtype=torch.bool)).float()
+    for _ in range(max(1, math.ceil(math.log2(len(P))))):
+        reach = ((reach @ reach) > 0).float()
+    mutual = (reach * reach.T) > 0
+    first = mutual.int().argmax(1)  # the lowest class of each class's group names the group
+    groups = [(first == k).nonzero()[:, 0] for k in range(len(P)) if bool(observed[k]) and int(first[k]) == k]
+    return sorted(groups, key=len, reverse=True)
+
+
+def _stationary(chain: Tensor) -> Tensor:
+    """Stationary distribution by the elimination of Grassmann, Taksar and Heyman: no subtraction, so every
+    probability is right to relative precision, however small."""
+    A = chain.clone()
+    size = len(A)
+    for k in range(size - 1, 0, -1):
+        A[:k, k] /= A[k, :k].sum()
+        A[:k, :k] += A[:k, k : k + 1] * A[k, :k]
+    pi = torch.zeros(size, dtype=A.dtype)
+    pi[0] = 1.0
+    for k in range(1, size):
+        pi[k] = pi[:k] @ A[:k, k]
+    return pi / pi.sum()
+
+
+def _spectral_gap(chain: Tensor) -> float:
+    """1 less the second largest modulus of the eigenvalues."""
+    if len(chain) == 1:
+        return 1.0
+    moduli = torch.linalg.eigvals(chain).abs().sort(descending=True).values
+    return float((1 - moduli[1]).clamp(0, 1))

@@ -1,0 +1,113 @@
+"""The streamed mean confusion: equal to the one at once, in any chunks and across processes."""
+
+import copy
+
+import pytest
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from steelyard.balance import MeanConfusion, mean_confusion
+from tests.losses.cases import batch
+
+
+def _data(rows=1000, classes=7):
+    logits, target = batch(rows, classes, 3.0)
+    target[::17] = -100
+    return logits, target
+
+
+@pytest.mark.parametrize("link", ["softmax", "logistic"])
+@pytest.mark.parametrize("sizes", [[1000], [1, 99, 0, 900], [250] * 4])
+def test_stream_equals_the_whole(link, sizes):
+    logits, target = _data()
+    metric = MeanConfusion(7, link=link)
+    for z, y in zip(logits.split(sizes), target.split(sizes), strict=True):
+        metric.update(z, y)
+    P, counts = mean_confusion(logits, target, link=link)
+    torch.testing.assert_close(metric.compute(), P, rtol=1e-13, atol=0, equal_nan=True)
+    assert torch.equal(metric.class_counts, counts)
+    assert counts[5] == 0
+    assert metric.compute()[5].isnan().all()
+
+
+def test_standard_errors_are_those_of_the_samples():
+    logits, target = _data()
+    metric = MeanConfusion(7, link="softmax")
+    metric.update(logits, target)
+    p = logits.softmax(1)
+    for k in (0, 3):
+        rows = p[target == k]
+        torch.testing.assert_close(metric.standard_error()[k], rows.std(0) / len(rows) ** 0.5, rtol=1e-9, atol=0)
+    assert metric.standard_error()[5].isnan().all()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_low_precision_logits_and_dense_layout(dtype):
+    logits, target = _data(960)
+    dense = logits.to(dtype).reshape(10, 12, 8, 7).permute(0, 3, 1, 2)
+    metric = MeanConfusion(7, link="softmax")
+    metric.update(dense, target.reshape(10, 12, 8))
+    P, _ = mean_confusion(logits.to(dtype), target, link="softmax")
+    assert metric.compute().dtype == torch.float64
+    torch.testing.assert_close(metric.compute(), P, rtol=1e-5, atol=1e-9, equal_nan=True)
+
+
+def test_metric_resets_copies_and_merges():
+    logits, target = _data()
+    whole, first, second = (MeanConfusion(7, link="softmax") for _ in range(3))
+    whole.update(logits, target)
+    first.update(logits[:300], target[:300])
+    second.update(logits[300:], target[300:])
+    first.merge_state(second)
+    torch.testing.assert_close(first.compute(), whole.compute(), rtol=1e-13, atol=0, equal_nan=True)
+    twin = copy.deepcopy(whole)
+    whole.reset()
+    assert whole.class_counts.sum() == 0
+    assert twin.class_counts.sum() > 0
+
+
+def _worker(rank, folder):
+    dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
+    logits, target = _data()
+    rows = slice(0, 300) if rank == 0 else slice(300, 1000)
+    metric = MeanConfusion(7, link="softmax")
+    metric.update(logits[rows], target[rows])
+    torch.save((metric.compute(), metric.standard_error()), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one_to_rounding(tmp_path):
+    """Not to the last bit: two partial sums are added in another order than one."""
+    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    logits, target = _data()
+    P, _ = mean_confusion(logits, target, link="softmax")
+    for rank in (0, 1):
+        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt")[0], P, rtol=1e-13, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "message"),
+    [
+        (lambda: MeanConfusion(0, link="softmax"), ValueError, "num_classes must be an int >= 1, got 0"),
+        (
+            lambda: MeanConfusion(3, link="probit"),
+            ValueError,
+            "link must be one of 'softmax', 'logistic', got 'probit'",
+        ),
+        (
+            lambda: MeanConfusion(3, link="softmax").update(*batch()),
+            ValueError,
+            "logits must have 3 columns, got 5",
+        ),
+        (
+            lambda: MeanConfusion(5, link="softmax").update(batch()[0], batch()[1] + 3),
+            ValueError,
+            "labels from 0 to 4",
+        ),
+    ],
+)
+def test_bad_input(call, error, message):
+    with pytest.raises(error, match=message):
+        call()
