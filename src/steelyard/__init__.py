@@ -1,5 +1,6 @@
 """Losses for imbalanced classification and the balance laws that say what class weights did."""
 
+from steelyard.correction import correct_logits
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.priors import DeferredReweighting, class_weights, initial_bias
 
@@ -11,6 +12,7 @@ __all__ = [
     "LogisticLoss",
     "SoftmaxLoss",
     "class_weights",
+    "correct_logits",
     "create_loss",
     "initial_bias",
     "list_losses",
