@@ -2,6 +2,7 @@
 
 import difflib
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -79,6 +80,8 @@ def class_weights(
     """
     check_choice("scheme", scheme, get_args(Scheme))
     check_choice("on_empty", on_empty, get_args(OnEmpty))
+    if not dtype.is_floating_point:
+        raise TypeError(f"dtype must be floating point, got {str(dtype).removeprefix('torch.')}")
     for option, value, owner in (("beta", beta, "effective_number"), ("exponent", exponent, "power")):
         if value is not None and scheme != owner:
             raise ValueError(f"{option} belongs to scheme {owner!r}, got it with {scheme!r}")
@@ -96,7 +99,7 @@ def class_weights(
         "none": lambda: torch.ones_like(n),
         "inverse": lambda: 1 / n,
         "sqrt_inverse": lambda: n.rsqrt(),
-        "power": lambda: n ** -check_number("exponent", 0.5 if exponent is None else exponent, low=0),
+        "power": lambda: _power(n, 0.5 if exponent is None else exponent),
         "effective_number": lambda: _effective_number(n, 0.999 if beta is None else beta),
         "balanced": lambda: n.sum() / (len(n) * n),
         "median_frequency": lambda: n.quantile(0.5) / n,
@@ -180,15 +183,22 @@ class DeferredReweighting:
     def __init__(self, class_weights: Tensor | Sequence[float], *, start_epoch: int) -> None:
         weights = torch.as_tensor(class_weights).detach().clone()
         weights = weights if weights.is_floating_point() else weights.float()
-        if weights.dim() != 1 or not bool((torch.isfinite(weights) & (weights >= 0)).all()):
-            raise ValueError(f"class_weights must be one finite weight >= 0 per class, got {class_weights}")
+        if weights.dim() != 1 or len(weights) == 0:
+            raise ValueError(f"class_weights must have shape (K,), got {tuple(weights.shape)}")
+        bad = ~(torch.isfinite(weights) & (weights >= 0))
+        if bool(bad.any()):
+            position = int(bad.nonzero()[0])
+            raise ValueError(
+                "class_weights must be one finite weight >= 0 per class, "
+                f"got {float(weights[position])} at position {position}"
+            )
         self._weights = weights
         self.start_epoch = _epoch("start_epoch", start_epoch)
         self.epoch = 0
 
     @property
     def weight(self) -> Tensor:
-        return self._weights if self.epoch >= self.start_epoch else torch.ones_like(self._weights)
+        return self._weights.clone() if self.epoch >= self.start_epoch else torch.ones_like(self._weights)
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch begins; going back is refused (restore a state with `load_state_dict`)."""
@@ -200,6 +210,8 @@ class DeferredReweighting:
         return {"epoch": self.epoch}
 
     def load_state_dict(self, state: Mapping[str, int]) -> None:
+        if "epoch" not in state:
+            raise ValueError(f"state must have the key 'epoch', got {sorted(state)}")
         self.epoch = _epoch("epoch", state["epoch"])
 
 
@@ -211,47 +223,71 @@ def count_tensor(class_counts: Counts, *, class_names: Sequence[str] | None = No
     """
     if isinstance(class_counts, Mapping):
         class_counts = [class_counts[key] for key in _ordered_keys(class_counts, class_names)]
-    elif class_names is not None and len(class_names) != len(class_counts):
-        raise ValueError(
-            f"class_counts must have one count per class name, {len(class_names)}, got {len(class_counts)}"
-        )
+    if isinstance(class_counts, Tensor):
+        values = class_counts.detach().cpu()
+        class_counts = (values.double() if values.is_floating_point() else values).numpy()
+    elif isinstance(class_counts, list | tuple) and any(isinstance(v, bool | np.bool_) for v in class_counts):
+        raise TypeError("class_counts must hold whole numbers, got bool")
     try:
-        counts = torch.as_tensor(
-            np.asarray(class_counts) if not isinstance(class_counts, Tensor) else class_counts
-        )
-    except (TypeError, ValueError):
+        counts = np.asarray(class_counts)
+    except (TypeError, ValueError):  # ragged
         raise TypeError(f"class_counts must hold whole numbers, got {class_counts!r}") from None
-    if counts.dtype == torch.bool or counts.is_complex():
-        raise TypeError(f"class_counts must hold whole numbers, got {str(counts.dtype).removeprefix('torch.')}")
-    if counts.dim() != 1 or len(counts) == 0:
-        raise ValueError(f"class_counts must have one count per class, got shape {tuple(counts.shape)}")
-    bad = ~((counts >= 0) & (counts == counts.floor()) & counts.isfinite())
-    if bool(bad.any()):
-        position = int(bad.nonzero()[0])
-        raise ValueError(
-            f"class_counts must be whole numbers >= 0, got {counts[position].item()} at position {position}"
-        )
-    return counts.to("cpu", torch.int64)
+    if counts.dtype.kind in "OSU":
+        raise TypeError(f"class_counts must hold whole numbers, got {class_counts!r}")
+    if counts.dtype.kind not in "iuf":
+        raise TypeError(f"class_counts must hold whole numbers, got {counts.dtype}")
+    if counts.ndim != 1 or len(counts) == 0:
+        raise ValueError(f"class_counts must have one count per class, got shape {counts.shape}")
+    if class_names is not None and len(class_names) != len(counts):
+        raise ValueError(f"class_counts must have one count per class name, {len(class_names)}, got {len(counts)}")
+    for bad, accepted in (
+        (~((counts >= 0) & (counts == np.floor(counts))), "whole numbers >= 0"),
+        (counts >= 2.0**63, "below 2**63"),  # int64; infinity is its own floor
+    ):
+        if bad.any():
+            position = int(bad.argmax())
+            raise ValueError(
+                f"class_counts must be {accepted}, got {counts[position].item()} at position {position}"
+            )
+    return torch.from_numpy(counts.astype(np.int64))
 
 
 def _ordered_keys(class_counts: Mapping[Any, int], class_names: Sequence[str] | None) -> Sequence[Any]:
     keys = list(class_counts)
+    indices = [isinstance(key, int | np.integer) for key in keys]
     expected: Sequence[Any]
+    if any(isinstance(key, bool) for key in keys):
+        raise TypeError("class_counts must have class indices or class names as keys, got bool")
     if class_names is not None:
         expected = class_names
-    elif all(isinstance(key, int | np.integer) for key in keys):
+        if repeated := [name for name, times in Counter(class_names).items() if times > 1]:
+            raise ValueError(f"class_names must name each class once, got {repeated[0]!r} more than once")
+    elif all(indices):
         expected = range(max([len(keys), *(int(key) + 1 for key in keys)]))
+    elif any(indices):
+        raise TypeError("class_counts must have class indices or class names as keys, got both")
     else:
         return keys
+    known = expected if isinstance(expected, range) else set(expected)
     for name in expected:
         if name not in class_counts:
             raise ValueError(f"class_counts has no entry for class {name!r}; give 0 if it has no samples")
     for key in keys:
-        if key not in expected:
+        if key not in known:
             match = difflib.get_close_matches(str(key), [str(n) for n in expected], n=1)
             hint = f" (did you mean {match[0]!r}?)" if match else ""
             raise ValueError(f"class_counts names an unknown class {key!r}{hint}")
     return expected
+
+
+def _power(n: Tensor, exponent: float) -> Tensor:
+    weights: Tensor = n ** -check_number("exponent", exponent, low=0)
+    if float(weights.min()) < 1e-200:  # room for sums and quotients of weights
+        raise ValueError(
+            f"exponent must be small enough for the weights to be told from 0, got {exponent:g} "
+            f"with {int(n.max())} samples of a class"
+        )
+    return weights
 
 
 def _effective_number(n: Tensor, beta: float) -> Tensor:
@@ -272,12 +308,18 @@ def _scaled(weights: Tensor, share: Tensor | None, cap: float) -> Tensor:
     # Cap the m heaviest for the least m that leaves no other above the cap.
     heaviest = torch.argsort(weights, descending=True)
     w, s = weights[heaviest], share[heaviest]
-    for capped in range(len(w)):
-        free = (s[capped:] * w[capped:]).sum()
-        factor = (1 - cap * s[:capped].sum()).clamp(min=0) / free if capped else 1 / free
-        if factor * w[capped] <= cap:
-            return torch.where(torch.arange(len(w)) < capped, cap, factor * w)[torch.argsort(heaviest)]
-    return torch.full_like(weights, cap)  # cap = 1
+    capped = 0
+    if math.isfinite(cap):
+        free = (s * w).flip(0).cumsum(0).flip(0)
+        fits = (1 - cap * (s.cumsum(0) - s)).clamp(min=0) * w <= cap * free
+        if not bool(fits.any()):
+            return torch.full_like(weights, cap)  # cap = 1
+        capped = int(fits.nonzero()[0])
+    # Summed anew: a running sum over many classes is less exact.
+    rest = (1 - cap * s[:capped].sum()).clamp(min=0) if capped else torch.ones_like(w[0])
+    factor = rest * (1 / (s[capped:] * w[capped:]).sum())
+    scaled = torch.where(torch.arange(len(w)) < capped, cap, (factor * w).clamp(max=cap))
+    return scaled[torch.argsort(heaviest)]
 
 
 def _some(which: Tensor, class_counts: Counts, class_names: Sequence[str] | None) -> str:

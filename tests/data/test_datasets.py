@@ -1,7 +1,11 @@
 """Data sets, and what is said of those that cannot be used. Small ones are made here: nothing is downloaded."""
 
+import io
+
 import datasets
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -52,8 +56,68 @@ def test_folder_is_read_by_feature_types(tmp_path):
     assert images[:, 0, 0, 0].tolist() == [40, 10]
 
 
-def test_plain_integer_labels_are_taken_by_name(tmp_path):
-    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value("int64")})
+def test_no_indices_give_no_images_of_the_right_shape(tmp_path):
+    data = load_dataset(_save(tmp_path / "set", GOOD))
+    assert data.images("test", torch.arange(0)).shape == (0, 1, 8, 10)
+
+
+@pytest.mark.parametrize(
+    ("split", "indices", "error", "message"),
+    [
+        ("valid", torch.arange(2), ValueError, "split must be one of 'train', 'test', got 'valid'"),
+        ("test", torch.tensor([450]), IndexError, "indices must be from 0 to 449 in split test, got 450"),
+        ("train", torch.tensor([3, -1]), IndexError, "indices must be from 0 to 1346 in split train, got -1"),
+        (
+            "train",
+            torch.ones(1347, dtype=torch.bool),
+            TypeError,
+            r"indices must be integers .n,., got bool of shape",
+        ),
+    ],
+)
+def test_rows_that_are_none_are_refused(split, indices, error, message):
+    with pytest.raises(error, match=message):
+        load_dataset("digits").images(split, indices)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"image_mode": "CMYK"}, ValueError, "image_mode must be one of 'L', 'RGB', got 'CMYK'"),
+        ({"image_size": 0}, ValueError, "image_size must be at least 1, got 0"),
+        ({"image_size": 8.0}, TypeError, "image_size must be an int, got float"),
+    ],
+)
+def test_bad_conversion_is_refused_before_reading(options, error, message):
+    with pytest.raises(error, match=message):
+        load_dataset("./nowhere", **options)
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_label_beyond_the_class_names_is_named(tmp_path, split):
+    folder = tmp_path / "set"
+    _save(folder, GOOD)
+    file = folder / "data" / f"{split}-00000-of-00001.parquet"
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(1, table.schema.field(1), pa.array([0, 1, 0, 1, 0, 7])), file)
+    with pytest.raises(
+        ValueError, match=f"split {split}, column 'kind' has label 7 in row 5, but only 2 class names"
+    ):
+        load_dataset(str(folder))
+
+
+def test_image_too_large_to_be_honest_is_listed_as_corrupt(tmp_path):
+    """A file of a few kB that says it is 900 million pixels."""
+    file = io.BytesIO()
+    Image.new("1", (30_000, 30_000)).save(file, "PNG")
+    data = load_dataset(_save(tmp_path / "set", [*GOOD, ({"bytes": file.getvalue(), "path": None}, 0)]))
+    with pytest.raises(ValueError, match="has 1 image that cannot be decoded, in rows 6"):
+        data.images("train", torch.arange(7))
+
+
+@pytest.mark.parametrize("kind", ["int64", "uint8"])
+def test_plain_integer_labels_are_taken_by_name(tmp_path, kind):
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.Value(kind)})
     data = load_dataset(_save(tmp_path / "set", GOOD, features=features))
     assert data.class_names == ("0", "1")
 
@@ -142,6 +206,8 @@ def test_folder_that_is_none(tmp_path):
         load_dataset(str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="unknown dataset 'digit'; did you mean 'digits'"):
         load_dataset("digit")
+    with pytest.raises(ValueError, match="dataset name must be built in, a folder or a hub name, got ''"):
+        load_dataset("")
 
 
 def test_hub_that_cannot_be_reached_says_so(monkeypatch):

@@ -53,7 +53,7 @@ def test_bad_profile_gets_one_sentence(text, message):
 
 
 def test_ratio_beyond_the_largest_class_is_refused():
-    with pytest.raises(ValueError, match="imbalance ratio must be at most 30, the size of the largest class"):
+    with pytest.raises(ValueError, match="imbalance ratio must be at most 30 for classes of these sizes"):
         step(31).counts([30, 30])
     assert step(30).counts([30, 30]) == [30, 1]
 
@@ -85,3 +85,43 @@ def test_split_refuses():
 
 def test_groups_meet_at_the_limits():
     assert shot_groups([101, 100, 20, 19]) == {"many": [0], "medium": [1, 2], "few": [3]}
+
+
+@given(st.lists(st.integers(1, 300), min_size=2, max_size=8))
+def test_the_limit_that_is_told_is_the_limit(available):
+    with pytest.raises(ValueError, match="must be at most") as caught:
+        exponential(1e6).counts(available)
+    limit = int(str(caught.value).split("at most ")[1].split()[0])
+    assert min(exponential(limit).counts(available)) >= 1
+    with pytest.raises(ValueError, match="must be at most"):
+        exponential(limit + 1).counts(available)
+
+
+@pytest.mark.parametrize("fraction", [0.0, 0.1, 1.0])
+def test_step_without_small_or_large_classes_is_refused(fraction):
+    with pytest.raises(
+        ValueError, match=r"fraction must leave small and large classes, got .* of 4, which makes [04] small"
+    ):
+        step(10, fraction).counts([50] * 4)
+
+
+@pytest.mark.parametrize("available", [[], [5, 0]])
+def test_every_class_must_have_a_sample_to_begin_with(available):
+    with pytest.raises(ValueError, match="available must have at least one sample of each class, got"):
+        exponential(2).counts(available)
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        (torch.tensor([-1, 0]), r"labels >= 0, got shape \(2,\) of int64 with -1"),
+        (torch.tensor([0.0, 1.0]), r"got shape \(2,\) of float32"),
+        (torch.tensor([], dtype=torch.long), r"got shape \(0,\)"),
+        (torch.zeros(2, 2, dtype=torch.long), r"got shape \(2, 2\)"),
+    ],
+)
+def test_targets_that_are_no_labels_are_refused(target, message):
+    with pytest.raises(ValueError, match=message):
+        subsample(target, exponential(2), seed=0)
+    with pytest.raises(ValueError, match=message):
+        split_validation(target, 0.5, seed=0)

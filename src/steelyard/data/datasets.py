@@ -13,8 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steelyard._validation import check_choice
+
 _BUILT_IN = ("digits",)
 _TEST_SPLITS = ("test", "validation", "valid")
+_INTEGERS = ("int", "uint")
 _SHOWN = 10
 
 
@@ -38,8 +41,20 @@ class ImageDataset:
         """Images (n, C, H, W), uint8, of these rows of a split.
 
         Raises:
+            TypeError: indices that are no integers.
+            IndexError: a row that the split does not have.
             ValueError: rows that cannot be decoded (they are listed), mixed modes, or mixed sizes.
         """
+        check_choice("split", split, ("train", "test"))
+        rows = len(self.train_target if split == "train" else self.test_target)
+        if indices.dim() != 1 or indices.dtype not in (torch.int64, torch.int32):
+            dtype = str(indices.dtype).removeprefix("torch.")
+            raise TypeError(f"indices must be integers (n,), got {dtype} of shape {tuple(indices.shape)}")
+        if len(indices) == 0:  # the first row tells C, H and W
+            return self._decode(split, torch.tensor([0]))[:0]
+        for row in (int(indices.min()), int(indices.max())):
+            if not 0 <= row < rows:
+                raise IndexError(f"indices must be from 0 to {rows - 1} in split {split}, got {row}")
         return self._decode(split, indices)
 
 
@@ -69,6 +84,14 @@ def load_dataset(
         >>> data.images("train", torch.arange(5)).shape
         torch.Size([5, 1, 8, 8])
     """
+    if not name:
+        raise ValueError("dataset name must be built in, a folder or a hub name, got ''")
+    if image_mode is not None:
+        check_choice("image_mode", image_mode, ("L", "RGB"))
+    if image_size is not None and (isinstance(image_size, bool) or not isinstance(image_size, int)):
+        raise TypeError(f"image_size must be an int, got {type(image_size).__name__}")
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size must be at least 1, got {image_size}")
     if name in _BUILT_IN:
         if image_mode not in (None, "L") or image_size not in (None, 8):
             raise ValueError(f"dataset {name!r} is grey and 8 x 8; image_mode and image_size do not apply")
@@ -115,17 +138,20 @@ def _from_hugging_face(name: str, image_mode: str | None, image_size: int | None
     )
     labels = [c for c, f in features.items() if isinstance(f, datasets.ClassLabel)]
     if not labels:  # plain integers, where the name says what they are
-        labels = [c for c, f in features.items() if c == "label" and getattr(f, "dtype", "").startswith("int")]
+        labels = [
+            c for c, f in features.items() if c == "label" and str(getattr(f, "dtype", "")).startswith(_INTEGERS)
+        ]
     label_column = _only_column(name, "label", labels, features)
 
     parts = {"train": splits["train"], "test": splits[test_name]}
+    feature = features[label_column]
+    named = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
     targets = {
-        split: _labels(name, split_name, label_column, parts[split][label_column])
+        split: _labels(name, split_name, label_column, parts[split][label_column], named)
         for split, split_name in (("train", "train"), ("test", test_name))
     }
-    feature = features[label_column]
     size = int(max(t.max() for t in targets.values())) + 1
-    names = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else tuple(map(str, range(size)))
+    names = named or tuple(map(str, range(size)))
     counts = torch.bincount(targets["train"], minlength=len(names))
     if int((counts > 0).sum()) < 2:
         raise ValueError(f"dataset {name!r}, split train, column {label_column!r} must hold at least two classes")
@@ -187,12 +213,19 @@ def _only_column(name: str, kind: str, found: list[str], features: Any) -> str:
     return found[0]
 
 
-def _labels(name: str, split: str, column: str, values: Sequence[int | None]) -> Tensor:
+def _labels(
+    name: str, split: str, column: str, values: Sequence[int | None], names: Sequence[str] | None
+) -> Tensor:
     labels = list(values)
     for row, value in enumerate(labels):
         if value is None or value < 0:
             raise ValueError(
                 f"dataset {name!r}, split {split}, column {column!r} has no label in row {row}, got {value}"
+            )
+        if names is not None and value >= len(names):
+            raise ValueError(
+                f"dataset {name!r}, split {split}, column {column!r} has label {value} in row {row}, "
+                f"but only {len(names)} class names"
             )
     if not labels:
         raise ValueError(f"dataset {name!r}, split {split} has no rows")
@@ -213,7 +246,7 @@ def _decode_images(
             with Image.open(source) as image:
                 image.load()
                 picture: Image.Image = image.convert(mode) if mode is not None else image.copy()
-        except (OSError, SyntaxError, TypeError, ValueError):
+        except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError):
             corrupt.append(row)
             continue
         if mode is None and picture.mode not in ("L", "RGB"):
@@ -237,5 +270,7 @@ def _decode_images(
         result[position] = pixels
     if corrupt or result is None:
         shown = ", ".join(map(str, corrupt[:_SHOWN])) + (", ..." if len(corrupt) > _SHOWN else "")
-        raise ValueError(f"{where} has {len(corrupt)} images that cannot be decoded, in rows {shown}")
+        raise ValueError(
+            f"{where} has {len(corrupt)} image{'s' * (len(corrupt) != 1)} that cannot be decoded, in rows {shown}"
+        )
     return result

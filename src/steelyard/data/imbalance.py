@@ -26,12 +26,7 @@ class ImbalanceProfile:
 
     def shares(self, num_classes: int) -> list[float]:
         """Each class's size over the largest one's; classes in label order, the first the largest."""
-        if self.kind == "exponential":
-            return [self.ratio ** (-k / max(1, num_classes - 1)) for k in range(num_classes)]
-        if self.kind == "step":
-            small = round(self.fraction * num_classes)
-            return [1.0 if k < num_classes - small else 1 / self.ratio for k in range(num_classes)]
-        return [1.0] * num_classes
+        return [self.ratio**-depth for depth in self._depths(num_classes)]
 
     def counts(self, available: Sequence[int]) -> list[int]:
         """Samples to keep of each class: the largest numbers of the profile's shape that are available.
@@ -39,20 +34,38 @@ class ImbalanceProfile:
         ``"none"`` keeps everything.
 
         Raises:
-            ValueError: the smallest class would have no sample.
+            ValueError: the smallest class would have no sample, a class has none to begin with, or a step leaves
+                no small or no large class.
         """
         if self.kind == "none":
             return list(available)
+        if len(available) == 0 or min(available) < 1:
+            raise ValueError(f"available must have at least one sample of each class, got {list(available)}")
+        depths = self._depths(len(available))
+        if self.kind == "step" and not 0 < sum(depths) < len(available):
+            raise ValueError(
+                f"imbalance fraction must leave small and large classes, got {self.fraction:g} of "
+                f"{len(available)}, which makes {sum(depths):g} small"
+            )
         shares = self.shares(len(available))
         # A hair above the quotient, so that 60 / 0.01 * 0.01 is 60 and not 59.
         largest = min(n / share for n, share in zip(available, shares, strict=True)) * (1 + 1e-9)
         counts = [min(n, int(largest * share)) for n, share in zip(available, shares, strict=True)]
         if min(counts) < 1:
+            # The smallest keeps one if n_k >= ratio ** (1 - depth_k) for every class k.
+            logs = [math.log(n) / (1 - d) for n, d in zip(available, depths, strict=True) if d < 1]
             raise ValueError(
-                f"imbalance ratio must be at most {int(largest)}, the size of the largest class, "
-                f"so that every class keeps a sample, got {self.ratio:g}"
+                f"imbalance ratio must be at most {int(math.exp(min(logs)) * (1 + 1e-9))} for classes of these "
+                f"sizes, so that every class keeps a sample, got {self.ratio:g}"
             )
         return counts
+
+    def _depths(self, num_classes: int) -> list[float]:
+        """Powers of 1 / ratio: 0 for the largest classes, 1 for the smallest."""
+        if self.kind == "exponential":
+            return [k / max(1, num_classes - 1) for k in range(num_classes)]
+        small = round(self.fraction * num_classes) if self.kind == "step" else 0
+        return [float(k >= num_classes - small) for k in range(num_classes)]
 
 
 def exponential(ratio: float) -> ImbalanceProfile:
@@ -79,7 +92,8 @@ def step(ratio: float, fraction: float = 0.5) -> ImbalanceProfile:
 
     Args:
         ratio: :math:`\rho`, largest over smallest class, >= 1.
-        fraction: share of the small classes, in [0, 1]; the number of classes is rounded.
+        fraction: share of the small classes, in [0, 1]; the number of classes is rounded, and must leave at
+            least one small and one large.
 
     Raises:
         ValueError: a ratio below 1 or not finite, a fraction outside [0, 1].
@@ -141,9 +155,9 @@ def subsample(target: Tensor, profile: ImbalanceProfile, *, seed: int) -> Tensor
         >>> subsample(torch.tensor([0, 0, 0, 0, 1, 1]), exponential(2), seed=0).shape
         torch.Size([6])
     """
+    kept = profile.counts(_class_sizes(target))
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(target), generator=generator)
-    kept = profile.counts(torch.bincount(target).tolist())
     return torch.cat([order[target[order] == k][:count] for k, count in enumerate(kept)]).sort().values
 
 
@@ -168,7 +182,7 @@ def split_validation(target: Tensor, fraction: float, *, seed: int) -> tuple[Ten
     """
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction:g}")
-    counts = torch.bincount(target).tolist()
+    counts = _class_sizes(target)
     for k, count in enumerate(counts):
         if count == 1:
             raise ValueError(f"class {k} has a single sample in the training split, which cannot be split")
@@ -204,6 +218,18 @@ def shot_groups(class_counts: Sequence[int], *, many: int = 100, few: int = 20) 
     """
     group = ["many" if n > many else "few" if n < few else "medium" for n in class_counts]
     return {name: [k for k, g in enumerate(group) if g == name] for name in ("many", "medium", "few")}
+
+
+def _class_sizes(target: Tensor) -> list[int]:
+    whole = not (target.is_floating_point() or target.is_complex() or target.dtype == torch.bool)
+    if target.dim() != 1 or len(target) == 0 or not whole or int(target.min()) < 0:
+        raise ValueError(
+            f"target must be a tensor (N,) of labels >= 0, got shape {tuple(target.shape)} of "
+            f"{str(target.dtype).removeprefix('torch.')}"
+            + (f" with {target.min().item()}" if target.numel() and whole else "")
+        )
+    sizes: list[int] = torch.bincount(target).tolist()
+    return sizes
 
 
 def _ratio(ratio: float) -> float:
