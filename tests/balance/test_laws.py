@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from steelyard.balance import (
+    MeanConfusion,
     binary_law,
     lgl_inr_law,
     logistic_statistics,
@@ -175,3 +176,32 @@ def test_nothing_to_balance_is_no_residual():
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("law", ["softmax", "one-vs-all"])
+def test_residual_error_is_the_spread_over_samples(law):
+    """The residual of many samples from one population spreads as the standard error of each says."""
+    generator = torch.Generator().manual_seed(0)
+    residuals, errors = [], []
+    for _ in range(300):
+        target = torch.repeat_interleave(torch.arange(4), COUNTS)
+        logits = torch.randn(100, 4, generator=generator, dtype=torch.float64)
+        logits[torch.arange(100), target] += 1
+        link = "softmax" if law == "softmax" else "logistic"
+        metric = MeanConfusion(4, link=link)
+        metric.update(logits, target)
+        P, error = metric.compute(), metric.standard_error()
+        if law == "softmax":
+            balance = softmax_law(P, metric.class_counts, WEIGHTS, standard_error=error)
+        else:
+            balance = one_vs_all_law(P, metric.class_counts, pos_weight=WEIGHTS, standard_error=error)
+        residuals.append(balance.residual)
+        errors.append(balance.residual_error)
+    spread, expected = torch.stack(residuals).std(0), torch.stack(errors).square().mean(0).sqrt()
+    torch.testing.assert_close(spread, expected, rtol=0.12, atol=0)
+    assert len(balance.to_dict()["residual_error"]) == 4
+
+
+def test_error_of_other_shape_is_refused():
+    with pytest.raises(ValueError, match=r"standard_error must have shape \(2, 2\), got \(2,\)"):
+        softmax_law(torch.eye(2), torch.ones(2), standard_error=torch.ones(2))

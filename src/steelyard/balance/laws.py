@@ -20,10 +20,13 @@ class Balance:
     Attributes:
         pull_up: (K,) float64, what raises the output: the misses of its own class.
         push_down: (K,) float64, what lowers it: the false probability of the others.
+        residual_error: (K,) float64 standard error of the residual, or None where none was asked for: how far
+            the residual of another sample of the same size may lie.
     """
 
     pull_up: Tensor
     push_down: Tensor
+    residual_error: Tensor | None = None
 
     @property
     def residual(self) -> Tensor:
@@ -38,10 +41,12 @@ class Balance:
 
     def to_dict(self) -> dict[str, list[float]]:
         """Plain lists of floats, for JSON."""
+        error = {} if self.residual_error is None else {"residual_error": self.residual_error.tolist()}
         return {
             "pull_up": self.pull_up.tolist(),
             "push_down": self.push_down.tolist(),
             "relative_residual": self.relative_residual.tolist(),
+            **error,
         }
 
 
@@ -92,6 +97,7 @@ def softmax_law(
     class_weights: Tensor | None = None,
     *,
     label_smoothing: float = 0.0,
+    standard_error: Tensor | None = None,
 ) -> Balance:
     r"""Softmax: the weighted counts are the stationary distribution of the mean confusion.
 
@@ -106,6 +112,8 @@ def softmax_law(
         class_counts: (K,) :math:`N_k`.
         class_weights: (K,) :math:`w_k`. Default: all 1.
         label_smoothing: :math:`\epsilon` in [0, 1].
+        standard_error: (K, K) standard errors of the mean confusion, such as :meth:`MeanConfusion.standard_error`
+            gives; classes are independent samples. Default: no error of the residual.
 
     Returns:
         Both sides over :math:`\sum a`.
@@ -125,7 +133,8 @@ def softmax_law(
     epsilon = check_number("label_smoothing", label_smoothing, low=0, high=1)
     T = (1 - epsilon) * torch.eye(len(P), dtype=P.dtype) + epsilon / len(P)
     # T (1 - P) against (1 - T) P: equal sides mean equal sums of T and P, and for T = 1 it is the law as written.
-    return Balance(mass @ (T * (1 - P)), mass @ ((1 - T) * P))
+    coefficients = mass[:, None].expand_as(P)
+    return Balance(mass @ (T * (1 - P)), mass @ ((1 - T) * P), _error(coefficients, standard_error))
 
 
 def one_vs_all_law(
@@ -134,6 +143,7 @@ def one_vs_all_law(
     class_weights: Tensor | None = None,
     *,
     pos_weight: Tensor | None = None,
+    standard_error: Tensor | None = None,
 ) -> Balance:
     r"""Logistic one-vs-all: only the count-weighted average over the non-target classes is tied.
 
@@ -146,6 +156,8 @@ def one_vs_all_law(
         class_counts: (K,) :math:`N_k`.
         class_weights: (K,) :math:`c_k`, weight of the samples of a class in all outputs. Default: all 1.
         pos_weight: (K,) :math:`u_j`, weight of an output's positives. Default: all 1.
+        standard_error: (K, K) standard errors of the mean confusion, such as :meth:`MeanConfusion.standard_error`
+            gives; classes are independent samples. Default: no error of the residual.
 
     Returns:
         Both sides over :math:`\sum a`.
@@ -162,10 +174,10 @@ def one_vs_all_law(
         tensor([0.0833, 0.0833], dtype=torch.float64)
     """
     P, mass = _observed(mean_confusion, class_counts, class_weights)
-    pull = mass * (1 - P.diagonal())
-    if pos_weight is not None:
-        pull = pull * _vector("pos_weight", pos_weight, len(P))
-    return Balance(pull, mass @ P - mass * P.diagonal())
+    u = torch.ones_like(mass) if pos_weight is None else _vector("pos_weight", pos_weight, len(P))
+    coefficients = mass[:, None] * torch.where(torch.eye(len(P), dtype=torch.bool), u, 1.0)
+    pull, push = u * mass * (1 - P.diagonal()), mass @ P - mass * P.diagonal()
+    return Balance(pull, push, _error(coefficients, standard_error))
 
 
 def lgl_inr_law(
@@ -216,6 +228,18 @@ def lgl_inr_law(
         A, V = (s.double().masked_fill(absent, 0.0) for s in statistics)
         false = P + beta * (A - (omega * A).sum(0)) * V
     return Balance(pull, (omega * false).sum(0))
+
+
+def _error(coefficients: Tensor, standard_error: Tensor | None) -> Tensor | None:
+    """Standard error of each column's sum of coefficients times means, where it has a coefficient."""
+    if standard_error is None:
+        return None
+    if standard_error.shape != coefficients.shape:
+        raise ValueError(
+            f"standard_error must have shape {tuple(coefficients.shape)}, got {tuple(standard_error.shape)}"
+        )
+    terms = coefficients * standard_error.double()
+    return terms.masked_fill(coefficients == 0, 0.0).square().sum(0).sqrt()
 
 
 def _observed(mean_confusion: Tensor, class_counts: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
