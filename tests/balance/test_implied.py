@@ -6,7 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard.balance import implied_weights, mean_confusion
+from steelyard.data import exponential, load_dataset, subsample
+from steelyard.losses import SoftmaxLoss
 from steelyard.losses.functional import softmax_loss
+from steelyard.priors import class_weights
+from steelyard.training import Recipe, SmallCNN, fit, predict
 from tests.balance.test_laws import COUNTS, WEIGHTS, _fit
 
 
@@ -80,3 +84,54 @@ def test_class_without_samples_is_not_observed():
 def test_bad_input(P, counts, message):
     with pytest.raises(ValueError, match=message):
         implied_weights(P, counts)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
+def test_power_of_nominal_weights_at_the_optimum(power):
+    logits, target = _fit(lambda z, y: softmax_loss(z, y, weight=WEIGHTS**power))
+    applied = implied_weights(*mean_confusion(logits, target, link="softmax")).power_of(WEIGHTS)
+    assert applied.power == pytest.approx(power, abs=1e-4)
+    assert applied.standard_error < 1e-4
+
+
+def test_power_needs_weights_that_tell_something():
+    implied = implied_weights(torch.tensor([[0.8, 0.2], [0.2, 0.8]]), torch.tensor([5, 5]))
+    with pytest.raises(ValueError, match="must differ within a group of at least three classes"):
+        implied.power_of(torch.tensor([1.0, 2.0]))
+    with pytest.raises(ValueError, match=r"must be positive and of shape \(2,\), got"):
+        implied.power_of(torch.tensor([1.0, 0.0]))
+
+
+# A network as stochastic gradient descent leaves it, on real data ------------------------------------------
+
+
+def _train(tmp_path, *, weight, balanced_sampler):
+    """Mean confusion and natural counts of a small network on imbalanced digits, after 40 epochs."""
+    data = load_dataset("digits")
+    chosen = subsample(data.train_target, exponential(20), seed=0)
+    images, target = data.images("train", chosen), data.train_target[chosen]
+    drawn = torch.arange(len(target))
+    if balanced_sampler:  # as many of each class, with repetition
+        generator = torch.Generator().manual_seed(0)
+        share = 1 / torch.bincount(target)[target].double()
+        drawn = torch.multinomial(share, len(target), replacement=True, generator=generator)
+    torch.manual_seed(0)
+    network = SmallCNN(images, 10)
+    loss = SoftmaxLoss(weight=weight)
+    part = images[drawn], target[drawn]
+    fit(network, loss, part, part, Recipe(40, 32, 0.03), seed=0, checkpoint=tmp_path / "last.ckpt")
+    return mean_confusion(predict(network, images), target, link="softmax")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("weighted", "balanced_sampler", "power"),
+    [(True, False, 1), (False, False, 0), (True, True, 2)],
+    ids=["as stated", "never applied", "twice: sampler and loss"],
+)
+def test_trained_network_tells_whether_inverse_weights_acted(tmp_path, weighted, balanced_sampler, power):
+    counts = torch.tensor(exponential(20).counts(torch.bincount(load_dataset("digits").train_target).tolist()))
+    inverse = class_weights(counts)
+    P, counts = _train(tmp_path, weight=inverse if weighted else None, balanced_sampler=balanced_sampler)
+    applied = implied_weights(P, counts, tolerance=1e-12).power_of(inverse)
+    assert abs(applied.power - power) < 0.5

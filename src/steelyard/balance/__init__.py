@@ -1,10 +1,11 @@
 """The balance laws: what a trained network must satisfy under each loss."""
 
 from steelyard.balance.confusion import MeanConfusion, logistic_statistics, mean_confusion
-from steelyard.balance.implied import ImpliedWeights, implied_weights
+from steelyard.balance.implied import AppliedPower, ImpliedWeights, implied_weights
 from steelyard.balance.laws import Balance, binary_law, lgl_inr_law, one_vs_all_law, softmax_law
 
 __all__ = [
+    "AppliedPower",
     "Balance",
     "ImpliedWeights",
     "MeanConfusion",

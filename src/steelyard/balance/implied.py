@@ -11,6 +11,19 @@ from steelyard._validation import check_number
 
 
 @dataclass(frozen=True)
+class AppliedPower:
+    """How strongly nominal weights acted: implied weights go like nominal weights to this power.
+
+    Attributes:
+        power: 1, they acted as stated; 0, they were never applied; 2, they were applied twice.
+        standard_error: of the power, from the scatter of classes about the fit.
+    """
+
+    power: float
+    standard_error: float
+
+
+@dataclass(frozen=True)
 class ImpliedWeights:
     """What the stationary distribution of a mean confusion says about class weights.
 
@@ -38,6 +51,50 @@ class ImpliedWeights:
             members = torch.tensor(group)
             ratio[members] = ratio[members] / ratio[members].log().mean().exp()
         return ratio
+
+    def power_of(self, class_weights: Tensor) -> AppliedPower:
+        r"""Whether these weights acted, from a fit over all classes at once.
+
+        .. math:: \log w_k^{\text{implied}} = c_{\text{group}} + g \log w_k + \text{noise}
+
+        by least squares, each group with its own constant. Single implied weights of a network as stochastic
+        gradient descent leaves it are off by factors; the power is far better determined.
+
+        Args:
+            class_weights: (K,) nominal weights, positive, that differ within a group of at least three classes.
+
+        Returns:
+            The power g and its standard error.
+
+        Raises:
+            ValueError: weights of another shape, not positive, or that do not tell anything.
+
+        Example:
+            >>> P = torch.tensor([[0.8, 0.1, 0.1], [0.2, 0.7, 0.1], [0.2, 0.1, 0.7]])
+            >>> implied = implied_weights(P, torch.tensor([200, 100, 100]))
+            >>> implied.power_of(torch.tensor([0.5, 1.0, 1.5])).power < 0.01
+            True
+        """
+        if class_weights.shape != self.weights.shape or not bool((class_weights > 0).all()):
+            raise ValueError(
+                f"class_weights must be positive and of shape {tuple(self.weights.shape)}, "
+                f"got {class_weights.tolist()}"
+            )
+        nominal: list[Tensor] = []
+        implied: list[Tensor] = []
+        for group in self.groups:
+            members = torch.tensor(group)
+            for values, into in ((class_weights.double().cpu(), nominal), (self.weights, implied)):
+                logs = values[members].log()
+                into.append(logs - logs.mean())
+        x, y = torch.cat(nominal), torch.cat(implied)
+        freedom = len(x) - len(self.groups) - 1
+        spread = x.square().sum()
+        if freedom < 1 or spread < 1e-12:
+            raise ValueError("class_weights must differ within a group of at least three classes that communicate")
+        power = (x @ y) / spread
+        noise = (y - power * x).square().sum() / freedom
+        return AppliedPower(float(power), float((noise / spread).sqrt()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, None for NaN, for JSON."""
