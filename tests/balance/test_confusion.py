@@ -42,6 +42,27 @@ def test_standard_errors_are_those_of_the_samples():
     assert metric.standard_error()[5].isnan().all()
 
 
+def test_folds_change_nothing_and_give_errors_of_functions():
+    logits, target = _data()
+    plain, folded = MeanConfusion(7, link="softmax"), MeanConfusion(7, link="softmax", folds=8)
+    for z, y in zip(logits.split(130), target.split(130), strict=True):
+        plain.update(z, y)
+        folded.update(z, y)
+    torch.testing.assert_close(folded.compute(), plain.compute(), rtol=1e-13, atol=0, equal_nan=True)
+    torch.testing.assert_close(folded.standard_error(), plain.standard_error(), rtol=1e-9, atol=0, equal_nan=True)
+    assert torch.equal(folded.class_counts, plain.class_counts)
+    assert (folded.fold_counts.amax(0) - folded.fold_counts.amin(0)).max() <= 1  # every class spread evenly
+    error = folded.jackknife(lambda P, counts: P[:5])
+    ratio = error / folded.standard_error()[:5]
+    assert 0.7 < ratio.square().mean().sqrt() < 1.4
+    assert sum(1 for _ in folded.replicates()) == 8
+    P, counts = next(folded.replicates())
+    assert counts.sum() == (folded.class_counts - folded.fold_counts[0]).sum()
+    assert ((P.sum(1) - 1).abs() < 1e-6)[counts > 0].all()
+    with pytest.raises(ValueError, match="folds must be at least 2 for replicates, got 1"):
+        next(plain.replicates())
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_low_precision_logits_and_dense_layout(dtype):
     logits, target = _data(960)
@@ -73,7 +94,7 @@ def _worker(rank, folder):
     rows = slice(0, 300) if rank == 0 else slice(300, 1000)
     metric = MeanConfusion(7, link="softmax")
     metric.update(logits[rows], target[rows])
-    torch.save((metric.compute(), metric.standard_error()), f"{folder}/{rank}.pt")
+    torch.save((metric.compute(), metric.standard_error(), metric.class_counts), f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -82,15 +103,20 @@ def test_two_processes_agree_with_one_to_rounding(tmp_path):
     """Not to the last bit: two partial sums are added in another order than one."""
     mp.spawn(_worker, (str(tmp_path),), nprocs=2)
     logits, target = _data()
-    P, _ = mean_confusion(logits, target, link="softmax")
+    one = MeanConfusion(7, link="softmax")
+    one.update(logits, target)
     for rank in (0, 1):
-        torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt")[0], P, rtol=1e-13, atol=0, equal_nan=True)
+        P, error, counts = torch.load(tmp_path / f"{rank}.pt")
+        torch.testing.assert_close(P, one.compute(), rtol=1e-13, atol=0, equal_nan=True)
+        torch.testing.assert_close(error, one.standard_error(), rtol=1e-10, atol=0, equal_nan=True)
+        assert torch.equal(counts, one.class_counts)
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
         (lambda: MeanConfusion(0, link="softmax"), ValueError, "num_classes must be an int >= 1, got 0"),
+        (lambda: MeanConfusion(3, link="softmax", folds=0), ValueError, "folds must be an int >= 1, got 0"),
         (
             lambda: MeanConfusion(3, link="probit"),
             ValueError,

@@ -1,11 +1,13 @@
 """Implied weights: read back from models trained with known weights, and from chains with known answers."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.balance import implied_weights, mean_confusion
+from steelyard.balance import MeanConfusion, implied_weights, mean_confusion
 from steelyard.data import exponential, load_dataset, subsample
 from steelyard.losses import SoftmaxLoss
 from steelyard.losses.functional import softmax_loss
@@ -96,10 +98,42 @@ def test_power_of_nominal_weights_at_the_optimum(power):
 
 def test_power_needs_weights_that_tell_something():
     implied = implied_weights(torch.tensor([[0.8, 0.2], [0.2, 0.8]]), torch.tensor([5, 5]))
-    with pytest.raises(ValueError, match="must differ within a group of at least three classes"):
-        implied.power_of(torch.tensor([1.0, 2.0]))
+    with pytest.raises(ValueError, match="must differ within a group of classes"):
+        implied.power_of(torch.tensor([2.0, 2.0]))
+    assert math.isnan(implied.power_of(torch.tensor([1.0, 2.0])).standard_error)  # no scatter to judge by
     with pytest.raises(ValueError, match=r"must be positive and of shape \(2,\), got"):
         implied.power_of(torch.tensor([1.0, 0.0]))
+
+
+def test_errors_of_implied_weights_cover_the_truth():
+    """Samples drawn from a chain with known weights: errors by the jackknife are those over draws, and cover."""
+    P = torch.tensor([[0.9, 0.08, 0.02], [0.1, 0.8, 0.1], [0.05, 0.15, 0.8]], dtype=torch.float64)
+    counts = torch.tensor([3000, 1000, 300])
+    truth = implied_weights(P, counts).weights
+    target = torch.repeat_interleave(torch.arange(3), counts)
+    generator = torch.Generator().manual_seed(0)
+    found, errors = [], []
+    for _ in range(60):
+        drawn = torch.multinomial(P[target], 1, generator=generator)[:, 0]
+        metric = MeanConfusion(3, link="softmax", folds=16)
+        for chunk in torch.arange(len(target)).split(700):  # in the order of the classes
+            metric.update(50.0 * torch.eye(3)[drawn[chunk]], target[chunk])
+        assert metric.fold_counts.amin(0).tolist() == [187, 62, 18]
+        implied = implied_weights(metric.compute(), metric.class_counts, replicates=metric.replicates())
+        found.append(implied.weights.log())
+        errors.append(implied.log_error)
+    found, errors = torch.stack(found), torch.stack(errors)
+    torch.testing.assert_close(errors.mean(0), found.std(0), rtol=0.3, atol=0)
+    assert ((found - truth.log()).abs() < 2.13 * errors).double().mean() > 0.85
+
+
+def test_two_classes_have_a_power_when_their_weights_have_errors():
+    logits, target = torch.randn(400, 2, generator=torch.Generator().manual_seed(1)), torch.arange(400) % 2
+    metric = MeanConfusion(2, link="softmax", folds=8)
+    metric.update(logits, target)
+    implied = implied_weights(metric.compute(), metric.class_counts, replicates=metric.replicates())
+    applied = implied.power_of(torch.tensor([1.0, 9.0]))
+    assert 0 < applied.standard_error < 1
 
 
 # A network as stochastic gradient descent leaves it, on real data ------------------------------------------

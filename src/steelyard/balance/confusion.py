@@ -1,5 +1,7 @@
 """The mean confusion of a classifier from its logits, at once or in a stream; its laws are in `laws`."""
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal
 
 import torch
@@ -27,10 +29,13 @@ class MeanConfusion(Metric):
         num_classes: K.
         link: ``"softmax"`` or ``"logistic"``.
         ignore_index: label of positions that count for nothing.
+        folds: keep the sums in so many parts, each class spread evenly over them, for :meth:`jackknife`: errors of
+            anything that is made of P. Memory grows by K x K numbers for each.
         **options: of ``torchmetrics.Metric``.
 
     ``update(logits, target)`` takes what the losses take; ``compute()`` gives (K, K) float64, NaN rows for classes
-    without samples. :attr:`class_counts` and :meth:`standard_error` belong to it.
+    without samples. :attr:`class_counts`, :meth:`standard_error`, :meth:`replicates` and :meth:`jackknife` belong
+    to it; under data parallelism each gathers all processes, as ``compute()`` does.
 
     Raises:
         TypeError, ValueError: as the losses do.
@@ -49,20 +54,23 @@ class MeanConfusion(Metric):
 
     full_state_update = False
     is_differentiable = False
-    class_counts: Tensor
-    probability_sums: Tensor
+    fold_sums: Tensor
+    fold_counts: Tensor
     square_sums: Tensor
 
-    def __init__(self, num_classes: int, *, link: Link, ignore_index: int = -100, **options: Any) -> None:
+    def __init__(
+        self, num_classes: int, *, link: Link, ignore_index: int = -100, folds: int = 1, **options: Any
+    ) -> None:
         super().__init__(**options)
-        if isinstance(num_classes, bool) or not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(f"num_classes must be an int >= 1, got {num_classes!r}")
+        for name, value in (("num_classes", num_classes), ("folds", folds)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
         check_choice("link", link, ("softmax", "logistic"))
-        self.num_classes, self.link, self.ignore_index = num_classes, link, ignore_index
-        square = torch.zeros(num_classes, num_classes, dtype=torch.float64)
-        self.add_state("probability_sums", square.clone(), dist_reduce_fx="sum")
-        self.add_state("square_sums", square.clone(), dist_reduce_fx="sum")
-        self.add_state("class_counts", torch.zeros(num_classes, dtype=torch.long), dist_reduce_fx="sum")
+        self.num_classes, self.link, self.ignore_index, self.folds = num_classes, link, ignore_index, folds
+        sums = torch.zeros(folds, num_classes, num_classes, dtype=torch.float64)
+        self.add_state("fold_sums", sums, dist_reduce_fx="sum")
+        self.add_state("fold_counts", torch.zeros(folds, num_classes, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("square_sums", torch.zeros_like(sums[0]), dist_reduce_fx="sum")
         self.set_dtype(torch.float64)
 
     def update(self, logits: Tensor, target: Tensor) -> None:
@@ -75,23 +83,89 @@ class MeanConfusion(Metric):
         rows, labels = rows.to(compute_dtype(rows)), target.long().reshape(-1)
         p = torch.softmax(rows, 1) if self.link == "softmax" else torch.sigmoid(rows)
         # Segment sums over the rows sorted by label; the ignored come last and fall into a segment of their own.
-        ordered, order = torch.sort(labels.masked_fill(labels == self.ignore_index, self.num_classes))
+        labels = labels.masked_fill(labels == self.ignore_index, self.num_classes)
+        ordered, order = torch.sort(labels)
         starts = torch.searchsorted(ordered, torch.arange(self.num_classes + 1, device=labels.device))
-        self.probability_sums += F.embedding_bag(order, p, starts, mode="sum")[:-1]
+        parts = starts if self.folds == 1 else None
+        if parts is None:
+            # Samples of a class go to the folds in turn, going on where the last batch stopped.
+            seen = torch.cat([self.fold_counts.sum(0), self.fold_counts.new_zeros(1)])
+            rank = torch.arange(len(labels), device=labels.device) - starts[ordered] + seen[ordered] + ordered
+            cells, within = torch.sort(ordered * self.folds + rank % self.folds)
+            order = order[within]
+            limits = torch.arange(self.num_classes * self.folds + 1, device=labels.device)
+            parts = torch.searchsorted(cells, limits)
+        cut = F.embedding_bag(order, p, parts, mode="sum")[:-1]
+        self.fold_sums += cut.reshape(self.num_classes, self.folds, self.num_classes).transpose(0, 1)
+        self.fold_counts += parts.diff().reshape(self.num_classes, self.folds).T
         self.square_sums += F.embedding_bag(order, p.square_(), starts, mode="sum")[:-1]
-        self.class_counts += starts.diff()
 
     def compute(self) -> Tensor:
         """(K, K) float64 mean confusion so far."""
-        counts = self.class_counts[:, None]
-        return (self.probability_sums / counts).masked_fill(counts == 0, torch.nan)
+        with self._gathered():
+            return _means(self.fold_sums.sum(0), self.fold_counts.sum(0))
+
+    @property
+    def class_counts(self) -> Tensor:
+        """(K,) int64 samples of each class so far."""
+        with self._gathered():
+            return self.fold_counts.sum(0)
 
     def standard_error(self) -> Tensor:
         """(K, K) float64 standard errors of the means; NaN for classes with fewer than two samples."""
-        counts = self.class_counts[:, None].double()
-        mean = self.probability_sums / counts
-        variance = (self.square_sums / counts - mean.square()).clamp(min=0) / (counts - 1)
-        return variance.sqrt().masked_fill(counts < 2, torch.nan)
+        with self._gathered():
+            counts = self.fold_counts.sum(0)[:, None].double()
+            mean = self.fold_sums.sum(0) / counts
+            variance = (self.square_sums / counts - mean.square()).clamp(min=0) / (counts - 1)
+            return variance.sqrt().masked_fill(counts < 2, torch.nan)
+
+    def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Mean confusion and class counts without the first fold, without the second, and so on.
+
+        Raises:
+            ValueError: there is one fold only.
+        """
+        if self.folds < 2:
+            raise ValueError("folds must be at least 2 for replicates, got 1")
+        with self._gathered():
+            sums, counts = self.fold_sums, self.fold_counts
+        total, samples = sums.sum(0), counts.sum(0)
+        for part, number in zip(sums, counts, strict=True):
+            yield _means((total - part).clamp(min=0), samples - number), samples - number
+
+    def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        r"""Standard error of a function of mean confusion and class counts, by the delete-a-group jackknife.
+
+        .. math:: \mathrm{SE}^2 = \frac{F - 1}{F} \sum_f (\theta_{(f)} - \bar\theta)^2
+
+        Args:
+            statistic: of (P, class counts), any shape; called once for each fold, with that fold left out.
+
+        Returns:
+            The error, in the statistic's shape. With F folds it has F - 1 degrees of freedom. It is not finite
+            where a replicate is not, such as for a class of one sample.
+
+        Source:
+            Delete-a-group jackknife: Kott, Journal of Official Statistics 2001.
+
+        Example:
+            >>> metric = MeanConfusion(2, link="softmax", folds=2)
+            >>> logits = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
+            >>> metric.update(logits, torch.tensor([0, 0, 1, 1]))
+            >>> metric.jackknife(lambda P, counts: P[0, 0])
+            tensor(0.1155, dtype=torch.float64)
+        """
+        values = torch.stack([statistic(P, counts) for P, counts in self.replicates()])
+        return ((self.folds - 1) * values.var(0, correction=0)).sqrt()
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        """The states of all processes together, unless they are already."""
+        if self._is_synced:
+            yield
+        else:
+            with self.sync_context():
+                yield
 
 
 def mean_confusion(
@@ -162,3 +236,7 @@ def logistic_statistics(logits: Tensor, target: Tensor, *, ignore_index: int = -
     variance, _ = class_means(torch.sigmoid(logits) * torch.sigmoid(-logits), target, ignore_index=ignore_index)
     absent = counts[:, None] == 0
     return softplus.masked_fill(absent, torch.nan), variance.masked_fill(absent, torch.nan)
+
+
+def _means(sums: Tensor, counts: Tensor) -> Tensor:
+    return (sums / counts[:, None]).masked_fill(counts[:, None] == 0, torch.nan)

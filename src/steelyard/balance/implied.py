@@ -1,6 +1,7 @@
 """The weights that a softmax classifier behaves as if trained with: its mean confusion as a Markov chain."""
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,8 @@ class AppliedPower:
 
     Attributes:
         power: 1, they acted as stated; 0, they were never applied; 2, they were applied twice.
-        standard_error: of the power, from the scatter of classes about the fit.
+        standard_error: of the power, from the scatter of classes about the fit; with two classes only, from the
+            errors of the implied weights (NaN without them).
     """
 
     power: float
@@ -35,6 +37,8 @@ class ImpliedWeights:
         leaks: of each group, the largest mean probability that a class of it gives to all other groups together.
         tolerance: mean probabilities up to this count as no confusion.
         degrees_of_freedom: (K - 1)^2, entries of P that the softmax law leaves free, of K (K - 1).
+        log_error: (K,) standard errors of the logarithms of the weights, or None where none were asked for. Not
+            finite where the samples do not determine the weight, such as for a class of one sample.
     """
 
     weights: Tensor
@@ -43,6 +47,7 @@ class ImpliedWeights:
     leaks: tuple[float, ...]
     tolerance: float
     degrees_of_freedom: int
+    log_error: Tensor | None = None
 
     def ratio_to(self, class_weights: Tensor) -> Tensor:
         """(K,) implied over nominal weights, with geometric mean 1 in each group: all 1 where they agree."""
@@ -61,7 +66,7 @@ class ImpliedWeights:
         gradient descent leaves it are off by factors; the power is far better determined.
 
         Args:
-            class_weights: (K,) nominal weights, positive, that differ within a group of at least three classes.
+            class_weights: (K,) nominal weights, positive, that differ within a group of classes.
 
         Returns:
             The power g and its standard error.
@@ -80,26 +85,29 @@ class ImpliedWeights:
                 f"class_weights must be positive and of shape {tuple(self.weights.shape)}, "
                 f"got {class_weights.tolist()}"
             )
-        nominal: list[Tensor] = []
-        implied: list[Tensor] = []
-        for group in self.groups:
-            members = torch.tensor(group)
-            for values, into in ((class_weights.double().cpu(), nominal), (self.weights, implied)):
-                logs = values[members].log()
-                into.append(logs - logs.mean())
-        x, y = torch.cat(nominal), torch.cat(implied)
-        freedom = len(x) - len(self.groups) - 1
+        x, y = (
+            torch.cat([_centred(values.double().cpu()[list(group)].log()) for group in self.groups])
+            for values in (class_weights, self.weights)
+        )
         spread = x.square().sum()
-        if freedom < 1 or spread < 1e-12:
-            raise ValueError("class_weights must differ within a group of at least three classes that communicate")
+        if spread < 1e-12:
+            raise ValueError("class_weights must differ within a group of classes that communicate")
         power = (x @ y) / spread
-        noise = (y - power * x).square().sum() / freedom
-        return AppliedPower(float(power), float((noise / spread).sqrt()))
+        freedom = len(x) - len(self.groups) - 1
+        if freedom >= 1:
+            variance = (y - power * x).square().sum() / freedom / spread
+        elif self.log_error is not None:
+            errors = torch.cat([self.log_error[list(group)] for group in self.groups])
+            variance = (x * errors).square().sum() / spread.square()
+        else:
+            variance = torch.tensor(math.nan)
+        return AppliedPower(float(power), float(variance.sqrt()))
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, None for NaN, for JSON."""
         return {
-            "weights": [None if math.isnan(w) else w for w in self.weights.tolist()],
+            "weights": _plain(self.weights),
+            "log_error": None if self.log_error is None else _plain(self.log_error),
             "groups": [list(group) for group in self.groups],
             "gaps": list(self.gaps),
             "leaks": list(self.leaks),
@@ -108,7 +116,13 @@ class ImpliedWeights:
         }
 
 
-def implied_weights(mean_confusion: Tensor, class_counts: Tensor, *, tolerance: float = 1e-6) -> ImpliedWeights:
+def implied_weights(
+    mean_confusion: Tensor,
+    class_counts: Tensor,
+    *,
+    tolerance: float = 1e-6,
+    replicates: Iterable[tuple[Tensor, Tensor]] | None = None,
+) -> ImpliedWeights:
     r"""Class weights that make the softmax law hold: stationary distribution of P over the class counts.
 
     .. math:: \pi P = \pi, \qquad w_k \propto \pi_k / N_k
@@ -120,6 +134,9 @@ def implied_weights(mean_confusion: Tensor, class_counts: Tensor, *, tolerance: 
         mean_confusion: (K, K), rows sum to 1; NaN rows for classes without samples.
         class_counts: (K,) training samples of each class.
         tolerance: mean probabilities up to this are taken as 0 when groups are formed.
+        replicates: mean confusions without a part of the samples each, as :meth:`MeanConfusion.replicates` gives,
+            for the errors of the weights by the jackknife, in the groups of the whole. Their counts are not used:
+            a law about these samples may be asked of a network trained on others. Default: no errors.
 
     Returns:
         Weights, groups and how well determined they are.
@@ -149,18 +166,44 @@ def implied_weights(mean_confusion: Tensor, class_counts: Tensor, *, tolerance: 
             f"mean_confusion must have rows that sum to 1, got {sums[(sums - 1).abs().argmax()].item():.6g}; "
             "one-vs-all sigmoids have no implied weights"
         )
-    weights = torch.full((size,), torch.nan, dtype=torch.float64)
-    groups, gaps, leaks = [], [], []
-    for members in _communicating(P, observed, tolerance):
+    groups = _communicating(P, observed, tolerance)
+    gaps, leaks = [], []
+    for members in groups:
         inside = P[members][:, members]
         kept = inside.sum(1, keepdim=True)
-        chain = inside / kept
-        share = _stationary(chain) / counts[members]
-        weights[members] = share * counts[members].sum() / (share * counts[members]).sum()
-        groups.append(tuple(members.tolist()))
-        gaps.append(_spectral_gap(chain))
+        gaps.append(_spectral_gap(inside / kept))
         leaks.append(float((P[members].sum(1, keepdim=True) - kept).max().clamp(min=0)))
-    return ImpliedWeights(weights, tuple(groups), tuple(gaps), tuple(leaks), tolerance, (size - 1) ** 2)
+    log_error = None
+    if replicates is not None:
+        logs = torch.stack([_weights_of(part.double().cpu(), counts, groups).log() for part, _ in replicates])
+        log_error = ((len(logs) - 1) * logs.var(0, correction=0)).sqrt()
+    return ImpliedWeights(
+        _weights_of(P, counts, groups),
+        tuple(tuple(members.tolist()) for members in groups),
+        tuple(gaps),
+        tuple(leaks),
+        tolerance,
+        (size - 1) ** 2,
+        log_error,
+    )
+
+
+def _weights_of(P: Tensor, counts: Tensor, groups: list[Tensor]) -> Tensor:
+    """(K,) stationary distribution over counts in each group, their mean over samples 1; NaN for the rest."""
+    weights = torch.full_like(counts, torch.nan)
+    for members in groups:
+        inside = P[members][:, members]
+        share = _stationary(inside / inside.sum(1, keepdim=True)) / counts[members]
+        weights[members] = share * counts[members].sum() / (share * counts[members]).sum()
+    return weights
+
+
+def _centred(values: Tensor) -> Tensor:
+    return values - values.mean()
+
+
+def _plain(values: Tensor) -> list[float | None]:
+    return [value if math.isfinite(value) else None for value in values.tolist()]
 
 
 def _communicating(P: Tensor, observed: Tensor, tolerance: float) -> list[Tensor]:
