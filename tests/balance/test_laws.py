@@ -6,6 +6,7 @@ import torch
 from steelyard.balance import (
     MeanConfusion,
     binary_law,
+    feature_law,
     lgl_inr_law,
     logistic_statistics,
     mean_confusion,
@@ -28,7 +29,13 @@ def _data(outputs=4):
 
 
 def _fit(loss, outputs=4):
-    """A linear model at the optimum of a loss, and its logits."""
+    """The logits of a linear model at the optimum of a loss, and the labels."""
+    logits, target, _, _ = fit_linear(loss, outputs)
+    return logits, target
+
+
+def fit_linear(loss, outputs=4, weight_decay=0.0, bias_decay=0.0):
+    """A linear model at the optimum of a loss: logits, labels, weight and bias."""
     features, target = _data(outputs)
     weight = torch.zeros(outputs, 6, dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
@@ -39,11 +46,12 @@ def _fit(loss, outputs=4):
     def closure():
         optimizer.zero_grad()
         value = loss(features @ weight.T + bias, target)
+        value = value + weight_decay / 2 * weight.square().sum() + bias_decay / 2 * bias.square().sum()
         value.backward()
         return value
 
     optimizer.step(closure)
-    return (features @ weight.T + bias).detach(), target
+    return (features @ weight.T + bias).detach(), target, weight.detach(), bias.detach()
 
 
 LAWS = {
@@ -205,3 +213,68 @@ def test_residual_error_is_the_spread_over_samples(law):
 def test_error_of_other_shape_is_refused():
     with pytest.raises(ValueError, match=r"standard_error must have shape \(2, 2\), got \(2,\)"):
         softmax_law(torch.eye(2), torch.ones(2), standard_error=torch.ones(2))
+
+
+def _softmax(z, y):
+    return softmax_loss(z, y, weight=WEIGHTS)
+
+
+def _logistic(z, y):
+    per_sample = logistic_loss(z, y, class_weights=WEIGHTS, pos_weight=WEIGHTS, reduction="sum")
+    return per_sample / WEIGHTS[y].sum()
+
+
+@pytest.mark.parametrize("link", ["softmax", "logistic"])
+def test_weight_decay_leaves_its_term_in_the_law_of_the_bias(link):
+    logits, target, _, bias = fit_linear(_softmax if link == "softmax" else _logistic, bias_decay=0.1)
+    P, counts = mean_confusion(logits, target, link=link)
+    law = softmax_law if link == "softmax" else one_vs_all_law
+    options = {"class_weights": WEIGHTS} | ({} if link == "softmax" else {"pos_weight": WEIGHTS})
+    assert law(P, counts, **options).residual.abs().max() > 1e-3
+    assert law(P, counts, **options, bias_decay=0.1 * bias).residual.abs().max() < 1e-9
+    with pytest.raises(ValueError, match=r"bias_decay must have shape \(4,\), got \(3,\)"):
+        law(P, counts, bias_decay=torch.ones(3))
+
+
+@pytest.mark.parametrize("link", ["softmax", "logistic"])
+@pytest.mark.parametrize("decay", [0.0, 0.05])
+def test_every_feature_is_in_balance_at_the_optimum(link, decay):
+    logits, target, weight, _ = fit_linear(_softmax if link == "softmax" else _logistic, weight_decay=decay)
+    features = _data()[0]
+    options = {"class_weights": WEIGHTS} | ({} if link == "softmax" else {"pos_weight": WEIGHTS})
+    law = feature_law(logits, target, features, link=link, weight=weight, weight_decay=decay, **options)
+    assert law.residual.shape == (4, 6)
+    assert law.residual.abs().max() < 1e-8
+    assert (law.pull_up >= 0).all()
+    assert (law.push_down >= 0).all()
+    other = feature_law(logits, target, features, link=link)  # the same network against other weights
+    assert other.relative_residual.abs().max() > 0.05
+
+
+def test_a_constant_feature_gives_the_law_of_the_bias():
+    logits, target = torch.randn(50, 4, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 4
+    one = feature_law(logits, target, torch.ones(50, 1), link="softmax", class_weights=WEIGHTS)
+    law = softmax_law(*mean_confusion(logits, target, link="softmax"), WEIGHTS)
+    torch.testing.assert_close(one.pull_up[:, 0], law.pull_up)
+    torch.testing.assert_close(one.push_down[:, 0], law.push_down)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"features": torch.ones(3, 2)}, r"features must have shape \(5, D\), got \(3, 2\)"),
+        ({"weight_decay": 0.1}, r"weight must have shape \(2, 3\) where weight_decay is given, got None"),
+        ({"pos_weight": torch.ones(2)}, 'pos_weight belongs to link "logistic"'),
+        ({"target": torch.tensor([0, 1, 2, 0, 1])}, "labels from 0 to 1"),
+        ({"link": "probit"}, "link must be one of"),
+    ],
+)
+def test_feature_law_refuses(change, message):
+    given = {
+        "logits": torch.zeros(5, 2),
+        "target": torch.tensor([0, 1, 0, 1, 0]),
+        "features": torch.ones(5, 3),
+        "link": "softmax",
+    } | change
+    with pytest.raises(ValueError, match=message):
+        feature_law(**given)

@@ -1,19 +1,26 @@
 """The balance laws: what a trained network must satisfy under each loss."""
 
 from steelyard.balance.confusion import MeanConfusion, logistic_statistics, mean_confusion
+from steelyard.balance.flows import HardClasses, Trade, hard_classes, ledger, trades
 from steelyard.balance.implied import AppliedPower, ImpliedWeights, implied_weights
-from steelyard.balance.laws import Balance, binary_law, lgl_inr_law, one_vs_all_law, softmax_law
+from steelyard.balance.laws import Balance, binary_law, feature_law, lgl_inr_law, one_vs_all_law, softmax_law
 
 __all__ = [
     "AppliedPower",
     "Balance",
+    "HardClasses",
     "ImpliedWeights",
     "MeanConfusion",
+    "Trade",
     "binary_law",
+    "feature_law",
+    "hard_classes",
     "implied_weights",
+    "ledger",
     "lgl_inr_law",
     "logistic_statistics",
     "mean_confusion",
     "one_vs_all_law",
     "softmax_law",
+    "trades",
 ]

@@ -1,15 +1,17 @@
-"""The balance equations as pure maths on mean confusion, class counts and weights; no data, no models.
+"""The balance equations as pure maths on mean confusion, class counts and weights; no models.
 
 At a critical point of a loss the gradient of each output's bias is zero: what pulls the output up equals what
-pushes it down. All is float64; a law holds exactly for the bias, without weight decay on it.
+pushes it down. All is float64; a law holds exactly for the bias, with the term that weight decay leaves, if any.
+The weights of the head have one equation for each output and feature, :func:`feature_law`, which needs samples.
 """
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from steelyard._validation import check_number
+from steelyard._validation import check_choice, check_logits, check_number, check_target
 from steelyard.losses.functional import in_negative_weights
 
 
@@ -19,7 +21,8 @@ class Balance:
 
     Attributes:
         pull_up: (K,) float64, what raises the output: the misses of its own class.
-        push_down: (K,) float64, what lowers it: the false probability of the others.
+        push_down: (K,) float64, what lowers it: the false probability of the others. Of :func:`feature_law` both
+            are (K, D).
         residual_error: (K,) float64 standard error of the residual, or None where none was asked for: how far
             the residual of another sample of the same size may lie.
     """
@@ -35,8 +38,8 @@ class Balance:
 
     @property
     def relative_residual(self) -> Tensor:
-        """(K,) residual over pull plus push, in [-1, 1]; 0 where both are 0."""
-        total = self.pull_up + self.push_down
+        """(K,) residual over the sizes of pull and push, in [-1, 1]; 0 where both are 0."""
+        total = self.pull_up.abs() + self.push_down.abs()
         return torch.where(total == 0, 0.0, self.residual / torch.where(total == 0, 1.0, total))
 
     def to_dict(self) -> dict[str, list[float]]:
@@ -97,6 +100,7 @@ def softmax_law(
     class_weights: Tensor | None = None,
     *,
     label_smoothing: float = 0.0,
+    bias_decay: Tensor | None = None,
     standard_error: Tensor | None = None,
 ) -> Balance:
     r"""Softmax: the weighted counts are the stationary distribution of the mean confusion.
@@ -112,6 +116,8 @@ def softmax_law(
         class_counts: (K,) :math:`N_k`.
         class_weights: (K,) :math:`w_k`. Default: all 1.
         label_smoothing: :math:`\epsilon` in [0, 1].
+        bias_decay: (K,) :math:`\lambda b_j`, weight decay times bias: the law becomes pull less push equals it,
+            for a loss that is divided by the sum of its weights. Default: no decay on the bias.
         standard_error: (K, K) standard errors of the mean confusion, such as :meth:`MeanConfusion.standard_error`
             gives; classes are independent samples. Default: no error of the residual.
 
@@ -129,12 +135,13 @@ def softmax_law(
         >>> softmax_law(P, torch.tensor([300, 100])).relative_residual.abs().max().item() < 1e-6
         True
     """
-    P, mass = _observed(mean_confusion, class_counts, class_weights)
+    P, mass = masses(mean_confusion, class_counts, class_weights)
     epsilon = check_number("label_smoothing", label_smoothing, low=0, high=1)
     T = (1 - epsilon) * torch.eye(len(P), dtype=P.dtype) + epsilon / len(P)
     # T (1 - P) against (1 - T) P: equal sides mean equal sums of T and P, and for T = 1 it is the law as written.
     coefficients = mass[:, None].expand_as(P)
-    return Balance(mass @ (T * (1 - P)), mass @ ((1 - T) * P), _error(coefficients, standard_error))
+    pull, push = _decayed(mass @ (T * (1 - P)), mass @ ((1 - T) * P), bias_decay)
+    return Balance(pull, push, _error(coefficients, standard_error))
 
 
 def one_vs_all_law(
@@ -143,6 +150,7 @@ def one_vs_all_law(
     class_weights: Tensor | None = None,
     *,
     pos_weight: Tensor | None = None,
+    bias_decay: Tensor | None = None,
     standard_error: Tensor | None = None,
 ) -> Balance:
     r"""Logistic one-vs-all: only the count-weighted average over the non-target classes is tied.
@@ -156,6 +164,8 @@ def one_vs_all_law(
         class_counts: (K,) :math:`N_k`.
         class_weights: (K,) :math:`c_k`, weight of the samples of a class in all outputs. Default: all 1.
         pos_weight: (K,) :math:`u_j`, weight of an output's positives. Default: all 1.
+        bias_decay: (K,) :math:`\lambda b_j`, weight decay times bias: the law becomes pull less push equals it,
+            for a loss that is divided by the sum of its weights. Default: no decay on the bias.
         standard_error: (K, K) standard errors of the mean confusion, such as :meth:`MeanConfusion.standard_error`
             gives; classes are independent samples. Default: no error of the residual.
 
@@ -173,11 +183,11 @@ def one_vs_all_law(
         >>> one_vs_all_law(P, torch.tensor([100, 50])).residual
         tensor([0.0833, 0.0833], dtype=torch.float64)
     """
-    P, mass = _observed(mean_confusion, class_counts, class_weights)
+    P, mass = masses(mean_confusion, class_counts, class_weights)
     u = torch.ones_like(mass) if pos_weight is None else _vector("pos_weight", pos_weight, len(P))
     coefficients = mass[:, None] * torch.where(torch.eye(len(P), dtype=torch.bool), u, 1.0)
     pull, push = u * mass * (1 - P.diagonal()), mass @ P - mass * P.diagonal()
-    return Balance(pull, push, _error(coefficients, standard_error))
+    return Balance(*_decayed(pull, push, bias_decay), _error(coefficients, standard_error))
 
 
 def lgl_inr_law(
@@ -230,6 +240,95 @@ def lgl_inr_law(
     return Balance(pull, (omega * false).sum(0))
 
 
+def feature_law(
+    logits: Tensor,
+    target: Tensor,
+    features: Tensor,
+    *,
+    link: Literal["softmax", "logistic"],
+    class_weights: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    weight: Tensor | None = None,
+    weight_decay: float = 0.0,
+) -> Balance:
+    r"""The head's weights in balance: for each output and feature the law with each sample times its feature.
+
+    .. math:: \sum_{i \in j} u_j w_j (1 - p_{ij}) h_{id} = \sum_{i \notin j} w_{y_i} p_{ij} h_{id}
+        + \lambda W_{jd} \sum_i w_{y_i}
+
+    Terms of negative features count on the other side, so both sides are not negative; a constant feature of 1
+    gives the law of the bias. It is much the sharper test of the two: a network that has learned nothing but the
+    class frequencies satisfies the law of the bias.
+
+    Args:
+        logits: (N, K), floating.
+        target: (N,) labels.
+        features: (N, D) :math:`h`, what the head's matrix multiplies.
+        link: ``"softmax"``, or ``"logistic"`` for one-vs-all outputs.
+        class_weights: (K,) :math:`w_k`. Default: all 1.
+        pos_weight: (K,) :math:`u_j`; for ``"logistic"``. Default: all 1.
+        weight: (K, D) the head's :math:`W`; needed with ``weight_decay``.
+        weight_decay: :math:`\lambda`, for a loss that is divided by the sum of its weights.
+
+    Returns:
+        Both sides, (K, D), over :math:`\sum_i w_{y_i}`.
+
+    Raises:
+        TypeError, ValueError: shapes that do not fit, a weight decay without the weights.
+
+    Source:
+        Derived for this project.
+
+    Example:
+        >>> logits = torch.tensor([[1.0, 0.0], [0.0, 1.0]])
+        >>> law = feature_law(logits, torch.tensor([0, 1]), torch.ones(2, 3), link="softmax")
+        >>> law.residual.abs().max().item() < 1e-15
+        True
+    """
+    check_logits(logits)
+    if logits.dim() != 2:
+        raise ValueError(f"logits must have shape (N, K), got {tuple(logits.shape)}")
+    rows, size = logits.shape
+    check_target(logits, target, num_labels=size, ignore_index=-1, validate=True)
+    check_choice("link", link, ("softmax", "logistic"))
+    if features.dim() != 2 or len(features) != rows:
+        raise ValueError(f"features must have shape ({rows}, D), got {tuple(features.shape)}")
+    decay = check_number("weight_decay", weight_decay, low=0)
+    if pos_weight is not None and link == "softmax":
+        raise ValueError('pos_weight belongs to link "logistic", got it with "softmax"')
+    z, h = logits.detach().double(), features.detach().double()
+    own = torch.nn.functional.one_hot(target.long(), size).bool()
+    w = torch.ones(size) if class_weights is None else _vector("class_weights", class_weights, size)
+    a = w.to(z).gather(0, target.long())
+    a = a / a.sum()
+    u = torch.ones(size) if pos_weight is None else _vector("pos_weight", pos_weight, size)
+    if link == "softmax":
+        p = torch.softmax(z, 1)
+        miss = 1 - p
+    else:
+        p, miss = torch.sigmoid(z), torch.sigmoid(-z)
+    up = (a[:, None] * u.to(z) * miss).masked_fill(~own, 0.0)
+    down = (a[:, None] * p).masked_fill(own, 0.0)
+    positive, negative = h.clamp(min=0), (-h).clamp(min=0)
+    pull, push = up.T @ positive + down.T @ negative, down.T @ positive + up.T @ negative
+    if decay == 0:
+        return Balance(pull, push)
+    if weight is None or weight.shape != pull.shape:
+        came = None if weight is None else tuple(weight.shape)
+        raise ValueError(f"weight must have shape {tuple(pull.shape)} where weight_decay is given, got {came}")
+    return Balance(*_decayed(pull, push, decay * weight))
+
+
+def _decayed(pull: Tensor, push: Tensor, decay: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Both sides with weight decay's part: it pushes what is positive down and pulls what is negative up."""
+    if decay is None:
+        return pull, push
+    if decay.shape != pull.shape:
+        raise ValueError(f"bias_decay must have shape {tuple(pull.shape)}, got {tuple(decay.shape)}")
+    term = decay.detach().to(pull)
+    return pull + (-term).clamp(min=0), push + term.clamp(min=0)
+
+
 def _error(coefficients: Tensor, standard_error: Tensor | None) -> Tensor | None:
     """Standard error of each column's sum of coefficients times means, where it has a coefficient."""
     if standard_error is None:
@@ -242,8 +341,9 @@ def _error(coefficients: Tensor, standard_error: Tensor | None) -> Tensor | None
     return terms.masked_fill(coefficients == 0, 0.0).square().sum(0).sqrt()
 
 
-def _observed(mean_confusion: Tensor, class_counts: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """P with the rows of classes without samples at 0, and the share of each class's weighted count."""
+def masses(mean_confusion: Tensor, class_counts: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
+    """P with the rows of classes without samples at 0, and the share of each class's weighted count; (K, K), (K,)
+    float64. For the package's own modules."""
     if mean_confusion.dim() != 2 or mean_confusion.shape[0] != mean_confusion.shape[1]:
         raise ValueError(f"mean_confusion must have shape (K, K), got {tuple(mean_confusion.shape)}")
     mass = _mass(class_counts, class_weights, len(mean_confusion))
