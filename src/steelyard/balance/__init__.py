@@ -1,17 +1,26 @@
 """The balance laws: what a trained network must satisfy under each loss."""
 
+from steelyard.balance.audit import AuditReport, audit, audit_evidence
 from steelyard.balance.confusion import MeanConfusion, logistic_statistics, mean_confusion
+from steelyard.balance.evidence import Evidence
 from steelyard.balance.flows import HardClasses, Trade, hard_classes, ledger, trades
 from steelyard.balance.implied import AppliedPower, ImpliedWeights, implied_weights
 from steelyard.balance.laws import Balance, binary_law, feature_law, lgl_inr_law, one_vs_all_law, softmax_law
+from steelyard.balance.verdicts import Hypothesis, Verdict
 
 __all__ = [
     "AppliedPower",
+    "AuditReport",
     "Balance",
+    "Evidence",
     "HardClasses",
+    "Hypothesis",
     "ImpliedWeights",
     "MeanConfusion",
     "Trade",
+    "Verdict",
+    "audit",
+    "audit_evidence",
     "binary_law",
     "feature_law",
     "hard_classes",

@@ -42,6 +42,13 @@ class Balance:
         total = self.pull_up.abs() + self.push_down.abs()
         return torch.where(total == 0, 0.0, self.residual / torch.where(total == 0, 1.0, total))
 
+    @property
+    def misfit(self) -> float:
+        """How far the law is from holding, over all outputs: sum of the residuals' sizes over that of both sides,
+        from 0 (a critical point) to 1 (all pull or all push)."""
+        total = (self.pull_up.abs() + self.push_down.abs()).sum()
+        return float(self.residual.abs().sum() / total) if total > 0 else 0.0
+
     def to_dict(self) -> dict[str, list[float]]:
         """Plain lists of floats, for JSON."""
         error = {} if self.residual_error is None else {"residual_error": self.residual_error.tolist()}
