@@ -4,19 +4,17 @@ import json
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 
+from steelyard.report.drawing import Array, Classes, shown
 from steelyard.report.figures import (
-    Array,
-    Classes,
     Series,
     balance_figure,
     confusion_figure,
     curves_figure,
     recall_figure,
-    shown,
 )
+from steelyard.report.html import render_template, save_page
 
 
 def write_report(folder: Path) -> Path:
@@ -33,11 +31,7 @@ def write_report(folder: Path) -> Path:
         ValueError: results.json is not one of ours.
     """
     results = _read(folder)
-    page = folder / "report.html"
-    aside = page.with_name("report.html.tmp")
-    aside.write_text(render(results, _confusions(folder, results)), encoding="utf-8")
-    aside.replace(page)
-    return page
+    return save_page(folder / "report.html", render(results, _confusions(folder, results)))
 
 
 def render(results: dict[str, Any], confusions: list[tuple[str, Array]]) -> str:
@@ -45,14 +39,11 @@ def render(results: dict[str, Any], confusions: list[tuple[str, Array]]) -> str:
     data, losses = results["data"], results["losses"]
     classes = Classes(data["class_names"], data["train_counts"])
     counts = data["train_counts"]
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("steelyard.report"), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    environment.filters["format"] = lambda pattern, value: pattern % value
     setting = dict(results["config"])
     command = setting.pop("command", None)
     columns = _columns(results)
-    text: str = environment.get_template("compare.html.j2").render(
+    return render_template(
+        "compare.html.j2",
         name=shown(results["name"], 80),
         config=results["config"] | {"dataset": shown(Path(results["config"]["dataset"]).name, 80)},
         environment=results["environment"],
@@ -99,7 +90,6 @@ def render(results: dict[str, Any], confusions: list[tuple[str, Array]]) -> str:
             ),
         },
     )
-    return text
 
 
 def _read(folder: Path) -> dict[str, Any]:

@@ -1,0 +1,22 @@
+"""Pages from templates: everything is escaped but the figures, which are ours."""
+
+from pathlib import Path
+
+import jinja2
+
+
+def render_template(template: str, **values: object) -> str:
+    """The text of a page; a value that a template needs and does not get is an error."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("steelyard.report"), autoescape=True, undefined=jinja2.StrictUndefined
+    )
+    environment.filters["format"] = lambda pattern, value: pattern % value
+    return environment.get_template(template).render(**values)
+
+
+def save_page(page: Path, text: str) -> Path:
+    """Write a page aside and rename it: a page that exists is whole."""
+    aside = page.with_name(page.name + ".tmp")
+    aside.write_text(text, encoding="utf-8")
+    aside.replace(page)
+    return page
