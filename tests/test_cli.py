@@ -42,6 +42,35 @@ def test_compare_prints_a_table_and_the_report(capsys, tmp_path, monkeypatch):
     assert (code, out.strip()) == (0, "report: runs/digits-exponential-50/report.html")
 
 
+def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = (*SMALL, "--losses", "softmax:inverse,lgl-inr", "--imbalance", "exponential:20", "--out", "run")
+    assert _run(capsys, *given)[0] == 0
+    file = "run/softmax-inverse/seed-0/train_predictions.parquet"
+    code, out, err = _run(capsys, "audit", file, "--link", "softmax", "--weights", "inverse", "--out", "run/audit")
+    assert (code, err) == (0, "")
+    assert out.startswith("CRITICAL POINT")
+    assert "relative residual" in out
+    assert out.strip().endswith("report: run/audit/report.html")
+    assert {p.name for p in (tmp_path / "run/audit").iterdir()} == {
+        "report.html", "audit.json", "classes.csv", "mean_confusion.npz"
+    }  # fmt: skip
+    code, out, _ = _run(capsys, "report", "run/audit")
+    assert (code, out.strip()) == (0, "report: run/audit/report.html")
+    code, out, err = _run(capsys, "audit", file, "--out", "run/audit")
+    assert (code, err.strip()) == (2, "steelyard: run/audit holds something already; name another folder")
+    # what is not said is taken from the file, and that is said
+    code, out, err = _run(capsys, "audit", file)
+    assert code == 0
+    assert "class weights inverse, from the loss that the file names: softmax:inverse" in err
+    code, out, err = _run(capsys, "audit", "run/lgl-inr/seed-0/train_predictions.parquet")
+    assert code == 0
+    assert "LGL-INR of beta 1, from the loss that the file names: lgl-inr" in err
+    monkeypatch.setenv("COLUMNS", "50")
+    code, out, _ = _run(capsys, "audit", file)
+    assert max(len(line) for line in out.splitlines()) <= 50
+
+
 def test_configuration_file_and_options_together(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("losses: [softmax]\nseeds: 1\nepochs: 50\nlearning_rates: [0.1]\n")
     out = str(tmp_path / "run")
@@ -54,6 +83,7 @@ def test_configuration_file_and_options_together(capsys, tmp_path):
     ("arguments", "message"),
     [
         (("compare", "--losses", "sofmax"), "unknown loss 'sofmax' (did you mean 'softmax'?); choose from"),
+        (("audit", "none.parquet"), "none.parquet"),
         (("compare",), "losses is missing from the configuration"),
         (("compare", "--losses", "softmax", "--imbalance", "exp:5"), "imbalance must be none, exponential:RATIO"),
         (

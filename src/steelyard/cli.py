@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 from rich.console import Console
+from rich.padding import Padding
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
@@ -135,13 +136,63 @@ def compare(
     click.echo(f"report: {folder / 'report.html'}")
 
 
+_WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or a JSON file"
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--link", help="softmax, or logistic for one-vs-all outputs.  [default: what the file says]")
+@click.option(
+    "--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: what the file says]"
+)
+@click.option("--pos-weights", help="Weights said to be on each output's positives, alike; for logistic.")
+@click.option("--sampler", help="How often the sampler draws a sample of each class, alike.")
+@click.option("--corrected", help="Weights taken out of the logits after training, alike.")
+@click.option("--beta", type=float, help="The loss was LGL-INR of this beta.  [default: what the file says]")
+@click.option("--detach-weights", is_flag=True, help="Of LGL-INR.")
+@click.option("--counts", help="Training samples of each class.  [default: those of the file]")
+@click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
+@click.option("--target", help="Label column; for .npy the file of labels.  [default: target, label, labels or y]")
+@click.option(
+    "--from", "values", default="logits", show_default=True, help="What the numbers are: logits or probabilities."
+)
+@click.option("--drop-invalid", is_flag=True, help="Leave out rows with NaN or infinite numbers.")
+@click.option(
+    "--tolerance", type=float, default=1e-9, show_default=True, help="Mean probabilities that are no confusion."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, audit.json, classes.csv.")
+@click.pass_obj
+def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **options: Any) -> None:
+    """Say what class weights did to a trained model, from its predictions on its training samples.
+
+    FILE holds logits and labels: parquet, Arrow, CSV, NPZ or NPY.
+    """
+    from steelyard.experiments.audits import audit_file
+
+    names = options.pop("class_names")
+    given = None if names is None else [name.strip() for name in names.split(",")]
+    _, found = audit_file(
+        file,
+        out=out,
+        class_counts=counts,
+        class_names=given,
+        command=command,
+        say=lambda text: click.echo(text, err=True),
+        **options,
+    )
+    _print_audit(found)
+    if out is not None:
+        click.echo(f"report: {out / 'report.html'}")
+
+
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Make the report of a finished run anew from its files."""
-    from steelyard.report import write_report
+    """Make the report of a finished run or audit anew from its files."""
+    from steelyard.report import write_audit_page, write_report
 
-    click.echo(f"report: {write_report(folder)}")
+    write = write_audit_page if (folder / "audit.json").is_file() else write_report
+    click.echo(f"report: {write(folder)}")
 
 
 @commands.command()
@@ -190,35 +241,85 @@ class _Display:
             click.echo(f"{title}: {outcome}", err=True)
 
 
-def _print_table(results: dict[str, Any]) -> None:
-    """The metrics of each loss: a table, or a list where the terminal is too narrow for one."""
+def _console() -> Console:
     console = Console(highlight=False)
     if not console.is_terminal and "COLUMNS" not in os.environ:
         console = Console(highlight=False, width=160)  # a file is as wide as it needs to be
+    return console
+
+
+_MOST_CLASSES = 20
+
+
+def _print_audit(found: dict[str, Any]) -> None:
+    """The verdicts in words, then the classes that are most off."""
+    from steelyard.report import class_rows
+
+    console = _console()
+    for verdict in found["verdicts"]:
+        fault = "" if verdict["fault"] is None else f" [{verdict['fault'].replace('_', ' ')}]"
+        console.print(Text(verdict["topic"].upper() + fault, style="bold"))
+        console.print(Padding(_plain(verdict["text"]), (0, 0, 1, 2)))
+    rows = class_rows(found)
+    kind = "weight" if found["implied_weights"] is not None else "positive weight"
+    titles = ["samples", f"stated {kind}", f"implied {kind}", "relative residual"]
+    lines = [
+        (
+            row["name"],
+            [
+                str(row["samples"]),
+                _significant(row["stated"]),
+                _significant(row["implied"]) + _between(row["implied_low"], row["implied_high"]),
+                "-" if row["relative_residual"] is None else f"{row['relative_residual']:+.2f}",
+            ],
+        )
+        for row in rows[:_MOST_CLASSES]
+    ]
+    _print_rows(console, "class", titles, lines, None)
+    if len(rows) > _MOST_CLASSES:
+        click.echo(f"the {_MOST_CLASSES} of {len(rows)} classes that are most off")
+
+
+def _significant(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:.2g}, {high:.2g}]"
+
+
+def _print_rows(
+    console: Console, first: str, titles: list[str], rows: list[tuple[str, list[str]]], title: Text | None
+) -> None:
+    """A table, or a list where the terminal is too narrow for one."""
+    if console.width < 100:
+        for label, cells in rows:
+            console.print(_plain(label))
+            for name, cell in zip(titles, cells, strict=True):
+                console.print(f"  {name:21s} {cell}")
+        return
+    table = Table(title=title)
+    table.add_column(first, no_wrap=True)
+    for name in titles:
+        table.add_column(name, justify="right")
+    for label, cells in rows:
+        table.add_row(_plain(label), *cells)
+    console.print(table)
+
+
+def _print_table(results: dict[str, Any]) -> None:
+    """The metrics of each loss."""
+    console = _console()
     groups = results["data"]["groups"]
     metrics = [m for m in results["metrics"] if groups.get(m["key"].removeprefix("recall_"), True)]
     titles = [m["title"] + (f", {m['unit']}" if m["unit"] else "") for m in metrics]
     sign = "±" if console.encoding.startswith("utf") else "+/-"
     rows = [
-        (
-            _plain(loss["label"]),
-            [_cell(loss["summary"][m["key"]], 100 if m["unit"] == "%" else 1, sign) for m in metrics],
-        )
+        (loss["label"], [_cell(loss["summary"][m["key"]], 100 if m["unit"] == "%" else 1, sign) for m in metrics])
         for loss in results["losses"]
     ]
-    if console.width < 100:
-        for label, cells in rows:
-            console.print(label)
-            for title, cell in zip(titles, cells, strict=True):
-                console.print(f"  {title:21s} {cell}")
-    else:
-        table = Table(title=_plain(f"{results['config']['dataset']}, imbalance {results['config']['imbalance']}"))
-        table.add_column("loss", no_wrap=True)
-        for title in titles:
-            table.add_column(title, justify="right")
-        for label, cells in rows:
-            table.add_row(label, *cells)
-        console.print(table)
+    title = _plain(f"{results['config']['dataset']}, imbalance {results['config']['imbalance']}")
+    _print_rows(console, "loss", titles, rows, title)
     seeds = results["config"]["seeds"]
     click.echo(f"mean over {seeds} seeds {sign} half the 95% interval" if seeds > 1 else "one seed: no intervals")
 

@@ -256,7 +256,7 @@ def test_report_is_frozen_and_plain():
     text = json.dumps(report.to_dict(), allow_nan=False)
     assert json.loads(text)["class_names"] == ["a", "b", "c", "d", "e"]
     assert json.loads(text)["implied_weights"]["weights"][3] is None
-    assert "Not observed, so nothing is said of them: d." in _said(report, "data").text
+    assert 'Not observed, so nothing is said of them: "d".' in _said(report, "data").text
     assert not any("nan" in verdict.text.lower().split() for verdict in report.verdicts)
     for verdict in report.verdicts:
         if verdict.low is not None:

@@ -167,9 +167,10 @@ def test_text_labels_need_an_order(tmp_path):
 
 def test_columns_named_after_the_values_are_chosen(tmp_path):
     table = class_table().append_column("id", [list(range(N))]).append_column("prob_cat", [[0.5] * N])
+    table = table.append_column("prob_dog", [[0.5] * N])
     pq.write_table(table, tmp_path / "a.parquet")
     assert open_predictions(tmp_path / "a.parquet").class_names == NAMES
-    assert open_predictions(tmp_path / "a.parquet", values="probabilities").class_names == ("cat",)
+    assert open_predictions(tmp_path / "a.parquet", values="probabilities").class_names == ("cat", "dog")
 
 
 def test_text_and_index_columns_are_left_out(tmp_path):
@@ -416,3 +417,12 @@ def test_without_pyarrow(tmp_path, monkeypatch):
     with pytest.raises(ImportError, match=r"reading parquet needs pyarrow: pip install 'steelyard\[train\]'"):
         open_predictions(tmp_path / "a.parquet")
     assert len(read(tmp_path / "a.npz")[0]) == N
+
+
+def test_one_number_a_row_is_a_binary_output(tmp_path):
+    pq.write_table(pa.table({"target": [0, 1, 1], "logits": [[0.5], [1.0], [-1.0]]}), tmp_path / "a.parquet")
+    opened = open_predictions(tmp_path / "a.parquet", class_names=["no", "yes"])
+    assert opened.num_classes == 1
+    assert torch.cat([y for _, y in opened.batches()]).tolist() == [0, 1, 1]
+    with pytest.raises(ValueError, match="has 1 numbers a row, but there are 3 class names"):
+        open_predictions(tmp_path / "a.parquet", class_names=["a", "b", "c"])

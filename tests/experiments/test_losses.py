@@ -46,7 +46,7 @@ def test_running_statistics_know_the_number_of_classes():
         ("softmax:invers", "unknown weight scheme 'invers' .did you mean 'inverse'.*; choose from none, inverse"),
         ("lgl-inr:bta=3", "unknown option 'bta' .did you mean 'beta'.*; choose from beta"),
         ("softmax:inverse@3", "scheme 'inverse' takes no value, got 'inverse@3'"),
-        ("softmax:power@x", "'power@x' in loss 'softmax:power@x' must end in a number"),
+        ("softmax:power@x", "loss 'softmax:power@x': 'power@x' must end in a number"),
         ("lgl-inr:beta=inf", "loss 'lgl-inr:beta=inf': beta must be a number, got str"),
         ("softmax:label_smoothing=2", r"label_smoothing must be a finite number in \[0, 1\], got 2"),
         ("softmax:inverse:from=-1", "from must be an epoch, a whole number >= 0, got '-1'"),

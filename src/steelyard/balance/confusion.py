@@ -109,7 +109,7 @@ class MeanConfusion(Metric):
     def class_counts(self) -> Tensor:
         """(K,) int64 samples of each class so far."""
         with self._gathered():
-            return self.fold_counts.sum(0)
+            return self.fold_counts.sum(0).long()
 
     def standard_error(self) -> Tensor:
         """(K, K) float64 standard errors of the means; NaN for classes with fewer than two samples."""

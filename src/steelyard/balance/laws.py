@@ -5,6 +5,7 @@ pushes it down. All is float64; a law holds exactly for the bias, with the term 
 The weights of the head have one equation for each output and feature, :func:`feature_law`, which needs samples.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,15 +50,16 @@ class Balance:
         total = (self.pull_up.abs() + self.push_down.abs()).sum()
         return float(self.residual.abs().sum() / total) if total > 0 else 0.0
 
-    def to_dict(self) -> dict[str, list[float]]:
-        """Plain lists of floats, for JSON."""
-        error = {} if self.residual_error is None else {"residual_error": self.residual_error.tolist()}
-        return {
-            "pull_up": self.pull_up.tolist(),
-            "push_down": self.push_down.tolist(),
-            "relative_residual": self.relative_residual.tolist(),
-            **error,
+    def to_dict(self) -> dict[str, list[float | None]]:
+        """Plain lists of floats, None for NaN, for JSON."""
+        sides = {
+            "pull_up": self.pull_up,
+            "push_down": self.push_down,
+            "relative_residual": self.relative_residual,
         }
+        if self.residual_error is not None:
+            sides["residual_error"] = self.residual_error
+        return {k: [v if math.isfinite(v) else None for v in side.tolist()] for k, side in sides.items()}
 
 
 def binary_law(

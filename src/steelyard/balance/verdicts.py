@@ -153,6 +153,11 @@ class Numbers:
     hard: tuple[HardClasses, ...]
     standard_error: Tensor
 
+    def label(self, index: int) -> str:
+        """A class as a sentence names it: its name in quotes, or "class 3" where it has none."""
+        name = self.names[index]
+        return name if name == f"class {index}" else f'"{name}"'
+
     def hypothesis(self, name: str) -> Hypothesis | None:
         return next((h for h in self.hypotheses if h.name == name), None)
 
@@ -171,6 +176,7 @@ class Numbers:
             "samples": list(self.samples),
             "class_counts": _plain(self.class_counts),
             "stated_weights": None if s.total is None else _plain(s.total),
+            "stated_pos_weight": None if s.pos_weight is None else _plain(s.pos_weight),
             "residual": self.balance.to_dict() | {"misfit": self.balance.misfit},
             "hypotheses": [
                 {"name": h.name, "text": h.text, "link": h.link, "misfit": h.misfit, "error": _finite(h.error)}
@@ -239,7 +245,7 @@ def _most_off(n: Numbers) -> str:
         spread = None if error is None or total[j] == 0 else float(error[j] / total[j])
         way = "training would still raise it" if residual[j] > 0 else "training would still lower it"
         named.append(
-            f"{n.names[j]} ({way}; relative residual {_number(float(relative[j]), spread, bounds=(-1, 1))})"
+            f"{n.label(j)} ({way}; relative residual {_number(float(relative[j]), spread, bounds=(-1, 1))})"
         )
     return f"Most off: {_listed(named)}." if named else ""
 
@@ -322,7 +328,7 @@ def _moved(n: Numbers) -> str:
         return ""
     change = (total[order] / total).log().abs()
     named = [
-        f"{n.names[k]} has the weight of {n.names[int(order[k])]}"
+        f"{n.label(k)} has the weight of {n.label(int(order[k]))}"
         for k in change.argsort(descending=True)[:_NAMED].tolist()
         if change[k] > 0
     ]
@@ -399,7 +405,7 @@ def _groups(n: Numbers) -> Verdict | None:
     if len(groups) == 1:
         text += "All classes are confused with one another, directly or through others: their weights compare."
     else:
-        shown = _listed(["{" + _listed([n.names[k] for k in g], _NAMED) + "}" for g in several], _NAMED)
+        shown = _listed(["{" + _listed([n.label(k) for k in g], _NAMED) + "}" for g in several], _NAMED)
         alone = len(groups) - len(several)
         text += f"The classes fall into {len(groups)} groups between which weights have no effect"
         text += (f": {shown}" if several else "") + (f"; {alone} classes alone" if alone else "") + "."
@@ -422,10 +428,10 @@ def _trades(n: Numbers) -> Verdict | None:
         k, j = trade.classes
         errors = [float(mass[a] * n.standard_error[a, b]) / misplaced for a, b in ((k, j), (j, k))]
         there, back = (
-            _number(value / misplaced, error, "%", bounds=(0, 100), digits=0)
+            _number(value / misplaced, error, "%", bounds=(0, 100), style=".2g")
             for value, error in zip((trade.there, trade.back), errors, strict=True)
         )
-        named.append(f"{n.names[k]} gives {n.names[j]} {there} and gets {back} back")
+        named.append(f"{n.label(k)} gives {n.label(j)} {there} and gets {back} back")
     text = f"Of all probability that is misplaced, {'; '.join(named)}."
     return Verdict("trades", text, None, n.trades[0].there)
 
@@ -437,15 +443,15 @@ def _hard(n: Numbers) -> Verdict | None:
         return None
     if not away:
         return Verdict("hard classes", "No class hides behind the average that the law of an output ties.")
-    named = [f"{n.names[k]} taken for {n.names[h.output]}" for h, k in away]
+    named = [f"{n.label(k)} taken for {n.label(h.output)}" for h, k in away]
     text = f"{len(away)} pairs hide behind the average that the law of an output ties: {_listed(named, _NAMED)}."
     return Verdict("hard classes", text, None, float(len(away)))
 
 
 def _data(n: Numbers) -> Verdict | None:
     """What the samples do not show."""
-    absent = [n.names[k] for k, count in enumerate(n.samples) if count == 0]
-    single = [n.names[k] for k, count in enumerate(n.samples) if count == 1]
+    absent = [n.label(k) for k, count in enumerate(n.samples) if count == 0]
+    single = [n.label(k) for k, count in enumerate(n.samples) if count == 1]
     said = []
     if absent:
         said.append(f"Not observed, so nothing is said of them: {_listed(absent, _NAMED)}.")
@@ -470,12 +476,12 @@ def _number(
     unit: str = "",
     *,
     bounds: tuple[float, float] = (-math.inf, math.inf),
-    digits: int = 2,
+    style: str = ".2f",
 ) -> str:
     """`0.94 [0.86, 1.02]`, or without an interval where there is none."""
     low, high = _limits(value, error, bounds)
-    shown = f"{value:.{digits}f}{unit}"
-    return shown if low is None or high is None else f"{shown} [{low:.{digits}f}, {high:.{digits}f}]"
+    shown = f"{value:{style}}{unit}"
+    return shown if low is None or high is None else f"{shown} [{low:{style}}, {high:{style}}]"
 
 
 def _listed(names: list[str], most: int | None = None) -> str:

@@ -110,10 +110,11 @@ def open_predictions(
     source = _OPENERS[path.suffix.lower()](path, None if target is None else os.fspath(target), values)
 
     is_classes = values != "features"
-    from_columns = source.columns if is_classes else None
+    classes = max(source.width, 2)  # one number a row is a binary output
+    from_columns = source.columns if is_classes and source.width > 1 else None
     in_file = source.metadata.get("class_names")
     names = tuple(class_names) if class_names is not None else tuple(in_file.split("\x1f")) if in_file else None
-    if names is not None and is_classes and len(names) != source.width:
+    if names is not None and is_classes and len(names) != classes:
         raise ValueError(f"{path} has {source.width} numbers a row, but there are {len(names)} class names")
     if names and from_columns and names != from_columns and set(names) == set(from_columns):
         raise ValueError(f"{path} has columns in the order {_list(from_columns)}, class names are {_list(names)}")
@@ -122,7 +123,7 @@ def open_predictions(
         raise ValueError(f"{path} must have class names that differ, got {_list(names)}")
     if names is None and source.label_is_text:
         raise ValueError(f"{source.label} holds text, which needs class_names to tell the order of the classes")
-    num_labels = source.width if is_classes else len(names) if names else None
+    num_labels = classes if is_classes else len(names) if names else None
     told = source.metadata
     return Predictions(path, names, told.get("link"), told.get("loss"), source.width, source, num_labels)
 

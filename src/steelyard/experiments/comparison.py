@@ -346,11 +346,10 @@ def balance_of(spec: LossSpec, logits: Tensor, target: Tensor, class_counts: Ten
         return softmax_law(P, counts, weights, label_smoothing=float(smoothing))  # type: ignore[arg-type]
     if spec.name == "logistic":
         return one_vs_all_law(P, counts, weights)
-    constant = spec.options.get("detach_weights", False) or spec.options.get("statistics") == "running"
     return lgl_inr_law(
         P,
         beta=float(spec.options.get("beta", 1.0)),  # type: ignore[arg-type]
-        statistics=None if constant else logistic_statistics(logits, target),
+        statistics=None if spec.constant_weights else logistic_statistics(logits, target),
     )
 
 

@@ -3,9 +3,13 @@
 import ast
 import difflib
 import inspect
+import json
+import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import get_args
+from pathlib import Path
+from typing import Any, get_args
 
 import torch
 from torch import Tensor, nn
@@ -41,6 +45,18 @@ class LossSpec:
     def slug(self) -> str:
         """The label as a folder name."""
         return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-")
+
+    @property
+    def weights_text(self) -> str:
+        """The weight scheme as :func:`parse_scheme` takes it; ``none`` without one."""
+        if self.scheme is None:
+            return "none"
+        return self.scheme + "".join(f"@{value:g}" for value in self.scheme_options.values())
+
+    @property
+    def constant_weights(self) -> bool:
+        """Whether LGL-INR's weights carry no gradient."""
+        return bool(self.options.get("detach_weights", False)) or self.options.get("statistics") == "running"
 
     @property
     def entry(self) -> LossEntry:
@@ -124,21 +140,10 @@ def parse_loss(text: str) -> LossSpec:
                 f"loss {label!r} has an unknown option {key!r}{near}; choose from {', '.join(accepted)}, from"
             )
         else:
-            scheme_name, at, number = part.partition("@")
-            if scheme_name not in _SCHEMES:
-                near = _nearest(scheme_name, _SCHEMES)
-                raise ValueError(
-                    f"loss {label!r} has an unknown weight scheme {scheme_name!r}{near}; "
-                    f"choose from {', '.join(_SCHEMES)}"
-                )
-            scheme = scheme_name  # type: ignore[assignment]
-            if at:
-                if scheme_name not in _SCHEME_OPTION:
-                    raise ValueError(f"scheme {scheme_name!r} takes no value, got {part!r} in loss {label!r}")
-                try:
-                    scheme_options[_SCHEME_OPTION[scheme_name]] = float(number)
-                except ValueError:
-                    raise ValueError(f"{part!r} in loss {label!r} must end in a number") from None
+            try:
+                scheme, scheme_options = parse_scheme(part)
+            except ValueError as error:
+                raise ValueError(f"loss {label!r}: {error}") from None
     if from_epoch and scheme is None:
         raise ValueError(f"from needs a weight scheme that it starts, got loss {label!r}")
     spec = LossSpec(label, name, options, scheme, scheme_options, from_epoch)
@@ -147,6 +152,79 @@ def parse_loss(text: str) -> LossSpec:
     except (TypeError, ValueError) as error:
         raise ValueError(f"loss {label!r}: {error}") from error
     return spec
+
+
+def parse_scheme(text: str) -> tuple[Scheme, dict[str, float]]:
+    """A weight scheme as `name[@value]`, such as ``inverse`` or ``power@0.5``.
+
+    Returns:
+        The scheme and its options for :func:`steelyard.class_weights`.
+
+    Raises:
+        ValueError: an unknown scheme (the nearest is named), or a value that is none.
+    """
+    name, at, number = text.partition("@")
+    if name not in _SCHEMES:
+        near = _nearest(name, _SCHEMES)
+        raise ValueError(f"unknown weight scheme {name!r}{near}; choose from {', '.join(_SCHEMES)}")
+    options = {}
+    if at:
+        if name not in _SCHEME_OPTION:
+            raise ValueError(f"scheme {name!r} takes no value, got {text!r}")
+        try:
+            options[_SCHEME_OPTION[name]] = float(number)
+        except ValueError:
+            raise ValueError(f"{text!r} must end in a number") from None
+    return name, options  # type: ignore[return-value]
+
+
+def parse_weights(
+    text: str, class_counts: Tensor, class_names: Sequence[str] | None = None, *, option: str = "weights"
+) -> Tensor | None:
+    """Class weights as the command line gives them.
+
+    Args:
+        text: a scheme (see :func:`parse_scheme`), K comma-separated numbers, or a JSON file that holds a list of K
+            numbers or an object from class name to number. ``none`` is no weights.
+        class_counts: (K,) that a scheme is made from; classes without samples weigh 1.
+        class_names: names that an object may use.
+        option: what to call it in an error.
+
+    Returns:
+        (K,) float64, or None.
+
+    Raises:
+        ValueError: what is none of these, or not K positive numbers.
+        FileNotFoundError: a name that ends in .json and is no file.
+    """
+    size = len(class_counts)
+    if text == "none":
+        return None
+    values: Any
+    if text.endswith(".json"):
+        values = json.loads(Path(text).read_text(encoding="utf-8"))
+        if isinstance(values, dict):
+            names = list(class_names) if class_names is not None else [str(k) for k in range(size)]
+            missing = [name for name in names if name not in values]
+            unknown = [name for name in values if name not in names]
+            if missing or unknown:
+                odd = f"no weight for {missing[0]!r}" if missing else f"an unknown class {unknown[0]!r}"
+                raise ValueError(f"{option} {text} has {odd}")
+            values = [values[name] for name in names]
+    elif re.fullmatch(r"[-+\d.eE,\s]+", text):
+        values = [float(part) for part in text.split(",")]
+    else:
+        try:
+            scheme, options = parse_scheme(text)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}; or {size} numbers, or a JSON file") from None
+        return class_weights(class_counts, scheme, on_empty="one", dtype=torch.float64, **options)  # type: ignore[arg-type]
+    if not isinstance(values, list) or len(values) != size:
+        came = f"{len(values)} numbers" if isinstance(values, list) else type(values).__name__
+        raise ValueError(f"{option} must be {size} numbers, one for each class, got {came}")
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < math.inf for v in values):
+        raise ValueError(f"{option} must be positive numbers, got {text}")
+    return torch.tensor(values, dtype=torch.float64)
 
 
 def _value(text: str) -> object:

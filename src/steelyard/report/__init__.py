@@ -1,5 +1,6 @@
-"""Reports: figures and one self-contained page from the results on disk; nothing is computed anew here."""
+"""Reports from results on disk."""
 
+from steelyard.report.audit_page import class_rows, write_audit_page
 from steelyard.report.page import write_report
 
-__all__ = ["write_report"]
+__all__ = ["class_rows", "write_audit_page", "write_report"]

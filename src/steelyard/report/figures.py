@@ -7,6 +7,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator
 
 from steelyard.report.drawing import (
     NAMED_TICKS,
@@ -99,7 +100,7 @@ def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, 
         order = np.asarray([k for k in order if k in chosen])
     columns = min(4 if len(order) <= 20 else 2, len(confusions))
     rows = -(-len(confusions) // columns)
-    side = WIDTH / columns
+    side = min(WIDTH / columns, 5.6)
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, rows * side * 0.98 + 0.9), layout="constrained")
         grid = figure.subplots(rows, columns, squeeze=False)
@@ -222,3 +223,97 @@ def balance_figure(laws: Sequence[tuple[str, Array, Array]], classes: Classes, *
         for panel in panels.flat[len(laws) :]:
             panel.set_visible(False)
         return svg(figure, "balance", title)
+
+
+def misfit_figure(hypotheses: Sequence[tuple[str, float, float | None]], *, title: str) -> str:
+    """How badly each hypothesis fits, from 0 (its law holds) to 1; the first is the stated one.
+
+    Args:
+        hypotheses: text, misfit, standard error or None.
+        title: for readers who cannot see it.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 0.9 + 0.36 * len(hypotheses)), layout="constrained")
+        axes = figure.subplots()
+        for y, (_, misfit, error) in enumerate(hypotheses):
+            colour = look(0)[0] if y == 0 else "#9aa4ae"
+            axes.barh(y, misfit, color=colour, height=0.62)
+            if error is not None:
+                low, high = max(0.0, misfit - 2.131 * error), min(1.0, misfit + 2.131 * error)
+                axes.plot([low, high], [y, y], color="#222222", lw=1.1, marker="|", ms=6)
+            axes.text(max(misfit, 0) + 0.008, y - 0.36, f"{misfit:.2f}", fontsize=8, va="center")
+        axes.set_yticks(range(len(hypotheses)), [shown(text, 62) for text, _, _ in hypotheses])
+        axes.invert_yaxis()
+        axes.set_xlim(0, 1.04)
+        axes.set_xlabel("misfit")
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        return svg(figure, "misfit", title)
+
+
+def weights_figure(
+    values: Array, log_error: Array | None, classes: Classes, *, label: str, reference: bool, title: str
+) -> str:
+    """A positive number for each class on a logarithmic axis, with 95% intervals, classes from frequent to rare.
+
+    Args:
+        values: (K,), NaN where not known.
+        log_error: (K,) standard errors of their logarithms, or None.
+        classes: names and counts.
+        label: of the axis.
+        reference: whether all should be 1, where a line is drawn.
+        title: for readers who cannot see it.
+    """
+    order = classes.by_count()
+    few = len(order) <= NAMED_TICKS
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 3.4), layout="constrained")
+        axes = figure.subplots()
+        x, y = np.arange(len(order)), values[order]
+        known = np.isfinite(y) & (y > 0)
+        if log_error is not None:
+            half = 2.131 * log_error[order]
+            sure = known & np.isfinite(half)
+            low, high = y[sure] * np.exp(-half[sure]), y[sure] * np.exp(half[sure])
+            axes.vlines(x[sure], low, high, color="#9aa4ae", lw=1.2 if few else 0.6)
+        axes.plot(x[known], y[known], "o", color=look(0)[0], ms=6 if few else 2.5)
+        if reference:
+            axes.axhline(1, color=look(1)[0], lw=1)
+        if known.any():
+            log_axis(axes)
+            axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=12))
+            # intervals of classes that the samples hardly determine reach far: the values decide the view
+            span = max(1.5, float(y[known].max() / y[known].min()) ** 0.5)
+            middle = float(np.exp(np.log(y[known]).mean()))
+            axes.set_ylim(min(y[known].min(), 1 if reference else middle) / span, max(y[known].max(), 1) * span)
+        axes.set_ylabel(label)
+        axes.grid(axis="y", which="both")
+        axes.set_axisbelow(True)
+        class_axis(axes, classes, order)
+        return svg(figure, "weights", title)
+
+
+def trades_figure(trades: Sequence[tuple[str, str, float, float]], *, title: str) -> str:
+    """What pairs of classes give each other, in percent of all that is misplaced; what comes back to the left.
+
+    Args:
+        trades: first class, second class, what the first gives the second, what it gets back.
+        title: for readers who cannot see it.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 1.1 + 0.36 * max(len(trades), 2)), layout="constrained")
+        axes = figure.subplots()
+        for y, (_, _, there, back) in enumerate(trades):
+            axes.barh(y, there, color=look(0)[0], height=0.62, label="gives" if y == 0 else None)
+            axes.barh(y, -back, color=look(4)[0], height=0.62, label="gets back" if y == 0 else None)
+        names = [f"{shown(first)} \N{RIGHTWARDS ARROW} {shown(second)}" for first, second, _, _ in trades]
+        axes.set_yticks(range(len(trades)), names)
+        axes.invert_yaxis()
+        axes.axvline(0, color="#555555", lw=0.8)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
+        axes.set_xlabel("percent of all misplaced weighted probability")
+        axes.grid(axis="x")
+        axes.set_axisbelow(True)
+        if trades:
+            axes.legend(loc="lower right", fontsize=8.5)
+        return svg(figure, "trades", title)

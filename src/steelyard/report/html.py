@@ -11,7 +11,8 @@ def render_template(template: str, **values: object) -> str:
         loader=jinja2.PackageLoader("steelyard.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["format"] = lambda pattern, value: pattern % value
-    return environment.get_template(template).render(**values)
+    text: str = environment.get_template(template).render(**values)
+    return text
 
 
 def save_page(page: Path, text: str) -> Path:
