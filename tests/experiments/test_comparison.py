@@ -48,6 +48,8 @@ def test_writes_what_it_says(finished):
                 "model.safetensors",
                 "predictions.parquet",
                 "train_predictions.parquet",
+                "features.parquet",
+                "train_features.parquet",
                 "mean_confusion.npz",
                 "result.json",
             }
@@ -71,7 +73,7 @@ def test_numbers_follow_from_the_predictions(finished):
     run = loss["runs"][1]
     tables = {
         name: pq.read_table(folder / run["folder"] / f"{name}.parquet")
-        for name in ("predictions", "train_predictions")
+        for name in ("predictions", "train_predictions", "train_features")
     }
     logits, target = (
         torch.tensor(np.stack(tables["predictions"]["logits"].to_numpy())),
@@ -90,6 +92,10 @@ def test_numbers_follow_from_the_predictions(finished):
     assert run["law"] == law.to_dict()
     state = safetensors.torch.load_file(folder / run["folder"] / "model.safetensors")
     assert state["head.weight"].shape == (10, 128)
+    features = torch.tensor(np.stack(tables["train_features"]["features"].to_numpy()))
+    torch.testing.assert_close(
+        features @ state["head.weight"].T + state["head.bias"], logits, rtol=1e-4, atol=1e-5
+    )
     metadata = tables["predictions"].schema.metadata
     assert metadata[b"steelyard.link"] == b"softmax"
     assert metadata[b"steelyard.class_names"].decode().split("\x1f") == list("0123456789")

@@ -41,7 +41,7 @@ from steelyard.experiments.metrics import METRICS, recalls, run_metrics, summary
 from steelyard.experiments.runs import RunFolder, read_json, write_atomically, write_json
 from steelyard.priors import initial_bias
 from steelyard.report import write_report
-from steelyard.training import Diverged, Recipe, SmallCNN, fit, predict
+from steelyard.training import Diverged, Recipe, SmallCNN, fit, predict, predict_features
 
 # Where the best rate lies at an edge of those tried, the next is tried too, up to these limits.
 _RATE_LIMITS = (1e-4, 30.0)
@@ -96,7 +96,7 @@ def compare(
 
     Returns:
         The results; beside them the folder holds config.yaml, results.csv, report.html, and for each loss and
-        seed predictions (test and train, parquet), the model (safetensors) and the mean confusions (npz).
+        seed predictions and features (test and train, parquet), the model (safetensors), the mean confusions (npz).
 
     Raises:
         FileExistsError, ValueError: the folder cannot be used, or the data cannot.
@@ -269,11 +269,14 @@ class _Bench:
             state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
             write_atomically(folder / "model.safetensors", lambda f: f.write(safetensors.torch.save(state)))
             names = self.data.class_names
-            for file, part, target in (
-                ("predictions.parquet", logits, self.test[1]),
-                ("train_predictions.parquet", train_logits, split.train[1]),
+            features, train_features = (predict_features(network, part[0]) for part in (self.test, split.train))
+            for file, column, part, target in (
+                ("predictions.parquet", "logits", logits, self.test[1]),
+                ("train_predictions.parquet", "logits", train_logits, split.train[1]),
+                ("features.parquet", "features", features, self.test[1]),
+                ("train_features.parquet", "features", train_features, split.train[1]),
             ):
-                table = _predictions(part, target, spec, names)
+                table = _table(column, part, target, spec, names, self.config.weight_decay)
                 write_atomically(folder / file, functools.partial(pq.write_table, table))
             link = spec.entry.link
             P, _ = mean_confusion(train_logits, split.train[1], link=link)
@@ -353,15 +356,21 @@ def balance_of(spec: LossSpec, logits: Tensor, target: Tensor, class_counts: Ten
     )
 
 
-def _predictions(logits: Tensor, target: Tensor, spec: LossSpec, class_names: tuple[str, ...]) -> pa.Table:
-    flat = pa.array(logits.reshape(-1).numpy())
+def _table(
+    column: str, rows: Tensor, target: Tensor, spec: LossSpec, class_names: tuple[str, ...], weight_decay: float
+) -> pa.Table:
+    """Rows of numbers and their labels, with what was trained in the metadata."""
     columns = {
         "target": pa.array(target.numpy()),
-        "logits": pa.FixedSizeListArray.from_arrays(flat, logits.shape[1]),
+        column: pa.FixedSizeListArray.from_arrays(pa.array(rows.reshape(-1).numpy()), rows.shape[1]),
     }
-    metadata = {"steelyard.loss": spec.label, "steelyard.link": spec.entry.link}
-    table = pa.table(columns)
-    return table.replace_schema_metadata(metadata | {"steelyard.class_names": "\x1f".join(class_names)})
+    metadata = {
+        "steelyard.loss": spec.label,
+        "steelyard.link": spec.entry.link,
+        "steelyard.weight_decay": repr(weight_decay),
+        "steelyard.class_names": "\x1f".join(class_names),
+    }
+    return pa.table(columns).replace_schema_metadata(metadata)
 
 
 def _csv(results: dict[str, Any]) -> str:

@@ -57,8 +57,13 @@ class SmallCNN(nn.Module):
             with torch.no_grad():
                 self.head.bias.copy_(initial_bias)
 
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> features (N, D), what the head multiplies."""
+        pixels = (images.float() - self.mean) / self.std
+        features: Tensor = self.features(pixels.to(memory_format=torch.channels_last))
+        return features
+
     def forward(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> logits (N, K)."""
-        pixels = (images.float() - self.mean) / self.std
-        logits: Tensor = self.head(self.features(pixels.to(memory_format=torch.channels_last)))
+        logits: Tensor = self.head(self.forward_features(images))
         return logits

@@ -126,6 +126,15 @@ def predict(network: nn.Module, images: Tensor, batch_size: int = 1024) -> Tenso
     return torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])
 
 
+@torch.no_grad()
+def predict_features(network: nn.Module, images: Tensor, batch_size: int = 1024) -> Tensor:
+    """Features (N, D), float32 on the CPU, of images (N, C, H, W): what the network's head multiplies."""
+    network.eval()
+    device = next(network.parameters()).device
+    parts = [network.forward_features(part.to(device)) for part in images.split(batch_size)]  # type: ignore[operator]
+    return torch.cat([part.float().cpu() for part in parts])
+
+
 class _Training(L.LightningModule):
     def __init__(
         self,
