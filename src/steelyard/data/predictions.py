@@ -37,6 +37,7 @@ class Predictions:
         path: of the file.
         class_names: as given, or from the file's metadata, or the names of its columns; None if nobody says.
         link, loss: what a Steelyard experiment wrote into the metadata.
+        weight_decay: alike, of the training.
         num_classes: numbers in a row, which are K logits or probabilities (or any number of features).
     """
 
@@ -44,6 +45,7 @@ class Predictions:
     class_names: tuple[str, ...] | None
     link: str | None
     loss: str | None
+    weight_decay: float | None
     num_classes: int
     _source: "_Source" = field(repr=False)
     _num_labels: int | None = field(repr=False)
@@ -125,7 +127,17 @@ def open_predictions(
         raise ValueError(f"{source.label} holds text, which needs class_names to tell the order of the classes")
     num_labels = classes if is_classes else len(names) if names else None
     told = source.metadata
-    return Predictions(path, names, told.get("link"), told.get("loss"), source.width, source, num_labels)
+    decay = told.get("weight_decay", "")
+    return Predictions(
+        path,
+        names,
+        told.get("link"),
+        told.get("loss"),
+        float(decay) if re.fullmatch(r"\d+(\.\d+)?(e-?\d{1,3})?", decay) else None,
+        source.width,
+        source,
+        num_labels,
+    )
 
 
 @dataclass(frozen=True)

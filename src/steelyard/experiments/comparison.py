@@ -96,7 +96,7 @@ def compare(
 
     Returns:
         The results; beside them the folder holds config.yaml, results.csv, report.html, and for each loss and
-        seed predictions and features (test and train, parquet), the model (safetensors), the mean confusions (npz).
+        seed predictions and features (test and train, parquet), the model (safetensors), mean confusions (npz).
 
     Raises:
         FileExistsError, ValueError: the folder cannot be used, or the data cannot.
