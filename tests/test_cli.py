@@ -71,6 +71,22 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     assert max(len(line) for line in out.splitlines()) <= 50
 
 
+def test_forecast_prints_tables_and_what_is_guaranteed(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = (*SMALL, "--losses", "softmax", "--imbalance", "exponential:20", "--out", "run")
+    assert _run(capsys, *given)[0] == 0
+    file = "run/softmax/seed-0/train_features.parquet"
+    code, out, err = _run(capsys, "forecast", file, "--weights", "none,inverse", "--out", "f")
+    assert code == 0
+    assert "judged by the held-out samples in run/softmax/seed-0/features.parquet" in err
+    assert "softmax:inverse" in out
+    assert "recall of each class" in out
+    assert "Guaranteed, of the mean training loss" in out
+    assert out.strip().endswith("report: f/report.html")
+    code, out, _ = _run(capsys, "report", "f")
+    assert (code, out.strip()) == (0, "report: f/report.html")
+
+
 def test_configuration_file_and_options_together(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("losses: [softmax]\nseeds: 1\nepochs: 50\nlearning_rates: [0.1]\n")
     out = str(tmp_path / "run")

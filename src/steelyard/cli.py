@@ -186,12 +186,63 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 
 
 @commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--losses", default="softmax", show_default=True, help="softmax, logistic, or both, comma-separated."
+)
+@click.option(
+    "--weights",
+    default="none,sqrt_inverse,inverse",
+    show_default=True,
+    help="Comma-separated: schemes such as inverse or power@0.5, or JSON files.",
+)
+@click.option(
+    "--test",
+    type=click.Path(path_type=Path),
+    help="Features of held-out samples to judge by.  [default: for train_NAME the file NAME beside it]",
+)
+@click.option(
+    "--weight-decay", type=float, help="Of the head's matrix.  [default: what the file says, else 0.0005]"
+)
+@click.option("--target", help="Label column.  [default: target, label, labels or y]")
+@click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
+)
+@click.pass_obj
+def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path | None, **options: Any) -> None:
+    """Say what other class weights would do, before anything is trained again.
+
+    FILE holds the features of the training samples, what the network's linear head multiplies, and their labels.
+    """
+    from steelyard.experiments.forecasts import forecast_file
+
+    names = options.pop("class_names")
+    found = forecast_file(
+        file,
+        losses=[part.strip() for part in losses.split(",") if part.strip()],
+        weights=[part.strip() for part in weights.split(",") if part.strip()],
+        class_names=None if names is None else [name.strip() for name in names.split(",")],
+        out=out,
+        command=command,
+        say=lambda text: click.echo(text, err=True),
+        **options,
+    )
+    _print_forecast(found)
+    if out is not None:
+        click.echo(f"report: {out / 'report.html'}")
+
+
+@commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Make the report of a finished run or audit anew from its files."""
-    from steelyard.report import write_audit_page, write_report
+    """Make the report of a finished run, audit or forecast anew from its files."""
+    from steelyard.report import write_audit_page, write_forecast_page, write_report
 
-    write = write_audit_page if (folder / "audit.json").is_file() else write_report
+    write = write_report
+    for name, other in (("audit.json", write_audit_page), ("forecast.json", write_forecast_page)):
+        if (folder / name).is_file():
+            write = other
     click.echo(f"report: {write(folder)}")
 
 
@@ -278,6 +329,39 @@ def _print_audit(found: dict[str, Any]) -> None:
     _print_rows(console, "class", titles, lines, None)
     if len(rows) > _MOST_CLASSES:
         click.echo(f"the {_MOST_CLASSES} of {len(rows)} classes that are most off")
+
+
+def _print_forecast(found: dict[str, Any]) -> None:
+    """The metrics of each weighting, the recall of its classes from frequent to rare, and what is guaranteed."""
+    console = _console()
+    binary = len(found["class_names"]) == 2
+    titles = ["Accuracy, %", "Balanced accuracy, %", "NLL", "ECE, %"] + (["P0/(1-P1), law"] if binary else [])
+    lines = []
+    for one in found["forecasts"]:
+        cells = [f"{100 * one['accuracy']:.1f}", f"{100 * one['balanced_accuracy']:.1f}"]
+        cells += [f"{one['nll']:.3f}", f"{100 * one['ece']:.1f}"]
+        cells += [_significant(one["binary_ratio"])] if binary else []
+        lines.append((f"{one['loss']}:{one['name']}", cells))
+    judged = found["judged_by"] or "the training samples, which flatters"
+    _print_rows(console, "loss and weights", titles, lines, _plain(f"judged by {judged}"))
+    counts = found["class_counts"]
+    order = sorted(range(len(counts)), key=lambda k: -counts[k])
+    rarest = order[-_MOST_CLASSES:]
+    lines = [
+        (
+            f"{found['class_names'][k]} ({counts[k]})",
+            ["-" if one["recall"][k] is None else f"{100 * one['recall'][k]:.1f}" for one in found["forecasts"]],
+        )
+        for k in rarest
+    ]
+    titles = [f"{one['loss']}:{one['name']}" for one in found["forecasts"]]
+    which = (
+        "recall of each class, %"
+        if len(order) == len(rarest)
+        else f"recall of the {len(rarest)} rarest classes, %"
+    )
+    _print_rows(console, "class (training samples)", titles, lines, _plain(which))
+    console.print(_plain(found["guarantee"]))
 
 
 def _significant(value: float | None) -> str:

@@ -10,7 +10,7 @@ _MARKS = """figure => [...figure.querySelectorAll('svg path, svg circle, svg rec
     .filter(e => { const b = e.getBoundingClientRect(); return b.width > 0 || b.height > 0; }).length"""
 
 
-def check_page(path, widths=(360, 1280), least=10):
+def check_page(path, widths=(360, 1280), least=10, figures=4):
     """No console message, no error, no request but the page itself, at least so many marks in every figure, no
     sideways scroll."""
     chromium = next((found for name in _NAMES if (found := shutil.which(name))), None)
@@ -30,9 +30,9 @@ def check_page(path, widths=(360, 1280), least=10):
             page.on("pageerror", lambda error: said.append(str(error)))
             page.on("request", lambda request: asked.append(request.url))
             page.goto(path.resolve().as_uri())
-            figures = page.query_selector_all("figure")
-            marks = {figure.get_attribute("id"): figure.evaluate(_MARKS) for figure in figures}
-            assert len(marks) >= 4
+            found = page.query_selector_all("figure")
+            marks = {figure.get_attribute("id"): figure.evaluate(_MARKS) for figure in found}
+            assert len(marks) >= figures
             assert all(count >= least for count in marks.values()), marks
             sideways = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
             assert sideways <= 0, f"{sideways} px too wide at {width}"
