@@ -4,7 +4,7 @@
         --losses softmax,softmax:sqrt_inverse,softmax:inverse,lgl-inr:detach_weights=true --out RUN
     python benchmarks/after_training.py RUN docs/results/digits
 
-Writes PREFIX-forecast.csv: recall on the test split as heads refitted on the features of the network trained without
+Writes PREFIX-forecast.csv: recall on the test split as heads refitted on features of the network trained without
 weights forecast it, against that of networks trained with each weighting. And PREFIX-correction.csv: NLL and ECE
 before and after `correct_logits`, for use where classes are as frequent as in training (test samples weighted
 accordingly) and where they are equally frequent.

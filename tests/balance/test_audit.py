@@ -63,7 +63,7 @@ def test_weights_passed_but_not_applied(tmp_path):
     report = audit(logits, target, link="softmax", class_weights=class_weights(torch.bincount(target)))
     assert report.faults == ("weights_not_applied",)
     assert abs(report.numbers.power.power) < 0.3
-    assert _said(report, "weights").high < 0.5
+    assert _said(report, "weights").high < 0.7
 
 
 def test_weights_applied_in_sampler_and_loss(tmp_path):

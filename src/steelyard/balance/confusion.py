@@ -13,6 +13,7 @@ from steelyard._validation import check_choice, check_logits, check_target, comp
 from steelyard.losses.functional import class_means
 
 Link = Literal["softmax", "logistic"]
+_DENSE = 256  # up to so many cells a product with their one-hot rows is faster than sums over sorted rows
 
 
 class MeanConfusion(Metric):
@@ -82,23 +83,21 @@ class MeanConfusion(Metric):
         rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes)
         rows, labels = rows.to(compute_dtype(rows)), target.long().reshape(-1)
         p = torch.softmax(rows, 1) if self.link == "softmax" else torch.sigmoid(rows)
-        # Segment sums over the rows sorted by label; the ignored come last and fall into a segment of their own.
+        # The ignored come last, in a segment of their own.
         labels = labels.masked_fill(labels == self.ignore_index, self.num_classes)
-        ordered, order = torch.sort(labels)
-        starts = torch.searchsorted(ordered, torch.arange(self.num_classes + 1, device=labels.device))
-        parts = starts if self.folds == 1 else None
-        if parts is None:
-            # Samples of a class go to the folds in turn, going on where the last batch stopped.
-            seen = torch.cat([self.fold_counts.sum(0), self.fold_counts.new_zeros(1)])
-            rank = torch.arange(len(labels), device=labels.device) - starts[ordered] + seen[ordered] + ordered
-            cells, within = torch.sort(ordered * self.folds + rank % self.folds)
-            order = order[within]
-            limits = torch.arange(self.num_classes * self.folds + 1, device=labels.device)
-            parts = torch.searchsorted(cells, limits)
-        cut = F.embedding_bag(order, p, parts, mode="sum")[:-1]
+        cells = labels if self.folds == 1 else labels * self.folds + self._turn(labels)
+        cut, squares, counts = _segment_sums(p, cells, self.num_classes * self.folds, self.folds)
         self.fold_sums += cut.reshape(self.num_classes, self.folds, self.num_classes).transpose(0, 1)
-        self.fold_counts += parts.diff().reshape(self.num_classes, self.folds).T
-        self.square_sums += F.embedding_bag(order, p.square_(), starts, mode="sum")[:-1]
+        self.fold_counts += counts.reshape(self.num_classes, self.folds).T
+        self.square_sums += squares
+
+    def _turn(self, labels: Tensor) -> Tensor:
+        """The fold of each sample: a class takes the folds in turn, on from where the last batch stopped."""
+        ordered, order = torch.sort(labels, stable=True)
+        starts = torch.searchsorted(ordered, torch.arange(self.num_classes + 1, device=labels.device))
+        seen = torch.cat([self.fold_counts.sum(0), self.fold_counts.new_zeros(1)]).long()
+        turn = torch.arange(len(labels), device=labels.device) - starts[ordered] + seen[ordered] + ordered
+        return torch.empty_like(labels).scatter_(0, order, turn % self.folds)
 
     def compute(self) -> Tensor:
         """(K, K) float64 mean confusion so far."""
@@ -240,3 +239,19 @@ def logistic_statistics(logits: Tensor, target: Tensor, *, ignore_index: int = -
 
 def _means(sums: Tensor, counts: Tensor) -> Tensor:
     return (sums / counts[:, None]).masked_fill(counts[:, None] == 0, torch.nan)
+
+
+def _segment_sums(p: Tensor, cells: Tensor, size: int, folds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of p over the rows of each cell, of its squares over the cells of each class, and the cells' counts.
+
+    Rows whose cell is `size` or above count for nothing; p is overwritten.
+    """
+    if size <= _DENSE:
+        member = p.new_zeros(len(p), size + folds).scatter_(1, cells[:, None], 1.0)[:, :size]
+        sums = member.T @ p
+        of_class = member.reshape(len(p), -1, folds).sum(2) if folds > 1 else member
+        return sums, of_class.T @ p.square_(), torch.bincount(cells, minlength=size + 1)[:size]
+    ordered, order = torch.sort(cells)
+    starts = torch.searchsorted(ordered, torch.arange(size + 1, device=cells.device))
+    sums = F.embedding_bag(order, p, starts, mode="sum")[:-1]
+    return sums, F.embedding_bag(order, p.square_(), starts[::folds], mode="sum")[:-1], starts.diff()

@@ -17,8 +17,8 @@ class AppliedPower:
 
     Attributes:
         power: 1, they acted as stated; 0, they were never applied; 2, they were applied twice.
-        standard_error: of the power, from the scatter of classes about the fit; with two classes only, from the
-            errors of the implied weights (NaN without them).
+        standard_error: of the power: from the scatter of classes about the fit, which two classes do not have, and
+            from the samples, where the implied weights have errors. NaN with neither.
     """
 
     power: float
@@ -37,8 +37,8 @@ class ImpliedWeights:
         leaks: of each group, the largest mean probability that a class of it gives to all other groups together.
         tolerance: mean probabilities up to this count as no confusion.
         degrees_of_freedom: (K - 1)^2, entries of P that the softmax law leaves free, of K (K - 1).
-        log_error: (K,) standard errors of the logarithms of the weights, or None where none were asked for. Not
-            finite where the samples do not determine the weight, such as for a class of one sample.
+        replicates: (F, K) logarithms of the weights without a part of the samples each, or None where no errors
+            were asked for.
     """
 
     weights: Tensor
@@ -47,7 +47,13 @@ class ImpliedWeights:
     leaks: tuple[float, ...]
     tolerance: float
     degrees_of_freedom: int
-    log_error: Tensor | None = None
+    replicates: Tensor | None = None
+
+    @property
+    def log_error(self) -> Tensor | None:
+        """(K,) standard errors of the logarithms of the weights. Not finite where the samples do not determine the
+        weight, such as for a class of one sample."""
+        return None if self.replicates is None else _jackknife(self.replicates)
 
     def ratio_to(self, class_weights: Tensor) -> Tensor:
         """(K,) implied over nominal weights, with geometric mean 1 in each group: all 1 where they agree."""
@@ -85,23 +91,26 @@ class ImpliedWeights:
                 f"class_weights must be positive and of shape {tuple(self.weights.shape)}, "
                 f"got {class_weights.tolist()}"
             )
-        x, y = (
-            torch.cat([_centred(values.double().cpu()[list(group)].log()) for group in self.groups])
-            for values in (class_weights, self.weights)
-        )
+        x = self._centred(class_weights.double().cpu().log())
+        y = self._centred(self.weights.log())
         spread = x.square().sum()
         if spread < 1e-12:
             raise ValueError("class_weights must differ within a group of classes that communicate")
         power = (x @ y) / spread
+        variances = []
         freedom = len(x) - len(self.groups) - 1
         if freedom >= 1:
-            variance = (y - power * x).square().sum() / freedom / spread
-        elif self.log_error is not None:
-            errors = torch.cat([self.log_error[list(group)] for group in self.groups])
-            variance = (x * errors).square().sum() / spread.square()
-        else:
-            variance = torch.tensor(math.nan)
-        return AppliedPower(float(power), float(variance.sqrt()))
+            variances.append((y - power * x).square().sum() / freedom / spread)
+        if self.replicates is not None:
+            parts = torch.stack([x @ self._centred(logs) / spread for logs in self.replicates])
+            variances.append(_jackknife(parts).square())
+        error = math.sqrt(sum(float(v) for v in variances)) if variances else math.nan
+        return AppliedPower(float(power), error)
+
+    def _centred(self, logs: Tensor) -> Tensor:
+        """Each group's values less their mean, one group after the other."""
+        parts = [logs[list(group)] for group in self.groups]
+        return torch.cat([part - part.mean() for part in parts])
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers and lists, None for NaN, for JSON."""
@@ -173,10 +182,9 @@ def implied_weights(
         kept = inside.sum(1, keepdim=True)
         gaps.append(_spectral_gap(inside / kept))
         leaks.append(float((P[members].sum(1, keepdim=True) - kept).max().clamp(min=0)))
-    log_error = None
+    logs = None
     if replicates is not None:
         logs = torch.stack([_weights_of(part.double().cpu(), counts, groups).log() for part, _ in replicates])
-        log_error = ((len(logs) - 1) * logs.var(0, correction=0)).sqrt()
     return ImpliedWeights(
         _weights_of(P, counts, groups),
         tuple(tuple(members.tolist()) for members in groups),
@@ -184,7 +192,7 @@ def implied_weights(
         tuple(leaks),
         tolerance,
         (size - 1) ** 2,
-        log_error,
+        logs,
     )
 
 
@@ -198,8 +206,9 @@ def _weights_of(P: Tensor, counts: Tensor, groups: list[Tensor]) -> Tensor:
     return weights
 
 
-def _centred(values: Tensor) -> Tensor:
-    return values - values.mean()
+def _jackknife(parts: Tensor) -> Tensor:
+    """Standard error from delete-a-group replicates, along the first dimension."""
+    return ((len(parts) - 1) * parts.var(0, correction=0)).sqrt()
 
 
 def _plain(values: Tensor) -> list[float | None]:
