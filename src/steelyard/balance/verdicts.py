@@ -261,8 +261,8 @@ def _link(n: Numbers) -> Verdict | None:
     same = best.link == n.statement.link
     clearly = best.misfit <= (_BETTER_LOSS if same else _BETTER) * own and own > _CRITICAL
     sums = n.mean_row_sum
-    # One-vs-all sigmoids sum to 1 over the classes; softmax logits may be shifted by anything.
-    one_vs_all_rows = sums is not None and abs(sums - 1) < 0.1
+    # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, often half their number.
+    one_vs_all_rows = sums is not None and abs(sums - 1) < 0.1 and len(n.names) > 3
     if n.statement.link == "softmax":
         clearly = clearly or (one_vs_all_rows and best.misfit < own and own > _CRITICAL)
     if not clearly:
