@@ -48,6 +48,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except OSError as error:
         _fail(f"{error.filename or 'the run folder'}: {error.strerror or error}; finished results are kept", 1)
     except (MemoryError, RuntimeError) as error:
+        if type(error).__name__ == "JobsFailed":
+            _fail(f"{error}; the same command goes on with the rest", 1)
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
         _fail("out of memory; lower --batch-size or --image-size (finished results are kept, --resume goes on)", 1)
@@ -234,13 +236,62 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 
 
 @commands.command()
+@click.argument("claim", metavar="{c1|c2|c3|c4|all}")
+@click.option("--dataset", help="digits (built in), a folder, or a Hugging Face hub name.")
+@click.option(
+    "--imbalance", help="none, exponential:RATIO or step:RATIO[:FRACTION]; for c4 several, comma-separated."
+)
+@click.option("--epochs", type=int)
+@click.option("--seeds", type=int)
+@click.option("--limit-train", type=int, help="At most so many training samples, before imbalance.")
+@click.option(
+    "--workers", type=int, default=os.cpu_count(), show_default="one a core", help="Trainings at a time."
+)
+@click.option("--engine", default="local", show_default=True, help="local, ray or dask.")
+@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/claims"), show_default=True)
+@click.pass_obj
+def reproduce(
+    command: str, /, claim: str, imbalance: str | None, workers: int, engine: str, out: Path, **changes: Any
+) -> None:
+    """Run the paper's claims as experiments; each gets a folder and a page in OUT.
+
+    What an option does not change is in the configuration that ships with the claim. An unfinished run goes on.
+    """
+    from steelyard.experiments.claims import CLAIMS, read_claim_config
+    from steelyard.experiments.claims import reproduce as run
+
+    claims = list(CLAIMS) if claim == "all" else [claim]
+    profiles = None if imbalance is None else [part.strip() for part in imbalance.split(",") if part.strip()]
+    given = changes | ({} if profiles is None else {"imbalances": profiles, "imbalance": profiles[0]})
+    configs = {name: read_claim_config(name, **given) for name in claims}
+    with _Display() as display:
+        for name, config in configs.items():
+            result = run(
+                name,
+                config,
+                out / name,
+                workers=workers,
+                engine=engine,  # type: ignore[arg-type]
+                command=command,
+                on_plan=display.plan,
+                on_done=lambda job, outcome, name=name: display.end(f"{name} {job}", outcome),  # type: ignore[misc]
+            )
+            held = {"yes": "held", "no": "did not hold", "partly": "held in part"}[result["held"]]
+            click.echo(f"{name} {held}. {result['verdict']}\nreport: {out / name / 'report.html'}")
+
+
+@commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Make the report of a finished run, audit or forecast anew from its files."""
-    from steelyard.report import write_audit_page, write_forecast_page, write_report
+    """Make the report of a finished run, audit, forecast or claim anew from its files."""
+    from steelyard.report import write_audit_page, write_claim_page, write_forecast_page, write_report
 
     write = write_report
-    for name, other in (("audit.json", write_audit_page), ("forecast.json", write_forecast_page)):
+    for name, other in (
+        ("audit.json", write_audit_page),
+        ("forecast.json", write_forecast_page),
+        ("claim.json", write_claim_page),
+    ):
         if (folder / name).is_file():
             write = other
     click.echo(f"report: {write(folder)}")

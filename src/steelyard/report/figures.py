@@ -317,3 +317,41 @@ def trades_figure(trades: Sequence[tuple[str, str, float, float]], *, title: str
         if trades:
             axes.legend(loc="lower right", fontsize=8.5)
         return svg(figure, "trades", title)
+
+
+def points_figure(
+    series: Sequence[tuple[str, Array]], *, name: str, x: str, y: str, log: bool, diagonal: bool, title: str
+) -> str:
+    """Points of several series.
+
+    Args:
+        series: label and (n, 2) points each.
+        name: of the figure, for its ids.
+        x, y: labels of the axes.
+        log: both axes logarithmic.
+        diagonal: draw the line on which both are equal.
+        title: for readers who cannot see it.
+    """
+    with mpl.rc_context(STYLE):
+        figure = Figure((WIDTH, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for i, (label, points) in enumerate(series):
+            colour, marker = look(i)
+            if len(points):
+                axes.plot(
+                    points[:, 0], points[:, 1], marker, color=colour, ms=4.5, alpha=0.65, label=shown(label, 40)
+                )
+        if log:
+            axes.set_xscale("log")
+            log_axis(axes)
+            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        if diagonal:
+            low = max(axes.get_xlim()[0], axes.get_ylim()[0])
+            high = min(axes.get_xlim()[1], axes.get_ylim()[1])
+            axes.plot([low, high], [low, high], color="#8a8a8a", lw=1, zorder=0)
+        axes.set_xlabel(x)
+        axes.set_ylabel(y)
+        axes.grid()
+        axes.set_axisbelow(True)
+        figure.legend(loc="outside upper left", ncols=min(4, max(1, len(series))), fontsize=8.5)
+        return svg(figure, name, title)

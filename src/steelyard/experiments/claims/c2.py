@@ -1,0 +1,198 @@
+"""C2: with more classes the law holds and does not decide; what weights guarantee, and what they do not."""
+
+import statistics
+from typing import Any
+
+import torch
+from scipy import stats
+from torch import Tensor
+
+from steelyard.balance import audit, fit_head, mean_confusion, softmax_law
+from steelyard.data import parse_imbalance
+from steelyard.experiments.claims.trainings import dataset, draw, train
+from steelyard.losses import SoftmaxLoss
+from steelyard.priors import class_weights
+from steelyard.training import Recipe
+
+TITLE = "Softmax with more classes: the effect of weights is indeterminate"
+STATEMENT = (
+    "The law of the softmax loss is one equation for each class, K - 1 of them independent, for K (K - 1) mean "
+    "probabilities: (K - 1)^2 degrees of freedom remain, so weights and counts fix no class's probability."
+)
+
+
+def jobs(config: Any) -> dict[str, dict[str, Any]]:
+    """Every scheme of weights, order in which classes get rare, and seed."""
+    return {
+        f"{scheme}-{order}-s{seed}": {
+            "dataset": config.dataset,
+            "imbalance": config.imbalance,
+            "scheme": scheme,
+            "order": order,
+            "seed": seed,
+            "factor": config.factor,
+            "epochs": config.epochs,
+            "batch_size": config.batch_size,
+            "learning_rate": config.learning_rate,
+            "weight_decay": config.weight_decays[0],
+            "limit_train": config.limit_train,
+        }
+        for scheme in ("none", "inverse")
+        for order in ("first", "last", "shuffled")
+        for seed in range(config.seeds)
+    }
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Train, measure, and refit the head with each class's weight raised alone."""
+    data = dataset(job["dataset"])
+    size = len(data.class_names)
+    available = min(torch.bincount(data.train_target, minlength=size).tolist())
+    most = available if job["limit_train"] is None else min(available, max(2, job["limit_train"] // size))
+    ranked = parse_imbalance(job["imbalance"]).counts([most] * size)
+    order = {
+        "first": torch.arange(size),
+        "last": torch.arange(size).flip(0),
+        "shuffled": torch.randperm(size, generator=torch.Generator().manual_seed(job["seed"])),
+    }[job["order"]]
+    counts = torch.empty(size, dtype=torch.long)
+    counts[order] = torch.tensor(ranked)
+    chosen = draw(data.train_target, counts.tolist(), seed=job["seed"])
+    weights = class_weights(counts, job["scheme"])
+    recipe = Recipe(job["epochs"], job["batch_size"], job["learning_rate"], weight_decay=job["weight_decay"])
+    trained = train(
+        data,
+        chosen,
+        data.train_target,
+        SoftmaxLoss(weight=weights),
+        recipe,
+        outputs=size,
+        seed=job["seed"],
+        test_target=data.test_target,
+    )
+    P, seen = mean_confusion(trained.logits, trained.target, link="softmax")
+    stated = None if job["scheme"] == "none" else weights
+    report = audit(trained.logits, trained.target, link="softmax", class_weights=stated)
+    test_P, _ = mean_confusion(trained.test_logits, trained.test_target, link="softmax")
+    return job | {
+        "misfit": softmax_law(P, seen, weights).misfit,
+        "faults": list(report.faults),
+        "own_by_rank": test_P.diagonal()[order].tolist(),
+        **_search(trained.features, trained.target, weights.double(), job["factor"]),
+    }
+
+
+def _search(features: Tensor, target: Tensor, weights: Tensor, factor: float) -> dict[str, Any]:
+    """Raise each class's weight alone, all else in the objective the same, and see which way its numbers go."""
+    size, scale = len(weights), 1e-3
+
+    def fitted(w: Tensor, start: Any = None) -> tuple[Any, Tensor, Tensor, float]:
+        # the objective is the plain sum over samples: its normalisation goes into the decay
+        decay = scale * float(weights[target].sum() / w[target].sum())
+        head = fit_head(features, target, class_weights=w, num_classes=size, weight_decay=decay, start=start)
+        z = head.logits(features)
+        losses = torch.nn.functional.cross_entropy(z, target, reduction="none")
+        own = torch.bincount(target, losses, minlength=size) / torch.bincount(target, minlength=size)
+        P, counts = mean_confusion(z, target, link="softmax")
+        return head, P, own, softmax_law(P, counts, w).misfit
+
+    head, P, own, misfit = fitted(weights)
+    fell, rose, worst = 0, 0, -1.0
+    changes = []
+    for k in range(size):
+        w = weights.clone()
+        w[k] *= factor
+        _, after, own_after, _ = fitted(w, head)
+        worst = max(worst, float((own_after[k] - own[k]) / own[k].clamp(min=1e-300)))
+        change = (after[k, k] - P[k, k]).item()
+        fell += change < -1e-12
+        others = torch.arange(size) != k
+        # naively every other class loses some of its own probability
+        rose += int(((after - P).diagonal()[others] > 1e-12).sum())
+        changes.append(change)
+    return {
+        "polished_misfit": misfit,
+        "own_fell": int(fell),
+        "raised": size,
+        "others_rose": int(rose),
+        "others": size * (size - 1),
+        "largest_rise_of_own_loss": worst,
+        "own_change": changes,
+    }
+
+
+def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
+    """Numbers, verdict and figures."""
+    size = len(records[0]["own_by_rank"])
+    spread = []
+    for scheme in ("none", "inverse"):
+        for seed in range(config.seeds):
+            part = [r["own_by_rank"] for r in records if r["scheme"] == scheme and r["seed"] == seed]
+            spread += [max(values) - min(values) for values in zip(*part, strict=True)]
+    mean = statistics.fmean(spread)
+    half = float(stats.t.ppf(0.975, len(spread) - 1)) * statistics.stdev(spread) / len(spread) ** 0.5
+    fell, raised = sum(r["own_fell"] for r in records), sum(r["raised"] for r in records)
+    rose, others = sum(r["others_rose"] for r in records), sum(r["others"] for r in records)
+    worst = max(r["largest_rise_of_own_loss"] for r in records)
+    polished = max(r["polished_misfit"] for r in records)
+    misfit = statistics.median(r["misfit"] for r in records)
+    held = polished <= 1e-6 and worst <= 1e-6 and mean - half > 0
+    return {
+        "held": "yes" if held else "no",
+        "verdict": (
+            f"The law holds in every network (misfit {misfit:.2f} in the median as trained, at most "
+            f"{polished:.0e} with the head polished), and yet with the same counts and the same weights a "
+            f"class's mean probability on test samples differs by {mean:.2f} [{mean - half:.2f}, "
+            f"{mean + half:.2f}] between three assignments of the counts to classes. Raising one weight by "
+            f"{config.factor:g} never raised its class's mean training loss, as is guaranteed (largest relative "
+            f"change {worst:+.1e}); it lowered its class's mean probability in {fell} of {raised} cases, and "
+            f"raised that of another class in {rose} of {others}, both against the naive expectation."
+        ),
+        "numbers": [
+            {"name": "degrees of freedom", "value": (size - 1) ** 2, "low": None, "high": None},
+            {"name": "misfit as trained, median", "value": misfit, "low": None, "high": None},
+            {"name": "largest misfit, head polished", "value": polished, "low": None, "high": None},
+            {
+                "name": "spread of a class's mean probability at equal counts and weights",
+                "value": mean,
+                "low": mean - half,
+                "high": mean + half,
+            },
+            {"name": "own mean probability fell with its weight raised", "value": fell, "low": None, "high": None},
+            {"name": "of cases", "value": raised, "low": None, "high": None},
+            {"name": "another class's rose with it", "value": rose, "low": None, "high": None},
+            {"name": "of pairs", "value": others, "low": None, "high": None},
+            {
+                "name": "largest relative rise of a class's own mean loss",
+                "value": worst,
+                "low": None,
+                "high": None,
+            },
+        ],
+        "figures": [
+            {
+                "id": "own",
+                "kind": "points",
+                "title": "Mean probability of a class by its rank, under three assignments of the same counts",
+                "x": "rank of the class, from frequent to rare",
+                "y": "mean probability of the own class, test split",
+                "log": False,
+                "diagonal": False,
+                "series": [
+                    {
+                        "label": f"{scheme}, rare are {order}",
+                        "points": [
+                            [k + 1 + 0.08 * i, value]
+                            for r in records
+                            if r["scheme"] == scheme and r["order"] == order
+                            for k, value in enumerate(r["own_by_rank"])
+                        ],
+                    }
+                    for i, (scheme, order) in enumerate(
+                        (s, o) for s in ("none", "inverse") for o in ("first", "last", "shuffled")
+                    )
+                ],
+                "caption": "Counts and weights are the same at each rank; which class has them is not.",
+            }
+        ],
+    }

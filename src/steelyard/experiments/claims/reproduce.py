@@ -1,0 +1,171 @@
+"""From a claim's name to its page: configuration, jobs, numbers, verdict."""
+
+import csv
+import datetime
+import io
+import platform
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+import yaml
+from filelock import FileLock, Timeout
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+import steelyard
+from steelyard.data import parse_imbalance
+from steelyard.experiments.claims import c1, c2, c3, c4
+from steelyard.experiments.grid import Engine, run_grid
+from steelyard.experiments.losses import parse_losses
+from steelyard.experiments.runs import read_json, write_atomically, write_json
+from steelyard.report import write_claim_page
+
+CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4}
+
+
+class ClaimConfig(BaseModel):
+    """What a claim's experiment is made of; a claim uses those it needs.
+
+    Attributes:
+        dataset: as :class:`CompareConfig`'s.
+        imbalances: profiles, each an experiment of its own (c4).
+        imbalance: profile (c2, c3).
+        weights, ratios: of the positives, and negatives over positives (c1).
+        factor: by which a weight is raised (c2).
+        losses: as :func:`parse_loss` takes them (c3, c4).
+        reference: the loss that others are compared with, seed by seed (c4).
+        seeds, epochs, batch_size: of every training.
+        learning_rate: of every training (c1 to c3).
+        learning_rates: tried on a validation split for every loss alike (c4).
+        weight_decays: tried (c1); the first one (others).
+        limit_train: at most so many training samples, before imbalance.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    dataset: str = "digits"
+    imbalances: list[str] = Field(default=["none"], min_length=1)
+    imbalance: str = "none"
+    weights: list[float] = Field(default=[1.0], min_length=1)
+    ratios: list[float] = Field(default=[1.0], min_length=1)
+    factor: float = Field(default=4.0, gt=1)
+    losses: list[str] = Field(default=["softmax"], min_length=1)
+    reference: str = "softmax"
+    seeds: int = Field(default=3, ge=1, le=1000)
+    epochs: int = Field(default=30, ge=1)
+    batch_size: int = Field(default=32, ge=1)
+    learning_rate: float = Field(default=0.03, gt=0)
+    learning_rates: list[float] = Field(default=[0.01, 0.03, 0.1], min_length=1)
+    weight_decays: list[float] = Field(default=[5e-4], min_length=1)
+    limit_train: int | None = Field(default=None, ge=20)
+
+
+def read_claim_config(claim: str, **changes: Any) -> ClaimConfig:
+    """The configuration that ships for a claim, with changes.
+
+    Raises:
+        ValueError: an unknown claim or a value that cannot be meant.
+    """
+    if claim not in CLAIMS:
+        raise ValueError(f"claim must be one of {', '.join(CLAIMS)} or all, got {claim!r}")
+    text = resources.files("steelyard.experiments.claims").joinpath(f"{claim}.yaml").read_text(encoding="utf-8")
+    values = yaml.safe_load(text) | {key: value for key, value in changes.items() if value is not None}
+    try:
+        config = ClaimConfig(**values)
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        key = ".".join(str(part) for part in first["loc"])
+        raise ValueError(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}") from None
+    for imbalance in (config.imbalance, *config.imbalances):
+        parse_imbalance(imbalance)
+    parse_losses(",".join(config.losses))
+    return config
+
+
+def reproduce(
+    claim: str,
+    config: ClaimConfig,
+    folder: Path,
+    *,
+    workers: int = 1,
+    engine: Engine = "local",
+    command: str | None = None,
+    on_done: Callable[[str, str], None] = lambda name, outcome: None,
+    on_plan: Callable[[int], None] = lambda number: None,
+) -> dict[str, Any]:
+    """Run a claim's jobs into a folder, those that are not finished, and write its page.
+
+    Args:
+        claim: ``c1`` to ``c4``.
+        config: see :func:`read_claim_config`.
+        folder: of this claim and configuration; an unfinished run goes on.
+        workers, engine: see :func:`run_grid`.
+        command: the command line to show on the page.
+        on_done, on_plan: told each job's outcome, and how many there are.
+
+    Returns:
+        What claim.json holds; beside it rows.csv, jobs/ with a record each, and report.html.
+
+    Raises:
+        ValueError: the folder is of another configuration, or another process works in it.
+        JobsFailed: jobs that failed twice; finished ones are kept.
+    """
+    module: Any = CLAIMS[claim]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"run folder {folder} is in use by another process") from None
+    try:
+        given = {"claim": claim} | config.model_dump()
+        file = folder / "config.json"
+        if file.exists():
+            before = read_json(file)
+            odd = next((key for key in given if before.get(key) != given[key]), None)
+            if odd is not None:
+                raise ValueError(
+                    f"run folder {folder} is of another run: {odd} is {before.get(odd)!r}, not {given[odd]!r}"
+                )
+        else:
+            write_json(file, given)
+        started = time.monotonic()
+        jobs = module.jobs(config)
+        on_plan(len(jobs))
+        records = run_grid(folder / "jobs", jobs, module.work, workers=workers, engine=engine, on_done=on_done)
+        result: dict[str, Any] = {
+            "schema": 1,
+            "claim": claim,
+            "title": module.TITLE,
+            "statement": module.STATEMENT,
+            "config": given,
+            "environment": {
+                "steelyard": steelyard.__version__,
+                "torch": torch.__version__,
+                "python": platform.python_version(),
+                "machine": f"{platform.machine()}, {workers} workers, engine {engine}",
+            },
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 1),
+            "command": command,
+        } | module.conclude(list(records.values()), config)
+        write_atomically(folder / "rows.csv", lambda out: out.write(_csv(list(records.values())).encode()))
+        write_json(folder / "claim.json", result)
+        write_claim_page(folder)
+        return result
+    finally:
+        lock.release()
+
+
+def _csv(records: Sequence[dict[str, Any]]) -> str:
+    """The scalars of every job."""
+    text = io.StringIO()
+    keys = [key for key, value in records[0].items() if value is None or isinstance(value, str | int | float)]
+    writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()

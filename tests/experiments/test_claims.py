@@ -1,0 +1,100 @@
+"""The claims' experiments, small: they run, go on, say what they found, and their pages open."""
+
+import csv
+import json
+import math
+
+import pytest
+
+from steelyard.experiments.claims import CLAIMS, read_claim_config, reproduce
+from steelyard.report import write_claim_page
+from tests.report.browser import check_page
+from tests.test_cli import _run
+
+SMALL = {
+    "c1": {"weights": [0.25, 4.0], "ratios": [1.0, 10.0], "weight_decays": [5e-4], "seeds": 1, "epochs": 3},
+    "c2": {"seeds": 1, "epochs": 3, "limit_train": 200},
+    "c3": {"seeds": 2, "epochs": 3, "losses": ["logistic", "lgl-inr", "softmax"]},
+    "c4": {
+        "seeds": 2,
+        "epochs": 2,
+        "imbalances": ["none", "step:10"],
+        "losses": ["softmax", "logistic", "lgl-inr"],
+        "learning_rates": [0.03],
+    },
+}
+
+
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_configurations_that_ship_are_good(claim):
+    config = read_claim_config(claim)
+    assert config.dataset == "digits"
+    jobs = CLAIMS[claim].jobs(config)
+    assert len(jobs) >= config.seeds
+    assert all(name == name.strip() and "/" not in name for name in jobs)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("claim", CLAIMS)
+def test_claim_runs_to_its_page_and_again_in_no_time(tmp_path, claim):
+    config = read_claim_config(claim, **SMALL[claim])
+    told = {}
+    result = reproduce(claim, config, tmp_path / claim, workers=2, command="<c>", on_done=told.__setitem__)
+    assert set(told.values()) == {"done"}
+    assert result["held"] in ("yes", "no", "partly")
+    assert "nan" not in result["verdict"]
+    json.dumps(result, allow_nan=False)
+    assert json.loads((tmp_path / claim / "claim.json").read_text())["verdict"] == result["verdict"]
+    rows = list(csv.DictReader((tmp_path / claim / "rows.csv").read_text().splitlines()))
+    assert len(rows) == len(told)
+    page = tmp_path / claim / "report.html"
+    check_page(page, figures=1)
+    assert "&lt;c&gt;" in page.read_text()
+    again = reproduce(claim, config, tmp_path / claim, on_done=told.__setitem__)
+    assert set(told.values()) == {"was finished"}
+    assert again["numbers"] == result["numbers"]
+    assert write_claim_page(tmp_path / claim) == page
+    with pytest.raises(ValueError, match="is of another run: epochs is"):
+        reproduce(claim, read_claim_config(claim, **SMALL[claim] | {"epochs": 4}), tmp_path / claim)
+
+
+@pytest.mark.slow
+def test_what_is_exact_is_exact(tmp_path):
+    """Polished heads are on the laws, and the guarantee holds, whatever training left."""
+    numbers = {}
+    for claim in ("c1", "c2"):
+        result = reproduce(claim, read_claim_config(claim, **SMALL[claim]), tmp_path / claim, workers=2)
+        numbers |= {n["name"]: n["value"] for n in result["numbers"]}
+    assert numbers["largest relative error, head polished"] <= 1e-6
+    assert numbers["largest misfit, head polished"] <= 1e-6
+    assert numbers["largest relative rise of a class's own mean loss"] <= 1e-6
+    assert numbers["degrees of freedom"] == 81
+    assert math.isfinite(numbers["power of the law in the measured ratio, as trained"])
+
+
+@pytest.mark.slow
+def test_command(capsys, tmp_path):
+    out = str(tmp_path)
+    given = ("reproduce", "c3", "--epochs", "2", "--seeds", "2", "--limit-train", "200", "--out", out)
+    code, text, err = _run(capsys, *given, "--imbalance", "step:2")
+    assert code == 0, err
+    assert text.startswith("c3 ")
+    assert text.strip().endswith(f"report: {tmp_path / 'c3' / 'report.html'}")
+    assert "c3 logistic-s0: done" in err
+    code, text, _ = _run(capsys, "report", str(tmp_path / "c3"))
+    assert code == 0
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("c9",), "claim must be one of c1, c2, c3, c4 or all, got 'c9'"),
+        (("c1", "--seeds", "0"), "seeds: input should be greater than or equal to 1, got 0"),
+        (("c2", "--imbalance", "exp:3"), "imbalance must be none, exponential:RATIO"),
+    ],
+)
+def test_bad_input(capsys, tmp_path, arguments, message):
+    code, _, err = _run(capsys, "reproduce", *arguments, "--out", str(tmp_path / "x"))
+    assert code == 2
+    assert message in err
+    assert not (tmp_path / "x").exists()
