@@ -123,9 +123,8 @@ def parse_loss(text: str) -> LossSpec:
     scheme: Scheme | None = None
     scheme_options: dict[str, float] = {}
     from_epoch = 0
-    accepted = [
-        p for p in inspect.signature(entry.module).parameters if p not in ("weight", "pos_weight", "class_weights")
-    ]
+    not_text = ("weight", "pos_weight", "class_weights", "process_group")
+    accepted = [p for p in inspect.signature(entry.module).parameters if p not in not_text]
     for part in parts:
         key, equals, value = part.partition("=")
         if equals and key == "from":

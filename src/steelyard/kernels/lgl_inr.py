@@ -248,11 +248,11 @@ class _LGLINR(torch.autograd.Function):
         grad[torch.arange(len(label), device=grad.device), label] = positive[:, 0] * grad_loss[label]
         grad = grad.to(ctx.logits_dtype)
         if torch.is_grad_enabled():  # create_graph=True: a second derivative must raise, not be taken as 0
-            grad = _DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
+            grad = DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
         return grad, None, None, None, None, None, None, None
 
 
-class _DifferentiableOnce(torch.autograd.Function):
+class DifferentiableOnce(torch.autograd.Function):
     """The identity in its first argument, with a backward that raises."""
 
     generate_vmap_rule = True

@@ -4,7 +4,8 @@ All take logits of shape (N, K) or (N, K, d1, ...), compute in float32 (float64 
 the logits' dtype and return that dtype. None synchronises with the device.
 """
 
-from typing import Literal
+import functools
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
@@ -21,6 +22,10 @@ from steelyard._validation import (
     compute_dtype,
 )
 from steelyard.kernels.lgl_inr import lgl_inr_columns
+from steelyard.kernels.lgl_inr_group import check_group, lgl_inr_group_columns
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Normalization = Literal["weights", "count", "none"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("weights", "count", "none")
@@ -208,6 +213,7 @@ def lgl_inr_loss(
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     mean_confusion: Tensor | None = None,
+    process_group: "ProcessGroup | None" = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     validate: bool | None = None,
@@ -245,6 +251,11 @@ def lgl_inr_loss(
         pos_weight: (K,) further weight of each column's positive term. Default: all 1.
         mean_confusion: (K, K) values of P to weight by instead of the batch's own, with the same :math:`C`;
             a row of NaN leaves its class out of :math:`C`. The weights are then constants.
+        process_group: the batch is spread over the processes of this group (``torch.distributed.group.WORLD`` for
+            all), each of which calls with its own rows, or none: classes, counts and :math:`P` are those of the
+            whole batch, and so is the loss. The gradient is such that its mean over processes, which data
+            parallelism takes, is that of one process with the whole batch. One collective of 2 K (K + 1) numbers;
+            no double backward. Default: the batch is this process's.
         ignore_index: label of positions that count for nothing.
         reduction: ``"sum"`` over the K columns (the authors' scale), ``"mean"``: that divided by K, or
             ``"none"``: the K column losses.
@@ -275,12 +286,19 @@ def lgl_inr_loss(
     check_choice("reduction", reduction, REDUCTIONS)
 
     rows, labels = _rows(logits), target.long().reshape(-1)
-    if rows.shape[0] == 0:
+    if mean_confusion is not None:
+        _check_mean_confusion(mean_confusion, num_classes)
+    if process_group is not None:
+        check_group(process_group)
+        weigh = functools.partial(_weigh, beta=beta, detach=detach_weights, given=mean_confusion)
+        columns = lgl_inr_group_columns(
+            rows.to(compute_dtype(logits)), labels, weigh, pos_weight, ignore_index, process_group
+        )
+    elif rows.shape[0] == 0:
         columns = rows.to(compute_dtype(logits)).sum(0)
     elif mean_confusion is None:
         columns = lgl_inr_columns(rows, labels, pos_weight, beta, detach_weights, ignore_index)
     else:
-        _check_mean_confusion(mean_confusion, num_classes)
         columns = _given_confusion(rows, labels, mean_confusion, beta, pos_weight, ignore_index)
     if weight is not None:
         columns = columns * weight
@@ -317,9 +335,7 @@ def in_negative_weights(mean_confusion: Tensor, *, beta: float = 1.0) -> Tensor:
     """
     beta = check_number("beta", beta)
     _check_mean_confusion(mean_confusion)
-    scores = beta * mean_confusion.detach()
-    scores = scores.masked_fill(scores.isnan(), -torch.inf).fill_diagonal_(-torch.inf)
-    return torch.softmax(scores, 0).nan_to_num(0.0)
+    return _omega(mean_confusion.detach(), beta)
 
 
 def class_means(values: Tensor, target: Tensor, *, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
@@ -395,6 +411,21 @@ def _given_confusion(
     pull = torch.zeros_like(scale).index_add(0, label, positives * scale[label])
     share = in_negative_weights(present, beta=beta) * scale[:, None]
     return pull + (negatives * share[label]).sum(0)
+
+
+def _omega(P: Tensor, beta: float) -> Tensor:
+    """Softmax of beta P down each column, over the classes that are not NaN but its own; differentiable."""
+    out = P.isnan() | torch.eye(len(P), dtype=torch.bool, device=P.device)
+    scores = (beta * P.masked_fill(out, 0.0)).masked_fill(out, -torch.inf)
+    nobody = out.all(0)  # such as a single class: no negatives, weights of 0
+    return torch.softmax(scores.masked_fill(nobody, 0.0), 0).masked_fill(out, 0.0)
+
+
+def _weigh(P: Tensor, *, beta: float, detach: bool, given: Tensor | None) -> Tensor:
+    """The weights of a whole batch from its mean confusion P, or from the given one over the classes it has."""
+    if given is not None:
+        return _omega(given.detach().to(P).masked_fill(P.isnan(), torch.nan), beta)
+    return _omega(P.detach() if detach else P, beta)
 
 
 def _check_mean_confusion(mean_confusion: Tensor, num_classes: int | None = None) -> None:

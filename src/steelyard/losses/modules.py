@@ -1,7 +1,7 @@
 """The losses as modules: each holds its options and buffers and calls its function."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,11 @@ from steelyard._validation import (
     check_number,
     check_weight_values,
 )
+from steelyard.kernels.lgl_inr_group import check_group, group_class_sums
 from steelyard.losses import functional
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 Weights = Tensor | Sequence[float]
 
@@ -179,6 +183,7 @@ class LGLINRLoss(_WeightedLoss):
         statistics: ``"batch"`` or ``"running"``.
         momentum: share of the new batch in the running average, in (0, 1]; for ``"running"`` only.
         num_classes: K; needed for ``"running"`` only, whose buffers take K x K numbers.
+        process_group: as in the function; running statistics then move by the whole batch, alike in every process.
         ignore_index, reduction, validate: as in the function.
 
     Shapes, dtypes and errors are those of the function.
@@ -210,6 +215,7 @@ class LGLINRLoss(_WeightedLoss):
         statistics: Literal["batch", "running"] = "batch",
         momentum: float = 0.1,
         num_classes: int | None = None,
+        process_group: "ProcessGroup | None" = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         validate: bool | None = None,
@@ -221,6 +227,9 @@ class LGLINRLoss(_WeightedLoss):
             weight=weight,
             pos_weight=pos_weight,
         )
+        if process_group is not None:
+            check_group(process_group)
+        self.process_group = process_group
         check_choice("statistics", statistics, ("batch", "running"))
         self.beta = check_number("beta", beta)
         self.detach_weights = detach_weights
@@ -252,6 +261,7 @@ class LGLINRLoss(_WeightedLoss):
             weight=self.weight,
             pos_weight=self.pos_weight,
             mean_confusion=mean_confusion,
+            process_group=self.process_group,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             validate=self.validate,
@@ -262,7 +272,13 @@ class LGLINRLoss(_WeightedLoss):
         """Move the rows of the classes in the batch; the first batch of a class sets its row."""
         average = self.running_mean_confusion
         probabilities = torch.sigmoid(logits.to(average.dtype))
-        batch, counts = functional.class_means(probabilities, target, ignore_index=self.ignore_index)
+        if self.process_group is None:
+            batch, counts = functional.class_means(probabilities, target, ignore_index=self.ignore_index)
+        else:
+            rows = probabilities.movedim(1, -1).reshape(-1, len(average))
+            labels = target.long().reshape(-1)
+            sums, counts = group_class_sums(rows, labels, self.ignore_index, self.process_group)
+            batch = sums / counts.clamp(min=1)[:, None]
         share = torch.where(self.num_batches_tracked == 0, 1.0, self.momentum) * (counts > 0)
         average.lerp_(batch, share[:, None].to(average.dtype))
         self.num_batches_tracked.add_((counts > 0).long())
