@@ -39,6 +39,7 @@ def render_claim(found: dict[str, Any]) -> str:
                 log=figure["log"],
                 diagonal=figure["diagonal"],
                 title=figure["title"],
+                ticks=figure.get("names"),
             )
         }
         for figure in found["figures"]

@@ -320,7 +320,15 @@ def trades_figure(trades: Sequence[tuple[str, str, float, float]], *, title: str
 
 
 def points_figure(
-    series: Sequence[tuple[str, Array]], *, name: str, x: str, y: str, log: bool, diagonal: bool, title: str
+    series: Sequence[tuple[str, Array]],
+    *,
+    name: str,
+    x: str,
+    y: str,
+    log: bool,
+    diagonal: bool,
+    title: str,
+    ticks: Sequence[str] | None = None,
 ) -> str:
     """Points of several series.
 
@@ -331,6 +339,7 @@ def points_figure(
         log: both axes logarithmic.
         diagonal: draw the line on which both are equal.
         title: for readers who cannot see it.
+        ticks: names of the values 0, 1, 2, ... of x, where the series are then drawn side by side.
     """
     with mpl.rc_context(STYLE):
         figure = Figure((WIDTH, 4.4), layout="constrained")
@@ -349,9 +358,11 @@ def points_figure(
             low = max(axes.get_xlim()[0], axes.get_ylim()[0])
             high = min(axes.get_xlim()[1], axes.get_ylim()[1])
             axes.plot([low, high], [low, high], color="#8a8a8a", lw=1, zorder=0)
+        if ticks is not None:
+            axes.set_xticks(range(len(ticks)), [shown(tick, 24) for tick in ticks])
         axes.set_xlabel(x)
         axes.set_ylabel(y)
-        axes.grid()
+        axes.grid(axis="both" if ticks is None else "y")
         axes.set_axisbelow(True)
         figure.legend(loc="outside upper left", ncols=min(4, max(1, len(series))), fontsize=8.5)
         return svg(figure, name, title)
