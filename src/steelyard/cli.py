@@ -88,6 +88,8 @@ def commands() -> None:
 @click.option("--momentum", type=float, help="[default: 0.9]")
 @click.option("--weight-decay", type=float, help="Not applied to biases.  [default: 0.0005]")
 @click.option("--validation-fraction", type=float, help="[default: 0.1]")
+@click.option("--backbone", help="small-cnn, or resnet32 for images of 32 x 32.  [default: small-cnn]")
+@click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.  [default: none]")
 @click.option("--initial-bias", help="zero, or prior: the log (odds) of the class counts.  [default: zero]")
 @click.option("--image-mode", help="L or RGB: convert every image.")
 @click.option("--image-size", type=int, help="Resize every image to this height and width.")
@@ -243,6 +245,8 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 )
 @click.option("--epochs", type=int)
 @click.option("--seeds", type=int)
+@click.option("--backbone", help="small-cnn, or resnet32 for images of 32 x 32.")
+@click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.")
 @click.option("--limit-train", type=int, help="At most so many training samples, before imbalance.")
 @click.option(
     "--workers", type=int, default=os.cpu_count(), show_default="one a core", help="Trainings at a time."

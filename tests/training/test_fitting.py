@@ -1,6 +1,7 @@
 """Fitting: the same numbers resumed or not, honest failures."""
 
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ import torch
 from steelyard.data import load_dataset
 from steelyard.losses import create_loss
 from steelyard.priors import DeferredReweighting
-from steelyard.training import Diverged, Recipe, SmallCNN, fit, predict
+from steelyard.training import Diverged, Recipe, SmallCNN, create_backbone, fit, predict, predict_features
 from steelyard.training.fitting import _EpochBatches
 
 RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.1)
@@ -37,14 +38,16 @@ def _fit(images, checkpoint, *, recipe=RECIPE, loss=None, schedule=None, die_at=
     )
 
 
-def test_resumed_training_ends_with_the_same_numbers(images, tmp_path, monkeypatch):
+@pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
+def test_resumed_training_ends_with_the_same_numbers(images, tmp_path, monkeypatch, augmentation):
     monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
-    whole = _fit(images, tmp_path / "whole.ckpt")
+    recipe = replace(RECIPE, augmentation=augmentation)
+    whole = _fit(images, tmp_path / "whole.ckpt", recipe=recipe)
     assert not (tmp_path / "whole.ckpt").exists()
     with pytest.raises(Killed):
-        _fit(images, tmp_path / "last.ckpt", die_at=3)
+        _fit(images, tmp_path / "last.ckpt", recipe=recipe, die_at=3)
     assert (tmp_path / "last.ckpt").exists()
-    resumed = _fit(images, tmp_path / "last.ckpt")
+    resumed = _fit(images, tmp_path / "last.ckpt", recipe=recipe)
     assert resumed.history == whole.history
     assert len(whole.history) == 4
     for name, tensor in whole.network.state_dict().items():
@@ -121,3 +124,32 @@ def test_network_normalises_and_refuses_tiny_images(images):
     assert SmallCNN(torch.zeros(4, 3, 9, 13, dtype=torch.uint8), 2)(torch.zeros(1, 3, 9, 13)).shape == (1, 2)
     with pytest.raises(ValueError, match="at least 8 x 8 pixels, got 4 x 8"):
         SmallCNN(torch.zeros(4, 1, 4, 8, dtype=torch.uint8), 2)
+
+
+@pytest.mark.parametrize("name", ["small-cnn", "resnet32"])
+def test_every_backbone_learns_and_gives_its_features(images, tmp_path, name):
+    torch.manual_seed(0)
+    bias = torch.linspace(-1, 1, 10)
+    network = create_backbone(name, images[0], 10, initial_bias=bias)
+    assert torch.equal(network.head.bias, bias)
+    before = network.eval()(images[0])
+    recipe = Recipe(epochs=2, batch_size=32, learning_rate=0.05, augmentation="crop")
+    loss = create_loss("softmax")
+    fitted = fit(network, loss, images, images, recipe, seed=0, checkpoint=tmp_path / "last.ckpt")
+    logits, features = predict(fitted.network, images[0]), predict_features(fitted.network, images[0])
+    torch.testing.assert_close(features @ network.head.weight.T + network.head.bias, logits, rtol=1e-4, atol=1e-4)
+    assert (features >= 0).all()
+    assert loss(logits, images[1]) < loss(before, images[1])
+
+
+def test_resnet32_is_the_one_of_the_literature():
+    images = torch.randint(256, (4, 3, 32, 32), dtype=torch.uint8)
+    network = create_backbone("resnet32", images, 10)
+    convolutions = [m for m in network.modules() if isinstance(m, torch.nn.Conv2d)]
+    assert len(convolutions) + 1 == 32
+    assert sum(p.numel() for p in network.parameters()) == 464_154
+    assert network.features(images.float()).shape == (4, 64, 8, 8)
+    with pytest.raises(ValueError, match="backbone must be one of 'small-cnn', 'resnet32', got 'vgg'"):
+        create_backbone("vgg", images, 10)
+    with pytest.raises(ValueError, match="images must be at least 8 x 8 pixels, got 7 x 32"):
+        create_backbone("resnet32", images[:, :, :7], 10)

@@ -41,7 +41,7 @@ from steelyard.experiments.metrics import METRICS, recalls, run_metrics, summary
 from steelyard.experiments.runs import RunFolder, read_json, write_atomically, write_json
 from steelyard.priors import initial_bias
 from steelyard.report import write_report
-from steelyard.training import Diverged, Recipe, SmallCNN, fit, predict, predict_features
+from steelyard.training import Diverged, Recipe, create_backbone, fit, predict, predict_features
 
 # Where the best rate lies at an edge of those tried, the next is tried too, up to these limits.
 _RATE_LIMITS = (1e-4, 30.0)
@@ -164,6 +164,7 @@ class _Bench:
             learning_rate=config.learning_rates[0],
             momentum=config.momentum,
             weight_decay=config.weight_decay,
+            augmentation=config.augmentation,
         )
         tuned = len(config.learning_rates) > 1
         progress.plan(len(config.losses) * (config.seeds + tuned * len(config.learning_rates)))
@@ -303,7 +304,7 @@ class _Bench:
         split = self.split(seed)
         torch.manual_seed(seed)
         bias = initial_bias(split.class_counts, spec.entry.link) if self.config.initial_bias == "prior" else None
-        network = SmallCNN(split.train[0], len(split.class_counts), initial_bias=bias)
+        network = create_backbone(self.config.backbone, split.train[0], len(split.class_counts), initial_bias=bias)
         loss, schedule = spec.build(split.class_counts)
         folder.mkdir(parents=True, exist_ok=True)
         fitted = fit(

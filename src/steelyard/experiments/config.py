@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from steelyard.data import parse_imbalance
 from steelyard.experiments.losses import parse_losses
+from steelyard.training import Augmentation, Backbone
 
 DEFAULT_LEARNING_RATES = [0.03, 0.1, 0.3]
 
@@ -29,6 +30,8 @@ class CompareConfig(BaseModel):
         momentum, weight_decay: of SGD; biases do not decay.
         validation_fraction: share of the original training split, set aside before imbalance is applied.
         initial_bias: of the head: ``zero``, or ``prior`` for the log (odds) of the training counts.
+        backbone: ``small-cnn``, or ``resnet32`` for images of 32 x 32.
+        augmentation: of the training images: ``none``, ``crop`` (by up to 4 pixels) or ``crop-flip``.
         image_mode, image_size: convert images, where the data set mixes modes or sizes.
     """
 
@@ -45,6 +48,8 @@ class CompareConfig(BaseModel):
     weight_decay: float = Field(default=5e-4, ge=0)
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     initial_bias: Literal["zero", "prior"] = "zero"
+    backbone: Backbone = "small-cnn"
+    augmentation: Augmentation = "none"
     image_mode: Literal["L", "RGB"] | None = None
     image_size: int | None = Field(default=None, ge=8)
 

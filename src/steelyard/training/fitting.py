@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
 from steelyard.priors import DeferredReweighting
+from steelyard.training.augmentation import Augmentation, augment
 
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
@@ -25,7 +26,8 @@ _SECONDS_BETWEEN_CHECKPOINTS = 10.0
 class Recipe:
     """How to train: SGD with Nesterov momentum, linear warm-up over a tenth of the steps, then half a cosine.
 
-    Weight decay leaves biases alone: on a bias it would enter the balance law.
+    Weight decay leaves biases alone: on a bias it would enter the balance law. `augmentation` changes the training
+    images of every step.
     """
 
     epochs: int
@@ -33,6 +35,7 @@ class Recipe:
     learning_rate: float
     momentum: float = 0.9
     weight_decay: float = 5e-4
+    augmentation: Augmentation = "none"
 
 
 @dataclass(frozen=True)
@@ -72,7 +75,7 @@ def fit(
         train: images (N, C, H, W) and labels (N,).
         validation: the same, for the balanced accuracy in the history; it decides nothing here.
         recipe: optimiser and length.
-        seed: of the sample order (the network comes initialised).
+        seed: of the sample order and the augmentation (the network comes initialised).
         checkpoint: file for the state of an unfinished training.
         schedule: a weight argument of the loss and what sets it at each epoch.
         accelerator: as Lightning's Trainer takes it.
@@ -85,7 +88,8 @@ def fit(
         Diverged: the loss became NaN or infinite; the message names step and epoch. The checkpoint stays.
         ValueError: the checkpoint cannot be read or is of another model.
     """
-    module = _Training(network, loss, recipe, len(train[1]), checkpoint, schedule, on_epoch)
+    network.train()  # Lightning trains a network in the mode that it finds it in
+    module = _Training(network, loss, recipe, len(train[1]), seed, checkpoint, schedule, on_epoch)
     loader = DataLoader(
         _InMemory(*train), sampler=_EpochBatches(len(train[1]), recipe.batch_size, seed), batch_size=None
     )
@@ -142,12 +146,13 @@ class _Training(L.LightningModule):
         loss: nn.Module,
         recipe: Recipe,
         samples: int,
+        seed: int,
         checkpoint: Path,
         schedule: tuple[str, DeferredReweighting] | None,
         on_epoch: Callable[[dict[str, float]], None],
     ) -> None:
         super().__init__()
-        self.network, self.loss, self.recipe = network, loss, recipe
+        self.network, self.loss, self.recipe, self.seed = network, loss, recipe, seed
         self.steps = recipe.epochs * _steps(samples, recipe.batch_size)
         self.checkpoint, self.schedule, self.on_epoch = checkpoint, schedule, on_epoch
         self._saved = time.monotonic()
@@ -183,6 +188,7 @@ class _Training(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
         images, target = batch
+        images = augment(images, self.recipe.augmentation, seed=self.seed, step=self.global_step)
         value: Tensor = self.loss(self.network(images), target)
         if not torch.isfinite(value):
             raise Diverged(

@@ -32,6 +32,8 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
             "batch_size": config.batch_size,
             "learning_rate": config.learning_rate,
             "limit_train": config.limit_train,
+            "backbone": config.backbone,
+            "augmentation": config.augmentation,
         }
         for weight in config.weights
         for ratio in config.ratios
@@ -52,9 +54,25 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     w = (
         w * sum(counts) / (w[0] * counts[0] + w[1] * counts[1])
     )  # mean 1 over samples: the same steps for every weight
-    recipe = Recipe(job["epochs"], job["batch_size"], job["learning_rate"], weight_decay=job["weight_decay"])
+    recipe = Recipe(
+        job["epochs"],
+        job["batch_size"],
+        job["learning_rate"],
+        weight_decay=job["weight_decay"],
+        augmentation=job["augmentation"],
+    )
     loss = LogisticLoss(class_weights=w)
-    trained = train(data, chosen, target, loss, recipe, outputs=1, seed=job["seed"], test_target=test_target)
+    trained = train(
+        data,
+        chosen,
+        target,
+        loss,
+        recipe,
+        outputs=1,
+        seed=job["seed"],
+        backbone=job["backbone"],
+        test_target=test_target,
+    )
     law = binary_ratio(counts, (1.0, job["weight"]))
     p = torch.sigmoid(trained.logits[:, 0].double())
     p1, p0 = p[trained.target == 1].mean().item(), p[trained.target == 0].mean().item()

@@ -36,6 +36,8 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
             "learning_rate": config.learning_rate,
             "weight_decay": config.weight_decays[0],
             "limit_train": config.limit_train,
+            "backbone": config.backbone,
+            "augmentation": config.augmentation,
         }
         for scheme in ("none", "inverse")
         for order in ("first", "last", "shuffled")
@@ -59,7 +61,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     counts[order] = torch.tensor(ranked)
     chosen = draw(data.train_target, counts.tolist(), seed=job["seed"])
     weights = class_weights(counts, job["scheme"])
-    recipe = Recipe(job["epochs"], job["batch_size"], job["learning_rate"], weight_decay=job["weight_decay"])
+    recipe = Recipe(
+        job["epochs"],
+        job["batch_size"],
+        job["learning_rate"],
+        weight_decay=job["weight_decay"],
+        augmentation=job["augmentation"],
+    )
     trained = train(
         data,
         chosen,
@@ -68,6 +76,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         recipe,
         outputs=size,
         seed=job["seed"],
+        backbone=job["backbone"],
         test_target=data.test_target,
     )
     P, seen = mean_confusion(trained.logits, trained.target, link="softmax")

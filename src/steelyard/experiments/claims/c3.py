@@ -32,6 +32,8 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
             "learning_rate": config.learning_rate,
             "weight_decay": config.weight_decays[0],
             "limit_train": config.limit_train,
+            "backbone": config.backbone,
+            "augmentation": config.augmentation,
         }
         for loss in config.losses
         for seed in range(config.seeds)
@@ -52,9 +54,23 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     chosen = draw(data.train_target, counts, seed=job["seed"])
     spec = parse_loss(job["loss"])
     loss, _ = spec.build(torch.tensor(counts))
-    recipe = Recipe(job["epochs"], job["batch_size"], job["learning_rate"], weight_decay=job["weight_decay"])
+    recipe = Recipe(
+        job["epochs"],
+        job["batch_size"],
+        job["learning_rate"],
+        weight_decay=job["weight_decay"],
+        augmentation=job["augmentation"],
+    )
     trained = train(
-        data, chosen, data.train_target, loss, recipe, outputs=size, seed=job["seed"], test_target=data.test_target
+        data,
+        chosen,
+        data.train_target,
+        loss,
+        recipe,
+        outputs=size,
+        seed=job["seed"],
+        backbone=job["backbone"],
+        test_target=data.test_target,
     )
     link = spec.entry.link
     P, _ = mean_confusion(trained.test_logits, trained.test_target, link=link)

@@ -33,6 +33,8 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
             "learning_rates": config.learning_rates,
             "weight_decay": config.weight_decays[0],
             "limit_train": config.limit_train,
+            "backbone": config.backbone,
+            "augmentation": config.augmentation,
         }
         for imbalance in config.imbalances
         for loss in config.losses
@@ -57,7 +59,13 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     def score(rate: float, seed: int, judged: str) -> dict[str, float]:
         chosen = rest[draw(labels, counts, seed=seed)]
         loss, schedule = spec.build(torch.tensor(counts))
-        recipe = Recipe(job["epochs"], job["batch_size"], rate, weight_decay=job["weight_decay"])
+        recipe = Recipe(
+            job["epochs"],
+            job["batch_size"],
+            rate,
+            weight_decay=job["weight_decay"],
+            augmentation=job["augmentation"],
+        )
         trained = train(
             data,
             chosen,
@@ -66,6 +74,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             recipe,
             outputs=size,
             seed=seed,
+            backbone=job["backbone"],
             test_target=data.test_target,
             schedule=schedule,
             validation=held_out if judged == "validation" else None,

@@ -23,6 +23,7 @@ from steelyard.experiments.grid import Engine, run_grid
 from steelyard.experiments.losses import parse_losses
 from steelyard.experiments.runs import read_json, write_atomically, write_json
 from steelyard.report import write_claim_page
+from steelyard.training import Augmentation, Backbone
 
 CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4}
 
@@ -42,6 +43,7 @@ class ClaimConfig(BaseModel):
         learning_rate: of every training (c1 to c3).
         learning_rates: tried on a validation split for every loss alike (c4).
         weight_decays: tried (c1); the first one (others).
+        backbone, augmentation: as :class:`CompareConfig`'s.
         limit_train: at most so many training samples, before imbalance.
     """
 
@@ -61,6 +63,8 @@ class ClaimConfig(BaseModel):
     learning_rate: float = Field(default=0.03, gt=0)
     learning_rates: list[float] = Field(default=[0.01, 0.03, 0.1], min_length=1)
     weight_decays: list[float] = Field(default=[5e-4], min_length=1)
+    backbone: Backbone = "small-cnn"
+    augmentation: Augmentation = "none"
     limit_train: int | None = Field(default=None, ge=20)
 
 
@@ -162,10 +166,18 @@ def reproduce(
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
-    """The scalars of every job."""
+    """The scalars and lists of scalars of every job."""
     text = io.StringIO()
-    keys = [key for key, value in records[0].items() if value is None or isinstance(value, str | int | float)]
+    rows = [{key: _cell(value) for key, value in record.items()} for record in records]
+    keys = [key for key in rows[0] if not isinstance(rows[0][key], list)]
     writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows(rows)
     return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A scalar as it is; a list of numbers, such as one for each seed, with spaces between."""
+    if isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
+        return " ".join(f"{item:.6g}" for item in value)
+    return value

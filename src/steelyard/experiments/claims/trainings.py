@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from steelyard.data import ImageDataset, load_dataset
 from steelyard.priors import DeferredReweighting
-from steelyard.training import Recipe, SmallCNN, fit, predict, predict_features
+from steelyard.training import Backbone, Recipe, create_backbone, fit, predict, predict_features
 
 
 @dataclass(frozen=True)
@@ -51,15 +51,16 @@ def train(
     test_target: Tensor,
     schedule: tuple[str, DeferredReweighting] | None = None,
     validation: Tensor | None = None,
+    backbone: Backbone = "small-cnn",
     limit_test: int = 2000,
 ) -> Trained:
-    """Train a small network on the chosen training images with these labels, to the last epoch.
+    """Train a network on the chosen training images with these labels, to the last epoch.
 
     It is judged on every so many-th test image, or on the training images that `validation` names.
     """
     images, labels = data.images("train", chosen), target[chosen]
     torch.manual_seed(seed)
-    network = SmallCNN(images, outputs)
+    network = create_backbone(backbone, images, outputs)
     judged = torch.arange(len(test_target))[:: max(1, -(-len(test_target) // limit_test))]
     test = data.images("test", judged), test_target[judged]
     if validation is not None:
