@@ -86,7 +86,9 @@ def log_axis(axes: Axes) -> None:
 
 
 def look(index: int) -> tuple[str, str]:
-    return _COLOURS[index % len(_COLOURS)], _MARKERS[index % len(_MARKERS)]
+    """Colour and marker of the series of that number; from the ninth on a colour comes with another marker."""
+    turn = index // len(_COLOURS)
+    return _COLOURS[index % len(_COLOURS)], _MARKERS[(index + 3 * turn) % len(_MARKERS)]
 
 
 def svg(figure: Figure, name: str, title: str) -> str:

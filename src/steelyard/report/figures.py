@@ -346,9 +346,16 @@ def points_figure(
         axes = figure.subplots()
         for i, (label, points) in enumerate(series):
             colour, marker = look(i)
+            beside = 0.0 if ticks is None or len(series) < 2 else 0.5 * (i / (len(series) - 1) - 0.5)
             if len(points):
                 axes.plot(
-                    points[:, 0], points[:, 1], marker, color=colour, ms=4.5, alpha=0.65, label=shown(label, 40)
+                    points[:, 0] + beside,
+                    points[:, 1],
+                    marker,
+                    color=colour,
+                    ms=4.5,
+                    alpha=0.65,
+                    label=shown(label, 40),
                 )
         if log:
             axes.set_xscale("log")

@@ -1,13 +1,12 @@
 """C4: LGL-INR improves the one-vs-all logistic loss and is competitive with softmax."""
 
-import statistics
 from typing import Any
 
 import torch
 from scipy import stats
 
 from steelyard.data import parse_imbalance, split_validation
-from steelyard.experiments.claims.trainings import dataset, draw, train
+from steelyard.experiments.claims.trainings import dataset, draw, mean_interval, train
 from steelyard.experiments.losses import parse_loss
 from steelyard.experiments.metrics import recalls
 from steelyard.training import Diverged, Recipe
@@ -132,7 +131,7 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
                 {
                     "loss": loss,
                     "rate": r["learning_rate"],
-                    **{key: _summary(r[key]) for key in ("balanced_accuracy", "accuracy", "rare_recall")},
+                    **{key: mean_interval(r[key]) for key in ("balanced_accuracy", "accuracy", "rare_recall")},
                     "p": p,
                 }
             )
@@ -150,7 +149,7 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
         ]
     for loss in config.losses:
         points = [
-            [i, 100 * _summary(r["balanced_accuracy"])[0]]
+            [i, 100 * mean_interval(r["balanced_accuracy"])[0]]
             for i, imbalance in enumerate(config.imbalances)
             for r in records
             if r["loss"] == loss and r["imbalance"] == imbalance
@@ -190,7 +189,7 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
         parts = []
         for imbalance in config.imbalances:
             pairs = zip(of[imbalance, ours], of[imbalance, other], strict=True)
-            mean, low, high = _summary([100 * (a - b) for a, b in pairs])
+            mean, low, high = mean_interval([100 * (a - b) for a, b in pairs])
             if low is None or high is None:
                 parts.append(f"{mean:+.1f} ({imbalance})")
                 continue
@@ -206,14 +205,6 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
     if any(lost.values()):
         return "no", verdict
     return ("yes" if gained[others[0]] else "partly"), verdict
-
-
-def _summary(values: list[float]) -> tuple[float, float | None, float | None]:
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, None, None
-    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / len(values) ** 0.5
-    return mean, mean - half, mean + half
 
 
 def _holm(rows: list[dict[str, Any]]) -> None:

@@ -129,11 +129,12 @@ def reproduce(
         given = {"claim": claim} | config.model_dump()
         file = folder / "config.json"
         if file.exists():
-            before = read_json(file)
-            odd = next((key for key in given if before.get(key) != given[key]), None)
+            # a setting that a later version added was, before, what its default is
+            before = {"claim": None} | ClaimConfig().model_dump() | read_json(file)
+            odd = next((key for key in given if before[key] != given[key]), None)
             if odd is not None:
                 raise ValueError(
-                    f"run folder {folder} is of another run: {odd} is {before.get(odd)!r}, not {given[odd]!r}"
+                    f"run folder {folder} is of another run: {odd} is {before[odd]!r}, not {given[odd]!r}"
                 )
         else:
             write_json(file, given)

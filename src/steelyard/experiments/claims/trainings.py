@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.data import ImageDataset, load_dataset
+from steelyard.experiments.metrics import summary
 from steelyard.priors import DeferredReweighting
 from steelyard.training import Backbone, Recipe, create_backbone, fit, predict, predict_features
 
@@ -78,3 +79,11 @@ def train(
         predict_features(network, test[0]),
         test[1],
     )
+
+
+def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean, and the ends of its 95% Student interval; none for one value."""
+    found = summary(values)
+    if found is None or found["mean"] is None:
+        raise ValueError("values must not be empty")
+    return found["mean"], found["low"], found["high"]
