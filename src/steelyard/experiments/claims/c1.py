@@ -7,9 +7,8 @@ import torch
 from scipy import stats
 
 from steelyard.balance import binary_ratio, fit_head, mean_confusion
-from steelyard.experiments.claims.trainings import dataset, draw, train
+from steelyard.experiments.claims.trainings import dataset, draw, settings, train
 from steelyard.losses import LogisticLoss
-from steelyard.training import Recipe
 
 TITLE = "Binary logistic: the effect of weights is deterministic"
 STATEMENT = (
@@ -22,19 +21,8 @@ STATEMENT = (
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
     """Every weight, imbalance, weight decay and seed."""
     return {
-        f"w{weight:g}-i{ratio:g}-d{decay:g}-s{seed}": {
-            "dataset": config.dataset,
-            "weight": weight,
-            "ratio": ratio,
-            "weight_decay": decay,
-            "seed": seed,
-            "epochs": config.epochs,
-            "batch_size": config.batch_size,
-            "learning_rate": config.learning_rate,
-            "limit_train": config.limit_train,
-            "backbone": config.backbone,
-            "augmentation": config.augmentation,
-        }
+        f"w{weight:g}-i{ratio:g}-d{decay:g}-s{seed}": settings(config)
+        | {"weight": weight, "ratio": ratio, "weight_decay": decay, "seed": seed}
         for weight in config.weights
         for ratio in config.ratios
         for decay in config.weight_decays
@@ -51,28 +39,10 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     counts = (most, max(2, round(most / job["ratio"])))
     chosen = draw(target, counts, seed=job["seed"])
     w = torch.tensor([1.0, job["weight"]])
-    w = (
-        w * sum(counts) / (w[0] * counts[0] + w[1] * counts[1])
+    w *= sum(counts) / (
+        w[0] * counts[0] + w[1] * counts[1]
     )  # mean 1 over samples: the same steps for every weight
-    recipe = Recipe(
-        job["epochs"],
-        job["batch_size"],
-        job["learning_rate"],
-        weight_decay=job["weight_decay"],
-        augmentation=job["augmentation"],
-    )
-    loss = LogisticLoss(class_weights=w)
-    trained = train(
-        data,
-        chosen,
-        target,
-        loss,
-        recipe,
-        outputs=1,
-        seed=job["seed"],
-        backbone=job["backbone"],
-        test_target=test_target,
-    )
+    trained = train(data, chosen, LogisticLoss(class_weights=w), job, outputs=1, labels=(target, test_target))
     law = binary_ratio(counts, (1.0, job["weight"]))
     p = torch.sigmoid(trained.logits[:, 0].double())
     p1, p0 = p[trained.target == 1].mean().item(), p[trained.target == 0].mean().item()

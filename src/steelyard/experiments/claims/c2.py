@@ -8,11 +8,9 @@ from scipy import stats
 from torch import Tensor
 
 from steelyard.balance import audit, fit_head, mean_confusion, softmax_law
-from steelyard.data import parse_imbalance
-from steelyard.experiments.claims.trainings import dataset, draw, train
+from steelyard.experiments.claims.trainings import dataset, draw, ranked_counts, settings, train
 from steelyard.losses import SoftmaxLoss
 from steelyard.priors import class_weights
-from steelyard.training import Recipe
 
 TITLE = "Softmax with more classes: the effect of weights is indeterminate"
 STATEMENT = (
@@ -24,20 +22,13 @@ STATEMENT = (
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
     """Every scheme of weights, order in which classes get rare, and seed."""
     return {
-        f"{scheme}-{order}-s{seed}": {
-            "dataset": config.dataset,
+        f"{scheme}-{order}-s{seed}": settings(config)
+        | {
             "imbalance": config.imbalance,
             "scheme": scheme,
             "order": order,
             "seed": seed,
             "factor": config.factor,
-            "epochs": config.epochs,
-            "batch_size": config.batch_size,
-            "learning_rate": config.learning_rate,
-            "weight_decay": config.weight_decays[0],
-            "limit_train": config.limit_train,
-            "backbone": config.backbone,
-            "augmentation": config.augmentation,
         }
         for scheme in ("none", "inverse")
         for order in ("first", "last", "shuffled")
@@ -49,9 +40,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """Train, measure, and refit the head with each class's weight raised alone."""
     data = dataset(job["dataset"])
     size = len(data.class_names)
-    available = min(torch.bincount(data.train_target, minlength=size).tolist())
-    most = available if job["limit_train"] is None else min(available, max(2, job["limit_train"] // size))
-    ranked = parse_imbalance(job["imbalance"]).counts([most] * size)
+    ranked = ranked_counts(data.train_target, size, job)
     order = {
         "first": torch.arange(size),
         "last": torch.arange(size).flip(0),
@@ -61,24 +50,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     counts[order] = torch.tensor(ranked)
     chosen = draw(data.train_target, counts.tolist(), seed=job["seed"])
     weights = class_weights(counts, job["scheme"])
-    recipe = Recipe(
-        job["epochs"],
-        job["batch_size"],
-        job["learning_rate"],
-        weight_decay=job["weight_decay"],
-        augmentation=job["augmentation"],
-    )
-    trained = train(
-        data,
-        chosen,
-        data.train_target,
-        SoftmaxLoss(weight=weights),
-        recipe,
-        outputs=size,
-        seed=job["seed"],
-        backbone=job["backbone"],
-        test_target=data.test_target,
-    )
+    trained = train(data, chosen, SoftmaxLoss(weight=weights), job, outputs=size)
     P, seen = mean_confusion(trained.logits, trained.target, link="softmax")
     stated = None if job["scheme"] == "none" else weights
     report = audit(trained.logits, trained.target, link="softmax", class_weights=stated)

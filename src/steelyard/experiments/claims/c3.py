@@ -6,10 +6,9 @@ from typing import Any
 import torch
 
 from steelyard.balance import hard_classes, mean_confusion
-from steelyard.data import parse_imbalance
-from steelyard.experiments.claims.trainings import dataset, draw, mean_interval, train
+from steelyard.experiments.claims.trainings import dataset, draw, mean_interval, ranked_counts, settings, train
 from steelyard.experiments.losses import parse_loss
-from steelyard.training import Recipe
+from steelyard.experiments.metrics import recalls
 
 TITLE = "One-vs-all logistic: an average over the other classes"
 STATEMENT = (
@@ -21,19 +20,8 @@ STATEMENT = (
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
     """Every loss and seed."""
     return {
-        f"{parse_loss(loss).slug}-s{seed}": {
-            "dataset": config.dataset,
-            "imbalance": config.imbalance,
-            "loss": loss,
-            "seed": seed,
-            "epochs": config.epochs,
-            "batch_size": config.batch_size,
-            "learning_rate": config.learning_rate,
-            "weight_decay": config.weight_decays[0],
-            "limit_train": config.limit_train,
-            "backbone": config.backbone,
-            "augmentation": config.augmentation,
-        }
+        f"{parse_loss(loss).slug}-s{seed}": settings(config)
+        | {"imbalance": config.imbalance, "loss": loss, "seed": seed}
         for loss in config.losses
         for seed in range(config.seeds)
     }
@@ -43,34 +31,11 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """Train, and measure how far the hardest of the other classes stands out in each column."""
     data = dataset(job["dataset"])
     size = len(data.class_names)
-    available = torch.bincount(data.train_target, minlength=size)
-    most = (
-        int(available.min())
-        if job["limit_train"] is None
-        else min(int(available.min()), job["limit_train"] // size)
-    )
-    counts = parse_imbalance(job["imbalance"]).counts([max(2, most)] * size)
+    counts = ranked_counts(data.train_target, size, job)
     chosen = draw(data.train_target, counts, seed=job["seed"])
     spec = parse_loss(job["loss"])
     loss, _ = spec.build(torch.tensor(counts))
-    recipe = Recipe(
-        job["epochs"],
-        job["batch_size"],
-        job["learning_rate"],
-        weight_decay=job["weight_decay"],
-        augmentation=job["augmentation"],
-    )
-    trained = train(
-        data,
-        chosen,
-        data.train_target,
-        loss,
-        recipe,
-        outputs=size,
-        seed=job["seed"],
-        backbone=job["backbone"],
-        test_target=data.test_target,
-    )
+    trained = train(data, chosen, loss, job, outputs=size)
     link = spec.entry.link
     P, _ = mean_confusion(trained.test_logits, trained.test_target, link=link)
     train_P, seen = mean_confusion(trained.logits, trained.target, link=link)
@@ -84,16 +49,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
         "hardest": hardest.tolist(),
         "ratio": (hardest / average).median().item(),
         "averaged_away": sum(len(column.averaged_away) for column in columns),
-        "balanced_accuracy": (
-            torch.stack(
-                [
-                    (trained.test_logits.argmax(1) == k)[trained.test_target == k].double().mean()
-                    for k in range(size)
-                ]
-            )
-            .mean()
-            .item()
-        ),
+        "balanced_accuracy": recalls(trained.test_logits, trained.test_target).nanmean().item(),
     }
 
 

@@ -5,11 +5,11 @@ from typing import Any
 import torch
 from scipy import stats
 
-from steelyard.data import parse_imbalance, split_validation
-from steelyard.experiments.claims.trainings import dataset, draw, mean_interval, train
+from steelyard.data import split_validation
+from steelyard.experiments.claims.trainings import dataset, draw, mean_interval, ranked_counts, settings, train
 from steelyard.experiments.losses import parse_loss
 from steelyard.experiments.metrics import recalls
-from steelyard.training import Diverged, Recipe
+from steelyard.training import Diverged
 
 TITLE = "LGL-INR against logistic and softmax losses"
 STATEMENT = (
@@ -22,18 +22,12 @@ _RATE_LIMITS = (1e-4, 10.0)
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
     """Every imbalance and loss: one job tunes the rate and trains all seeds with it."""
     return {
-        f"{imbalance.replace(':', '-')}-{parse_loss(loss).slug}": {
-            "dataset": config.dataset,
+        f"{imbalance.replace(':', '-')}-{parse_loss(loss).slug}": settings(config)
+        | {
             "imbalance": imbalance,
             "loss": loss,
             "seeds": config.seeds,
-            "epochs": config.epochs,
-            "batch_size": config.batch_size,
             "learning_rates": config.learning_rates,
-            "weight_decay": config.weight_decays[0],
-            "limit_train": config.limit_train,
-            "backbone": config.backbone,
-            "augmentation": config.augmentation,
         }
         for imbalance in config.imbalances
         for loss in config.losses
@@ -46,35 +40,18 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     size = len(data.class_names)
     rest, held_out = split_validation(data.train_target, 0.1, seed=0)
     labels = data.train_target[rest]
-    available = torch.bincount(labels, minlength=size)
-    most = (
-        int(available.min())
-        if job["limit_train"] is None
-        else min(int(available.min()), job["limit_train"] // size)
-    )
-    counts = parse_imbalance(job["imbalance"]).counts([max(2, most)] * size)
+    counts = ranked_counts(labels, size, job)
     spec = parse_loss(job["loss"])
 
     def score(rate: float, seed: int, judged: str) -> dict[str, float]:
         chosen = rest[draw(labels, counts, seed=seed)]
         loss, schedule = spec.build(torch.tensor(counts))
-        recipe = Recipe(
-            job["epochs"],
-            job["batch_size"],
-            rate,
-            weight_decay=job["weight_decay"],
-            augmentation=job["augmentation"],
-        )
         trained = train(
             data,
             chosen,
-            data.train_target,
             loss,
-            recipe,
+            job | {"learning_rate": rate, "seed": seed},
             outputs=size,
-            seed=seed,
-            backbone=job["backbone"],
-            test_target=data.test_target,
             schedule=schedule,
             validation=held_out if judged == "validation" else None,
         )

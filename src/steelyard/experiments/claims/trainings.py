@@ -5,14 +5,15 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from steelyard.data import ImageDataset, load_dataset
+from steelyard.data import ImageDataset, load_dataset, parse_imbalance
 from steelyard.experiments.metrics import summary
 from steelyard.priors import DeferredReweighting
-from steelyard.training import Backbone, Recipe, create_backbone, fit, predict, predict_features
+from steelyard.training import Recipe, create_backbone, fit, predict, predict_features
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,28 @@ def dataset(name: str) -> ImageDataset:
     return load_dataset(name)
 
 
+def settings(config: Any) -> dict[str, Any]:
+    """What every training of a claim's configuration has in common, as a part of each job."""
+    return {
+        "dataset": config.dataset,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decays[0],
+        "limit_train": config.limit_train,
+        "backbone": config.backbone,
+        "augmentation": config.augmentation,
+    }
+
+
+def ranked_counts(target: Tensor, size: int, job: dict[str, Any]) -> list[int]:
+    """How many samples of each class, from most to fewest, the job's imbalance and limit leave."""
+    most = int(torch.bincount(target, minlength=size).min())
+    if job["limit_train"] is not None:
+        most = min(most, max(2, job["limit_train"] // size))
+    return parse_imbalance(job["imbalance"]).counts([most] * size)
+
+
 def draw(target: Tensor, counts: Sequence[int], *, seed: int) -> Tensor:
     """Indices of so many samples of each class, in rising order; the same seed draws the same."""
     generator = torch.Generator().manual_seed(seed)
@@ -43,38 +66,53 @@ def draw(target: Tensor, counts: Sequence[int], *, seed: int) -> Tensor:
 def train(
     data: ImageDataset,
     chosen: Tensor,
-    target: Tensor,
     loss: nn.Module,
-    recipe: Recipe,
+    job: dict[str, Any],
     *,
     outputs: int,
-    seed: int,
-    test_target: Tensor,
+    labels: tuple[Tensor, Tensor] | None = None,
     schedule: tuple[str, DeferredReweighting] | None = None,
     validation: Tensor | None = None,
-    backbone: Backbone = "small-cnn",
     limit_test: int = 2000,
 ) -> Trained:
-    """Train a network on the chosen training images with these labels, to the last epoch.
+    """Train a network on the chosen training images, as the job's settings and seed say, to the last epoch.
 
-    It is judged on every so many-th test image, or on the training images that `validation` names.
+    It is judged on every so many-th test image, or on the training images that `validation` names. `labels`, of
+    the training and the test split, take the place of the data set's own.
     """
-    images, labels = data.images("train", chosen), target[chosen]
+    target, test_target = labels or (data.train_target, data.test_target)
+    images, seed = data.images("train", chosen), job["seed"]
+    recipe = Recipe(
+        job["epochs"],
+        job["batch_size"],
+        job["learning_rate"],
+        weight_decay=job["weight_decay"],
+        augmentation=job["augmentation"],
+    )
     torch.manual_seed(seed)
-    network = create_backbone(backbone, images, outputs)
+    network = create_backbone(job["backbone"], images, outputs)
     judged = torch.arange(len(test_target))[:: max(1, -(-len(test_target) // limit_test))]
     test = data.images("test", judged), test_target[judged]
     if validation is not None:
         test = data.images("train", validation), target[validation]
     with tempfile.TemporaryDirectory() as folder:
         # the history needs some validation samples; nothing is decided by them
-        few = images[:64], labels[:64]
+        few = images[:64], target[chosen[:64]]
         checkpoint = Path(folder) / "last.ckpt"
-        fit(network, loss, (images, labels), few, recipe, seed=seed, checkpoint=checkpoint, schedule=schedule)
+        fit(
+            network,
+            loss,
+            (images, target[chosen]),
+            few,
+            recipe,
+            seed=seed,
+            checkpoint=checkpoint,
+            schedule=schedule,
+        )
     return Trained(
         predict(network, images),
         predict_features(network, images),
-        labels,
+        target[chosen],
         predict(network, test[0]),
         predict_features(network, test[0]),
         test[1],
