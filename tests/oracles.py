@@ -72,4 +72,11 @@ def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, weight=None, pos_
     return columns if reduction == "none" else columns.sum() if reduction == "sum" else columns.mean()
 
 
-ORACLES = {"softmax": softmax, "logistic": logistic, "lgl-inr": lgl_inr}
+def adjustable(loss):
+    def adjusted(logits, target, *, logit_adjustment=0.0, **options):
+        return loss(logits + logit_adjustment, target, **options)
+
+    return adjusted
+
+
+ORACLES = {"softmax": adjustable(softmax), "logistic": adjustable(logistic), "lgl-inr": adjustable(lgl_inr)}

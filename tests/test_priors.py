@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
-from steelyard.priors import DeferredReweighting, class_weights, initial_bias
+from steelyard.priors import DeferredReweighting, class_weights, initial_bias, logit_adjustment
 
 SCHEMES = ["none", "inverse", "sqrt_inverse", "effective_number", "median_frequency", "balanced", "power"]
 COUNTS = [900, 90, 10, 40]
@@ -173,6 +173,21 @@ def test_initial_bias_starts_at_the_class_frequencies():
     frequencies = torch.tensor(COUNTS) / sum(COUNTS)
     torch.testing.assert_close(initial_bias(COUNTS, "softmax").softmax(0), frequencies)
     torch.testing.assert_close(initial_bias(COUNTS, "logistic").sigmoid(), frequencies)
+
+
+def test_logit_adjustment_takes_the_prior_out_of_the_logits():
+    """Constant logits that fit the frequencies under the adjustment are themselves all alike."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.multinomial(torch.tensor([0.6, 0.3, 0.1]), 500, replacement=True, generator=generator)
+    counts = torch.bincount(target)
+    z = torch.zeros(3, dtype=torch.float64, requires_grad=True)
+    adjustment = logit_adjustment(counts)
+    loss = softmax_loss(z.expand(500, 3), target, logit_adjustment=adjustment)
+    (grad,) = torch.autograd.grad(loss, z)
+    torch.testing.assert_close(grad, torch.zeros_like(grad), rtol=0, atol=1e-7)
+    torch.testing.assert_close(logit_adjustment(counts, tau=2.0), 2 * adjustment)
+    with pytest.raises(ValueError, match="tau must be a finite number, got inf"):
+        logit_adjustment(counts, tau=float("inf"))
 
 
 def test_initial_bias_is_the_constant_optimum_of_its_loss():

@@ -2,7 +2,7 @@
 
 from steelyard.correction import correct_logits
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
-from steelyard.priors import DeferredReweighting, class_weights, initial_bias
+from steelyard.priors import DeferredReweighting, class_weights, initial_bias, logit_adjustment
 
 __version__ = "0.1.0"
 
@@ -16,4 +16,5 @@ __all__ = [
     "create_loss",
     "initial_bias",
     "list_losses",
+    "logit_adjustment",
 ]

@@ -63,27 +63,33 @@ def check_weights(
     """Return `weights` in the dtype that the loss computes in, after refusing what cannot be weights."""
     if weights is None:
         return None
-    if not isinstance(weights, Tensor):
-        raise TypeError(f"{name} must be a tensor of shape ({length},), got {type(weights).__name__}")
-    if weights.dtype not in _FLOATS + _INTEGERS:
-        raise TypeError(f"{name} must be of a floating or integer dtype, got {_name(weights.dtype)}")
-    if weights.shape != (length,):
-        raise ValueError(f"{name} must have shape ({length},), got {tuple(weights.shape)}")
-    if weights.device != logits.device:
-        raise ValueError(f"{name} must be on the device of logits, {logits.device}, got {weights.device}")
-    if values_readable(weights, validate):
-        check_weight_values(name, weights)
-    return weights.to(compute_dtype(logits))
+    return check_values(name, weights, length=length, logits=logits, validate=validate, low=0)
 
 
-def check_weight_values(name: str, weights: Tensor) -> None:
-    """Refuse weights that are negative, NaN or infinite, naming the first."""
-    bad = ~(torch.isfinite(weights) & (weights >= 0))
+def check_values(
+    name: str, values: Tensor, *, length: int, logits: Tensor, validate: bool | None, low: float = -math.inf
+) -> Tensor:
+    """Return one finite value per class, in the dtype that the loss computes in, or refuse it."""
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} must be a tensor of shape ({length},), got {type(values).__name__}")
+    if values.dtype not in _FLOATS + _INTEGERS:
+        raise TypeError(f"{name} must be of a floating or integer dtype, got {_name(values.dtype)}")
+    if values.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {tuple(values.shape)}")
+    if values.device != logits.device:
+        raise ValueError(f"{name} must be on the device of logits, {logits.device}, got {values.device}")
+    if values_readable(values, validate):
+        check_finite(name, values, low=low)
+    return values.to(compute_dtype(logits))
+
+
+def check_finite(name: str, values: Tensor, *, low: float = -math.inf) -> None:
+    """Refuse values that are NaN, infinite or below `low` (0 for weights), naming the first."""
+    bad = ~(torch.isfinite(values) & (values >= low))
     if bool(bad.any()):
         position = int(bad.nonzero()[0])
-        raise ValueError(
-            f"{name} must be finite and not negative, got {float(weights[position])} at position {position}"
-        )
+        limit = " and not negative" if low == 0 else ""
+        raise ValueError(f"{name} must be finite{limit}, got {float(values[position])} at position {position}")
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

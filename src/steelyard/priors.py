@@ -155,6 +155,35 @@ def initial_bias(class_counts: Counts, link: Literal["softmax", "logistic"]) -> 
     return (counts / (total - counts)).log().float()
 
 
+def logit_adjustment(class_counts: Counts, *, tau: float = 1.0) -> Tensor:
+    r"""What to add to the logits in training, so that the logits themselves are free of the training prior.
+
+    .. math:: \tau \log \frac{n_k}{N}
+
+    Pass it to a loss as ``logit_adjustment`` and predict from the logits as they are. The softmax of logits *plus*
+    adjustment is the posterior under the training frequencies; for one-vs-all losses the adjustment acts as a
+    margin, larger for rarer classes.
+
+    Args:
+        class_counts: K counts, as in :func:`class_weights`.
+        tau: strength, finite; 1 is the prior itself, 0 nothing.
+
+    Returns:
+        (K,) float32.
+
+    Raises:
+        ValueError: a class without samples: its adjustment is infinite.
+
+    Source:
+        Menon et al., ICLR 2021 (softmax); Ren et al., NeurIPS 2020 (balanced softmax). For LGL-INR it is ours.
+
+    Example:
+        >>> logit_adjustment([75, 25])
+        tensor([-0.2877, -1.3863])
+    """
+    return check_number("tau", tau) * initial_bias(class_counts, "softmax")
+
+
 class DeferredReweighting:
     """Class weights that start at a later epoch: first learn features, then rebalance.
 

@@ -113,6 +113,21 @@ def test_metadata_of_an_experiment(tmp_path):
     pq.write_table(list_table(**told), tmp_path / "a.parquet")
     found = open_predictions(tmp_path / "a.parquet")
     assert (found.class_names, found.link, found.loss) == (NAMES, "softmax", "Softmax")
+    assert found.logit_adjustment is None
+
+
+@pytest.mark.parametrize(
+    ("text", "values"),
+    [
+        ("-0.5 -1.25e-05 2.0", (-0.5, -1.25e-05, 2.0)),
+        ("-0.5 -1.0", None),
+        ("-0.5 nan 2.0", None),
+        ("-0.5 1e999 2.0", None),
+    ],
+)
+def test_logit_adjustment_of_an_experiment(tmp_path, text, values):
+    pq.write_table(list_table(**{"steelyard.logit_adjustment": text}), tmp_path / "a.parquet")
+    assert open_predictions(tmp_path / "a.parquet").logit_adjustment == values
 
 
 @pytest.mark.parametrize("kind", [pa.float16(), pa.int8(), pa.int64(), pa.float64()])

@@ -12,6 +12,7 @@ import torch
 from steelyard.balance import audit
 from steelyard.experiments.audits import audit_file
 from steelyard.experiments.losses import parse_weights
+from steelyard.priors import logit_adjustment
 from steelyard.report import write_audit_page
 from tests.report.browser import check_page
 from tests.report.test_page import NASTY
@@ -76,6 +77,21 @@ def test_what_was_used_may_be_said_in_every_way(tmp_path):
     # taken out again, the weights are as if they had never been
     back, _ = audit_file(file, link="softmax", weights="inverse", corrected="inverse")
     assert back.residual.misfit == pytest.approx(audit_file(file, link="softmax")[0].residual.misfit)
+
+
+def test_logits_are_audited_as_training_saw_them(tmp_path):
+    logits, target = _samples()
+    adjustment = logit_adjustment(torch.bincount(target))
+    told = {
+        "steelyard.loss": "softmax:tau=1",
+        "steelyard.link": "softmax",
+        "steelyard.logit_adjustment": " ".join(map(repr, adjustment.tolist())),
+    }
+    said = []
+    report, _ = audit_file(_write(tmp_path / "p.parquet", logits, target, told), say=said.append)
+    expected = audit(logits.double() + adjustment.double(), target, link="softmax")
+    torch.testing.assert_close(report.mean_confusion, expected.mean_confusion, rtol=1e-12, atol=0)
+    assert said == ["logits with the adjustment that training added: softmax:tau=1"]
 
 
 def test_weights_by_class_name(tmp_path):

@@ -34,6 +34,15 @@ def test_late_weights_come_with_a_schedule():
     assert deferred.weight.tolist() == [1, 1, 1]
 
 
+def test_adjusted_logits():
+    spec = parse_loss("lgl-inr:tau=0.5")
+    loss, _ = spec.build(COUNTS)
+    assert spec.slug == "lgl-inr-tau-0.5"
+    torch.testing.assert_close(loss.logit_adjustment, 0.5 * (COUNTS / 100).log())
+    assert torch.equal(loss.logit_adjustment, spec.adjustment(COUNTS))
+    assert parse_loss("lgl-inr").adjustment(COUNTS) is None
+
+
 def test_running_statistics_know_the_number_of_classes():
     loss, _ = parse_loss("lgl-inr:statistics=running").build(COUNTS)
     assert loss.running_mean_confusion.shape == (3, 3)
@@ -52,6 +61,9 @@ def test_running_statistics_know_the_number_of_classes():
         ("softmax:inverse:from=-1", "from must be an epoch, a whole number >= 0, got '-1'"),
         ("softmax:from=3", "from needs a weight scheme that it starts, got loss 'softmax:from=3'"),
         ("softmax:weight=3", "unknown option 'weight'"),
+        ("softmax:logit_adjustment=3", "unknown option 'logit_adjustment'.*; choose from .*, from, tau"),
+        ("softmax:tau=high", "tau must be a finite number, got 'high' in loss 'softmax:tau=high'"),
+        ("softmax:tau=1e999", "tau must be a finite number, got '1e999'"),
     ],
 )
 def test_bad_loss_gets_one_sentence(text, message):

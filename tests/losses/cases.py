@@ -21,14 +21,15 @@ def batch(rows=12, classes=5, scale=2.0, dtype=torch.float64, seed=0):
 
 
 def weights_of(name, classes, seed=1, dtype=torch.float64):
-    """Random weights for every weight argument that the loss has."""
+    """Random weights for every weight argument that the loss has, and a random logit adjustment."""
     generator = torch.Generator().manual_seed(seed)
     accepted = inspect.signature(LOSSES[name].function).parameters
-    return {
+    weights = {
         option: 0.2 + 3 * torch.rand(classes, generator=generator, dtype=torch.float64).to(dtype)
         for option in WEIGHT_OPTIONS
         if option in accepted
     }
+    return weights | {"logit_adjustment": torch.randn(classes, generator=generator, dtype=torch.float64).to(dtype)}
 
 
 def value_and_grad(function, logits, target, upstream=None, **options):

@@ -408,8 +408,9 @@ def test_module_weights_stay_out_of_checkpoints_and_take_sequences(name):
     assert not module.state_dict()
     assert {b.dtype for b in module.buffers()} == {torch.float32}
     for option in options:
-        with pytest.raises(ValueError, match=f"{option} must be finite and not negative, got -1.0 at position 0"):
-            LOSSES[name].module(**{option: [-1.0, 2.0, 3.0]})
+        bad, rule = (torch.inf, "finite") if option == "logit_adjustment" else (-1.0, "finite and not negative")
+        with pytest.raises(ValueError, match=f"{option} must be {rule}, got {bad} at position 0"):
+            LOSSES[name].module(**{option: [bad, 2.0, 3.0]})
         with pytest.raises(ValueError, match=f"{option} must have one value per class"):
             LOSSES[name].module(**{option: [[1.0]]})
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard._validation import check_number, check_weight_values
+from steelyard._validation import check_finite, check_number
 from steelyard.balance.confusion import Link
 from steelyard.balance.evidence import Evidence, Values, refit_scale
 from steelyard.balance.flows import HardClasses, hard_classes, ledger, trades
@@ -395,7 +395,7 @@ def _weights(name: str, values: Tensor, size: int, *, negative: bool = False) ->
         came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"{name} must be a tensor of shape ({size},), got {came}")
     result = values.detach().cpu().double()
-    check_weight_values(name, result.abs() if negative else result)
+    check_finite(name, result, low=-math.inf if negative else 0)
     return result
 
 

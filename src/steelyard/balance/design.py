@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard._validation import check_logits, check_number, check_target, check_weight_values
+from steelyard._validation import check_finite, check_logits, check_number, check_target
 
 _MOST_SWEEPS = 20_000
 
@@ -175,5 +175,5 @@ def _vector(name: str, values: Any, size: int) -> Tensor:
     if not isinstance(values, Tensor) or values.shape != (size,):
         came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
         raise ValueError(f"{name} must be a tensor of shape ({size},), got {came}")
-    check_weight_values(name, values)
+    check_finite(name, values, low=0)
     return values.detach().cpu().double()

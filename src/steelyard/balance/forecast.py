@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-from steelyard._validation import check_choice, check_number, check_target, check_weight_values
+from steelyard._validation import check_choice, check_finite, check_number, check_target
 from steelyard.balance.confusion import Link, mean_confusion
 from steelyard.balance.laws import Balance, one_vs_all_law, softmax_law
 
@@ -418,5 +418,5 @@ def _class_weights(weights: Tensor | None, size: int) -> Tensor:
         return torch.ones(size, dtype=torch.float64)
     if weights.shape != (size,):
         raise ValueError(f"class_weights must have shape ({size},), got {tuple(weights.shape)}")
-    check_weight_values("class_weights", weights)
+    check_finite("class_weights", weights, low=0)
     return weights.detach().cpu().double()

@@ -38,6 +38,7 @@ class Predictions:
         class_names: as given, or from the file's metadata, or the names of its columns; None if nobody says.
         link, loss: what a Steelyard experiment wrote into the metadata.
         weight_decay: alike, of the training.
+        logit_adjustment: alike: what training added to the logits of each class.
         num_classes: numbers in a row, which are K logits or probabilities (or any number of features).
     """
 
@@ -46,6 +47,7 @@ class Predictions:
     link: str | None
     loss: str | None
     weight_decay: float | None
+    logit_adjustment: tuple[float, ...] | None
     num_classes: int
     _source: "_Source" = field(repr=False)
     _num_labels: int | None = field(repr=False)
@@ -127,17 +129,27 @@ def open_predictions(
         raise ValueError(f"{source.label} holds text, which needs class_names to tell the order of the classes")
     num_labels = classes if is_classes else len(names) if names else None
     told = source.metadata
-    decay = told.get("weight_decay", "")
+    decay = _numbers(told.get("weight_decay", ""))
+    adjustment = _numbers(told.get("logit_adjustment", ""))
     return Predictions(
         path,
         names,
         told.get("link"),
         told.get("loss"),
-        float(decay) if re.fullmatch(r"\d+(\.\d+)?(e-?\d{1,3})?", decay) else None,
+        decay[0] if len(decay) == 1 and decay[0] >= 0 else None,
+        adjustment if len(adjustment) == source.width else None,
         source.width,
         source,
         num_labels,
     )
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    """Finite numbers with spaces between; none where the text is anything else."""
+    parts = text.split()
+    if not all(re.fullmatch(r"-?\d+(\.\d+)?(e-?\d{1,2})?", part) for part in parts):
+        return ()
+    return tuple(float(part) for part in parts)
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 import steelyard
 from steelyard.balance import AuditReport, Evidence, audit_evidence
@@ -80,9 +81,14 @@ def audit_file(
         detach_weights = spec.constant_weights
         say(f"LGL-INR of beta {beta:g}, from the loss that the file names: {spec.label}")
 
+    adjustment = torch.zeros(opened.num_classes)
+    if spec is not None and spec.tau and opened.logit_adjustment is not None:
+        adjustment = torch.tensor(opened.logit_adjustment, dtype=torch.float64)
+        say(f"logits with the adjustment that training added: {spec.label}")
+
     evidence = Evidence(opened.num_classes, link=stated, values=values, drop_invalid=drop_invalid)  # type: ignore[arg-type]
     for numbers, labels in opened.batches():
-        evidence.update(numbers, labels)
+        evidence.update(numbers + adjustment, labels)
     evidence.check()
     names = opened.class_names
     counts = evidence.metric.class_counts.double()

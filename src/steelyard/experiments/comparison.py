@@ -39,6 +39,7 @@ from steelyard.experiments.config import CompareConfig
 from steelyard.experiments.losses import LossSpec, parse_losses
 from steelyard.experiments.metrics import METRICS, recalls, run_metrics, summary
 from steelyard.experiments.runs import RunFolder, read_json, write_atomically, write_json
+from steelyard.losses.functional import adjusted_logits
 from steelyard.priors import initial_bias
 from steelyard.report import write_report
 from steelyard.training import Diverged, Recipe, create_backbone, fit, predict, predict_features
@@ -277,7 +278,7 @@ class _Bench:
                 ("features.parquet", "features", features, self.test[1]),
                 ("train_features.parquet", "features", train_features, split.train[1]),
             ):
-                table = _table(column, part, target, spec, names, self.config.weight_decay)
+                table = _table(column, part, target, spec, names, self.config.weight_decay, split.class_counts)
                 write_atomically(folder / file, functools.partial(pq.write_table, table))
             link = spec.entry.link
             P, _ = mean_confusion(train_logits, split.train[1], link=link)
@@ -344,6 +345,7 @@ _LAW_TEXT = {
 def balance_of(spec: LossSpec, logits: Tensor, target: Tensor, class_counts: Tensor) -> Balance:
     """Both sides of the law of a loss, on the data that it was trained on, with its final weights."""
     weights = spec.weights(class_counts)
+    logits = adjusted_logits(logits, spec.adjustment(class_counts))  # what the loss saw
     P, counts = mean_confusion(logits, target, link=spec.entry.link)
     if spec.name == "softmax":
         smoothing = spec.options.get("label_smoothing", 0.0)
@@ -358,7 +360,13 @@ def balance_of(spec: LossSpec, logits: Tensor, target: Tensor, class_counts: Ten
 
 
 def _table(
-    column: str, rows: Tensor, target: Tensor, spec: LossSpec, class_names: tuple[str, ...], weight_decay: float
+    column: str,
+    rows: Tensor,
+    target: Tensor,
+    spec: LossSpec,
+    class_names: tuple[str, ...],
+    weight_decay: float,
+    class_counts: Tensor,
 ) -> pa.Table:
     """Rows of numbers and their labels, with what was trained in the metadata."""
     columns = {
@@ -371,6 +379,9 @@ def _table(
         "steelyard.weight_decay": repr(weight_decay),
         "steelyard.class_names": "\x1f".join(class_names),
     }
+    adjustment = spec.adjustment(class_counts)
+    if adjustment is not None:
+        metadata["steelyard.logit_adjustment"] = " ".join(map(repr, adjustment.tolist()))
     return pa.table(columns).replace_schema_metadata(metadata)
 
 

@@ -14,8 +14,9 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
+from steelyard._validation import check_number
 from steelyard.losses.registry import LossEntry, create_loss, find_loss
-from steelyard.priors import DeferredReweighting, Scheme, class_weights
+from steelyard.priors import DeferredReweighting, Scheme, class_weights, logit_adjustment
 
 _SCHEMES = get_args(Scheme)
 _SCHEME_OPTION = {"effective_number": "beta", "power": "exponent"}
@@ -32,6 +33,7 @@ class LossSpec:
         scheme: of the class weights, or None for no weights.
         scheme_options: of the scheme.
         from_epoch: first epoch (from 0) with weights; before it all weigh 1.
+        tau: strength of the logit adjustment in training; 0 for none.
     """
 
     label: str
@@ -40,6 +42,7 @@ class LossSpec:
     scheme: Scheme | None = None
     scheme_options: dict[str, float] = field(default_factory=dict)
     from_epoch: int = 0
+    tau: float = 0.0
 
     @property
     def slug(self) -> str:
@@ -68,6 +71,10 @@ class LossSpec:
             return None
         return class_weights(class_counts, self.scheme, **self.scheme_options)  # type: ignore[arg-type]
 
+    def adjustment(self, class_counts: Tensor) -> Tensor | None:
+        """(K,) what training adds to the logits, or None."""
+        return logit_adjustment(class_counts, tau=self.tau) if self.tau else None
+
     def build(self, class_counts: Tensor) -> tuple[nn.Module, tuple[str, DeferredReweighting] | None]:
         """The loss for data of these counts, and the schedule of its weights if they start later."""
         options = dict(self.options)
@@ -77,6 +84,8 @@ class LossSpec:
         argument = self.entry.class_weights_argument
         if weights is not None:
             options[argument] = weights
+        if self.tau:
+            options["logit_adjustment"] = self.adjustment(class_counts)
         loss = create_loss(self.name, **options)
         if weights is None or self.from_epoch == 0:
             return loss, None
@@ -104,7 +113,8 @@ def parse_loss(text: str) -> LossSpec:
 
     Args:
         text: for instance ``softmax``, ``softmax:inverse``, ``logistic:effective_number@0.999``,
-            ``lgl-inr:beta=5:detach_weights=true``, ``softmax:inverse:from=10`` (weights from epoch 10 on).
+            ``lgl-inr:beta=5:detach_weights=true``, ``softmax:inverse:from=10`` (weights from epoch 10 on),
+            ``softmax:tau=1`` (logits adjusted by the log of the class frequencies).
 
     Returns:
         The specification; the loss has been made once, so its options are known to be good.
@@ -122,8 +132,8 @@ def parse_loss(text: str) -> LossSpec:
     options: dict[str, object] = {}
     scheme: Scheme | None = None
     scheme_options: dict[str, float] = {}
-    from_epoch = 0
-    not_text = ("weight", "pos_weight", "class_weights", "process_group")
+    from_epoch, tau = 0, 0.0
+    not_text = ("weight", "pos_weight", "class_weights", "logit_adjustment", "process_group")
     accepted = [p for p in inspect.signature(entry.module).parameters if p not in not_text]
     for part in parts:
         key, equals, value = part.partition("=")
@@ -131,12 +141,17 @@ def parse_loss(text: str) -> LossSpec:
             if not value.isdecimal():
                 raise ValueError(f"from must be an epoch, a whole number >= 0, got {value!r} in loss {label!r}")
             from_epoch = int(value)
+        elif equals and key == "tau":
+            try:
+                tau = check_number("tau", ast.literal_eval(value))
+            except (TypeError, ValueError, SyntaxError):
+                raise ValueError(f"tau must be a finite number, got {value!r} in loss {label!r}") from None
         elif equals and key in accepted:
             options[key] = _value(value)
         elif equals:
-            near = _nearest(key, [*accepted, "from"])
+            near = _nearest(key, [*accepted, "from", "tau"])
             raise ValueError(
-                f"loss {label!r} has an unknown option {key!r}{near}; choose from {', '.join(accepted)}, from"
+                f"loss {label!r} has an unknown option {key!r}{near}; choose from {', '.join(accepted)}, from, tau"
             )
         else:
             try:
@@ -145,7 +160,7 @@ def parse_loss(text: str) -> LossSpec:
                 raise ValueError(f"loss {label!r}: {error}") from None
     if from_epoch and scheme is None:
         raise ValueError(f"from needs a weight scheme that it starts, got loss {label!r}")
-    spec = LossSpec(label, name, options, scheme, scheme_options, from_epoch)
+    spec = LossSpec(label, name, options, scheme, scheme_options, from_epoch, tau)
     try:
         spec.build(torch.tensor([3, 2]))
     except (TypeError, ValueError) as error:

@@ -18,6 +18,7 @@ from steelyard._validation import (
     check_logits,
     check_number,
     check_target,
+    check_values,
     check_weights,
     compute_dtype,
 )
@@ -36,6 +37,7 @@ def softmax_loss(
     target: Tensor,
     *,
     weight: Tensor | None = None,
+    logit_adjustment: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     label_smoothing: float = 0.0,
@@ -58,6 +60,9 @@ def softmax_loss(
         logits: (N, K) or (N, K, d1, ...), floating.
         target: (N,) or (N, d1, ...), integer labels from 0 to K - 1.
         weight: (K,) weight of the samples of each class, not negative. Default: all 1.
+        logit_adjustment: (K,) values that are added to the logits: with the log of the class frequencies
+            (:func:`~steelyard.logit_adjustment`) the logits themselves become free of the training prior.
+            Default: none.
         ignore_index: label of positions that count for nothing.
         reduction: ``"mean"`` (see ``normalization``), ``"sum"``, or ``"none"`` for one loss per sample.
         label_smoothing: epsilon in [0, 1].
@@ -86,6 +91,7 @@ def softmax_loss(
     check_logits(logits)
     num_classes = logits.shape[1]
     check_target(logits, target, num_labels=num_classes, ignore_index=ignore_index, validate=validate)
+    logits = adjusted_logits(logits, logit_adjustment, validate)
     weight = check_weights("weight", weight, length=num_classes, logits=logits, validate=validate)
     check_choice("reduction", reduction, REDUCTIONS)
     check_choice("normalization", normalization, NORMALIZATIONS)
@@ -120,6 +126,7 @@ def logistic_loss(
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     class_weights: Tensor | None = None,
+    logit_adjustment: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
     normalization: Normalization = "count",
@@ -146,6 +153,9 @@ def logistic_loss(
         pos_weight: (K,) further weight of each output's positives. Default: all 1.
         class_weights: (K,), or (2,) for K = 1: weight of the samples of each class, in all outputs
             (the paper's class-wise reweighting). Default: all 1.
+        logit_adjustment: (K,) values that are added to the logits: with the log of the class frequencies
+            (:func:`~steelyard.logit_adjustment`) the logits themselves become free of the training prior.
+            Default: none.
         ignore_index: label of positions that count for nothing.
         reduction: ``"mean"`` (see ``normalization``), ``"sum"``, or ``"none"`` for one loss per sample.
         normalization: what ``"mean"`` divides by: ``"count"``, the number of samples not ignored (as torch's
@@ -174,6 +184,7 @@ def logistic_loss(
     outputs = logits.shape[1]
     labels = max(outputs, 2)
     check_target(logits, target, num_labels=labels, ignore_index=ignore_index, validate=validate)
+    logits = adjusted_logits(logits, logit_adjustment, validate)
     weight = check_weights("weight", weight, length=outputs, logits=logits, validate=validate)
     pos_weight = check_weights("pos_weight", pos_weight, length=outputs, logits=logits, validate=validate)
     class_weights = check_weights("class_weights", class_weights, length=labels, logits=logits, validate=validate)
@@ -213,6 +224,7 @@ def lgl_inr_loss(
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
     mean_confusion: Tensor | None = None,
+    logit_adjustment: Tensor | None = None,
     process_group: "ProcessGroup | None" = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
@@ -251,6 +263,9 @@ def lgl_inr_loss(
         pos_weight: (K,) further weight of each column's positive term. Default: all 1.
         mean_confusion: (K, K) values of P to weight by instead of the batch's own, with the same :math:`C`;
             a row of NaN leaves its class out of :math:`C`. The weights are then constants.
+        logit_adjustment: (K,) values that are added to the logits: with the log of the class frequencies
+            (:func:`~steelyard.logit_adjustment`) the logits themselves become free of the training prior.
+            Default: none.
         process_group: the batch is spread over the processes of this group (``torch.distributed.group.WORLD`` for
             all), each of which calls with its own rows, or none: classes, counts and :math:`P` are those of the
             whole batch, and so is the loss. The gradient is such that its mean over processes, which data
@@ -280,6 +295,7 @@ def lgl_inr_loss(
     check_logits(logits)
     num_classes = logits.shape[1]
     check_target(logits, target, num_labels=num_classes, ignore_index=ignore_index, validate=validate)
+    logits = adjusted_logits(logits, logit_adjustment, validate)
     weight = check_weights("weight", weight, length=num_classes, logits=logits, validate=validate)
     pos_weight = check_weights("pos_weight", pos_weight, length=num_classes, logits=logits, validate=validate)
     beta = check_number("beta", beta)
@@ -336,6 +352,16 @@ def in_negative_weights(mean_confusion: Tensor, *, beta: float = 1.0) -> Tensor:
     beta = check_number("beta", beta)
     _check_mean_confusion(mean_confusion)
     return _omega(mean_confusion.detach(), beta)
+
+
+def adjusted_logits(logits: Tensor, logit_adjustment: Tensor | None, validate: bool | None = None) -> Tensor:
+    """Logits plus one value per column, in the dtype that losses compute in; as they are if there is none."""
+    if logit_adjustment is None:
+        return logits
+    values = check_values(
+        "logit_adjustment", logit_adjustment, length=logits.shape[1], logits=logits, validate=validate
+    )
+    return logits.to(values.dtype) + values.reshape(-1, *[1] * (logits.dim() - 2))
 
 
 def class_means(values: Tensor, target: Tensor, *, ignore_index: int = -100) -> tuple[Tensor, Tensor]:

@@ -1,5 +1,6 @@
 """The losses as modules: each holds its options and buffers and calls its function."""
 
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
@@ -10,8 +11,8 @@ from steelyard._validation import (
     REDUCTIONS,
     Reduction,
     check_choice,
+    check_finite,
     check_number,
-    check_weight_values,
 )
 from steelyard.kernels.lgl_inr_group import check_group, group_class_sums
 from steelyard.losses import functional
@@ -25,6 +26,7 @@ Weights = Tensor | Sequence[float]
 class _WeightedLoss(nn.Module):
     """What the modules share: weights as buffers that move with the module and stay out of its checkpoints."""
 
+    logit_adjustment: Tensor | None
     ignore_index: int
     reduction: Reduction
     validate: bool | None
@@ -41,7 +43,7 @@ class _WeightedLoss(nn.Module):
                 if buffer.dim() != 1:
                     raise ValueError(f"{name} must have one value per class, got shape {tuple(buffer.shape)}")
                 buffer = buffer if buffer.is_floating_point() else buffer.to(torch.get_default_dtype())
-                check_weight_values(name, buffer)
+                check_finite(name, buffer, low=-math.inf if name == "logit_adjustment" else 0)
             # Not persistent: a checkpoint of a model that owns its loss loads whatever the weights are now.
             self.register_buffer(name, buffer, persistent=False)
 
@@ -58,6 +60,7 @@ class SoftmaxLoss(_WeightedLoss):
 
     Args:
         weight: (K,) weight of the samples of each class; tensor or sequence. Default: all 1.
+        logit_adjustment: (K,) added to the logits; tensor or sequence. Default: none.
         ignore_index, reduction, label_smoothing, normalization, validate: as in the function.
 
     Shapes, dtypes and errors are those of the function.
@@ -77,13 +80,20 @@ class SoftmaxLoss(_WeightedLoss):
         self,
         *,
         weight: Weights | None = None,
+        logit_adjustment: Weights | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         label_smoothing: float = 0.0,
         normalization: functional.Normalization = "weights",
         validate: bool | None = None,
     ) -> None:
-        super().__init__(ignore_index=ignore_index, reduction=reduction, validate=validate, weight=weight)
+        super().__init__(
+            ignore_index=ignore_index,
+            reduction=reduction,
+            validate=validate,
+            weight=weight,
+            logit_adjustment=logit_adjustment,
+        )
         check_choice("normalization", normalization, functional.NORMALIZATIONS)
         self.label_smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1)
         self.normalization: functional.Normalization = normalization
@@ -93,6 +103,7 @@ class SoftmaxLoss(_WeightedLoss):
             logits,
             target,
             weight=self.weight,
+            logit_adjustment=self.logit_adjustment,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             label_smoothing=self.label_smoothing,
@@ -111,6 +122,7 @@ class LogisticLoss(_WeightedLoss):
         weight: (K,) :math:`v`, weight of each output; tensor or sequence. Default: all 1.
         pos_weight: (K,) :math:`u`, weight of each output's positives. Default: all 1.
         class_weights: (K,), or (2,) for K = 1: :math:`c`, weight of the samples of each class. Default: all 1.
+        logit_adjustment: (K,) added to the logits; tensor or sequence. Default: none.
         ignore_index, reduction, normalization, validate: as in the function.
 
     Shapes, dtypes and errors are those of the function.
@@ -133,6 +145,7 @@ class LogisticLoss(_WeightedLoss):
         weight: Weights | None = None,
         pos_weight: Weights | None = None,
         class_weights: Weights | None = None,
+        logit_adjustment: Weights | None = None,
         ignore_index: int = -100,
         reduction: Reduction = "mean",
         normalization: functional.Normalization = "count",
@@ -145,6 +158,7 @@ class LogisticLoss(_WeightedLoss):
             weight=weight,
             pos_weight=pos_weight,
             class_weights=class_weights,
+            logit_adjustment=logit_adjustment,
         )
         check_choice("normalization", normalization, functional.NORMALIZATIONS)
         self.normalization: functional.Normalization = normalization
@@ -156,6 +170,7 @@ class LogisticLoss(_WeightedLoss):
             weight=self.weight,
             pos_weight=self.pos_weight,
             class_weights=self.class_weights,
+            logit_adjustment=self.logit_adjustment,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
             normalization=self.normalization,
@@ -180,6 +195,7 @@ class LGLINRLoss(_WeightedLoss):
         detach_weights: treat :math:`\omega` as a constant in the gradient; always so for running statistics.
         weight: (K,) :math:`v`, weight of each column's loss; tensor or sequence. Default: all 1.
         pos_weight: (K,) :math:`u`, weight of each column's positive term. Default: all 1.
+        logit_adjustment: (K,) added to the logits; tensor or sequence. Default: none.
         statistics: ``"batch"`` or ``"running"``.
         momentum: share of the new batch in the running average, in (0, 1]; for ``"running"`` only.
         num_classes: K; needed for ``"running"`` only, whose buffers take K x K numbers.
@@ -212,6 +228,7 @@ class LGLINRLoss(_WeightedLoss):
         detach_weights: bool = False,
         weight: Weights | None = None,
         pos_weight: Weights | None = None,
+        logit_adjustment: Weights | None = None,
         statistics: Literal["batch", "running"] = "batch",
         momentum: float = 0.1,
         num_classes: int | None = None,
@@ -226,6 +243,7 @@ class LGLINRLoss(_WeightedLoss):
             validate=validate,
             weight=weight,
             pos_weight=pos_weight,
+            logit_adjustment=logit_adjustment,
         )
         if process_group is not None:
             check_group(process_group)
@@ -250,7 +268,7 @@ class LGLINRLoss(_WeightedLoss):
             if logits.dim() > 1 and logits.shape[1] != num_classes:
                 raise ValueError(f"logits must have num_classes = {num_classes} columns, got {logits.shape[1]}")
             if self.training:
-                self._update(logits, target)
+                self._update(functional.adjusted_logits(logits, self.logit_adjustment, self.validate), target)
             seen = self.num_batches_tracked[:, None] > 0
             mean_confusion = self.running_mean_confusion.masked_fill(~seen, torch.nan)
         return functional.lgl_inr_loss(
@@ -261,6 +279,7 @@ class LGLINRLoss(_WeightedLoss):
             weight=self.weight,
             pos_weight=self.pos_weight,
             mean_confusion=mean_confusion,
+            logit_adjustment=self.logit_adjustment,
             process_group=self.process_group,
             ignore_index=self.ignore_index,
             reduction=self.reduction,
