@@ -43,7 +43,7 @@ def test_digits_are_built_in_and_split_for_good():
     images = data.images("test", torch.tensor([3, 0]))
     assert (images.shape, images.dtype, images.max()) == ((2, 1, 8, 8), torch.uint8, 255)
     assert torch.equal(images[1], data.images("test", torch.tensor([0]))[0])
-    with pytest.raises(ValueError, match="'digits' is grey and 8 x 8; image_mode and image_size do not apply"):
+    with pytest.raises(ValueError, match="'digits' is built in; image_mode and image_size do not apply"):
         load_dataset("digits", image_size=32)
 
 
@@ -216,6 +216,7 @@ def test_hub_that_cannot_be_reached_says_so(monkeypatch):
 
     monkeypatch.setattr(datasets, "load_dataset", refuse)
     with pytest.raises(
-        ConnectionError, match=r"neither built in .digits. nor a folder .*no route.* name a local folder"
+        ConnectionError,
+        match=r"neither built in .digits, digits-rotated, .*. nor a folder .*no route.* name a local folder",
     ):
         load_dataset("somebody/some-images")

@@ -1,4 +1,4 @@
-"""Image data sets: scikit-learn's digits, and any folder or hub name that Hugging Face `datasets` reads."""
+"""Image data sets: those that need no download, and any folder or hub name that Hugging Face `datasets` reads."""
 
 import difflib
 import io
@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from steelyard._validation import check_choice
+from steelyard.data.tasks import TASKS
 
-_BUILT_IN = ("digits",)
 _TEST_SPLITS = ("test", "validation", "valid")
 _INTEGERS = ("int", "uint")
 _SHOWN = 10
@@ -64,9 +64,11 @@ def load_dataset(
     """Open a data set by name.
 
     Args:
-        name: ``digits`` (scikit-learn's, 8 x 8, no download; a fixed stratified quarter is the test split), a
-            folder in the layout of a Hugging Face hub snapshot, or a hub name. The image and label columns are
-            found by their feature types; the test split is ``test``, or else ``validation``.
+        name: built in, without a download: ``digits`` (scikit-learn's, 8 x 8; a fixed stratified quarter is the
+            test split), ``digits-rotated`` (40 classes), ``digit-pairs`` (100), ``stdlib-text`` (150) or
+            ``gaussians`` (200), see `steelyard.data.tasks`; a folder in the layout of a Hugging Face hub snapshot;
+            or a hub name. The image and label columns are found by their feature types; the test split is
+            ``test``, or else ``validation``.
         image_mode: convert every image to grey (``"L"``) or ``"RGB"``. Default: as stored, all of one mode.
         image_size: resize every image to this height and width. Default: as stored, all of one size.
 
@@ -92,31 +94,20 @@ def load_dataset(
         raise TypeError(f"image_size must be an int, got {type(image_size).__name__}")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1, got {image_size}")
-    if name in _BUILT_IN:
-        if image_mode not in (None, "L") or image_size not in (None, 8):
-            raise ValueError(f"dataset {name!r} is grey and 8 x 8; image_mode and image_size do not apply")
-        return _digits()
+    if name in TASKS:
+        if image_mode is not None or image_size is not None:
+            raise ValueError(f"dataset {name!r} is built in; image_mode and image_size do not apply")
+        return _built_in(name)
     return _from_hugging_face(name, image_mode, image_size)
 
 
-def _digits() -> ImageDataset:
+def _built_in(name: str) -> ImageDataset:
     try:
-        from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
+        names, train, test = TASKS[name]()
     except ImportError:
-        raise ImportError("dataset 'digits' needs scikit-learn: pip install 'steelyard[sklearn]'") from None
-    bunch = load_digits()
-    images = torch.from_numpy(np.rint(bunch.images * (255 / 16)).astype(np.uint8))[:, None]
-    target = torch.from_numpy(bunch.target).long()
-    rows = np.arange(len(target))
-    train, test = train_test_split(rows, test_size=0.25, stratify=bunch.target, random_state=0)
-    rows_of = {"train": torch.from_numpy(np.sort(train)), "test": torch.from_numpy(np.sort(test))}
-
-    def decode(split: str, indices: Tensor) -> Tensor:
-        return images[rows_of[split][indices]]
-
-    names = tuple(str(k) for k in range(10))
-    return ImageDataset("digits", names, target[rows_of["train"]], target[rows_of["test"]], decode)
+        raise ImportError(f"dataset {name!r} needs scikit-learn: pip install 'steelyard[sklearn]'") from None
+    images = {"train": train[0], "test": test[0]}
+    return ImageDataset(name, names, train[1], test[1], lambda split, indices: images[split][indices])
 
 
 def _from_hugging_face(name: str, image_mode: str | None, image_size: int | None) -> ImageDataset:
@@ -180,7 +171,7 @@ def _open(name: str) -> Any:
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()):
         raise FileNotFoundError(f"dataset folder {name} does not exist or is not a folder")
     if not local and "/" not in name:
-        near = difflib.get_close_matches(name, _BUILT_IN, n=1)
+        near = difflib.get_close_matches(name, list(TASKS), n=1)
         if near:
             raise ValueError(f"unknown dataset {name!r}; did you mean {near[0]!r}?")
     progress_was_off = datasets.are_progress_bars_disabled()
@@ -195,7 +186,7 @@ def _open(name: str) -> Any:
         if local:
             raise ValueError(f"dataset folder {name} cannot be read: {reason}") from error
         raise ConnectionError(
-            f"dataset {name!r} is neither built in ({', '.join(_BUILT_IN)}) nor a folder here, and the Hugging "
+            f"dataset {name!r} is neither built in ({', '.join(TASKS)}) nor a folder here, and the Hugging "
             f"Face hub did not give it ({reason}); name a local folder as ./folder"
         ) from error
     finally:
