@@ -238,8 +238,9 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 
 
 @commands.command()
-@click.argument("claim", metavar="{c1|c2|c3|c4|all}")
-@click.option("--dataset", help="digits (built in), a folder, or a Hugging Face hub name.")
+@click.argument("claim", metavar="{c1|c2|c3|c4|leaderboard|all}")
+@click.option("--dataset", help="As for compare; for leaderboard several, comma-separated.")
+@click.option("--losses", help="As for compare; for c3, c4 and leaderboard.")
 @click.option(
     "--imbalance", help="none, exponential:RATIO or step:RATIO[:FRACTION]; for c4 several, comma-separated."
 )
@@ -255,18 +256,34 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/claims"), show_default=True)
 @click.pass_obj
 def reproduce(
-    command: str, /, claim: str, imbalance: str | None, workers: int, engine: str, out: Path, **changes: Any
+    command: str,
+    /,
+    claim: str,
+    dataset: str | None,
+    losses: str | None,
+    imbalance: str | None,
+    workers: int,
+    engine: str,
+    out: Path,
+    **changes: Any,
 ) -> None:
-    """Run the paper's claims as experiments; each gets a folder and a page in OUT.
+    """Run the paper's claims (all: c1 to c4) or a leaderboard of losses; each gets a folder and a page in OUT.
 
     What an option does not change is in the configuration that ships with the claim. An unfinished run goes on.
     """
-    from steelyard.experiments.claims import CLAIMS, read_claim_config
+    from steelyard.experiments.claims import read_claim_config
     from steelyard.experiments.claims import reproduce as run
 
-    claims = list(CLAIMS) if claim == "all" else [claim]
-    profiles = None if imbalance is None else [part.strip() for part in imbalance.split(",") if part.strip()]
-    given = changes | ({} if profiles is None else {"imbalances": profiles, "imbalance": profiles[0]})
+    claims = ["c1", "c2", "c3", "c4"] if claim == "all" else [claim]
+    given = dict(changes)
+    for text, key, keys in (
+        (dataset, "dataset", "tasks"),
+        (imbalance, "imbalance", "imbalances"),
+        (losses, None, "losses"),
+    ):
+        parts = [part.strip() for part in (text or "").split(",") if part.strip()]
+        if parts:
+            given |= {keys: parts} | ({} if key is None else {key: parts[0]})
     configs = {name: read_claim_config(name, **given) for name in claims}
     with _Display() as display:
         for name, config in configs.items():

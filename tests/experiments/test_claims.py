@@ -22,6 +22,13 @@ SMALL = {
         "losses": ["softmax", "logistic", "lgl-inr"],
         "learning_rates": [0.03],
     },
+    "leaderboard": {
+        "seeds": 2,
+        "epochs": 2,
+        "tasks": ["digits", "digits-rotated"],
+        "losses": ["softmax:tau=1", "lgl-inr:tau=1", "logistic"],
+        "learning_rates": [0.1],
+    },
 }
 
 
@@ -88,7 +95,7 @@ def test_command(capsys, tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("c9",), "claim must be one of c1, c2, c3, c4 or all, got 'c9'"),
+        (("c9",), "claim must be one of c1, c2, c3, c4, leaderboard or all, got 'c9'"),
         (("c1", "--seeds", "0"), "seeds: input should be greater than or equal to 1, got 0"),
         (("c2", "--imbalance", "exp:3"), "imbalance must be none, exponential:RATIO"),
     ],

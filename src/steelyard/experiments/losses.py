@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from steelyard._validation import check_number
 from steelyard.losses.registry import LossEntry, create_loss, find_loss
-from steelyard.priors import DeferredReweighting, Scheme, class_weights, logit_adjustment
+from steelyard.priors import DeferredReweighting, Scheme, class_weights, initial_bias, logit_adjustment
 
 _SCHEMES = get_args(Scheme)
 _SCHEME_OPTION = {"effective_number": "beta", "power": "exponent"}
@@ -74,6 +74,12 @@ class LossSpec:
     def adjustment(self, class_counts: Tensor) -> Tensor | None:
         """(K,) what training adds to the logits, or None."""
         return logit_adjustment(class_counts, tau=self.tau) if self.tau else None
+
+    def first_bias(self, class_counts: Tensor) -> Tensor | None:
+        """(K,) bias of the constant solution of the loss without class weights, or None where that is zero."""
+        if self.tau or self.name == "lgl-inr":
+            return None
+        return initial_bias(class_counts, self.entry.link)
 
     def build(self, class_counts: Tensor) -> tuple[nn.Module, tuple[str, DeferredReweighting] | None]:
         """The loss for data of these counts, and the schedule of its weights if they start later."""

@@ -8,24 +8,28 @@ from torch.nn import functional as F
 
 from steelyard._validation import check_choice
 
-Backbone = Literal["small-cnn", "resnet32"]
+Backbone = Literal["small-cnn", "resnet32", "mlp"]
 
 
 def create_backbone(
     name: Backbone, images: Tensor, num_classes: int, *, initial_bias: Tensor | None = None
-) -> "SmallCNN | ResNet32":
+) -> "SmallCNN | ResNet32 | MLP":
     """A network by its name.
 
     Args:
-        name: ``"small-cnn"`` or ``"resnet32"``.
+        name: ``"small-cnn"``, ``"resnet32"`` or ``"mlp"``.
         images, num_classes, initial_bias: as the networks take them.
 
     Raises:
         ValueError: an unknown name, or images that are too small.
     """
     check_choice("backbone", name, get_args(Backbone))
-    network = SmallCNN if name == "small-cnn" else ResNet32
-    return network(images, num_classes, initial_bias=initial_bias)
+    networks: dict[str, type[SmallCNN | ResNet32 | MLP]] = {
+        "small-cnn": SmallCNN,
+        "resnet32": ResNet32,
+        "mlp": MLP,
+    }
+    return networks[name](images, num_classes, initial_bias=initial_bias)
 
 
 class SmallCNN(nn.Module):
@@ -149,6 +153,51 @@ class ResNet32(nn.Module):
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> features (N, 64), what the head multiplies."""
         features: Tensor = self.features((images.float() - self.mean) / self.std).mean((2, 3))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> logits (N, K)."""
+        logits: Tensor = self.head(self.forward_features(images))
+        return logits
+
+
+class MLP(nn.Module):
+    """One hidden layer and a linear head, for images of any size, and for features as channels of one pixel.
+
+    Values are normalised one by one, each by its mean and standard deviation over the training images.
+
+    Args:
+        images: (N, C, H, W) uint8, the training images, for the shape and the normalisation.
+        num_classes: K outputs.
+        width: of the hidden layer.
+        initial_bias: (K,) start of the head's bias. Default: zeros.
+
+    Example:
+        >>> network = MLP(torch.randint(256, (10, 32, 1, 1), dtype=torch.uint8), num_classes=3)
+        >>> network(torch.zeros(2, 32, 1, 1, dtype=torch.uint8)).shape
+        torch.Size([2, 3])
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self, images: Tensor, num_classes: int, *, width: int = 256, initial_bias: Tensor | None = None
+    ) -> None:
+        super().__init__()
+        values = images.double()
+        self.register_buffer("mean", values.mean(0).float())
+        self.register_buffer("std", values.std(0).clamp(min=1.0).float())
+        self.features = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), width), nn.ReLU())
+        self.head = nn.Linear(width, num_classes)
+        nn.init.zeros_(self.head.bias)
+        if initial_bias is not None:
+            with torch.no_grad():
+                self.head.bias.copy_(initial_bias)
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> features (N, D), what the head multiplies."""
+        features: Tensor = self.features((images.float() - self.mean) / self.std)
         return features
 
     def forward(self, images: Tensor) -> Tensor:

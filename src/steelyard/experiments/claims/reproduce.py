@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -18,14 +18,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 import steelyard
 from steelyard.data import parse_imbalance
-from steelyard.experiments.claims import c1, c2, c3, c4
+from steelyard.experiments.claims import c1, c2, c3, c4, leaderboard
 from steelyard.experiments.grid import Engine, run_grid
 from steelyard.experiments.losses import parse_losses
 from steelyard.experiments.runs import read_json, write_atomically, write_json
 from steelyard.report import write_claim_page
 from steelyard.training import Augmentation, Backbone
 
-CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4}
+CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "leaderboard": leaderboard}
 
 
 class ClaimConfig(BaseModel):
@@ -38,7 +38,10 @@ class ClaimConfig(BaseModel):
         weights, ratios: of the positives, and negatives over positives (c1).
         factor: by which a weight is raised (c2).
         losses: as :func:`parse_loss` takes them (c3, c4).
-        reference: the loss that others are compared with, seed by seed (c4).
+        reference: the loss that others are compared with, seed by seed (c4, leaderboard).
+        candidate: the loss that is judged by it (leaderboard).
+        tasks: data sets, each an experiment of its own (leaderboard).
+        initial_bias: of the head: ``zero``, or ``prior`` for the constant solution of each loss.
         seeds, epochs, batch_size: of every training.
         learning_rate: of every training (c1 to c3).
         learning_rates: tried on a validation split for every loss alike (c4).
@@ -57,6 +60,9 @@ class ClaimConfig(BaseModel):
     factor: float = Field(default=4.0, gt=1)
     losses: list[str] = Field(default=["softmax"], min_length=1)
     reference: str = "softmax"
+    candidate: str = "lgl-inr"
+    tasks: list[str] = Field(default=["digits"], min_length=1)
+    initial_bias: Literal["zero", "prior"] = "zero"
     seeds: int = Field(default=3, ge=1, le=1000)
     epochs: int = Field(default=30, ge=1)
     batch_size: int = Field(default=32, ge=1)

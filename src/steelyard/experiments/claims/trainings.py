@@ -45,6 +45,7 @@ def settings(config: Any) -> dict[str, Any]:
         "limit_train": config.limit_train,
         "backbone": config.backbone,
         "augmentation": config.augmentation,
+        "initial_bias": config.initial_bias,
     }
 
 
@@ -71,6 +72,7 @@ def train(
     *,
     outputs: int,
     labels: tuple[Tensor, Tensor] | None = None,
+    initial_bias: Tensor | None = None,
     schedule: tuple[str, DeferredReweighting] | None = None,
     validation: Tensor | None = None,
     limit_test: int = 2000,
@@ -90,7 +92,7 @@ def train(
         augmentation=job["augmentation"],
     )
     torch.manual_seed(seed)
-    network = create_backbone(job["backbone"], images, outputs)
+    network = create_backbone(job["backbone"], images, outputs, initial_bias=initial_bias)
     judged = torch.arange(len(test_target))[:: max(1, -(-len(test_target) // limit_test))]
     test = data.images("test", judged), test_target[judged]
     if validation is not None:

@@ -1,0 +1,41 @@
+"""Every loss under the same recipe, on tasks of ten to two hundred classes, few samples in most of them."""
+
+from typing import Any
+
+from steelyard.experiments.claims.standings import jobs_of, paired, shown, stand, work
+
+__all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
+
+TITLE = "Leaderboard: every loss under the same recipe"
+STATEMENT = (
+    "Beyond the paper: a one-vs-all loss, LGL-INR on logits adjusted by the log of the class frequencies, is at "
+    "least as good as softmax on logits so adjusted, with few classes and with many."
+)
+
+
+def jobs(config: Any) -> dict[str, dict[str, Any]]:
+    """Every task and loss."""
+    return jobs_of(config, {task: {"dataset": task, "imbalance": config.imbalance} for task in config.tasks})
+
+
+def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
+    """Standings, and a verdict by how often the candidate is no worse than the reference."""
+    held, verdict = _judge(records, config)
+    return {"held": held, "verdict": verdict} | stand(records, "dataset", config)
+
+
+def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
+    ours, other = config.candidate, config.reference
+    if not {ours, other} <= set(config.losses):
+        return "partly", f"It cannot be judged without {ours} and {other} among the losses."
+    ahead = paired(records, "dataset", ours, other)
+    verdict = (
+        f"Balanced accuracy of {ours} less that of {other}, in points with the 95% interval over paired seeds: "
+        f"{shown(ahead)}."
+    )
+    if config.seeds < 2:
+        return "partly", verdict + " One seed has no interval: nothing is decided."
+    level = sum(mean >= 0 for mean, _, _ in ahead.values())
+    worse = sum(high is not None and high < 0 for _, _, high in ahead.values())
+    verdict += f" At least as good in {level} of {len(ahead)} tasks, worse beyond chance in {worse}."
+    return ("yes" if 2 * level > len(ahead) and worse == 0 else "partly" if level else "no"), verdict
