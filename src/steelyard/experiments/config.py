@@ -30,7 +30,7 @@ class CompareConfig(BaseModel):
         momentum, weight_decay: of SGD; biases do not decay.
         validation_fraction: share of the original training split, set aside before imbalance is applied.
         initial_bias: of the head: ``zero``, or ``prior`` for the log (odds) of the training counts.
-        backbone: ``small-cnn``, or ``resnet32`` for images of 32 x 32.
+        backbone: ``small-cnn``; ``resnet32``, for images of 32 x 32; or ``mlp``, one hidden layer.
         augmentation: of the training images: ``none``, ``crop`` (by up to 4 pixels) or ``crop-flip``.
         image_mode, image_size: convert images, where the data set mixes modes or sizes.
     """
