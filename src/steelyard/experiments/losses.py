@@ -77,7 +77,7 @@ class LossSpec:
 
     def first_bias(self, class_counts: Tensor) -> Tensor | None:
         """(K,) bias of the constant solution of the loss without class weights, or None where that is zero."""
-        if self.tau or self.name == "lgl-inr":
+        if self.tau or self.entry.separable_over == "columns":  # LGL-INR weighs positives and negatives alike
             return None
         return initial_bias(class_counts, self.entry.link)
 

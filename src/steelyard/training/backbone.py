@@ -164,7 +164,7 @@ class ResNet32(nn.Module):
 class MLP(nn.Module):
     """One hidden layer and a linear head, for images of any size, and for features as channels of one pixel.
 
-    Values are normalised one by one, each by its mean and standard deviation over the training images.
+    Channels are normalised as in :class:`SmallCNN`.
 
     Args:
         images: (N, C, H, W) uint8, the training images, for the shape and the normalisation.
@@ -185,9 +185,9 @@ class MLP(nn.Module):
         self, images: Tensor, num_classes: int, *, width: int = 256, initial_bias: Tensor | None = None
     ) -> None:
         super().__init__()
-        values = images.double()
-        self.register_buffer("mean", values.mean(0).float())
-        self.register_buffer("std", values.std(0).clamp(min=1.0).float())
+        pixels = images.double()
+        self.register_buffer("mean", pixels.mean((0, 2, 3)).float()[:, None, None])
+        self.register_buffer("std", pixels.std((0, 2, 3)).clamp(min=1.0).float()[:, None, None])
         self.features = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), width), nn.ReLU())
         self.head = nn.Linear(width, num_classes)
         nn.init.zeros_(self.head.bias)
