@@ -1,5 +1,7 @@
 """Slow, obvious float64 versions of every loss and law: loops over samples and classes, nothing clever."""
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -8,6 +10,15 @@ def softplus(z: Tensor) -> Tensor:
     return torch.logaddexp(z, torch.zeros_like(z))
 
 
+def adjustable(loss):
+    @functools.wraps(loss)
+    def adjusted(logits, target, *, logit_adjustment=0.0, **options):
+        return loss(logits + logit_adjustment, target, **options)
+
+    return adjusted
+
+
+@adjustable
 def softmax(logits, target, *, weight=None, label_smoothing=0.0, normalization="weights", **rest):
     samples, weights = [], []
     for z, y in zip(logits, target.tolist(), strict=True):
@@ -21,6 +32,7 @@ def softmax(logits, target, *, weight=None, label_smoothing=0.0, normalization="
     return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
 
 
+@adjustable
 def logistic(logits, target, *, weight=None, pos_weight=None, class_weights=None, normalization="count", **rest):
     samples, weights = [], []
     outputs = logits.shape[1]
@@ -50,6 +62,7 @@ def mean_of_samples(samples, weights, logits, normalization, reduction):
     return total / denominator
 
 
+@adjustable
 def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, weight=None, pos_weight=None, **rest):
     labels, num_classes = target.tolist(), logits.shape[1]
     rows = {k: [i for i, y in enumerate(labels) if y == k] for k in range(num_classes)}
@@ -72,11 +85,4 @@ def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, weight=None, pos_
     return columns if reduction == "none" else columns.sum() if reduction == "sum" else columns.mean()
 
 
-def adjustable(loss):
-    def adjusted(logits, target, *, logit_adjustment=0.0, **options):
-        return loss(logits + logit_adjustment, target, **options)
-
-    return adjusted
-
-
-ORACLES = {"softmax": adjustable(softmax), "logistic": adjustable(logistic), "lgl-inr": adjustable(lgl_inr)}
+ORACLES = {"softmax": softmax, "logistic": logistic, "lgl-inr": lgl_inr}

@@ -151,8 +151,8 @@ def test_given_the_batchs_own_mean_confusion_it_is_the_detached_loss(absent):
     target[:4] = torch.arange(4)
     target[target == absent] = 1
     target[5] = -100
-    P, _ = class_means(torch.sigmoid(logits), target)
     options = {"beta": 3.0, **weights_of("lgl-inr", 4)}
+    P, _ = class_means(torch.sigmoid(logits + options["logit_adjustment"]), target)
     expected = value_and_grad(lgl_inr_loss, logits, target, detach_weights=True, **options)
     given = value_and_grad(lgl_inr_loss, logits, target, mean_confusion=P, **options)
     torch.testing.assert_close(given, expected, rtol=1e-13, atol=1e-16)

@@ -67,6 +67,115 @@ def _segments(target: Tensor, num_classes: int, ignore_index: int) -> _Segments:
     return _Segments(order, offsets, labels, offsets.diff(), of_row)
 
 
+class Batch:
+    """What the output columns of one batch share: its labels as segments, and room for a block of columns.
+
+    Args:
+        target: (N,) labels from 0 to `num_classes` - 1, or `ignore_index`.
+        num_classes: of the labels; the columns that come in blocks may be any of theirs.
+        width: columns of the widest block.
+        dtype: to compute in.
+    """
+
+    def __init__(
+        self,
+        target: Tensor,
+        num_classes: int,
+        ignore_index: int,
+        *,
+        beta: float,
+        detach_weights: bool,
+        width: int,
+        dtype: torch.dtype,
+    ) -> None:
+        self.num_classes, self.beta, self.detach_weights = num_classes, beta, detach_weights
+        self.segments = _segments(target, num_classes, ignore_index)
+        self.ignored = target == ignore_index  # (N,)
+        self.label = target.masked_fill(self.ignored, 0)
+        # Ignored rows may hold anything, NaN too: where there may be some, they are masked out of every result.
+        self.any_ignored = target.device.type != "cpu" or bool(self.ignored.any())
+        present = (self.segments.counts > 0) & (self.segments.labels < num_classes)  # (S,)
+        self.absent = ~present[:, None]
+        self.counts = self.segments.counts.clamp(min=1).to(dtype)  # (S,)
+        self.weight_of_segment = self.counts * present
+        self.base = (-max(beta, 0.0) - self.counts.log())[:, None]
+        self.beta_mean = (beta / self.counts)[:, None]
+        self.segment_rows = torch.arange(len(self.counts), device=target.device)
+        self.buffers = [self.counts.new_empty(len(target) * width) for _ in range(3)]
+
+    def sums(self, x: Tensor) -> Tensor:
+        """(N, B) -> (S, B): sums over the rows of each class, 0 for the absent."""
+        order, offsets = self.segments.order, self.segments.offsets
+        bags = F.embedding_bag(order, x, offsets, mode="sum", include_last_offset=True)
+        return bags.masked_fill_(self.absent, 0.0) if self.any_ignored else bags
+
+    def own(self, first: int, width: int) -> tuple[Tensor, Tensor]:
+        """Where in the block from class `first` on a row has its own column, (N, 1), and whether it has, (N,)."""
+        column = (self.label - first).clamp(0, width - 1)[:, None]
+        return column, (self.label >= first) & (self.label < first + width)
+
+    def negatives(
+        self, z: Tensor, first: int, with_grad: bool
+    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
+        """The negative terms of a block of columns, whose logits z are (N, B), from class `first` on.
+
+        Returns sum of omega A, (B,), and the parts of its gradient: scale (B,), and two factors (N, B) whose
+        product, times the scale, it is everywhere but at each row's own column. The factors live in the buffers.
+        """
+        rows, width = z.shape
+        p, a, other = (b[: rows * width].view(rows, width) for b in self.buffers)
+        torch.sigmoid(z, out=p)
+        torch._C._nn.softplus(z, 1, 40, out=a)  # type: ignore[call-arg]  # -log(1 - p); 40: exact in float64 too
+        # A column's own class is none of its negatives: 0 there, so that an infinite logit meets no weight of 0.
+        column, inside = self.own(first, width)
+        a.scatter_(1, column, a.gather(1, column).masked_fill_(inside[:, None], 0.0))
+        A = self.sums(a)  # (S, B), n_k times the mean
+
+        # v = exp(beta P - shift) / n_k: omega / n_k up to the column's constant. A column's own class weighs
+        # nothing; segments of classes outside this block write their zero into a spare place at the end.
+        flat = torch.empty(len(self.counts) * width + 1, device=z.device, dtype=z.dtype)
+        v = torch.addcmul(self.base, self.sums(p), self.beta_mean, out=flat[:-1].view(-1, width))
+        labels = self.segments.labels
+        held = (labels >= first) & (labels < first + width)
+        place = torch.where(held, self.segment_rows * width + labels - first, len(flat) - 1)
+        if abs(self.beta) > _FIXED_SHIFT_BETA:
+            flat.scatter_(0, place, -torch.inf)
+            top = v.masked_fill(self.absent, -torch.inf).amax(0)
+            v.sub_(top.masked_fill_(top == -torch.inf, 0.0)).clamp_(max=0.0)
+        v.exp_()
+        flat.scatter_(0, place, 0.0)
+        total = self.weight_of_segment @ v
+        inverse = torch.where(total == 0, 0.0, 1 / total)  # no negatives in the batch: 0, not NaN
+        average = (v * A).sum(0).mul_(inverse)  # sum of omega A
+        if not with_grad:
+            return average, inverse, None
+
+        # omega / n_k * p * (1 + c (1 - p)), c = beta (A - average) or 0
+        of_row = self.segments.of_row
+        if self.detach_weights or self.beta == 0:
+            torch.index_select(v, 0, of_row, out=a)
+        else:
+            a.neg_().exp_()  # 1 - p, without cancellation
+            c = torch.addcmul(-self.beta * average, A, self.beta_mean, out=A)
+            a.mul_(torch.index_select(c.mul_(v), 0, of_row, out=other))
+            a.add_(torch.index_select(v, 0, of_row, out=other))
+        return average, inverse, (p, a)
+
+    def positives(self, own: Tensor, pos_weight: Tensor | None) -> tuple[Tensor, Tensor]:
+        """The positive terms, from each row's own logit (N, 1): N numbers, whatever K is.
+
+        Returns the terms of the segments, (S,), and their gradient in the own logits, (N, 1).
+        """
+        z = own.masked_fill(self.ignored[:, None], torch.inf)
+        mean = self.sums(torch._C._nn.softplus(-z, 1, 40))[:, 0] / self.counts
+        grad = -torch.sigmoid(-z) / self.counts[self.segments.of_row, None]
+        if pos_weight is not None:
+            pos_weight = pos_weight.to(mean.dtype)
+            mean = mean * F.pad(pos_weight, (0, 1))[self.segments.labels]
+            grad = grad * pos_weight[self.label][:, None]
+        return mean, grad
+
+
 def _columns(
     logits: Tensor,
     target: Tensor,
@@ -78,85 +187,27 @@ def _columns(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     rows, num_classes = logits.shape
     dtype = compute_dtype(logits)
-    segments = _segments(target, num_classes, ignore_index)
-    ignored = target == ignore_index
-    label = target.masked_fill(ignored, 0)
-    # Ignored rows may hold anything, NaN too: where there may be some, they are masked out of every result.
-    any_ignored = logits.device.type != "cpu" or bool(ignored.any())
-    present = (segments.counts > 0) & (segments.labels < num_classes)  # (S,)
-    absent = ~present[:, None]
-    counts = segments.counts.clamp(min=1).to(dtype)  # (S,)
-    weight_of_segment = counts * present
-    base = (-max(beta, 0.0) - counts.log())[:, None]
-    beta_mean = (beta / counts)[:, None]
-
-    def sums(x: Tensor) -> Tensor:  # (N, B) -> (S, B), sums over the rows of each class, 0 for the absent
-        bags = F.embedding_bag(segments.order, x, segments.offsets, mode="sum", include_last_offset=True)
-        return bags.masked_fill_(absent, 0.0) if any_ignored else bags
-
-    block = _block_columns(rows, num_classes, logits.device.type)
-    buffers = [logits.new_empty(rows * block, dtype=dtype) for _ in range(3)]
+    width = _block_columns(rows, num_classes, logits.device.type)
+    batch = Batch(
+        target, num_classes, ignore_index, beta=beta, detach_weights=detach_weights, width=width, dtype=dtype
+    )
     if not with_grad:
         negative = logits.new_empty((0, 0), dtype=dtype)
-    elif block == num_classes:  # the gradient takes the place of the probabilities
-        negative = buffers[0].view(rows, num_classes)
+    elif width == num_classes:  # the gradient takes the place of the probabilities
+        negative = batch.buffers[0].view(rows, num_classes)
     else:
         negative = logits.new_empty((rows, num_classes), dtype=dtype)
     loss = logits.new_empty(num_classes, dtype=dtype)
     scale = torch.empty_like(loss)
-    segment_rows = torch.arange(len(counts), device=logits.device)
-    for start in range(0, num_classes, block):
-        width = min(block, num_classes - start)
-        p, a, other = (b[: rows * width].view(rows, width) for b in buffers)
-        z = logits[:, start : start + width].to(dtype)
-        torch.sigmoid(z, out=p)
-        torch._C._nn.softplus(z, 1, 40, out=a)  # type: ignore[call-arg]  # -log(1 - p); 40: exact in float64 too
-        # A column's own class is none of its negatives: 0 there, so that an infinite logit meets no weight of 0.
-        column = (label - start).clamp(0, width - 1)[:, None]
-        outside = (label < start) | (label >= start + width)
-        a.scatter_(1, column, a.gather(1, column).masked_fill_(~outside[:, None], 0.0))
-        A = sums(a)  # (S, B), n_k times the mean
-
-        # v = exp(beta P - shift) / n_k: omega / n_k up to the column's constant. A column's own class weighs
-        # nothing; segments of classes outside this block write their zero into a spare place at the end.
-        flat = torch.empty(len(counts) * width + 1, device=z.device, dtype=dtype)
-        v = torch.addcmul(base, sums(p), beta_mean, out=flat[:-1].view(-1, width))
-        inside = (segments.labels >= start) & (segments.labels < start + width)
-        own = torch.where(inside, segment_rows * width + segments.labels - start, len(flat) - 1)
-        if abs(beta) > _FIXED_SHIFT_BETA:
-            flat.scatter_(0, own, -torch.inf)
-            top = v.masked_fill(absent, -torch.inf).amax(0)
-            v.sub_(top.masked_fill_(top == -torch.inf, 0.0)).clamp_(max=0.0)
-        v.exp_()
-        flat.scatter_(0, own, 0.0)
-        total = weight_of_segment @ v
-        inverse = torch.where(total == 0, 0.0, 1 / total)  # no negatives in the batch: 0, not NaN
-        average = (v * A).sum(0).mul_(inverse)  # sum of omega A
-        loss[start : start + width] = average
-        scale[start : start + width] = inverse
-        if not with_grad:
-            continue
-
-        # omega / n_k * p * (1 + c (1 - p)), c = beta (A - average) or 0
-        if detach_weights or beta == 0:
-            torch.index_select(v, 0, segments.of_row, out=a)
-        else:
-            a.neg_().exp_()  # 1 - p, without cancellation
-            c = torch.addcmul(-beta * average, A, beta_mean, out=A)
-            a.mul_(torch.index_select(c.mul_(v), 0, segments.of_row, out=other))
-            a.add_(torch.index_select(v, 0, segments.of_row, out=other))
-        torch.mul(p, a, out=negative[:, start : start + width])
-    if with_grad and any_ignored:
-        negative.masked_fill_(ignored[:, None], 0.0)
-
-    # The positive term: N numbers, whatever K is.
-    z = logits.gather(1, label[:, None]).to(dtype).masked_fill(ignored[:, None], torch.inf)  # (N, 1)
-    mean = sums(torch._C._nn.softplus(-z, 1, 40))[:, 0] / counts  # (S,)
-    positive = -torch.sigmoid(-z) / counts[segments.of_row, None]
-    if pos_weight is not None:
-        mean = mean * F.pad(pos_weight, (0, 1)).to(dtype)[segments.labels]
-        positive = positive * pos_weight.to(dtype)[label][:, None]
-    pull = loss.new_zeros(num_classes + 1).scatter_(0, segments.labels, mean)  # the last swallows the absent
+    for start in range(0, num_classes, width):
+        part = slice(start, start + width)
+        loss[part], scale[part], factors = batch.negatives(logits[:, part].to(dtype), start, with_grad)
+        if factors is not None:
+            torch.mul(*factors, out=negative[:, part])
+    if with_grad and batch.any_ignored:
+        negative.masked_fill_(batch.ignored[:, None], 0.0)
+    mean, positive = batch.positives(logits.gather(1, batch.label[:, None]).to(dtype), pos_weight)
+    pull = loss.new_zeros(num_classes + 1).scatter_(0, batch.segments.labels, mean)  # the last swallows the absent
     return loss + pull[:num_classes], negative, scale, positive
 
 
