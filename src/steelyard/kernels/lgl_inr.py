@@ -161,19 +161,22 @@ class Batch:
             a.add_(torch.index_select(v, 0, of_row, out=other))
         return average, inverse, (p, a)
 
-    def positives(self, own: Tensor, pos_weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """The positive terms, from each row's own logit (N, 1): N numbers, whatever K is.
-
-        Returns the terms of the segments, (S,), and their gradient in the own logits, (N, 1).
-        """
+    def pull(self, own: Tensor, pos_weight: Tensor | None) -> Tensor:
+        """The positive terms of the segments' classes, (S,), from each row's own logit, (N, 1)."""
         z = own.masked_fill(self.ignored[:, None], torch.inf)
         mean = self.sums(torch._C._nn.softplus(-z, 1, 40))[:, 0] / self.counts
+        return mean if pos_weight is None else mean * F.pad(pos_weight.to(mean), (0, 1))[self.segments.labels]
+
+    def pull_grad(self, own: Tensor, pos_weight: Tensor | None) -> Tensor:
+        """Their gradient in the own logits, (N, 1)."""
+        z = own.masked_fill(self.ignored[:, None], torch.inf)
         grad = -torch.sigmoid(-z) / self.counts[self.segments.of_row, None]
-        if pos_weight is not None:
-            pos_weight = pos_weight.to(mean.dtype)
-            mean = mean * F.pad(pos_weight, (0, 1))[self.segments.labels]
-            grad = grad * pos_weight[self.label][:, None]
-        return mean, grad
+        return grad if pos_weight is None else grad * pos_weight.to(grad)[self.label][:, None]
+
+    def spread(self, values: Tensor) -> Tensor:
+        """Values of the segments, (S,), to their classes, (num_classes,)."""
+        out = values.new_zeros(self.num_classes + 1)  # the last swallows the absent
+        return out.scatter_(0, self.segments.labels, values)[:-1]
 
 
 def _columns(
@@ -206,9 +209,9 @@ def _columns(
             torch.mul(*factors, out=negative[:, part])
     if with_grad and batch.any_ignored:
         negative.masked_fill_(batch.ignored[:, None], 0.0)
-    mean, positive = batch.positives(logits.gather(1, batch.label[:, None]).to(dtype), pos_weight)
-    pull = loss.new_zeros(num_classes + 1).scatter_(0, batch.segments.labels, mean)  # the last swallows the absent
-    return loss + pull[:num_classes], negative, scale, positive
+    own = logits.gather(1, batch.label[:, None]).to(dtype)
+    loss += batch.spread(batch.pull(own, pos_weight))
+    return loss, negative, scale, batch.pull_grad(own, pos_weight)
 
 
 def _block_columns(rows: int, num_classes: int, device: str) -> int:
@@ -304,12 +307,12 @@ class _LGLINR(torch.autograd.Function):
 
 
 class DifferentiableOnce(torch.autograd.Function):
-    """The identity in its first argument, with a backward that raises."""
+    """The identity in its first argument, whose backward raises; the others tie it to the inputs' graph."""
 
     generate_vmap_rule = True
 
     @staticmethod
-    def forward(x: Tensor, anchor: Tensor) -> Tensor:
+    def forward(x: Tensor, *anchors: Tensor | None) -> Tensor:
         return x.clone()
 
     @staticmethod
@@ -318,4 +321,4 @@ class DifferentiableOnce(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError("lgl_inr_loss cannot be differentiated twice: its backward is a closed form")
+        raise RuntimeError("the loss cannot be differentiated twice: its backward is a closed form")

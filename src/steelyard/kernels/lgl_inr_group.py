@@ -18,12 +18,12 @@ from steelyard.kernels.lgl_inr import DifferentiableOnce
 Weigh = Callable[[Tensor], Tensor]
 
 
-def check_group(group: Any) -> None:
+def check_group(group: Any, name: str = "process_group") -> None:
     """Refuse a process group that this process cannot use."""
     if not dist.is_available() or not dist.is_initialized():
-        raise ValueError("process_group needs torch.distributed.init_process_group to have been called")
+        raise ValueError(f"{name} needs torch.distributed.init_process_group to have been called")
     if not isinstance(group, dist.ProcessGroup) or dist.get_rank(group) < 0:
-        raise ValueError(f"process_group must be a group that this process is a member of, got {group!r}")
+        raise ValueError(f"{name} must be a group that this process is a member of, got {group!r}")
 
 
 def group_class_sums(values: Tensor, target: Tensor, ignore_index: int, group: Any) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,280 @@
+"""Linear heads fused with their loss: a chunk of columns at a time, its logits, losses and gradients in one pass.
+
+Both one-vs-all losses are sums over output columns, so chunks of columns are exact, whatever is left out between
+them: the N x K logits never exist, every column of the head is read once, and its gradient is written once.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steelyard.kernels.lgl_inr import Batch, DifferentiableOnce
+
+# Elements of a chunk of logits, some eight of which live at a time.
+_CHUNK_ELEMENTS = {"cpu": 1 << 19}
+_CHUNK_ELEMENTS_DEVICE = 1 << 24
+
+
+def chunk_columns(rows: int, columns: int, device: str) -> int:
+    """Columns of a chunk where the caller does not say."""
+    elements = _CHUNK_ELEMENTS.get(device, _CHUNK_ELEMENTS_DEVICE)
+    return min(columns, max(64, elements // max(1, rows)))
+
+
+class _Head:
+    """The chunks of a head: their logits on the way in, and the gradients that their gradients make."""
+
+    def __init__(
+        self,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        ignored: Tensor,
+        width: int,
+        needs: tuple[bool, ...],
+    ) -> None:
+        double = torch.float64 in (input.dtype, weight.dtype)
+        self.dtype = torch.float64 if double else torch.float32
+        self.weight, self.bias = weight, bias
+        # An ignored row may hold anything, NaN too, which a gradient of 0 would not silence.
+        self.x = input.to(self.dtype).masked_fill(ignored[:, None], 0.0)
+        self.width = width
+        self.buffer = self.x.new_empty(len(input) * width)
+        self.grad_input = torch.zeros_like(self.x) if needs[0] else self.x.new_empty(0)
+        self.grad_weight = torch.empty_like(weight) if needs[1] else weight.new_empty(0)
+        self.grad_bias = torch.empty_like(bias) if needs[2] and bias is not None else weight.new_empty(0)
+        self.needs = needs
+
+    def starts(self) -> range:
+        return range(0, len(self.weight), self.width)
+
+    def logits(self, start: int) -> Tensor:
+        """(N, B), valid until the next chunk's."""
+        part = self._part(start)
+        out = self.buffer[: len(self.x) * len(part)].view(len(self.x), len(part))
+        if self.bias is None:
+            return torch.mm(self.x, part.t(), out=out)
+        return torch.addmm(self.bias[start : start + self.width].to(self.dtype), self.x, part.t(), out=out)
+
+    def backward(self, start: int, dz: Tensor) -> None:
+        """Take in the gradient of a chunk's logits."""
+        columns = slice(start, start + self.width)
+        if self.needs[0]:
+            self.grad_input.addmm_(dz, self._part(start))
+        if self.needs[1] and self.weight.dtype == self.dtype:
+            torch.mm(dz.t(), self.x, out=self.grad_weight[columns])
+        elif self.needs[1]:
+            self.grad_weight[columns] = torch.mm(dz.t(), self.x).to(self.weight.dtype)
+        if self.needs[2]:
+            self.grad_bias[columns] = dz.sum(0).to(self.grad_bias.dtype)
+
+    def grads(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Of input (in the dtype of the loss: it may be too small for half precision yet), weight and bias."""
+        return self.grad_input, self.grad_weight, self.grad_bias
+
+    def _part(self, start: int) -> Tensor:
+        return self.weight[start : start + self.width].to(self.dtype)
+
+
+def _set_own(dz: Tensor, column: Tensor, inside: Tensor, values: Tensor) -> None:
+    """Write each row's value, (N, 1), at its own column, where the chunk has it."""
+    dz.scatter_(1, column, torch.where(inside[:, None], values, dz.gather(1, column)))
+
+
+@torch.library.custom_op("steelyard::lgl_inr_linear", mutates_args=())
+def _lgl_inr(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    factor: Tensor,
+    pos_weight: Tensor | None,
+    beta: float,
+    detach_weights: bool,
+    ignore_index: int,
+    first: int,
+    num_classes: int,
+    width: int,
+    needs_input: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses of the columns, (K,), and the gradients of their sum weighted by `factor`, (K,)."""
+    needs = needs_input, needs_weight, needs_bias
+    with torch.autocast(input.device.type, enabled=False):
+        head = _Head(input, weight, bias, target == ignore_index, width, needs)
+        batch = Batch(
+            target,
+            num_classes,
+            ignore_index,
+            beta=beta,
+            detach_weights=detach_weights,
+            width=width,
+            dtype=head.dtype,
+        )
+        factor = factor.to(head.dtype)
+        losses = head.x.new_empty(len(weight))
+        own = head.x.new_zeros(len(input), 1)
+        for start in head.starts():
+            z = head.logits(start)
+            columns = slice(start, start + z.shape[1])
+            column, inside = batch.own(first + start, z.shape[1])
+            own = torch.where(inside[:, None], z.gather(1, column), own)
+            losses[columns], scale, factors = batch.negatives(z, first + start, any(needs))
+            if factors is None:
+                continue
+            dz = torch.mul(*factors, out=factors[0]).mul_(scale * factor[columns])
+            if batch.any_ignored:
+                dz.masked_fill_(batch.ignored[:, None], 0.0)
+            _set_own(dz, column, inside, batch.pull_grad(own, pos_weight) * factor[columns][column])
+            head.backward(start, dz)
+        losses += batch.spread(batch.pull(own, pos_weight))[first : first + len(weight)]
+        return losses, *head.grads()
+
+
+@torch.library.custom_op("steelyard::logistic_linear", mutates_args=())
+def _logistic(
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    factor: Tensor,
+    column_weight: Tensor | None,
+    pos_weight: Tensor | None,
+    ignore_index: int,
+    first: int,
+    num_classes: int,
+    width: int,
+    needs_input: bool,
+    needs_weight: bool,
+    needs_bias: bool,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Losses of the samples, (N,), and the gradients of their sum weighted by `factor`, (N,)."""
+    needs = needs_input, needs_weight, needs_bias
+    with torch.autocast(input.device.type, enabled=False):
+        ignored = target == ignore_index
+        head = _Head(input, weight, bias, ignored, width, needs)
+        label = target.masked_fill(ignored, 0) - first
+        factor = factor.to(head.dtype).masked_fill(ignored, 0.0)[:, None]
+        one = head.x.new_ones(len(weight))
+        v = one if column_weight is None else column_weight.to(head.dtype)
+        u = v if pos_weight is None else v * pos_weight.to(head.dtype)
+        losses = head.x.new_zeros(len(input))
+        buffer = torch.empty_like(head.buffer)
+        for start in head.starts():
+            z = head.logits(start)
+            columns = slice(start, start + z.shape[1])
+            column = (label - start).clamp(0, z.shape[1] - 1)[:, None]
+            inside = (label >= start) & (label < start + z.shape[1])
+            own, u_own = z.gather(1, column), u[columns][column]
+            a = buffer[: z.numel()].view(z.shape)
+            torch._C._nn.softplus(z, 1, 40, out=a)  # type: ignore[call-arg]
+            _set_own(a, column, inside, torch.zeros_like(own))
+            losses += a @ v[columns]
+            losses += (torch._C._nn.softplus(-own, 1, 40) * u_own).masked_fill_(~inside[:, None], 0.0)[:, 0]
+            if not any(needs):
+                continue
+            dz = torch.sigmoid(z, out=a).mul_(v[columns]).mul_(factor)
+            _set_own(dz, column, inside, -torch.sigmoid(-own) * u_own * factor)
+            head.backward(start, dz)
+        return losses.masked_fill_(ignored, 0.0), *head.grads()
+
+
+_OPERATORS = {"lgl-inr": _lgl_inr, "logistic": _logistic}
+
+
+def _fake(losses: int, input: Tensor, weight: Tensor, bias: Tensor | None, needs: tuple[bool, ...]) -> Any:
+    dtype = torch.float64 if torch.float64 in (input.dtype, weight.dtype) else torch.float32
+    like = [input.to(dtype), weight, weight if bias is None else bias]
+    grads = [x.new_empty(x.shape if need else (0,)) for x, need in zip(like, needs, strict=True)]
+    return input.new_empty(losses, dtype=dtype), *grads
+
+
+@_lgl_inr.register_fake
+def _(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
+    return _fake(weight.shape[0], input, weight, bias, rest[-3:])
+
+
+@_logistic.register_fake
+def _(input: Tensor, weight: Tensor, bias: Tensor | None, *rest: Any) -> Any:
+    return _fake(input.shape[0], input, weight, bias, rest[-3:])
+
+
+def fused_loss(
+    name: str,
+    input: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    factor: Tensor | None,
+    *rest: Any,
+) -> Tensor:
+    """The loss of a linear head, differentiable once in input, weight and bias.
+
+    Args:
+        name: of the loss.
+        input, weight, bias: (N, D), (K, D) and (K,) or None.
+        target: (N,).
+        factor: of each of the losses (of columns or samples) in their sum, which is returned; None for the losses.
+        rest: the further arguments of the operator, but for the last three.
+    """
+    wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in (input, weight, bias)]
+    result: Tensor = _FusedLoss.apply(  # type: ignore[no-untyped-call]
+        input, weight, bias, target, factor, name, wanted[0], wanted[1], wanted[2], *rest
+    )
+    return result
+
+
+class _FusedLoss(torch.autograd.Function):
+    """A weighted sum of losses, whose gradients are made with it; or the losses, with gradients made on demand.
+
+    The gradients take as much memory as the head itself, so the first backward pass scales them in place and gives
+    them away; a second one through the same graph makes them anew.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        input: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        target: Tensor,
+        factor: Tensor | None,
+        name: str,
+        *wanted_and_rest: Any,
+    ) -> Tensor:
+        wanted, rest = wanted_and_rest[:3], wanted_and_rest[3:]
+        needs = wanted if factor is not None else (False, False, False)
+        given = input.new_ones(len(weight if name == "lgl-inr" else input)) if factor is None else factor
+        losses, *grads = _OPERATORS[name](input, weight, bias, target, given, *rest, *needs)
+        ctx.name, ctx.rest, ctx.wanted, ctx.reduced, ctx.made = name, rest, wanted, factor is not None, None
+        keep = [input, weight, bias, target, factor]
+        if factor is not None and torch.compiler.is_compiling():
+            keep += grads
+        elif factor is not None:
+            ctx.made = grads
+        ctx.save_for_backward(*keep)
+        result: Tensor = losses if factor is None else (losses * factor.to(losses.dtype)).sum()
+        return result
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        input, weight, bias, target, factor, *grads = ctx.saved_tensors
+        again = torch.is_grad_enabled()  # create_graph=True: a second derivative must raise, not be taken as 0
+        if grads:
+            grads = [g * grad.to(g.dtype) for g in grads]
+        elif ctx.made is not None:
+            grads, ctx.made = ctx.made, None
+            with torch.no_grad():
+                for g in grads:
+                    g.mul_(grad)
+        else:
+            upstream = grad if factor is None else factor * grad
+            _, *grads = _OPERATORS[ctx.name](input, weight, bias, target, upstream, *ctx.rest, *ctx.wanted)
+        grads[0] = grads[0].to(input.dtype)
+        if again:
+            grads = [DifferentiableOnce.apply(g, input, weight, bias) for g in grads]  # type: ignore[no-untyped-call]
+        return *(g if need else None for g, need in zip(grads, ctx.wanted, strict=True)), *[None] * (
+            6 + len(ctx.rest)
+        )

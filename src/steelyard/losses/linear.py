@@ -1,0 +1,435 @@
+"""Linear heads fused with their one-vs-all loss, as functions: the N x K logits never exist."""
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch.nn import functional as F
+
+from steelyard._validation import (
+    REDUCTIONS,
+    Reduction,
+    check_choice,
+    check_number,
+    check_target,
+    check_values,
+    check_weights,
+)
+from steelyard.kernels.lgl_inr_group import check_group
+from steelyard.kernels.linear import chunk_columns, fused_loss
+from steelyard.losses import functional
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+
+def lgl_inr_linear(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    beta: float = 1.0,
+    detach_weights: bool = False,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    logit_adjustment: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    num_sampled: int | None = None,
+    generator: torch.Generator | None = None,
+    column_group: "ProcessGroup | None" = None,
+    num_classes: int | None = None,
+    chunk_size: int | None = None,
+    validate: bool | None = None,
+) -> Tensor:
+    r"""LGL-INR of a linear head: ``lgl_inr_loss(F.linear(input, linear_weight, linear_bias), target)``, exactly.
+
+    The loss is a sum over output columns, so the head is taken a chunk of columns at a time: logits, loss and
+    gradients of a chunk are made in one pass and the N x K logits never exist. Beyond inputs and gradients it
+    takes some eight chunks of N x ``chunk_size`` numbers. The first backward pass gives the gradients away; a
+    second one through the same graph (``retain_graph=True``) and ``reduction="none"`` compute them anew. It cannot
+    be differentiated twice.
+
+    Args:
+        input: (N, D) or (..., D), floating.
+        linear_weight: (K, D), as of :class:`torch.nn.Linear`; under ``column_group`` this process's rows of it.
+        target: (N,) or (...), integer labels from 0 to K - 1.
+        linear_bias: (K,). Default: none.
+        beta, detach_weights, weight, pos_weight, logit_adjustment, ignore_index, reduction, validate: as in
+            :func:`~steelyard.losses.functional.lgl_inr_loss`.
+        num_sampled: take, beside the columns of the classes in the batch, only so many columns, drawn at random
+            from all K, and scale those of absent classes by K / ``num_sampled``: an unbiased estimate of loss and
+            gradient for less work. Not with ``reduction="none"`` or ``column_group``. Default: all columns.
+        generator: of the draw, on the device of the input.
+        column_group: the K columns are split over the processes of this group, as :func:`torch.tensor_split`
+            splits them; each calls with the same input and target. Nothing is communicated but the sum of the
+            loss, and in the backward pass that of the input's gradient. With ``reduction="none"`` each gets the
+            losses of its own columns.
+        num_classes: K; needed with ``column_group``, where no process sees all columns.
+        chunk_size: columns at a time. Default: 2^19 logits at a time on the CPU, 2^24 elsewhere.
+
+    Returns:
+        Scalar, or (K,) for ``"none"``; float32, or float64 if input or weight is.
+
+    Raises:
+        TypeError, ValueError: an argument that is not accepted.
+        RuntimeError: on differentiating twice.
+
+    Source:
+        Li, Li, Pan, Zhu, AAAI 2020 (the loss); chunks of label columns for binary cross-entropy are in Renee
+        (MLSys 2023) and ELMO (ICML 2025).
+
+    Example:
+        >>> weight = torch.eye(3)
+        >>> x = torch.tensor([[2.0, 0.0, -1.0], [0.0, 1.0, 0.0], [0.5, 0.0, 0.0]])
+        >>> lgl_inr_linear(x, weight, torch.tensor([0, 1, 1]), reduction="none")
+        tensor([0.9605, 1.1964, 0.5251])
+    """
+    head = _Checked(
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+        logit_adjustment,
+        ignore_index,
+        column_group,
+        num_classes,
+        validate,
+    )
+    weight = head.check("weight", weight)
+    pos_weight = head.check("pos_weight", pos_weight)
+    beta = check_number("beta", beta)
+    check_choice("reduction", reduction, REDUCTIONS)
+    share = 1.0 if reduction == "sum" else 1.0 / head.num_classes
+
+    if num_sampled is not None:
+        scale = head.sample(num_sampled, reduction, generator)
+        weight = scale if weight is None else weight[head.columns] * scale
+        pos_weight = None if pos_weight is None else pos_weight[head.columns]
+    factor = head.ones() if weight is None else weight[head.first : head.first + head.held]
+    rest = (pos_weight, beta, detach_weights, ignore_index, head.first, head.num_classes, head.chunk(chunk_size))
+    if reduction == "none":
+        return head.loss("lgl-inr", None, *rest) * factor
+    return head.summed(head.loss("lgl-inr", factor * share, *rest))
+
+
+def logistic_linear(
+    input: Tensor,
+    linear_weight: Tensor,
+    target: Tensor,
+    *,
+    linear_bias: Tensor | None = None,
+    weight: Tensor | None = None,
+    pos_weight: Tensor | None = None,
+    class_weights: Tensor | None = None,
+    logit_adjustment: Tensor | None = None,
+    ignore_index: int = -100,
+    reduction: Reduction = "mean",
+    normalization: functional.Normalization = "count",
+    num_sampled: int | None = None,
+    generator: torch.Generator | None = None,
+    column_group: "ProcessGroup | None" = None,
+    num_classes: int | None = None,
+    chunk_size: int | None = None,
+    validate: bool | None = None,
+) -> Tensor:
+    r"""Logistic loss of a linear head: ``logistic_loss(F.linear(input, linear_weight, linear_bias), target)``.
+
+    One-vs-all. Exact, in chunks of columns, as :func:`lgl_inr_linear`; what is said there of memory, backward
+    passes, sampling and groups holds here. It takes K >= 2 columns.
+
+    Args:
+        input, linear_weight, target, linear_bias: as in :func:`lgl_inr_linear`.
+        weight, pos_weight, class_weights, logit_adjustment, ignore_index, reduction, normalization, validate: as
+            in :func:`~steelyard.losses.functional.logistic_loss`.
+        num_sampled, generator, column_group, num_classes, chunk_size: as in :func:`lgl_inr_linear`.
+
+    Returns:
+        Scalar, or the shape of ``target`` for ``"none"``; float32, or float64 if input or weight is.
+
+    Raises:
+        TypeError, ValueError: an argument that is not accepted.
+        RuntimeError: on differentiating twice.
+
+    Source:
+        As of :func:`lgl_inr_linear`.
+
+    Example:
+        >>> x = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
+        >>> logistic_linear(x, torch.eye(2), torch.tensor([0, 1]))
+        tensor(1.1032)
+    """
+    head = _Checked(
+        input,
+        linear_weight,
+        target,
+        linear_bias,
+        logit_adjustment,
+        ignore_index,
+        column_group,
+        num_classes,
+        validate,
+    )
+    if head.num_classes < 2:
+        raise ValueError(
+            "linear_weight must have at least two rows, one for each class, got one; use logistic_loss"
+        )
+    weight, pos_weight, class_weights = (
+        head.check(name, value)
+        for name, value in (("weight", weight), ("pos_weight", pos_weight), ("class_weights", class_weights))
+    )
+    check_choice("reduction", reduction, REDUCTIONS)
+    check_choice("normalization", normalization, functional.NORMALIZATIONS)
+    ignored = head.target == ignore_index
+    factor = (~ignored).to(head.dtype)
+    if class_weights is not None:
+        factor = factor * class_weights[head.target.masked_fill(ignored, 0)]
+    if reduction == "mean" and normalization != "none":
+        denominator = factor.sum() if normalization == "weights" else (~ignored).sum().to(factor.dtype)
+        factor = factor / torch.where(denominator > 0, denominator, 1)
+
+    if num_sampled is not None:
+        scale = head.sample(num_sampled, reduction, generator)
+        weight = scale if weight is None else weight[head.columns] * scale
+        pos_weight = None if pos_weight is None else pos_weight[head.columns]
+    held = slice(head.first, head.first + head.held)
+    weight, pos_weight = (None if w is None else w[held] for w in (weight, pos_weight))
+    rest = (weight, pos_weight, ignore_index, head.first, head.num_classes, head.chunk(chunk_size))
+    if reduction == "none":
+        return (head.summed(head.loss("logistic", None, *rest)) * factor).reshape(target.shape)
+    return head.summed(head.loss("logistic", factor, *rest))
+
+
+def linear_topk(
+    input: Tensor,
+    linear_weight: Tensor,
+    k: int,
+    *,
+    linear_bias: Tensor | None = None,
+    column_group: "ProcessGroup | None" = None,
+    num_classes: int | None = None,
+    chunk_size: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """The k largest logits of each sample and their classes, without the N x K logits; no gradient.
+
+    Args:
+        input: (..., D).
+        linear_weight, linear_bias: (K, D) and (K,); under ``column_group`` this process's part.
+        k: how many, at most K.
+        column_group, num_classes, chunk_size: as in :func:`lgl_inr_linear`; every process gets the result.
+
+    Returns:
+        Logits (..., k), in falling order, and classes (..., k), int64.
+
+    Raises:
+        TypeError, ValueError: an argument that is not accepted.
+
+    Example:
+        >>> linear_topk(torch.tensor([[3.0, 1.0, 2.0]]), torch.eye(3), 2)[1]
+        tensor([[0, 2]])
+    """
+    target = torch.zeros(input.shape[:-1], dtype=torch.long, device=input.device)
+    head = _Checked(input, linear_weight, target, linear_bias, None, -100, column_group, num_classes, False)
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise TypeError(f"k must be an int, got {type(k).__name__}")
+    if not 1 <= k <= head.num_classes:
+        raise ValueError(f"k must be from 1 to {head.num_classes}, the number of classes, got {k}")
+    with torch.no_grad():
+        values = head.input.new_empty(len(head.input), 0)
+        classes = torch.empty(len(head.input), 0, dtype=torch.long, device=input.device)
+        width = head.chunk(chunk_size)
+        for start in range(0, head.held, width):
+            part = slice(start, start + width)
+            z = F.linear(head.input, linear_weight[part], None if linear_bias is None else linear_bias[part])
+            best = z.topk(min(k, z.shape[1]), 1)
+            values, classes = _largest(k, (values, best.values), (classes, best.indices + (head.first + start)))
+        if column_group is not None:
+            most = min(k, -(-head.num_classes // dist.get_world_size(column_group)))
+            room = most - values.shape[1]  # a process may hold a column less than another
+            values = F.pad(values, (0, room), value=-math.inf)
+            classes = F.pad(classes, (0, room))
+            everyone = [
+                [torch.empty_like(x) for _ in range(dist.get_world_size(column_group))] for x in (values, classes)
+            ]
+            dist.all_gather(everyone[0], values.contiguous(), group=column_group)
+            dist.all_gather(everyone[1], classes.contiguous(), group=column_group)
+            values, classes = _largest(k, everyone[0], everyone[1])
+    shape = (*input.shape[:-1], k)
+    return values.reshape(shape), classes.reshape(shape)
+
+
+def _largest(k: int, values: Any, classes: Any) -> tuple[Tensor, Tensor]:
+    every = torch.cat(list(values), 1)
+    best = every.topk(min(k, every.shape[1]), 1)
+    return best.values, torch.cat(list(classes), 1).gather(1, best.indices)
+
+
+class _Checked:
+    """A checked head: flat input and target, and which columns of how many this process holds."""
+
+    def __init__(
+        self,
+        input: Tensor,
+        linear_weight: Tensor,
+        target: Tensor,
+        linear_bias: Tensor | None,
+        logit_adjustment: Tensor | None,
+        ignore_index: int,
+        column_group: "ProcessGroup | None",
+        num_classes: int | None,
+        validate: bool | None,
+    ) -> None:
+        for name, value, shape in (("input", input, "(..., D)"), ("linear_weight", linear_weight, "(K, D)")):
+            if not isinstance(value, Tensor):
+                raise TypeError(f"{name} must be a tensor of shape {shape}, got {type(value).__name__}")
+            if not value.is_floating_point():
+                raise TypeError(f"{name} must be floating point, got {str(value.dtype).removeprefix('torch.')}")
+        if linear_weight.dim() != 2 or len(linear_weight) == 0:
+            raise ValueError(f"linear_weight must have shape (K, D) with K >= 1, got {tuple(linear_weight.shape)}")
+        self.held, features = linear_weight.shape
+        if input.dim() < 2 or input.shape[-1] != features:
+            raise ValueError(
+                f"input must have shape (..., {features}) for this linear_weight, got {tuple(input.shape)}"
+            )
+        if linear_bias is not None and linear_bias.shape != (self.held,):
+            raise ValueError(f"linear_bias must have shape ({self.held},), got {tuple(linear_bias.shape)}")
+        self.first, self.num_classes = 0, self.held
+        if column_group is not None:
+            check_group(column_group, "column_group")
+            self.first, self.num_classes = _held_columns(self.held, column_group, num_classes)
+        elif num_classes not in (None, self.held):
+            raise ValueError(f"num_classes must be {self.held}, the rows of linear_weight, got {num_classes}")
+        self.group, self.validate = column_group, validate
+        self.dtype = torch.float64 if torch.float64 in (input.dtype, linear_weight.dtype) else torch.float32
+        # what the checks take for the logits: their shape and device, one number of memory
+        logits = torch.empty((), dtype=self.dtype, device=input.device).expand(*input.shape[:-1], self.num_classes)
+        self._logits = logits.movedim(-1, 1)
+        check_target(
+            self._logits, target, num_labels=self.num_classes, ignore_index=ignore_index, validate=validate
+        )
+        self.input, self.target = input.reshape(-1, features), target.reshape(-1).long()
+        self.ignore_index, self.columns = ignore_index, torch.empty(0)
+        if logit_adjustment is not None:
+            added = check_values(
+                "logit_adjustment",
+                logit_adjustment,
+                length=self.num_classes,
+                logits=self._logits,
+                validate=validate,
+            )[self.first : self.first + self.held]
+            linear_bias = added if linear_bias is None else linear_bias + added
+        self.weight, self.bias = linear_weight, linear_bias
+
+    def check(self, name: str, value: Tensor | None) -> Tensor | None:
+        return check_weights(name, value, length=self.num_classes, logits=self._logits, validate=self.validate)
+
+    def ones(self) -> Tensor:
+        return torch.ones(self.held, dtype=self.dtype, device=self.input.device)
+
+    def chunk(self, chunk_size: int | None) -> int:
+        if chunk_size is None:
+            return chunk_columns(len(self.input), self.held, self.input.device.type)
+        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+            raise ValueError(f"chunk_size must be an int >= 1, got {chunk_size!r}")
+        return min(chunk_size, self.held)
+
+    def loss(self, name: str, factor: Tensor | None, *rest: Any) -> Tensor:
+        input = self.input if self.group is None else _Shared.apply(self.input, self.group)  # type: ignore[no-untyped-call]
+        if len(input) == 0:  # no sample: 0, with a graph
+            nothing = input.sum() + self.weight.sum() * 0 + (0 if self.bias is None else self.bias.sum() * 0)
+            losses = input.new_zeros(self.held if name == "lgl-inr" else 0, dtype=self.dtype) + nothing
+            return losses if factor is None else losses.sum()
+        return fused_loss(name, input, self.weight, self.bias, self.target, factor, *rest)
+
+    def summed(self, loss: Tensor) -> Tensor:
+        """The sum over the processes that hold columns."""
+        if self.group is None:
+            return loss
+        result: Tensor = _Summed.apply(loss, self.group)  # type: ignore[no-untyped-call]
+        return result
+
+    def sample(self, num_sampled: int, reduction: Reduction, generator: torch.Generator | None) -> Tensor:
+        """Keep a slot for the class of each row, and `num_sampled` columns drawn from all; return their scales.
+
+        Labels become slots, so that this is a head like any other, whose columns weigh 1, K / num_sampled, or 0
+        where a slot is empty or its column is there already.
+        """
+        if isinstance(num_sampled, bool) or not isinstance(num_sampled, int):
+            raise TypeError(f"num_sampled must be an int, got {type(num_sampled).__name__}")
+        if not 1 <= num_sampled <= self.num_classes:
+            raise ValueError(f"num_sampled must be from 1 to {self.num_classes}, the columns, got {num_sampled}")
+        if reduction == "none":
+            raise ValueError("num_sampled estimates a sum over columns: reduction must be mean or sum, got 'none'")
+        if self.group is not None:
+            raise ValueError("num_sampled cannot be used with column_group")
+        ignored = self.target == self.ignore_index
+        ordered, order = torch.sort(self.target.masked_fill(ignored, self.num_classes), stable=True)
+        new = F.pad((ordered[1:] != ordered[:-1]).long(), (1, 0)).cumsum(0)
+        slots = torch.full_like(ordered, self.num_classes).scatter_(0, new, ordered)[: self.num_classes + 1]
+        drawn = torch.randperm(self.num_classes, generator=generator, device=self.target.device)[:num_sampled]
+        present = torch.zeros(self.num_classes + 1, dtype=torch.bool, device=drawn.device)
+        present = present.scatter(0, slots, torch.ones_like(slots, dtype=torch.bool))
+        scale = torch.cat(
+            [(slots < self.num_classes).to(self.dtype), (~present[drawn]) * (self.num_classes / num_sampled)]
+        ).to(self.dtype)
+        self.columns = torch.cat([slots.clamp(max=self.num_classes - 1), drawn])
+        self.weight = self.weight[self.columns]
+        self.bias = None if self.bias is None else self.bias[self.columns]
+        self.target = torch.empty_like(order).scatter_(0, order, new).masked_fill(ignored, self.ignore_index)
+        self.held = self.num_classes = len(self.columns)
+        return scale
+
+
+def _held_columns(held: int, group: "ProcessGroup", num_classes: int | None) -> tuple[int, int]:
+    """The first of this process's columns, and the number of all."""
+    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
+        raise TypeError(f"num_classes must be an int with column_group, got {type(num_classes).__name__}")
+    first, last = held_range(num_classes, group)
+    if held != last - first:
+        raise ValueError(
+            f"linear_weight must have {last - first} of the {num_classes} rows in process {dist.get_rank(group)} "
+            f"of {dist.get_world_size(group)}, got {held}"
+        )
+    return first, num_classes
+
+
+def held_range(num_classes: int, group: "ProcessGroup") -> tuple[int, int]:
+    """First column of this process and the one after its last, as :func:`torch.tensor_split` splits them."""
+    rank, size = dist.get_rank(group), dist.get_world_size(group)
+    if num_classes < size:
+        raise ValueError(f"num_classes must be at least the {size} processes that hold columns, got {num_classes}")
+    few, more = divmod(num_classes, size)
+    first = rank * few + min(rank, more)
+    return first, first + few + (rank < more)
+
+
+class _Shared(torch.autograd.Function):
+    """An input that every process has; its gradient is the sum of theirs."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        ctx.group = group
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        grad = grad.contiguous().clone()
+        dist.all_reduce(grad, group=ctx.group)
+        return grad, None
+
+
+class _Summed(torch.autograd.Function):
+    """The sum of what the processes have, whose gradient each of them gets as it is."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, group: Any) -> Tensor:
+        x = x.clone()
+        dist.all_reduce(x, group=group)
+        return x
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad, None

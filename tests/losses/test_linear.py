@@ -1,0 +1,410 @@
+"""Heads fused with their loss: the loss and the gradients of a linear layer followed by it, and less memory."""
+
+import copy
+
+import pytest
+import torch
+import torch.utils.checkpoint
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch.nn import functional as F
+
+from steelyard.kernels import linear as kernel
+from steelyard.losses import LGLINRLinear, LogisticLinear, lgl_inr_linear, linear_topk, logistic_linear
+from steelyard.losses.registry import LOSSES
+from tests.losses.cases import weights_of
+from tests.oracles import ORACLES
+
+FUSED = {"lgl-inr": lgl_inr_linear, "logistic": logistic_linear}
+HEADS = {"lgl-inr": LGLINRLinear, "logistic": LogisticLinear}
+SHAPES = [(1, 3, 2), (12, 4, 5), (40, 3, 3), (7, 6, 50)]
+every_loss = pytest.mark.parametrize("name", FUSED)
+
+
+def head(rows=12, features=4, classes=5, dtype=torch.float64, seed=0):
+    generator = torch.Generator().manual_seed(seed)
+    x, weight, bias = (
+        torch.randn(*shape, generator=generator, dtype=torch.float64).to(dtype)
+        for shape in ((rows, features), (classes, features), (classes,))
+    )
+    target = torch.randint(classes, (rows,), generator=generator)
+    target[target == classes - 2] = 0  # a class is absent
+    return x, weight, bias, target
+
+
+def run(function, parts, target, upstream=None, wanted=(True, True, True), **options):
+    """Loss and the gradients of (input, weight, bias)."""
+    x, weight, bias = (
+        None if p is None else p.detach().clone().requires_grad_(w) for p, w in zip(parts, wanted, strict=True)
+    )
+    loss = function(x, weight, target, linear_bias=bias, **options)
+    (loss if upstream is None else (loss * upstream).sum()).backward()
+    return loss.detach(), [None if p is None else p.grad for p in (x, weight, bias)]
+
+
+def unfused(name, loss=None):
+    loss = loss or LOSSES[name].function
+
+    def apply(x, linear_weight, target, *, linear_bias, **options):
+        return loss(F.linear(x, linear_weight, linear_bias), target, **options)
+
+    return apply
+
+
+def assert_same(found, expected, **tolerance):
+    torch.testing.assert_close(found[0], expected[0], **tolerance)
+    for a, b in zip(found[1], expected[1], strict=True):
+        assert (a is None) == (b is None)
+        if a is not None:
+            torch.testing.assert_close(a, b, **tolerance)
+
+
+@every_loss
+@pytest.mark.parametrize("chunk_size", [1, 4, None])
+@pytest.mark.parametrize("weighted", [False, True])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_equals_linear_and_loss(name, shape, weighted, chunk_size):
+    *parts, target = head(*shape)
+    options = weights_of(name, shape[2]) if weighted else {}
+    for reduction in ("mean", "sum"):
+        expected = run(unfused(name), parts, target, 1.7, reduction=reduction, **options)
+        found = run(FUSED[name], parts, target, 1.7, reduction=reduction, chunk_size=chunk_size, **options)
+        assert_same(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@every_loss
+@pytest.mark.parametrize("chunk_size", [3, None])
+def test_equals_the_oracle_at_every_upstream_gradient(name, chunk_size):
+    *parts, target = head()
+    options = weights_of(name, 5) | {"reduction": "none"}
+    upstream = torch.linspace(-1, 2, 12 if name == "logistic" else 5, dtype=torch.float64)
+    expected = run(unfused(name, ORACLES[name]), parts, target, upstream, **options)
+    found = run(FUSED[name], parts, target, upstream, chunk_size=chunk_size, **options)
+    assert_same(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("beta", [0.0, 5.0, -2.0, 60.0])
+@pytest.mark.parametrize("detach_weights", [False, True])
+def test_options_of_lgl_inr(beta, detach_weights):
+    *parts, target = head(20, 4, 9)
+    options = {"beta": beta, "detach_weights": detach_weights}
+    expected = run(unfused("lgl-inr"), parts, target, **options)
+    assert_same(run(lgl_inr_linear, parts, target, chunk_size=4, **options), expected, rtol=1e-12, atol=1e-14)
+
+
+@pytest.mark.parametrize("normalization", ["count", "weights", "none"])
+def test_normalization_of_logistic(normalization):
+    *parts, target = head()
+    target[3] = -100
+    options = weights_of("logistic", 5) | {"normalization": normalization}
+    expected = run(unfused("logistic"), parts, target, **options)
+    assert_same(run(logistic_linear, parts, target, chunk_size=2, **options), expected, rtol=1e-12, atol=1e-14)
+
+
+@every_loss
+@settings(max_examples=25)
+@given(seed=st.integers(0, 999), rows=st.integers(1, 20), classes=st.integers(2, 30), chunk=st.integers(1, 31))
+def test_chunks_do_not_matter(name, seed, rows, classes, chunk):
+    *parts, target = head(rows, 3, classes, seed=seed)
+    whole = run(FUSED[name], parts, target, chunk_size=classes)
+    assert_same(run(FUSED[name], parts, target, chunk_size=chunk), whole, rtol=1e-12, atol=1e-14)
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+def test_no_less_exact_than_torch(name, dtype):
+    """Against the oracle on the same rounded numbers; torch makes its logits in `dtype`."""
+    *parts, target = head(40, 32, 30, dtype)
+    exact = run(unfused(name, ORACLES[name]), [p.double() for p in parts], target)
+    torchs = run(unfused(name), parts, target)
+    found = run(FUSED[name], parts, target, chunk_size=7)
+    assert found[0].dtype == torch.float32
+    eps = torch.finfo(dtype).eps
+    for ours, theirs, true in zip(
+        [found[0], *found[1]], [torchs[0], *torchs[1]], [exact[0], *exact[1]], strict=True
+    ):
+        error, allowed = ((x.double() - true).abs().max() for x in (ours, theirs))
+        assert error <= 2 * allowed + eps * true.abs().max()
+    assert [g.dtype for g in found[1]] == [dtype] * 3
+
+
+@every_loss
+@pytest.mark.parametrize(
+    "wanted", [(True, False, False), (False, True, False), (False, False, True), (False, True, True)]
+)
+def test_frozen_parts_get_no_gradient(name, wanted):
+    *parts, target = head()
+    for reduction, upstream in (("mean", None), ("none", 1.0)):
+        expected = run(unfused(name), parts, target, upstream, wanted, reduction=reduction)
+        found = run(FUSED[name], parts, target, upstream, wanted, reduction=reduction)
+        assert [g is not None for g in found[1]] == list(wanted)
+        assert_same(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@every_loss
+def test_without_bias_and_of_any_shape(name):
+    x, weight, _, target = head(24, 4, 5)
+    expected = run(unfused(name), (x, weight, None), target)
+    found = run(FUSED[name], (x.reshape(2, 3, 4, 4), weight, None), target.reshape(2, 3, 4))
+    found[1][0] = found[1][0].reshape(24, 4)
+    assert_same(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@every_loss
+def test_ignored_rows_may_hold_anything(name):
+    *parts, target = head()
+    kept = torch.arange(12) % 3 != 0
+    expected = run(unfused(name), (parts[0][kept], *parts[1:]), target[kept])
+    target = target.masked_fill(~kept, -100)
+    parts[0][~kept] = torch.nan
+    parts[0][0] = torch.inf
+    found = run(FUSED[name], parts, target, chunk_size=2)
+    assert (found[1][0][~kept] == 0).all()
+    found[1][0] = found[1][0][kept]
+    assert_same(found, expected, rtol=1e-12, atol=1e-14)
+
+
+@every_loss
+def test_nothing_that_counts(name):
+    *parts, target = head()
+    for x, labels in ((parts[0], torch.full_like(target, -100)), (parts[0][:0], target[:0])):
+        loss, grads = run(FUSED[name], (x, *parts[1:]), labels)
+        assert loss == 0
+        assert all((g == 0).all() for g in grads)
+
+
+@every_loss
+def test_without_gradients_it_is_the_same_loss(name):
+    x, weight, bias, target = head()
+    weight.requires_grad_()
+    expected = FUSED[name](x, weight, target, linear_bias=bias)
+    with torch.no_grad():
+        found = FUSED[name](x, weight, target, linear_bias=bias)
+    assert not found.requires_grad
+    assert torch.equal(found, expected.detach())
+
+
+@every_loss
+def test_autocast_changes_nothing(name):
+    *parts, target = head(dtype=torch.float32)
+    expected = run(FUSED[name], parts, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert_same(run(FUSED[name], parts, target), expected, rtol=0, atol=0)
+
+
+@every_loss
+def test_second_backward_pass_through_the_same_graph(name):
+    x, weight, bias, target = head()
+    leaves = [p.requires_grad_() for p in (x, weight, bias)]
+    loss = FUSED[name](x, weight, target, linear_bias=bias)
+    first = torch.autograd.grad(loss, leaves, retain_graph=True)
+    kept = [g.clone() for g in first]
+    second = torch.autograd.grad(loss, leaves, torch.tensor(3.0, dtype=torch.float64))
+    for a, b, c in zip(kept, second, first, strict=True):
+        torch.testing.assert_close(b, 3 * a, rtol=1e-13, atol=1e-16)
+        assert torch.equal(a, c)
+
+
+@every_loss
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_second_derivative_is_refused(name, reduction):
+    x, weight, _, target = head()
+    loss = FUSED[name](x.requires_grad_(), weight, target, reduction=reduction).sum()
+    (grad,) = torch.autograd.grad(loss, x, create_graph=True)
+    with pytest.raises(RuntimeError, match="cannot be differentiated twice"):
+        grad.sum().backward()
+
+
+@every_loss
+def test_gradient_checkpointing(name):
+    *parts, target = head()
+    expected = run(FUSED[name], parts, target)
+
+    def checkpointed(x, weight, target, *, linear_bias):
+        return torch.utils.checkpoint.checkpoint(
+            lambda *p: FUSED[name](p[0], p[1], target, linear_bias=p[2]),
+            x,
+            weight,
+            linear_bias,
+            use_reentrant=False,
+        )
+
+    assert_same(run(checkpointed, parts, target), expected, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+@every_loss
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_compiled_equals_eager(name, reduction):
+    *parts, target = head(dtype=torch.float32)
+    upstream = torch.linspace(1, 2, 12 if name == "logistic" else 5) if reduction == "none" else 2.0
+    options = weights_of(name, 5, dtype=torch.float32) | {"reduction": reduction}
+    expected = run(FUSED[name], parts, target, upstream, **options)
+    torch._dynamo.reset()
+    compiled = torch.compile(FUSED[name], fullgraph=True, backend="aot_eager")
+    assert_same(run(compiled, parts, target, upstream, **options), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_operators_pass_opcheck():
+    x, weight, bias, target = head(dtype=torch.float32)
+    factor = torch.rand(5)
+    flags = (True, True, True)
+    torch.library.opcheck(
+        kernel._lgl_inr, (x, weight, bias, target, factor, None, 1.0, False, -100, 0, 5, 2, *flags)
+    )
+    torch.library.opcheck(
+        kernel._logistic, (x, weight, bias, target, torch.rand(12), None, factor, -100, 0, 5, 2, *flags)
+    )
+
+
+@every_loss
+def test_logits_never_exist(name):
+    """Of all memory that is asked for at once, nothing is near the size of the logits; nor is what is kept."""
+    rows, features, classes = 64, 8, 20_000
+    x, weight, bias, target = head(rows, features, classes, torch.float32)
+    leaves = [p.requires_grad_() for p in (x, weight, bias)]
+    kept = []
+    with (
+        torch.profiler.profile(profile_memory=True) as profile,
+        torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t.numel()) or t, lambda t: t),
+    ):
+        FUSED[name](x, weight, target, linear_bias=bias, chunk_size=500).backward()
+    largest = max(e.self_cpu_memory_usage for e in profile.events())
+    assert 0 < largest <= 1.1 * 4 * classes * features  # the gradient of the weight
+    assert sum(kept) <= 1.1 * sum(p.numel() for p in leaves) + classes + 10 * rows
+
+
+@every_loss
+def test_nothing_waits_for_the_device(name):
+    x, weight, bias, target = (p.to("meta") for p in head(dtype=torch.float32))
+    x.requires_grad_()
+    FUSED[name](x, weight, target, linear_bias=bias).backward()
+    assert x.grad.shape == (12, 4)
+
+
+# Sampled columns ----------------------------------------------------------------------------------------------
+
+
+@every_loss
+@pytest.mark.parametrize("weighted", [False, True])
+def test_all_columns_sampled_is_exact(name, weighted):
+    *parts, target = head(12, 4, 30)
+    target[4] = -100
+    options = weights_of(name, 30) if weighted else {}
+    expected = run(FUSED[name], parts, target, **options)
+    assert_same(run(FUSED[name], parts, target, num_sampled=30, **options), expected, rtol=1e-12, atol=1e-14)
+
+
+@every_loss
+def test_sampled_loss_and_gradients_are_unbiased(name):
+    *parts, target = head(6, 3, 30)
+    options = weights_of(name, 30)
+    expected = run(FUSED[name], parts, target, **options)
+    generator = torch.Generator().manual_seed(0)
+    draws = [run(FUSED[name], parts, target, num_sampled=4, generator=generator, **options) for _ in range(1500)]
+    for i in range(4):
+        some = torch.stack([d[0] if i == 0 else d[1][i - 1] for d in draws])
+        true = expected[0] if i == 0 else expected[1][i - 1]
+        error = some.std(0) / len(some) ** 0.5
+        assert error.max() > 0
+        assert ((some.mean(0) - true).abs() <= 5 * error + 1e-12).all()
+
+
+def test_columns_that_are_not_drawn_get_no_gradient():
+    x, weight, bias, target = head(6, 3, 500)
+    _, (_, grad, _) = run(lgl_inr_linear, (x, weight, bias), target, num_sampled=10)
+    touched = (grad != 0).any(1)
+    assert len(target.unique()) <= touched.sum() <= len(target.unique()) + 10
+    assert touched[target].all()
+
+
+# Prediction and modules ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunk_size", [1, 7, None])
+def test_largest_logits(chunk_size):
+    x, weight, bias, _ = head(12, 4, 40)
+    values, classes = linear_topk(x.reshape(3, 4, 4), weight, 5, linear_bias=bias, chunk_size=chunk_size)
+    expected = F.linear(x, weight, bias).topk(5)
+    torch.testing.assert_close(values.reshape(12, 5), expected.values)
+    assert torch.equal(classes.reshape(12, 5), expected.indices)
+
+
+@every_loss
+def test_module_is_a_linear_layer_with_its_loss(name):
+    torch.manual_seed(0)
+    options = {key: value.float() for key, value in weights_of(name, 6).items()}
+    module = HEADS[name](4, 6, chunk_size=4, **options)
+    layer = torch.nn.Linear(4, 6)
+    layer.load_state_dict(module.state_dict())
+    x, target = torch.randn(12, 4), torch.randint(6, (12,))
+    expected = LOSSES[name].module(**options)(layer(x), target)
+    expected.backward()
+    loss = copy.deepcopy(module)(x, target)
+    torch.testing.assert_close(loss, expected)
+    module(x, target).backward()
+    torch.testing.assert_close(module.weight.grad, layer.weight.grad)
+    torch.testing.assert_close(module.bias.grad, layer.bias.grad)
+    torch.testing.assert_close(module.logits(x), layer(x))
+    assert torch.equal(module.predict(x, 2)[1], layer(x).topk(2).indices)
+    assert "in_features=4, num_classes=6, bias=True" in repr(module)
+
+
+def test_module_learns():
+    torch.manual_seed(0)
+    x = torch.randn(300, 8)
+    target = (x @ torch.randn(8, 20)).argmax(1)
+    module = LGLINRLinear(8, 20, beta=3.0, num_sampled=10)
+    optimizer = torch.optim.Adam(module.parameters(), lr=0.3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        module(x, target).backward()
+        optimizer.step()
+    assert (module.predict(x)[1][:, 0] == target).double().mean() > 0.7
+    evaluated = module.eval()(x, target)
+    assert torch.equal(evaluated, module(x, target))  # nothing is drawn
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"input": [1.0]}, TypeError, r"input must be a tensor of shape \(..., D\), got list"),
+        ({"input": torch.ones(12, 4, dtype=torch.long)}, TypeError, "input must be floating point, got int64"),
+        ({"input": torch.ones(12, 3)}, ValueError, r"input must have shape \(..., 4\) for this linear_weight"),
+        ({"linear_weight": torch.ones(5)}, ValueError, r"linear_weight must have shape \(K, D\) with K >= 1"),
+        ({"linear_bias": torch.ones(4)}, ValueError, r"linear_bias must have shape \(5,\), got \(4,\)"),
+        ({"target": torch.zeros(11, dtype=torch.long)}, ValueError, r"target must have shape \(12,\)"),
+        (
+            {"target": torch.full((12,), 5)},
+            ValueError,
+            "target must hold labels from 0 to 4 or ignore_index -100, got 5",
+        ),
+        ({"weight": torch.ones(4)}, ValueError, r"weight must have shape \(5,\), got \(4,\)"),
+        ({"chunk_size": 0}, ValueError, "chunk_size must be an int >= 1, got 0"),
+        ({"num_sampled": 0}, ValueError, "num_sampled must be from 1 to 5, the columns, got 0"),
+        ({"num_sampled": 2.0}, TypeError, "num_sampled must be an int, got float"),
+        ({"num_sampled": 2, "reduction": "none"}, ValueError, "num_sampled estimates a sum over columns"),
+        ({"num_classes": 7}, ValueError, "num_classes must be 5, the rows of linear_weight, got 7"),
+        ({"reduction": "avg"}, ValueError, "reduction must be one of"),
+    ],
+)
+@every_loss
+def test_bad_input(name, changes, error, message):
+    x, weight, _, target = head(dtype=torch.float32)
+    arguments = {"input": x, "linear_weight": weight, "target": target} | changes
+    with pytest.raises(error, match=message):
+        FUSED[name](**arguments)
+
+
+def test_bad_heads():
+    with pytest.raises(ValueError, match="statistics must be 'batch' and process_group None"):
+        LGLINRLinear(4, 5, statistics="running")
+    with pytest.raises(ValueError, match="in_features must be an int >= 1, got 0"):
+        LGLINRLinear(0, 5)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'bta'"):
+        LGLINRLinear(4, 5, bta=3)
+    with pytest.raises(ValueError, match="k must be from 1 to 5, the number of classes, got 6"):
+        LogisticLinear(4, 5).predict(torch.zeros(2, 4), 6)
+    with pytest.raises(ValueError, match="must have at least two rows"):
+        LogisticLinear(4, 1)(torch.zeros(2, 4), torch.tensor([0, 0]))
