@@ -63,6 +63,12 @@ def commands() -> None:
     """Which loss, which weights, and what did they do: classifiers on imbalanced data."""
 
 
+_BACKBONES = (
+    "small-cnn; resnet32, for images of 32 x 32; mlp, one hidden layer; or a model of another library: "
+    "timm:NAME, torchvision:NAME, transformers:NAME."
+)
+
+
 @commands.command()
 @click.option(
     "--config",
@@ -88,10 +94,7 @@ def commands() -> None:
 @click.option("--momentum", type=float, help="[default: 0.9]")
 @click.option("--weight-decay", type=float, help="Not applied to biases.  [default: 0.0005]")
 @click.option("--validation-fraction", type=float, help="[default: 0.1]")
-@click.option(
-    "--backbone",
-    help="small-cnn; resnet32, for images of 32 x 32; or mlp, one hidden layer.  [default: small-cnn]",
-)
+@click.option("--backbone", help=f"{_BACKBONES}  [default: small-cnn]")
 @click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.  [default: none]")
 @click.option("--initial-bias", help="zero, or prior: the log (odds) of the class counts.  [default: zero]")
 @click.option("--image-mode", help="L or RGB: convert every image.")
@@ -249,7 +252,7 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 )
 @click.option("--epochs", type=int)
 @click.option("--seeds", type=int)
-@click.option("--backbone", help="small-cnn; resnet32, for images of 32 x 32; or mlp, one hidden layer.")
+@click.option("--backbone", help=_BACKBONES)
 @click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.")
 @click.option("--limit-train", type=int, help="At most so many training samples, before imbalance.")
 @click.option(
