@@ -96,6 +96,7 @@ _BACKBONES = (
 @click.option("--validation-fraction", type=float, help="[default: 0.1]")
 @click.option("--backbone", help=f"{_BACKBONES}  [default: small-cnn]")
 @click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.  [default: none]")
+@click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.  [default: 32-true]")
 @click.option("--initial-bias", help="zero, or prior: the log (odds) of the class counts.  [default: zero]")
 @click.option("--image-mode", help="L or RGB: convert every image.")
 @click.option("--image-size", type=int, help="Resize every image to this height and width.")
@@ -106,9 +107,23 @@ _BACKBONES = (
 @click.option(
     "--accelerator", default="auto", show_default=True, help="As Lightning takes it: auto, cpu, gpu, mps."
 )
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many of them train together, each on its share of every batch.",
+)
 @click.pass_obj
 def compare(
-    command: str, /, config_file: Path | None, out: Path | None, resume: bool, accelerator: str, **options: Any
+    command: str,
+    /,
+    config_file: Path | None,
+    out: Path | None,
+    resume: bool,
+    accelerator: str,
+    devices: int,
+    **options: Any,
 ) -> None:
     """Train a small network under each loss and seed, print a table, write a report."""
     from steelyard.experiments import compare as run
@@ -140,6 +155,7 @@ def compare(
             resume=resume,
             command=command,
             accelerator=accelerator,
+            devices=devices,
             progress=display,
         )
     _print_table(results)

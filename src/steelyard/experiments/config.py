@@ -9,7 +9,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from steelyard.data import parse_imbalance
 from steelyard.experiments.losses import parse_losses
-from steelyard.training import Augmentation, check_backbone
+from steelyard.training import Augmentation, Precision, check_backbone
 
 DEFAULT_LEARNING_RATES = [0.03, 0.1, 0.3]
 Backbone = Annotated[str, AfterValidator(check_backbone)]
@@ -34,6 +34,7 @@ class CompareConfig(BaseModel):
         backbone: ``small-cnn``; ``resnet32``, for images of 32 x 32; ``mlp``, one hidden layer; or a model of
             another library, as :func:`create_backbone` takes it.
         augmentation: of the training images: ``none``, ``crop`` (by up to 4 pixels) or ``crop-flip``.
+        precision: of training: ``32-true``, ``16-mixed`` (not on CPUs) or ``bf16-mixed``; predictions are float32.
         image_mode, image_size: convert images, where the data set mixes modes or sizes.
     """
 
@@ -52,6 +53,7 @@ class CompareConfig(BaseModel):
     initial_bias: Literal["zero", "prior"] = "zero"
     backbone: Backbone = "small-cnn"
     augmentation: Augmentation = "none"
+    precision: Precision = "32-true"
     image_mode: Literal["L", "RGB"] | None = None
     image_size: int | None = Field(default=None, ge=8)
 

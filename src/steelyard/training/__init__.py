@@ -2,7 +2,7 @@
 
 from steelyard.training.augmentation import Augmentation, augment
 from steelyard.training.backbone import MLP, ImageNetwork, ResNet32, SmallCNN, check_backbone, create_backbone
-from steelyard.training.fitting import Diverged, Fitted, Recipe, fit, predict, predict_features
+from steelyard.training.fitting import Diverged, Fitted, Precision, Recipe, fit, predict, predict_features
 
 __all__ = [
     "MLP",
@@ -10,6 +10,7 @@ __all__ = [
     "Diverged",
     "Fitted",
     "ImageNetwork",
+    "Precision",
     "Recipe",
     "ResNet32",
     "SmallCNN",
