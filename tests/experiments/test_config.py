@@ -35,6 +35,10 @@ def test_yaml_round_trip(tmp_path):
             {"losses": ["softmax"], "backbone": "vgg"},
             "^backbone must be one of small-cnn, resnet32, mlp, timm:NAME",
         ),
+        (
+            {"losses": ["softmax"], "precision": "16"},
+            "precision: input should be '32-true', '16-mixed' or 'bf16-mixed', got '16'",
+        ),
         ({"losses": ["softmax"], "validation_fraction": 1.0}, "validation_fraction: input should be less than 1"),
     ],
 )

@@ -14,8 +14,8 @@ def create_backbone(
 
     Args:
         name: ``"small-cnn"``, ``"resnet32"``, ``"mlp"``, or an image classifier of another library:
-            ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"transformers:NAME"``, the last being a model type such as ``vit`` or
-            ``resnet``, a folder with a ``config.json``, or a name on the Hugging Face hub, of which the
+            ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"transformers:NAME"``, the last being a model type such as
+            ``vit`` or ``resnet``, a folder with a ``config.json``, or a name on the Hugging Face hub, of which the
             configuration alone is fetched. Models of transformers are made for the size of the images; the others
             come as their libraries make them.
         images, num_classes, initial_bias: as the networks take them.

@@ -8,7 +8,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -21,13 +21,15 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader
 
 from steelyard._validation import check_choice
 from steelyard.priors import DeferredReweighting
 from steelyard.training.augmentation import Augmentation, augment
+from steelyard.training.batches import EpochBatches, Shares, steps
 from steelyard.training.processes import Report, in_processes
 
+Split = tuple[Tensor, Tensor]
 Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
@@ -63,8 +65,8 @@ class Diverged(ArithmeticError):
 def fit(
     network: nn.Module,
     loss: nn.Module,
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
+    train: Split,
+    validation: Split,
     recipe: Recipe,
     *,
     seed: int,
@@ -116,17 +118,16 @@ def fit(
     if isinstance(devices, bool) or not isinstance(devices, int) or not 1 <= devices <= samples:
         raise ValueError(f"devices must be an integer from 1 to the {samples} samples of a batch, got {devices!r}")
     network.train()  # Lightning trains a network in the mode that it finds it in
-    module = _Training(network, loss, recipe, (train, validation), seed, checkpoint, schedule)
+    setting = _Setting(train, validation, accelerator, devices, precision)
+    module = _Training(network, loss, recipe, setting, seed, checkpoint, schedule)
     if devices == 1:
         module.on_epoch = on_epoch
-        _run(module, train, validation, accelerator, 1, precision)
+        _run(module, setting)
     else:
-        with tempfile.TemporaryDirectory() as folder:
+        with tempfile.TemporaryDirectory() as folder, _quiet_lightning():
             file = Path(folder) / "fitted.pt"
-            work = functools.partial(_run_copy, module, train, validation, accelerator, devices, precision, file)
-            with _quiet_lightning():
-                in_processes(work, devices, on_epoch)
-            found = torch.load(file, weights_only=True)
+            in_processes(functools.partial(_run_copy, module, setting, file), devices, on_epoch)
+            found = torch.load(file, map_location="cpu", weights_only=True)
         module.load_state_dict(found["state"])
         module.history = found["history"]
     checkpoint.unlink(missing_ok=True)
@@ -150,44 +151,35 @@ def predict_features(network: nn.Module, images: Tensor, batch_size: int = 1024)
     return torch.cat([part.float().cpu() for part in parts])
 
 
-Split = tuple[Tensor, Tensor]
+@dataclass(frozen=True)
+class _Setting:
+    """What a training runs on."""
+
+    train: Split
+    validation: Split
+    accelerator: str
+    devices: int
+    precision: Precision
 
 
-def _run_copy(
-    module: "_Training",
-    train: Split,
-    validation: Split,
-    accelerator: str,
-    devices: int,
-    precision: Precision,
-    file: Path,
-    rank: int,
-    report: Report,
-) -> None:
+def _run_copy(module: "_Training", setting: _Setting, file: Path, rank: int, report: Report) -> None:
     """Train a copy of a module that is shared with other processes; the first of them saves what came of it."""
     module = copy.deepcopy(module)
     if rank == 0:
         module.on_epoch = report
-    _run(module, train, validation, accelerator, devices, precision, rank)
+    _run(module, setting, rank)
     if rank == 0:
         torch.save({"state": module.state_dict(), "history": module.history}, file)
 
 
-def _run(
-    module: "_Training",
-    train: Split,
-    validation: Split,
-    accelerator: str,
-    devices: int,
-    precision: Precision,
-    rank: int = 0,
-) -> None:
+def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
     """Train in this process, the only one or one of a group."""
+    devices, precision = setting.devices, setting.precision
     several = devices > 1
     with _quiet_lightning():
         try:
             trainer = L.Trainer(
-                accelerator=accelerator,
+                accelerator=setting.accelerator,
                 devices=devices,
                 precision=precision,
                 strategy=DDPStrategy() if several else "auto",
@@ -204,7 +196,7 @@ def _run(
         except MisconfigurationException as error:
             reason = " ".join(str(error).split())
             raise ValueError(
-                f"accelerator {accelerator!r} with devices {devices} is not here: {reason}"
+                f"accelerator {setting.accelerator!r} with devices {devices} is not here: {reason}"
             ) from error
         on_cpu = trainer.strategy.root_device.type == "cpu"
         if trainer.precision != precision:
@@ -214,12 +206,13 @@ def _run(
                 f"devices must be 1 on CPUs for a network with batch normalisation, got {devices}: "
                 "its statistics are shared between GPUs only"
             )
-        sampler = _EpochBatches(len(train[1]), module.recipe.batch_size, module.seed)
-        parts = torch.arange(len(validation[1])).tensor_split(-(-len(validation[1]) // 1024))
+        train, validation = (Shares(*split, rank, devices) for split in (setting.train, setting.validation))
+        sampler = EpochBatches(len(train), module.recipe.batch_size, module.seed)
+        parts = torch.arange(len(validation)).tensor_split(-(-len(validation) // 1024))
         trainer.fit(
             module,
-            DataLoader(_InMemory(*train, rank, devices), sampler=sampler, batch_size=None),
-            DataLoader(_InMemory(*validation, rank, devices), sampler=parts, batch_size=None),
+            DataLoader(train, sampler=sampler, batch_size=None),
+            DataLoader(validation, sampler=parts, batch_size=None),
             ckpt_path=str(module.checkpoint) if module.checkpoint.exists() else None,
             weights_only=True,
         )
@@ -231,22 +224,21 @@ class _Training(L.LightningModule):
         network: nn.Module,
         loss: nn.Module,
         recipe: Recipe,
-        data: tuple[Split, Split],
+        setting: _Setting,
         seed: int,
         checkpoint: Path,
         schedule: tuple[str, DeferredReweighting] | None,
     ) -> None:
         super().__init__()
-        (_, train), (_, validation) = data
         self.network, self.loss, self.recipe, self.seed = network, loss, recipe, seed
-        self.steps = recipe.epochs * _steps(len(train), recipe.batch_size)
+        self.steps = recipe.epochs * steps(len(setting.train[1]), recipe.batch_size)
         self.checkpoint, self.schedule = checkpoint, schedule
         self.on_epoch: Report | None = None
         self.history: list[dict[str, float]] = []
         self._saved, self._interval = time.monotonic(), _SECONDS_BETWEEN_CHECKPOINTS
         self._losses: list[Tensor] = []
         # validation samples of each class, and those of them that are classified rightly
-        self._counts = torch.zeros(2, int(validation.max()) + 1, dtype=torch.long)
+        self._counts = torch.zeros(2, int(setting.validation[1].max()) + 1, dtype=torch.long)
 
     def configure_optimizers(self) -> Any:
         parameters = list(self.network.parameters())
@@ -295,7 +287,8 @@ class _Training(L.LightningModule):
             )
         self._losses.append(value.detach())
         # every process has the whole loss and the gradient of its rows, of which data parallelism takes the mean
-        return value * self.trainer.world_size
+        scaled: Tensor = value * self.trainer.world_size
+        return scaled
 
     def _gather(self, logits: Tensor, start: int, total: int) -> Tensor:
         """Logits (total, K) of the whole batch, in float32 at least; the rows of this process carry a gradient."""
@@ -350,44 +343,6 @@ class _Training(L.LightningModule):
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"checkpoint {self.checkpoint} is of another model ({reason}); remove it") from error
-
-
-class _InMemory(Dataset[tuple[Tensor, Tensor, int]]):
-    """By whole batches of indices: the images of this process's share, all labels, and where the share starts."""
-
-    def __init__(self, images: Tensor, target: Tensor, rank: int, devices: int) -> None:
-        self.images, self.target, self.rank, self.devices = images, target, rank, devices
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def __getitem__(self, index: Any) -> tuple[Tensor, Tensor, int]:
-        start, stop = (len(index) * rank // self.devices for rank in (self.rank, self.rank + 1))
-        return self.images[index[start:stop]], self.target[index], start
-
-
-class _EpochBatches(Sampler[list[int]]):
-    """Shuffled batches as a function of (seed, epoch); an incomplete last batch is left out."""
-
-    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
-        self.samples, self.batch_size, self.seed, self.epoch = samples, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return _steps(self.samples, self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        # A generator, so that the epoch is read at the first batch: on resuming, Lightning sets it after iter().
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.samples, generator=generator)
-        for i in range(len(self)):
-            yield order[i * self.batch_size :][: self.batch_size].tolist()
-
-
-def _steps(samples: int, batch_size: int) -> int:
-    return max(1, samples // batch_size)
 
 
 class _SafeCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.multiprocessing as mp
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
-from torch.multiprocessing.spawn import ProcessException
+from torch.multiprocessing.spawn import ProcessException, start_processes
 
 Report = Callable[[Any], None]
 
@@ -27,7 +27,7 @@ def in_processes(work: Callable[[int, Report], None], number: int, on_report: Re
     reports = mp.get_context("spawn").SimpleQueue()
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "NODE_RANK": "0"}
     threads = max(1, torch.get_num_threads() // number)
-    processes = mp.start_processes(_process, (work, address, threads, reports), nprocs=number, join=False)
+    processes: Any = start_processes(_process, (work, address, threads, reports), nprocs=number, join=False)
 
     def receive() -> None:
         while not reports.empty():
@@ -49,7 +49,9 @@ def in_processes(work: Callable[[int, Report], None], number: int, on_report: Re
             process.join()
 
 
-def _process(rank: int, work: Callable[[int, Report], None], address: dict[str, str], threads: int, reports: Any):  # type: ignore[no-untyped-def]
+def _process(
+    rank: int, work: Callable[[int, Report], None], address: dict[str, str], threads: int, reports: Any
+) -> None:
     os.environ.update(address, LOCAL_RANK=str(rank))
     torch.set_num_threads(threads)
     try:
