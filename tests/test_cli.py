@@ -101,6 +101,11 @@ def test_configuration_file_and_options_together(capsys, tmp_path):
         (("compare", "--losses", "sofmax"), "unknown loss 'sofmax' (did you mean 'softmax'?); choose from"),
         (("audit", "none.parquet"), "none.parquet"),
         (("compare",), "losses is missing from the configuration"),
+        (
+            ("compare", "--losses", "softmax", "--backbone", "vgg"),
+            "backbone must be one of small-cnn, resnet32, mlp, timm:",
+        ),
+        (("compare", "--losses", "softmax", "--devices", "0"), "0 is not in the range x>=1"),
         (("compare", "--losses", "softmax", "--imbalance", "exp:5"), "imbalance must be none, exponential:RATIO"),
         (
             ("compare", "--losses", "softmax", "--imbalance", "step:0.2"),

@@ -63,6 +63,12 @@ def commands() -> None:
     """Which loss, which weights, and what did they do: classifiers on imbalanced data."""
 
 
+_BACKBONES = (
+    "small-cnn; resnet32, for images of 32 x 32; mlp, one hidden layer; or a model of another library: "
+    "timm:NAME, torchvision:NAME, transformers:NAME."
+)
+
+
 @commands.command()
 @click.option(
     "--config",
@@ -88,11 +94,9 @@ def commands() -> None:
 @click.option("--momentum", type=float, help="[default: 0.9]")
 @click.option("--weight-decay", type=float, help="Not applied to biases.  [default: 0.0005]")
 @click.option("--validation-fraction", type=float, help="[default: 0.1]")
-@click.option(
-    "--backbone",
-    help="small-cnn; resnet32, for images of 32 x 32; or mlp, one hidden layer.  [default: small-cnn]",
-)
+@click.option("--backbone", help=f"{_BACKBONES}  [default: small-cnn]")
 @click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.  [default: none]")
+@click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.  [default: 32-true]")
 @click.option("--initial-bias", help="zero, or prior: the log (odds) of the class counts.  [default: zero]")
 @click.option("--image-mode", help="L or RGB: convert every image.")
 @click.option("--image-size", type=int, help="Resize every image to this height and width.")
@@ -103,9 +107,23 @@ def commands() -> None:
 @click.option(
     "--accelerator", default="auto", show_default=True, help="As Lightning takes it: auto, cpu, gpu, mps."
 )
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many of them train together, each on its share of every batch.",
+)
 @click.pass_obj
 def compare(
-    command: str, /, config_file: Path | None, out: Path | None, resume: bool, accelerator: str, **options: Any
+    command: str,
+    /,
+    config_file: Path | None,
+    out: Path | None,
+    resume: bool,
+    accelerator: str,
+    devices: int,
+    **options: Any,
 ) -> None:
     """Train a small network under each loss and seed, print a table, write a report."""
     from steelyard.experiments import compare as run
@@ -137,6 +155,7 @@ def compare(
             resume=resume,
             command=command,
             accelerator=accelerator,
+            devices=devices,
             progress=display,
         )
     _print_table(results)
@@ -249,7 +268,7 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 )
 @click.option("--epochs", type=int)
 @click.option("--seeds", type=int)
-@click.option("--backbone", help="small-cnn; resnet32, for images of 32 x 32; or mlp, one hidden layer.")
+@click.option("--backbone", help=_BACKBONES)
 @click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.")
 @click.option("--limit-train", type=int, help="At most so many training samples, before imbalance.")
 @click.option(

@@ -105,3 +105,15 @@ def test_bad_input(capsys, tmp_path, arguments, message):
     assert code == 2
     assert message in err
     assert not (tmp_path / "x").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"backbone": "vgg"}, "^backbone must be one of small-cnn, resnet32, mlp, timm:NAME"),
+        ({"epochs": 0}, "^epochs: input should be greater than or equal to 1, got 0$"),
+    ],
+)
+def test_bad_setting_is_refused_before_any_training(changes, message):
+    with pytest.raises(ValueError, match=message):
+        read_claim_config("c1", **changes)

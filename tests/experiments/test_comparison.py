@@ -163,6 +163,21 @@ def test_diverged_trial_is_recorded_and_diverged_training_stops(tmp_path):
         bench.final(parse_loss("softmax"), 1e9, 0)
 
 
+@pytest.mark.slow
+def test_several_devices_give_the_numbers_of_one_in_mixed_precision_too(tmp_path):
+    config = make_config(
+        losses=["softmax:inverse"], seeds=1, epochs=2, learning_rates=[0.1], precision="bf16-mixed"
+    )
+    one, two = (
+        compare(config, tmp_path / str(devices), accelerator="cpu", devices=devices)["losses"][0]["summary"]
+        for devices in (1, 2)
+    )
+    assert two["nll"]["mean"] == pytest.approx(one["nll"]["mean"], rel=0.02)
+    assert two["accuracy"]["mean"] == pytest.approx(one["accuracy"]["mean"], abs=0.02)
+    plain = compare(config.model_copy(update={"precision": "32-true"}), tmp_path / "plain", accelerator="cpu")
+    assert plain["losses"][0]["summary"]["nll"]["mean"] != one["nll"]["mean"]
+
+
 # Run folders ---------------------------------------------------------------------------------------------
 
 

@@ -31,6 +31,14 @@ def test_yaml_round_trip(tmp_path):
             {"losses": ["softmax"], "initial_bias": "odds"},
             "initial_bias: input should be 'zero' or 'prior', got 'odds'",
         ),
+        (
+            {"losses": ["softmax"], "backbone": "vgg"},
+            "^backbone must be one of small-cnn, resnet32, mlp, timm:NAME",
+        ),
+        (
+            {"losses": ["softmax"], "precision": "16"},
+            "precision: input should be '32-true', '16-mixed' or 'bf16-mixed', got '16'",
+        ),
         ({"losses": ["softmax"], "validation_fraction": 1.0}, "validation_fraction: input should be less than 1"),
     ],
 )

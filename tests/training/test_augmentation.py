@@ -35,3 +35,9 @@ def test_it_is_a_function_of_seed_and_step():
     assert not torch.equal(one, augment(IMAGES, "crop-flip", seed=1, step=3))
     assert not torch.equal(one, augment(IMAGES, "crop-flip", seed=2, step=2))
     assert augment(IMAGES, "none", seed=1, step=2) is IMAGES
+
+
+def test_shares_of_a_batch_change_as_the_batch_does():
+    whole = augment(IMAGES, "crop-flip", seed=1, step=2)
+    parts = [augment(IMAGES[a:b], "crop-flip", seed=1, step=2, start=a, total=64) for a, b in ((0, 21), (21, 64))]
+    assert torch.equal(torch.cat(parts), whole)

@@ -80,6 +80,7 @@ def compare(
     resume: bool = False,
     command: str | None = None,
     accelerator: str = "auto",
+    devices: int = 1,
     progress: Progress | None = None,
 ) -> dict[str, Any]:
     """Run a comparison into `folder` and return what `results.json` holds.
@@ -92,7 +93,7 @@ def compare(
         folder: run folder; new, or of the same configuration and ``resume``.
         resume: go on with an unfinished run.
         command: the command line to show in the report.
-        accelerator: as Lightning's Trainer takes it.
+        accelerator, devices: that a training runs on, as :func:`fit` takes them; a run may go on with others.
         progress: told what happens.
 
     Returns:
@@ -110,7 +111,7 @@ def compare(
             write_report(folder)
             results: dict[str, Any] = read_json(folder / "results.json")
             return results
-        bench = _Bench(config, folder, accelerator, progress or Silent())
+        bench = _Bench(config, folder, accelerator, progress or Silent(), devices)
         losses = []
         for spec in parse_losses(",".join(config.losses)):
             losses.append(bench.run(spec))
@@ -141,8 +142,11 @@ class _Split:
 class _Bench:
     """The data of a comparison, and the trainings on it."""
 
-    def __init__(self, config: CompareConfig, folder: Path, accelerator: str, progress: Progress) -> None:
-        self.config, self.folder, self.accelerator, self.progress = config, folder, accelerator, progress
+    def __init__(
+        self, config: CompareConfig, folder: Path, accelerator: str, progress: Progress, devices: int = 1
+    ) -> None:
+        self.config, self.folder, self.progress = config, folder, progress
+        self.accelerator, self.devices = accelerator, devices
         self.data: ImageDataset = load_dataset(
             config.dataset, image_mode=config.image_mode, image_size=config.image_size
         )
@@ -318,6 +322,8 @@ class _Bench:
             checkpoint=folder / "last.ckpt",
             schedule=schedule,
             accelerator=self.accelerator,
+            devices=self.devices,
+            precision=self.config.precision,
             on_epoch=self.progress.epoch,
         )
         return fitted.network, fitted.history

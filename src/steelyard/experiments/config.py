@@ -2,16 +2,17 @@
 
 import difflib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from steelyard.data import parse_imbalance
 from steelyard.experiments.losses import parse_losses
-from steelyard.training import Augmentation, Backbone
+from steelyard.training import Augmentation, Precision, check_backbone
 
 DEFAULT_LEARNING_RATES = [0.03, 0.1, 0.3]
+Backbone = Annotated[str, AfterValidator(check_backbone)]
 
 
 class CompareConfig(BaseModel):
@@ -30,8 +31,10 @@ class CompareConfig(BaseModel):
         momentum, weight_decay: of SGD; biases do not decay.
         validation_fraction: share of the original training split, set aside before imbalance is applied.
         initial_bias: of the head: ``zero``, or ``prior`` for the log (odds) of the training counts.
-        backbone: ``small-cnn``; ``resnet32``, for images of 32 x 32; or ``mlp``, one hidden layer.
+        backbone: ``small-cnn``; ``resnet32``, for images of 32 x 32; ``mlp``, one hidden layer; or a model of
+            another library, as :func:`create_backbone` takes it.
         augmentation: of the training images: ``none``, ``crop`` (by up to 4 pixels) or ``crop-flip``.
+        precision: of training: ``32-true``, ``16-mixed`` (not on CPUs) or ``bf16-mixed``; predictions are float32.
         image_mode, image_size: convert images, where the data set mixes modes or sizes.
     """
 
@@ -50,6 +53,7 @@ class CompareConfig(BaseModel):
     initial_bias: Literal["zero", "prior"] = "zero"
     backbone: Backbone = "small-cnn"
     augmentation: Augmentation = "none"
+    precision: Precision = "32-true"
     image_mode: Literal["L", "RGB"] | None = None
     image_size: int | None = Field(default=None, ge=8)
 
@@ -78,22 +82,23 @@ def make_config(**values: Any) -> CompareConfig:
     try:
         return CompareConfig(**values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        if first["type"] == "extra_forbidden":
-            near = difflib.get_close_matches(key, CompareConfig.model_fields, n=1)
-            hint = (
-                f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(CompareConfig.model_fields)}"
-            )
-            raise ValueError(f"unknown key {key!r} in the configuration{hint}") from None
-        if first["type"] == "missing":
-            raise ValueError(f"{key} is missing from the configuration") from None
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "value_error":
-            raise ValueError(
-                message if message.startswith(("loss", "imbalance", "unknown")) else f"{key} {message}"
-            ) from None
-        raise ValueError(f"{key}: {message[:1].lower()}{message[1:]}, got {first['input']!r}") from None
+        raise ValueError(one_sentence(error, CompareConfig)) from None
+
+
+def one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
+    """What is wrong first with the values of a configuration."""
+    first = error.errors(include_url=False)[0]
+    key = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        near = difflib.get_close_matches(key, model.model_fields, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(model.model_fields)}"
+        return f"unknown key {key!r} in the configuration{hint}"
+    if first["type"] == "missing":
+        return f"{key} is missing from the configuration"
+    message = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "value_error":
+        return message if message.startswith((key, "loss", "unknown")) else f"{key} {message}"
+    return f"{key}: {message[:1].lower()}{message[1:]}, got {first['input']!r}"
 
 
 def read_config(path: Path) -> CompareConfig:

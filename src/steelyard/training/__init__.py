@@ -1,19 +1,21 @@
-"""Training: a small network, its Lightning module, and one function that fits and predicts."""
+"""Training: networks by name, their Lightning module, and functions that fit and predict."""
 
 from steelyard.training.augmentation import Augmentation, augment
-from steelyard.training.backbone import MLP, Backbone, ResNet32, SmallCNN, create_backbone
-from steelyard.training.fitting import Diverged, Fitted, Recipe, fit, predict, predict_features
+from steelyard.training.backbone import MLP, ImageNetwork, ResNet32, SmallCNN, check_backbone, create_backbone
+from steelyard.training.fitting import Diverged, Fitted, Precision, Recipe, fit, predict, predict_features
 
 __all__ = [
     "MLP",
     "Augmentation",
-    "Backbone",
     "Diverged",
     "Fitted",
+    "ImageNetwork",
+    "Precision",
     "Recipe",
     "ResNet32",
     "SmallCNN",
     "augment",
+    "check_backbone",
     "create_backbone",
     "fit",
     "predict",

@@ -10,7 +10,9 @@ Augmentation = Literal["none", "crop", "crop-flip"]
 _MARGIN = 4
 
 
-def augment(images: Tensor, kind: Augmentation, *, seed: int, step: int) -> Tensor:
+def augment(
+    images: Tensor, kind: Augmentation, *, seed: int, step: int, start: int = 0, total: int | None = None
+) -> Tensor:
     """Shift each image by up to 4 pixels, black moving in; for ``"crop-flip"`` also mirror one in two, at random.
 
     The same seed and step give the same change, so a resumed training sees what an uninterrupted one sees.
@@ -19,6 +21,7 @@ def augment(images: Tensor, kind: Augmentation, *, seed: int, step: int) -> Tens
         images: (N, C, H, W) uint8.
         kind: ``"none"``, ``"crop"``, or ``"crop-flip"`` (not for digits or letters, which a mirror makes others).
         seed, step: of the training.
+        start, total: the images are those from `start` on of a batch of `total`. Default: the whole batch.
 
     Returns:
         Images of the same shape, on their device.
@@ -35,9 +38,10 @@ def augment(images: Tensor, kind: Augmentation, *, seed: int, step: int) -> Tens
     if kind == "none":
         return images
     number, _, height, width = images.shape
+    total, mine = number if total is None else total, slice(start, start + number)
     generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
-    moved = torch.randint(2 * _MARGIN + 1, (2, number), generator=generator).to(images.device)
-    mirrored = (torch.rand(number, generator=generator) < 0.5).to(images.device)
+    moved = torch.randint(2 * _MARGIN + 1, (2, total), generator=generator)[:, mine].to(images.device)
+    mirrored = (torch.rand(total, generator=generator)[mine] < 0.5).to(images.device)
     padded = F.pad(images, (_MARGIN,) * 4)
     rows = moved[0, :, None] + torch.arange(height, device=images.device)
     columns = torch.arange(width, device=images.device).expand(number, width)

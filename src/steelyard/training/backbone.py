@@ -1,42 +1,113 @@
-"""Networks for small images: each takes uint8 pixels, normalises them itself, and ends in a linear head."""
-
-from typing import Literal, get_args
+"""Networks for images: each takes uint8 pixels, normalises them itself, and ends in a linear head."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steelyard._validation import check_choice
-
-Backbone = Literal["small-cnn", "resnet32", "mlp"]
+from steelyard.training.libraries import LIBRARIES, check_model, create_features
 
 
 def create_backbone(
-    name: Backbone, images: Tensor, num_classes: int, *, initial_bias: Tensor | None = None
-) -> "SmallCNN | ResNet32 | MLP":
-    """A network by its name.
+    name: str, images: Tensor, num_classes: int, *, initial_bias: Tensor | None = None
+) -> "ImageNetwork":
+    """A network by its name, with random weights.
 
     Args:
-        name: ``"small-cnn"``, ``"resnet32"`` or ``"mlp"``.
+        name: ``"small-cnn"``, ``"resnet32"``, ``"mlp"``, or an image classifier of another library:
+            ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"transformers:NAME"``, the last being a model type such as
+            ``vit`` or ``resnet``, a folder with a ``config.json``, or a name on the Hugging Face hub, of which the
+            configuration alone is fetched. Models of transformers are made for the size of the images; the others
+            come as their libraries make them.
         images, num_classes, initial_bias: as the networks take them.
 
     Raises:
-        ValueError: an unknown name, or images that are too small.
+        ValueError: an unknown name, a model that does not end in a linear layer, or images that it cannot take.
+        ImportError: a library that is not installed.
+
+    Example:
+        >>> images = torch.randint(256, (10, 3, 32, 32), dtype=torch.uint8)
+        >>> create_backbone("resnet32", images, num_classes=10).head
+        Linear(in_features=64, out_features=10, bias=True)
     """
-    check_choice("backbone", name, get_args(Backbone))
-    networks: dict[str, type[SmallCNN | ResNet32 | MLP]] = {
-        "small-cnn": SmallCNN,
-        "resnet32": ResNet32,
-        "mlp": MLP,
-    }
-    return networks[name](images, num_classes, initial_bias=initial_bias)
+    library, _, model = check_backbone(name).partition(":")
+    if library in LIBRARIES:
+        features, width = create_features(library, model, images)
+        return ImageNetwork(images, num_classes, features, width, initial_bias=initial_bias)
+    return _OWN[name](images, num_classes, initial_bias=initial_bias)
 
 
-class SmallCNN(nn.Module):
+def check_backbone(name: str) -> str:
+    """Return the name of a network after refusing what :func:`create_backbone` does not know.
+
+    Raises:
+        ValueError: an unknown name; those near it are in the message.
+        ImportError: a library that is not installed.
+    """
+    library, colon, model = name.partition(":")
+    if colon and library in LIBRARIES:
+        check_model(library, model)
+    elif name not in _OWN:
+        known = ", ".join([*_OWN, *(f"{library}:NAME" for library in LIBRARIES)])
+        raise ValueError(f"backbone must be one of {known}, got {name!r}")
+    return name
+
+
+class ImageNetwork(nn.Module):
+    """Normalised pixels, features, and a linear head over them.
+
+    Pixels come as uint8; the network normalises them itself by the mean and standard deviation of each channel
+    over the training images, which are part of its ``state_dict``.
+
+    Args:
+        images: (N, C, H, W) uint8, the training images, for the normalisation.
+        num_classes: K outputs.
+        features: normalised images (N, C, H, W) to features (N, D).
+        width: D.
+        initial_bias: (K,) start of the head's bias. Default: zeros.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        images: Tensor,
+        num_classes: int,
+        features: nn.Module,
+        width: int,
+        *,
+        initial_bias: Tensor | None = None,
+    ) -> None:
+        super().__init__()
+        pixels = images.double()
+        self.register_buffer("mean", pixels.mean((0, 2, 3)).float()[:, None, None])
+        self.register_buffer("std", pixels.std((0, 2, 3)).clamp(min=1.0).float()[:, None, None])
+        self.features = features
+        self.head = nn.Linear(width, num_classes)
+        nn.init.zeros_(self.head.bias)
+        if initial_bias is not None:
+            with torch.no_grad():
+                self.head.bias.copy_(initial_bias)
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> the same shape, float32."""
+        return (images.float() - self.mean) / self.std
+
+    def forward_features(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> features (N, D), what the head multiplies."""
+        features: Tensor = self.features(self.normalise(images))
+        return features
+
+    def forward(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> logits (N, K)."""
+        logits: Tensor = self.head(self.forward_features(images))
+        return logits
+
+
+class SmallCNN(ImageNetwork):
     """A LeNet-size network: two convolutions with pooling, one hidden layer, a linear head.
 
-    Works on images from 8 x 8 up. Pixels come as uint8; the network normalises them itself by the mean and
-    standard deviation of each channel over the training images, which are part of its ``state_dict``.
+    Works on images from 8 x 8 up.
 
     Args:
         images: (N, C, H, W) uint8, the training images, for the shape and the normalisation.
@@ -53,20 +124,11 @@ class SmallCNN(nn.Module):
         torch.Size([2, 3])
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self, images: Tensor, num_classes: int, *, width: int = 16, initial_bias: Tensor | None = None
     ) -> None:
-        super().__init__()
-        channels, height, side = images.shape[1:]
-        if min(height, side) < 8:
-            raise ValueError(f"images must be at least 8 x 8 pixels, got {height} x {side}")
-        pixels = images.double()
-        self.register_buffer("mean", pixels.mean((0, 2, 3)).float()[:, None, None])
-        self.register_buffer("std", pixels.std((0, 2, 3)).clamp(min=1.0).float()[:, None, None])
-        self.features = nn.Sequential(
+        channels, height, side = _check_size(images)
+        features = nn.Sequential(
             nn.Conv2d(channels, width, 3, padding=1),
             nn.ReLU(),
             nn.MaxPool2d(2),
@@ -77,32 +139,20 @@ class SmallCNN(nn.Module):
             nn.Linear(2 * width * (height // 4) * (side // 4), 8 * width),
             nn.ReLU(),
         )
-        self.head = nn.Linear(8 * width, num_classes)
+        super().__init__(images, num_classes, features, 8 * width, initial_bias=initial_bias)
         # a CPU's convolutions are up to twice as fast so
         self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        nn.init.zeros_(self.head.bias)
-        if initial_bias is not None:
-            with torch.no_grad():
-                self.head.bias.copy_(initial_bias)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> features (N, D), what the head multiplies."""
-        pixels = (images.float() - self.mean) / self.std
-        features: Tensor = self.features(pixels.to(memory_format=torch.channels_last))
-        return features
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> logits (N, K)."""
-        logits: Tensor = self.head(self.forward_features(images))
-        return logits
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) uint8 -> the same shape, float32, channels last in memory."""
+        return super().normalise(images).to(memory_format=torch.channels_last)
 
 
-class ResNet32(nn.Module):
+class ResNet32(ImageNetwork):
     """The residual network of 32 layers for images of 32 x 32, as the long-tail literature trains it on CIFAR.
 
     Three stages of five blocks with 16, 32 and 64 channels; shortcuts between stages take every other pixel and
-    pad channels with zeros, without parameters. 0.46 million parameters for ten classes. Pixels are normalised as
-    in :class:`SmallCNN`.
+    pad channels with zeros, without parameters. 0.46 million parameters for ten classes.
 
     Args:
         images: (N, C, H, W) uint8, the training images, for the channels and the normalisation.
@@ -121,50 +171,29 @@ class ResNet32(nn.Module):
         464154
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, images: Tensor, num_classes: int, *, initial_bias: Tensor | None = None) -> None:
-        super().__init__()
-        channels, height, side = images.shape[1:]
-        if min(height, side) < 8:
-            raise ValueError(f"images must be at least 8 x 8 pixels, got {height} x {side}")
-        pixels = images.double()
-        self.register_buffer("mean", pixels.mean((0, 2, 3)).float()[:, None, None])
-        self.register_buffer("std", pixels.std((0, 2, 3)).clamp(min=1.0).float()[:, None, None])
+        channels, _, _ = _check_size(images)
         blocks: list[nn.Module] = []
         before = 16
         for width in (16, 32, 64):
             for _ in range(5):
                 blocks.append(_Block(before, width))
                 before = width
-        self.features = nn.Sequential(
+        features = nn.Sequential(
             nn.Conv2d(channels, 16, 3, padding=1, bias=False), nn.BatchNorm2d(16), nn.ReLU(), *blocks
         )
-        self.head = nn.Linear(64, num_classes)
+        super().__init__(images, num_classes, features, 64, initial_bias=initial_bias)
         for module in self.modules():
             if isinstance(module, nn.Conv2d | nn.Linear):
                 nn.init.kaiming_normal_(module.weight)
-        nn.init.zeros_(self.head.bias)
-        if initial_bias is not None:
-            with torch.no_grad():
-                self.head.bias.copy_(initial_bias)
 
     def forward_features(self, images: Tensor) -> Tensor:
         """(N, C, H, W) uint8 -> features (N, 64), what the head multiplies."""
-        features: Tensor = self.features((images.float() - self.mean) / self.std).mean((2, 3))
-        return features
-
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> logits (N, K)."""
-        logits: Tensor = self.head(self.forward_features(images))
-        return logits
+        return super().forward_features(images).mean((2, 3))
 
 
-class MLP(nn.Module):
+class MLP(ImageNetwork):
     """One hidden layer and a linear head, for images of any size, and for features as channels of one pixel.
-
-    Channels are normalised as in :class:`SmallCNN`.
 
     Args:
         images: (N, C, H, W) uint8, the training images, for the shape and the normalisation.
@@ -178,32 +207,21 @@ class MLP(nn.Module):
         torch.Size([2, 3])
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(
         self, images: Tensor, num_classes: int, *, width: int = 256, initial_bias: Tensor | None = None
     ) -> None:
-        super().__init__()
-        pixels = images.double()
-        self.register_buffer("mean", pixels.mean((0, 2, 3)).float()[:, None, None])
-        self.register_buffer("std", pixels.std((0, 2, 3)).clamp(min=1.0).float()[:, None, None])
-        self.features = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), width), nn.ReLU())
-        self.head = nn.Linear(width, num_classes)
-        nn.init.zeros_(self.head.bias)
-        if initial_bias is not None:
-            with torch.no_grad():
-                self.head.bias.copy_(initial_bias)
+        features = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), width), nn.ReLU())
+        super().__init__(images, num_classes, features, width, initial_bias=initial_bias)
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> features (N, D), what the head multiplies."""
-        features: Tensor = self.features((images.float() - self.mean) / self.std)
-        return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> logits (N, K)."""
-        logits: Tensor = self.head(self.forward_features(images))
-        return logits
+_OWN: dict[str, type[SmallCNN | ResNet32 | MLP]] = {"small-cnn": SmallCNN, "resnet32": ResNet32, "mlp": MLP}
+
+
+def _check_size(images: Tensor) -> tuple[int, int, int]:
+    channels, height, width = images.shape[1:]
+    if min(height, width) < 8:
+        raise ValueError(f"images must be at least 8 x 8 pixels, got {height} x {width}")
+    return channels, height, width
 
 
 class _Block(nn.Module):

@@ -1,24 +1,36 @@
 """Fitting one network with one loss, resumable at any moment; what to fit is decided by `experiments`."""
 
+import copy
+import functools
 import logging
 import math
 import os
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import lightning as L
 import torch
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.plugins.io import TorchCheckpointIO
+from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
-from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.data import DataLoader
 
+from steelyard._validation import check_choice
 from steelyard.priors import DeferredReweighting
 from steelyard.training.augmentation import Augmentation, augment
+from steelyard.training.batches import EpochBatches, Shares, steps
+from steelyard.training.processes import Report, in_processes
 
+Split = tuple[Tensor, Tensor]
+Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
 
 
@@ -53,32 +65,44 @@ class Diverged(ArithmeticError):
 def fit(
     network: nn.Module,
     loss: nn.Module,
-    train: tuple[Tensor, Tensor],
-    validation: tuple[Tensor, Tensor],
+    train: Split,
+    validation: Split,
     recipe: Recipe,
     *,
     seed: int,
     checkpoint: Path,
     schedule: tuple[str, DeferredReweighting] | None = None,
     accelerator: str = "auto",
+    devices: int = 1,
+    precision: Precision = "32-true",
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Fitted:
     """Train `network` under `loss` to the last epoch; the same seed gives the same numbers, resumed or not.
 
     Every few seconds the state is saved to `checkpoint`, written aside and renamed. If that file exists,
     training goes on from it; it is removed at the end. The order of samples in an epoch is a function of seed
-    and epoch alone, so a resumed training sees what an uninterrupted one sees.
+    and epoch alone, and torch's generators are seeded at every step (dropout draws from them), so a resumed
+    training sees what an uninterrupted one sees.
+
+    With several devices each has a process of its own, takes its share of every batch, and computes the loss of
+    the whole batch from everybody's logits, which are gathered. So any loss, also one of batch statistics such as
+    LGL-INR or one divided by the weights in the batch, is what it is on one device, and so are its gradients but
+    for rounding (and for dropout, which each device draws for itself). Batch normalisation is synchronised.
 
     Args:
-        network: images to logits.
-        loss: logits and target to a scalar.
+        network: images to logits (N, K).
+        loss: logits and target to a scalar; gets float32 logits whatever the precision.
         train: images (N, C, H, W) and labels (N,).
         validation: the same, for the balanced accuracy in the history; it decides nothing here.
         recipe: optimiser and length.
-        seed: of the sample order and the augmentation (the network comes initialised).
+        seed: of the sample order, the augmentation and dropout (the network comes initialised).
         checkpoint: file for the state of an unfinished training.
         schedule: a weight argument of the loss and what sets it at each epoch.
         accelerator: as Lightning's Trainer takes it.
+        devices: how many of them, on this machine. A training may go on with another number. More than one need
+            a script that does its work under ``if __name__ == "__main__"``.
+        precision: ``"32-true"``, or of the network's forward and backward pass ``"16-mixed"`` (not on CPUs) or
+            ``"bf16-mixed"``.
         on_epoch: called with the history's newest row.
 
     Returns:
@@ -86,38 +110,26 @@ def fit(
 
     Raises:
         Diverged: the loss became NaN or infinite; the message names step and epoch. The checkpoint stays.
-        ValueError: the checkpoint cannot be read or is of another model.
+        ValueError: the checkpoint cannot be read or is of another model; devices or a precision that are not to
+            be had, or more devices than samples in a batch.
     """
+    check_choice("precision", precision, get_args(Precision))
+    samples = min(recipe.batch_size, len(train[1]))
+    if isinstance(devices, bool) or not isinstance(devices, int) or not 1 <= devices <= samples:
+        raise ValueError(f"devices must be an integer from 1 to the {samples} samples of a batch, got {devices!r}")
     network.train()  # Lightning trains a network in the mode that it finds it in
-    module = _Training(network, loss, recipe, len(train[1]), seed, checkpoint, schedule, on_epoch)
-    loader = DataLoader(
-        _InMemory(*train), sampler=_EpochBatches(len(train[1]), recipe.batch_size, seed), batch_size=None
-    )
-    with _quiet_lightning():
-        trainer = L.Trainer(
-            accelerator=accelerator,
-            devices=1,
-            max_epochs=recipe.epochs,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            num_sanity_val_steps=0,
-            plugins=[_SafeCheckpointIO()],
-        )
-        try:
-            trainer.fit(
-                module,
-                loader,
-                _batches(*validation),
-                ckpt_path=str(checkpoint) if checkpoint.exists() else None,
-                weights_only=True,
-            )
-        except RuntimeError as error:
-            if "loading state_dict" not in str(error):
-                raise
-            reason = " ".join(str(error).split())[:200]
-            raise ValueError(f"checkpoint {checkpoint} is of another model ({reason}); remove it") from error
+    setting = _Setting(train, validation, accelerator, devices, precision)
+    module = _Training(network, loss, recipe, setting, seed, checkpoint, schedule)
+    if devices == 1:
+        module.on_epoch = on_epoch
+        _run(module, setting)
+    else:
+        with tempfile.TemporaryDirectory() as folder, _quiet_lightning():
+            file = Path(folder) / "fitted.pt"
+            in_processes(functools.partial(_run_copy, module, setting, file), devices, on_epoch)
+            found = torch.load(file, map_location="cpu", weights_only=True)
+        module.load_state_dict(found["state"])
+        module.history = found["history"]
     checkpoint.unlink(missing_ok=True)
     return Fitted(network.cpu().eval(), module.history)
 
@@ -139,26 +151,94 @@ def predict_features(network: nn.Module, images: Tensor, batch_size: int = 1024)
     return torch.cat([part.float().cpu() for part in parts])
 
 
+@dataclass(frozen=True)
+class _Setting:
+    """What a training runs on."""
+
+    train: Split
+    validation: Split
+    accelerator: str
+    devices: int
+    precision: Precision
+
+
+def _run_copy(module: "_Training", setting: _Setting, file: Path, rank: int, report: Report) -> None:
+    """Train a copy of a module that is shared with other processes; the first of them saves what came of it."""
+    module = copy.deepcopy(module)
+    if rank == 0:
+        module.on_epoch = report
+    _run(module, setting, rank)
+    if rank == 0:
+        torch.save({"state": module.state_dict(), "history": module.history}, file)
+
+
+def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
+    """Train in this process, the only one or one of a group."""
+    devices, precision = setting.devices, setting.precision
+    several = devices > 1
+    with _quiet_lightning():
+        try:
+            trainer = L.Trainer(
+                accelerator=setting.accelerator,
+                devices=devices,
+                precision=precision,
+                strategy=DDPStrategy() if several else "auto",
+                sync_batchnorm=several,
+                use_distributed_sampler=False,
+                max_epochs=module.recipe.epochs,
+                logger=False,
+                enable_checkpointing=False,
+                enable_progress_bar=False,
+                enable_model_summary=False,
+                num_sanity_val_steps=0,
+                plugins=[_SafeCheckpointIO(), *([LightningEnvironment()] if several else [])],
+            )
+        except MisconfigurationException as error:
+            reason = " ".join(str(error).split())
+            raise ValueError(
+                f"accelerator {setting.accelerator!r} with devices {devices} is not here: {reason}"
+            ) from error
+        on_cpu = trainer.strategy.root_device.type == "cpu"
+        if trainer.precision != precision:
+            raise ValueError(f"precision must be 32-true or bf16-mixed on a CPU, got {precision!r}")
+        if several and on_cpu and any(isinstance(part, _BatchNorm) for part in module.modules()):
+            raise ValueError(
+                f"devices must be 1 on CPUs for a network with batch normalisation, got {devices}: "
+                "its statistics are shared between GPUs only"
+            )
+        train, validation = (Shares(*split, rank, devices) for split in (setting.train, setting.validation))
+        sampler = EpochBatches(len(train), module.recipe.batch_size, module.seed)
+        parts = torch.arange(len(validation)).tensor_split(-(-len(validation) // 1024))
+        trainer.fit(
+            module,
+            DataLoader(train, sampler=sampler, batch_size=None),
+            DataLoader(validation, sampler=parts, batch_size=None),
+            ckpt_path=str(module.checkpoint) if module.checkpoint.exists() else None,
+            weights_only=True,
+        )
+
+
 class _Training(L.LightningModule):
     def __init__(
         self,
         network: nn.Module,
         loss: nn.Module,
         recipe: Recipe,
-        samples: int,
+        setting: _Setting,
         seed: int,
         checkpoint: Path,
         schedule: tuple[str, DeferredReweighting] | None,
-        on_epoch: Callable[[dict[str, float]], None],
     ) -> None:
         super().__init__()
         self.network, self.loss, self.recipe, self.seed = network, loss, recipe, seed
-        self.steps = recipe.epochs * _steps(samples, recipe.batch_size)
-        self.checkpoint, self.schedule, self.on_epoch = checkpoint, schedule, on_epoch
-        self._saved = time.monotonic()
+        self.steps = recipe.epochs * steps(len(setting.train[1]), recipe.batch_size)
+        self.checkpoint, self.schedule = checkpoint, schedule
+        self.on_epoch: Report | None = None
         self.history: list[dict[str, float]] = []
+        self._saved, self._interval = time.monotonic(), _SECONDS_BETWEEN_CHECKPOINTS
         self._losses: list[Tensor] = []
-        self._right: list[Tensor] = []
+        # validation samples of each class, and those of them that are classified rightly
+        self._counts = torch.zeros(2, int(setting.validation[1].max()) + 1, dtype=torch.long)
 
     def configure_optimizers(self) -> Any:
         parameters = list(self.network.parameters())
@@ -186,26 +266,53 @@ class _Training(L.LightningModule):
             schedule.set_epoch(self.current_epoch)
             setattr(self.loss, argument, schedule.weight.to(self.device))
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> Tensor:
-        images, target = batch
-        images = augment(images, self.recipe.augmentation, seed=self.seed, step=self.global_step)
-        value: Tensor = self.loss(self.network(images), target)
+    def training_step(self, batch: tuple[Tensor, Tensor, int], batch_index: int) -> Tensor:
+        images, target, start = batch
+        torch.manual_seed(((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank + 1) % 2**63)
+        images = augment(
+            images,
+            self.recipe.augmentation,
+            seed=self.seed,
+            step=self.global_step,
+            start=start,
+            total=len(target),
+        )
+        logits = self._gather(self.network(images), start, len(target))
+        with torch.autocast(self.device.type, enabled=False):
+            value: Tensor = self.loss(logits, target)
         if not torch.isfinite(value):
             raise Diverged(
                 f"the loss became {value.item()} at step {self.global_step + 1} of {self.steps} "
                 f"(epoch {self.current_epoch + 1}); lower the learning rate, {self.recipe.learning_rate:g}"
             )
         self._losses.append(value.detach())
-        return value
+        # every process has the whole loss and the gradient of its rows, of which data parallelism takes the mean
+        scaled: Tensor = value * self.trainer.world_size
+        return scaled
 
-    def validation_step(self, batch: tuple[Tensor, Tensor], batch_index: int) -> None:
-        images, target = batch
-        self._right.append(torch.stack([target, (self.network(images).argmax(1) == target).long()]).cpu())
+    def _gather(self, logits: Tensor, start: int, total: int) -> Tensor:
+        """Logits (total, K) of the whole batch, in float32 at least; the rows of this process carry a gradient."""
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        if self.trainer.world_size == 1:
+            return logits
+        stop = start + len(logits)
+        whole = logits.new_zeros(total, logits.shape[1])
+        whole[start:stop] = logits.detach()
+        whole = self.trainer.strategy.reduce(whole, reduce_op="sum")
+        return torch.cat([whole[:start], logits, whole[stop:]])
+
+    def validation_step(self, batch: tuple[Tensor, Tensor, int], batch_index: int) -> None:
+        images, target, start = batch
+        target = target[start : start + len(images)]
+        right = target[self.network(images).argmax(1) == target]
+        size = self._counts.shape[1]
+        self._counts += torch.stack([torch.bincount(part.cpu(), minlength=size) for part in (target, right)])
 
     def on_train_epoch_end(self) -> None:
-        target, right = torch.cat(self._right, 1)
-        self._right.clear()
-        recall = torch.bincount(target, right.double()) / torch.bincount(target)
+        counts = self.trainer.strategy.reduce(self._counts.to(self.device), reduce_op="sum")
+        target, right = counts.cpu().double()
+        self._counts = torch.zeros_like(self._counts)
+        recall = right / target
         self.history.append(
             {
                 "epoch": self.current_epoch + 1,
@@ -214,10 +321,11 @@ class _Training(L.LightningModule):
                 "lr": self.recipe.learning_rate,
             }
         )
-        if time.monotonic() - self._saved >= _SECONDS_BETWEEN_CHECKPOINTS:
+        if self.trainer.strategy.broadcast(time.monotonic() - self._saved >= self._interval):
             self.trainer.save_checkpoint(self.checkpoint)
             self._saved = time.monotonic()
-        self.on_epoch(self.history[-1])
+        if self.on_epoch is not None:
+            self.on_epoch(self.history[-1])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint["history"] = self.history
@@ -229,47 +337,12 @@ class _Training(L.LightningModule):
         if self.schedule is not None:
             self.schedule[1].load_state_dict(checkpoint["schedule"])
 
-
-class _InMemory(Dataset[tuple[Tensor, Tensor]]):
-    """Images and labels, by whole batches of indices: no per-sample loop."""
-
-    def __init__(self, images: Tensor, target: Tensor) -> None:
-        self.images, self.target = images, target
-
-    def __len__(self) -> int:
-        return len(self.target)
-
-    def __getitem__(self, index: list[int]) -> tuple[Tensor, Tensor]:
-        return self.images[index], self.target[index]
-
-
-class _EpochBatches(Sampler[list[int]]):
-    """Shuffled batches as a function of (seed, epoch); an incomplete last batch is left out."""
-
-    def __init__(self, samples: int, batch_size: int, seed: int) -> None:
-        self.samples, self.batch_size, self.seed, self.epoch = samples, batch_size, seed, 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return _steps(self.samples, self.batch_size)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        # A generator, so that the epoch is read at the first batch: on resuming, Lightning sets it after iter().
-        generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-        order = torch.randperm(self.samples, generator=generator)
-        for i in range(len(self)):
-            yield order[i * self.batch_size :][: self.batch_size].tolist()
-
-
-def _steps(samples: int, batch_size: int) -> int:
-    return max(1, samples // batch_size)
-
-
-def _batches(images: Tensor, target: Tensor) -> DataLoader[tuple[Tensor, Tensor]]:
-    sampler = BatchSampler(range(len(target)), batch_size=1024, drop_last=False)
-    return DataLoader(_InMemory(images, target), sampler=sampler, batch_size=None)
+    def load_state_dict(self, state_dict: Any, strict: bool = True, assign: bool = False) -> Any:
+        try:
+            return super().load_state_dict(state_dict, strict=strict, assign=assign)
+        except RuntimeError as error:
+            reason = " ".join(str(error).split())[:200]
+            raise ValueError(f"checkpoint {self.checkpoint} is of another model ({reason}); remove it") from error
 
 
 class _SafeCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
@@ -293,10 +366,11 @@ class _SafeCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
 
 
 class _quiet_lightning:  # noqa: N801 (a context manager, used as a function)
-    """Lightning's notices about loaders and devices are not for the readers of a table."""
+    """Notices about loaders, devices and processes are not for the readers of a table."""
 
     def __enter__(self) -> None:
-        self.loggers = [logging.getLogger(n) for n in ("lightning.pytorch", "lightning.fabric")]
+        names = ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn")
+        self.loggers = [logging.getLogger(name) for name in names]
         self.levels = [logger.level for logger in self.loggers]
         for logger in self.loggers:
             logger.setLevel(logging.ERROR)

@@ -19,11 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import steelyard
 from steelyard.data import parse_imbalance
 from steelyard.experiments.claims import c1, c2, c3, c4, leaderboard
+from steelyard.experiments.config import Backbone, one_sentence
 from steelyard.experiments.grid import Engine, run_grid
 from steelyard.experiments.losses import parse_losses
 from steelyard.experiments.runs import read_json, write_atomically, write_json
 from steelyard.report import write_claim_page
-from steelyard.training import Augmentation, Backbone
+from steelyard.training import Augmentation
 
 CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "leaderboard": leaderboard}
 
@@ -87,9 +88,7 @@ def read_claim_config(claim: str, **changes: Any) -> ClaimConfig:
     try:
         config = ClaimConfig(**values)
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        key = ".".join(str(part) for part in first["loc"])
-        raise ValueError(f"{key}: {first['msg'][:1].lower()}{first['msg'][1:]}, got {first['input']!r}") from None
+        raise ValueError(one_sentence(error, ClaimConfig)) from None
     for imbalance in (config.imbalance, *config.imbalances):
         parse_imbalance(imbalance)
     parse_losses(",".join(config.losses))

@@ -1,0 +1,61 @@
+"""One function in several processes of this machine, which Lightning then takes for one group."""
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+from lightning.fabric.plugins.environments.lightning import find_free_network_port
+from torch.multiprocessing.spawn import ProcessException, start_processes
+
+Report = Callable[[Any], None]
+
+
+def in_processes(work: Callable[[int, Report], None], number: int, on_report: Report) -> None:
+    """Call `work` in new processes, each with its rank and a function whose argument goes to `on_report` here.
+
+    Args:
+        work: a function that can be pickled; CPU tensors with it are shared, not copied.
+        number: of processes; they share the CPU's threads.
+        on_report: called in this process with what the others report, as it comes.
+
+    Raises:
+        ValueError, ArithmeticError: as a process raised it.
+        torch.multiprocessing.spawn.ProcessException: a process failed otherwise; the others are ended.
+    """
+    reports = mp.get_context("spawn").SimpleQueue()
+    address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "NODE_RANK": "0"}
+    threads = max(1, torch.get_num_threads() // number)
+    processes: Any = start_processes(_process, (work, address, threads, reports), nprocs=number, join=False)
+
+    def receive() -> None:
+        while not reports.empty():
+            report = reports.get()
+            if isinstance(report, Exception):
+                raise report
+            on_report(report)
+
+    try:
+        while not processes.join(timeout=0.1):
+            receive()
+        receive()
+    except ProcessException:
+        receive()  # an error that a process sent says more than that it failed
+        raise
+    finally:
+        for process in processes.processes:
+            process.kill()  # nothing to one that has ended
+            process.join()
+
+
+def _process(
+    rank: int, work: Callable[[int, Report], None], address: dict[str, str], threads: int, reports: Any
+) -> None:
+    os.environ.update(address, LOCAL_RANK=str(rank))
+    torch.set_num_threads(threads)
+    try:
+        work(rank, reports.put)
+    except (ValueError, ArithmeticError) as error:
+        reports.put(error)
+        raise
