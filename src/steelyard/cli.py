@@ -262,6 +262,7 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 @commands.command()
 @click.argument("claim", metavar="{c1|c2|c3|c4|leaderboard|all}")
 @click.option("--dataset", help="As for compare; for leaderboard several, comma-separated.")
+@click.option("--full", is_flag=True, help="At the paper's scale: data from the hub, larger networks, for GPUs.")
 @click.option("--losses", help="As for compare; for c3, c4 and leaderboard.")
 @click.option(
     "--imbalance", help="none, exponential:RATIO or step:RATIO[:FRACTION]; for c4 several, comma-separated."
@@ -281,6 +282,7 @@ def reproduce(
     command: str,
     /,
     claim: str,
+    full: bool,
     dataset: str | None,
     losses: str | None,
     imbalance: str | None,
@@ -306,7 +308,7 @@ def reproduce(
         parts = [part.strip() for part in (text or "").split(",") if part.strip()]
         if parts:
             given |= {keys: parts} | ({} if key is None else {key: parts[0]})
-    configs = {name: read_claim_config(name, **given) for name in claims}
+    configs = {name: read_claim_config(name, full=full, **given) for name in claims}
     with _Display() as display:
         for name, config in configs.items():
             result = run(

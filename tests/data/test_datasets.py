@@ -56,6 +56,19 @@ def test_folder_is_read_by_feature_types(tmp_path):
     assert images[:, 0, 0, 0].tolist() == [40, 10]
 
 
+def test_classes_are_preferred_to_groups_of_them(tmp_path):
+    kinds = {"fine_label": ["ant", "bee", "cat"], "coarse_label": ["insect", "mammal"]}
+    features = datasets.Features(
+        {"image": datasets.Image()} | {c: datasets.ClassLabel(names=n) for c, n in kinds.items()}
+    )
+    columns = {"image": [_image()] * 3, "fine_label": [0, 1, 2], "coarse_label": [0, 0, 1]}
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        table = datasets.Dataset.from_dict(columns, features=features)
+        table.to_parquet(tmp_path / "data" / f"{split}-00000-of-00001.parquet")
+    assert load_dataset(str(tmp_path)).class_names == ("ant", "bee", "cat")
+
+
 def test_no_indices_give_no_images_of_the_right_shape(tmp_path):
     data = load_dataset(_save(tmp_path / "set", GOOD))
     assert data.images("test", torch.arange(0)).shape == (0, 1, 8, 10)

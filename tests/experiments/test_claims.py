@@ -39,6 +39,10 @@ def test_configurations_that_ship_are_good(claim):
     jobs = CLAIMS[claim].jobs(config)
     assert len(jobs) >= config.seeds
     assert all(name == name.strip() and "/" not in name for name in jobs)
+    full = read_claim_config(claim, full=True, seeds=7)
+    assert full.seeds == 7
+    assert len(CLAIMS[claim].jobs(full)) > 0
+    assert (full.dataset, full.tasks) != (config.dataset, config.tasks)
 
 
 @pytest.mark.slow

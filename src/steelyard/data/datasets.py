@@ -67,8 +67,8 @@ def load_dataset(
         name: built in, without a download: ``digits`` (scikit-learn's, 8 x 8; a fixed stratified quarter is the
             test split), ``digits-rotated`` (40 classes), ``digit-pairs`` (100), ``stdlib-text`` (150) or
             ``gaussians`` (200), see `steelyard.data.tasks`; a folder in the layout of a Hugging Face hub snapshot;
-            or a hub name. The image and label columns are found by their feature types; the test split is
-            ``test``, or else ``validation``.
+            or a hub name. The image and label columns are found by their feature types (of several label columns,
+            ``label`` or ``fine_label``); the test split is ``test``, or else ``validation``.
         image_mode: convert every image to grey (``"L"``) or ``"RGB"``. Default: as stored, all of one mode.
         image_size: resize every image to this height and width. Default: as stored, all of one size.
 
@@ -132,6 +132,8 @@ def _from_hugging_face(name: str, image_mode: str | None, image_size: int | None
         labels = [
             c for c, f in features.items() if c == "label" and str(getattr(f, "dtype", "")).startswith(_INTEGERS)
         ]
+    if len(labels) > 1:  # CIFAR-100 has its classes and groups of them
+        labels = [c for c in labels if c in ("label", "fine_label")] or labels
     label_column = _only_column(name, "label", labels, features)
 
     parts = {"train": splits["train"], "test": splits[test_name]}

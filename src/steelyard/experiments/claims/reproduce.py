@@ -75,8 +75,13 @@ class ClaimConfig(BaseModel):
     limit_train: int | None = Field(default=None, ge=20)
 
 
-def read_claim_config(claim: str, **changes: Any) -> ClaimConfig:
+def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> ClaimConfig:
     """The configuration that ships for a claim, with changes.
+
+    Args:
+        claim: one of ``CLAIMS``.
+        full: at the paper's scale, which wants GPUs, not at that of two cores.
+        **changes: settings of :class:`ClaimConfig`; None leaves what ships.
 
     Raises:
         ValueError: an unknown claim or a value that cannot be meant.
@@ -84,7 +89,11 @@ def read_claim_config(claim: str, **changes: Any) -> ClaimConfig:
     if claim not in CLAIMS:
         raise ValueError(f"claim must be one of {', '.join(CLAIMS)} or all, got {claim!r}")
     text = resources.files("steelyard.experiments.claims").joinpath(f"{claim}.yaml").read_text(encoding="utf-8")
-    values = yaml.safe_load(text) | {key: value for key, value in changes.items() if value is not None}
+    shipped = yaml.safe_load(text)
+    larger = shipped.pop("full")
+    values = (
+        shipped | (larger if full else {}) | {key: value for key, value in changes.items() if value is not None}
+    )
     try:
         config = ClaimConfig(**values)
     except ValidationError as error:
