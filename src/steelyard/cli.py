@@ -300,14 +300,12 @@ def reproduce(
 
     claims = ["c1", "c2", "c3", "c4"] if claim == "all" else [claim]
     given = dict(changes)
-    for text, key, keys in (
-        (dataset, "dataset", "tasks"),
-        (imbalance, "imbalance", "imbalances"),
-        (losses, None, "losses"),
-    ):
-        parts = [part.strip() for part in (text or "").split(",") if part.strip()]
-        if parts:
-            given |= {keys: parts} | ({} if key is None else {key: parts[0]})
+    if dataset is not None:
+        given |= {"tasks": _parts(dataset)} if claim == "leaderboard" else {"dataset": dataset}
+    if imbalance is not None:
+        given |= {"imbalances": _parts(imbalance), "imbalance": _parts(imbalance)[0]}
+    if losses is not None:
+        given |= {"losses": _parts(losses)}
     configs = {name: read_claim_config(name, full=full, **given) for name in claims}
     with _Display() as display:
         for name, config in configs.items():
@@ -323,6 +321,11 @@ def reproduce(
             )
             held = {"yes": "held", "no": "did not hold", "partly": "held in part"}[result["held"]]
             click.echo(f"{name} {held}. {result['verdict']}\nreport: {out / name / 'report.html'}")
+
+
+def _parts(text: str) -> list[str]:
+    """Of a list with commas, of which there is one at least."""
+    return [part.strip() for part in text.split(",") if part.strip()] or [text]
 
 
 @commands.command()
