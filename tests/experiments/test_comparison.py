@@ -16,7 +16,7 @@ import torch
 
 from steelyard.balance import mean_confusion, softmax_law
 from steelyard.experiments import compare
-from steelyard.experiments.comparison import Silent, _Bench
+from steelyard.experiments.comparison import Silent, _Bench, balance_of
 from steelyard.experiments.config import make_config
 from steelyard.experiments.losses import parse_loss
 from steelyard.experiments.metrics import run_metrics
@@ -99,6 +99,16 @@ def test_numbers_follow_from_the_predictions(finished):
     metadata = tables["predictions"].schema.metadata
     assert metadata[b"steelyard.link"] == b"softmax"
     assert metadata[b"steelyard.class_names"].decode().split("\x1f") == list("0123456789")
+
+
+def test_law_is_of_the_logits_that_the_loss_saw():
+    """Logits that are all alike fit the class frequencies under an adjustment by them, and not without."""
+    target = torch.arange(3).repeat_interleave(torch.tensor([60, 30, 10]))
+    counts, logits = torch.bincount(target), torch.zeros(100, 3)
+    adjusted = balance_of(parse_loss("softmax:tau=1"), logits, target, counts)
+    plain = balance_of(parse_loss("softmax"), logits, target, counts)
+    assert adjusted.relative_residual.abs().max() < 1e-6
+    assert plain.relative_residual.abs().max() > 0.1
 
 
 def test_interrupted_comparison_ends_with_the_same_numbers(finished, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from steelyard.kernels.lgl_inr import Batch, DifferentiableOnce
 
 # Elements of a chunk of logits, some eight of which live at a time.
 _CHUNK_ELEMENTS = {"cpu": 1 << 19}
-_CHUNK_ELEMENTS_DEVICE = 1 << 24
+_CHUNK_ELEMENTS_DEVICE = 1 << 22
 
 
 def chunk_columns(rows: int, columns: int, device: str) -> int:

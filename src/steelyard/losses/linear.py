@@ -69,7 +69,7 @@ def lgl_inr_linear(
             loss, and in the backward pass that of the input's gradient. With ``reduction="none"`` each gets the
             losses of its own columns.
         num_classes: K; needed with ``column_group``, where no process sees all columns.
-        chunk_size: columns at a time. Default: 2^19 logits at a time on the CPU, 2^24 elsewhere.
+        chunk_size: columns at a time. Default: 2^19 logits at a time on the CPU, 2^22 elsewhere.
 
     Returns:
         Scalar, or (K,) for ``"none"``; float32, or float64 if input or weight is.
