@@ -84,6 +84,8 @@ def audit_file(
     adjustment = torch.zeros(opened.num_classes)
     if spec is not None and spec.tau and opened.logit_adjustment is not None:
         adjustment = torch.tensor(opened.logit_adjustment, dtype=torch.float64)
+        if stated == "softmax":  # which a constant does not change; the test for another link takes it out
+            adjustment -= adjustment.mean()
         say(f"logits with the adjustment that training added: {spec.label}")
 
     evidence = Evidence(opened.num_classes, link=stated, values=values, drop_invalid=drop_invalid)  # type: ignore[arg-type]
