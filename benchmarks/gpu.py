@@ -3,10 +3,10 @@
     python benchmarks/gpu.py [--out results.csv] [--rounds 50]
 
 Forward and backward on (N, K) logits. The competitors take turns, each after the caches are flushed; reported are
-medians between CUDA events, launches included where the GPU waits for them, and the memory that a turn needs at its peak beside the logits and
-their gradient. The bound is that of moving the least possible: the logits read forward and backward, the gradient
-written, at the bandwidth that a large copy reaches on the same GPU. Liger's cross-entropy takes part if its
-package is installed; it writes over its logits, so it gets its own.
+medians between CUDA events, launches included where the GPU waits for them, and the memory that a turn needs at
+its peak beside the logits and their gradient. The bound is that of moving the least possible: the logits read
+forward and backward, the gradient written, at the bandwidth that a large copy reaches on the same GPU. Liger's
+cross-entropy takes part if its package is installed; it writes over its logits, so it gets its own.
 """
 
 import argparse

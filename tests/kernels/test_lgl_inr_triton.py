@@ -53,7 +53,7 @@ from triton.compiler import ASTSource
 from steelyard.kernels import lgl_inr_triton_kernels as kernels
 
 types = dict(stride="i64", plan="*i32", N="i32", K="i32", S="i32", splits="i32", beta="fp32", shift="fp32")
-for dtype, capability, blocks in [("fp32", 80, (4, 128)), ("bf16", 90, (8, 128)), ("fp16", 90, (64, 16))]:
+for dtype, capability, blocks in [("bf16", 80, (8, 128)), ("fp32", 90, (64, 16))]:
     for kernel in (kernels.statistics, kernels.finish, kernels.gradient):
         for pos_weight in (True, False):
             constants = dict(BLOCK_N=blocks[0], BLOCK_J=blocks[1], DETACH=not pos_weight)
@@ -76,7 +76,7 @@ def test_kernels_compile_for_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     child = run_python("-c", COMPILE)
     assert child.returncode == 0, child.stderr
-    assert len(child.stdout.splitlines()) == 18
+    assert len(child.stdout.splitlines()) == 12
 
 
 @needs_triton
@@ -94,21 +94,18 @@ lgl_inr_triton_columns(torch.zeros(2, 3), torch.tensor([0, 1]), None, 1.0, False
 # Who takes it ------------------------------------------------------------------------------------------------
 
 
-def test_the_package_works_without_triton_and_needs_it_for_nothing_on_the_cpu():
+def test_the_package_works_without_triton():
     code = """
 import sys
-if sys.argv[1] == "without":
-    sys.modules["triton"] = None
+sys.modules["triton"] = None  # the import fails
 import torch
 from steelyard.losses import LGLINRLoss
-assert sys.modules.get("triton") is None
 logits = torch.zeros(2, 3, requires_grad=True)
 LGLINRLoss()(logits, torch.tensor([0, 1])).backward()
-assert "steelyard.kernels.lgl_inr_triton_kernels" not in sys.modules  # torch may import triton by itself
+assert "steelyard.kernels.lgl_inr_triton_kernels" not in sys.modules
 """
-    for how in ("without", "with"):
-        child = run_python("-c", code, how)
-        assert child.returncode == 0, child.stderr
+    child = run_python("-c", code)
+    assert child.returncode == 0, child.stderr
 
 
 @pytest.mark.parametrize(

@@ -63,7 +63,7 @@ def check(logits, target, upstream=None, **options):
 
 @pytest.mark.parametrize("detach_weights", [False, True])
 @pytest.mark.parametrize("beta", [0.0, 1.0, 5.0, -2.0, 30.0])
-@pytest.mark.parametrize(("rows", "classes"), [(12, 5), (5, 40), (30, 150)])
+@pytest.mark.parametrize(("rows", "classes"), [(12, 5), (5, 40), (16, 140)])
 def test_any_beta_equals_the_oracle(rows, classes, beta, detach_weights):
     logits, target = batch(rows, classes, dtype=torch.float32)
     check(logits, target, beta=beta, detach_weights=detach_weights)
@@ -114,6 +114,18 @@ def test_infinite_logits_on_the_right_side_cost_nothing():
     assert loss[2] > 0
     assert (grad[:, :2] == 0).all()
     assert (grad[:, 2] != 0).all()
+
+
+def test_infinite_logits_on_the_wrong_side_of_their_own_column_cost_infinity():
+    """And not NaN; the gradient stays what it is at very negative logits."""
+    logits = torch.tensor([[-torch.inf, 0, 0.5], [0, 0, 1.0], [0, -torch.inf, -1]])
+    loss, grad = value_and_grad(columns, logits.to(DEVICE), torch.tensor([0, 0, 1]).to(DEVICE), 1.0)
+    expected, expected_grad = value_and_grad(eager, logits, torch.tensor([0, 0, 1]), 1.0)
+    assert loss.isinf().tolist() == [True, True, False]
+    torch.testing.assert_close(loss.cpu(), expected)
+    torch.testing.assert_close(grad.cpu(), expected_grad)
+    assert grad[0, 0].item() == -0.5
+    assert grad[2, 1].item() == -1
 
 
 @pytest.mark.parametrize("target", [[0], [1]])

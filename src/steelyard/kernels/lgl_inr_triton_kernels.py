@@ -85,7 +85,7 @@ def statistics(z, stride, plan, partial, N, K, S, beta, shift, BLOCK_N: tl.const
         # Zeroed twice: a logit of -inf in its own column has a = inf, and 0 inf is not 0.
         e = tl.where(in_rows[:, None] & ~own, tl.exp(beta * p - shift), 0.0)
         total += e
-        weighted += tl.where(own, 0.0, e * a)
+        weighted += e * tl.where(own, 0.0, a)
         positive += tl.where(own, a, 0.0)
     total_j = tl.sum(total, 0)
     weighted_j = tl.sum(weighted, 0)
@@ -106,7 +106,7 @@ def statistics(z, stride, plan, partial, N, K, S, beta, shift, BLOCK_N: tl.const
         )
         e = tl.where(own, 0.0, tl.exp(beta * P - shift))
         total_j += e
-        weighted_j += tl.where(own, 0.0, e * A)
+        weighted_j += e * tl.where(own, 0.0, A)
         positive_j += tl.where(own, A, 0.0)
 
     at = partial + split.to(tl.int64) * 3 * K + cols
@@ -191,7 +191,7 @@ def gradient(
         p, q, a = _terms(_load(z, stride, rows, in_rows, cols, in_cols), own)
         g = push[None, :] * tl.exp(beta * p - shift) * p
         if not DETACH:
-            g *= 1.0 + beta * (a - Abar[None, :]) * q
+            g *= 1.0 + tl.where(own, 0.0, beta * (a - Abar[None, :])) * q
         g = tl.where(own, pull[None, :] * p, g)
         _store_gradient(grad, rows, in_rows, cols, in_cols, K, g)
 
