@@ -43,7 +43,8 @@ def takes(logits: Tensor, beta: float) -> bool:
     )
 
 
-@torch.compiler.assume_constant_result  # or torch.compile would trace into the query and break the graph
+# A constant, or torch.compile would trace into the query and break the graph.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _recent(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (8, 0)  # before: no bfloat16 in hardware
 
