@@ -257,6 +257,12 @@ def lgl_inr_columns(
     ignore_index: int,
 ) -> Tensor:
     """Per-column losses (K,) of (N, K) logits, differentiable once in the logits."""
+    from steelyard.kernels import lgl_inr_triton  # here, as it builds on this module
+
+    if lgl_inr_triton.takes(logits, beta):
+        return lgl_inr_triton.lgl_inr_triton_columns(
+            logits, target, pos_weight, beta, detach_weights, ignore_index
+        )
     with_grad = logits.requires_grad and torch.is_grad_enabled()
     # One element that hangs on the logits' graph, so that a second derivative finds the way to its error.
     anchor = logits[:1, :1].clone()

@@ -1,0 +1,305 @@
+"""LGL-INR on the logits of a GPU, in Triton: nothing of the logits' size is made but their gradient.
+
+With P and A the means of p = sigmoid(z) and of softplus(z) over the rows of class k, and
+e = exp(beta P - max(beta, 0)), which lies in [exp(-|beta|), 1] as P lies in [0, 1], so that no maximum has to be
+found first: column j has D = sum of e and Abar = sum of e A / D over the classes k != j of the batch, and
+
+    loss_j = pos_weight_j mean softplus(-z_ij) over the rows of class j + Abar_j
+    gradient: -pos_weight_j sigmoid(-z_ij) / n_j                                 rows of class j
+              e / (D n_k) p (1 + beta (A - Abar_j) (1 - p))                       rows of any other class k
+
+without the bracket when the weights are detached. Forward reads the logits once and keeps D and Abar; backward
+reads them once or, from the cache, twice, and writes the gradient. Programs own columns; where those are too few
+to fill the GPU, several share a column, each with a part of the classes. Sums are taken in a fixed order: results
+are the same from run to run.
+
+Left to be had: a class of very many rows is walked by one program for each tile of columns, which does not fill a
+GPU when there are few classes; block sizes are reasoned, not tuned; the label plan is some twenty small launches.
+"""
+
+import contextlib
+from importlib.util import find_spec
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from steelyard.kernels.lgl_inr import _FIXED_SHIFT_BETA, DifferentiableOnce, _segments
+
+_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+_INSTALLED = find_spec("triton") is not None
+_HEAD = 3  # numbers in front of a plan
+
+
+def takes(logits: Tensor, beta: float) -> bool:
+    """Whether these logits go to the Triton kernels: on a GPU that runs them, not float64, moderate beta."""
+    return (
+        _INSTALLED
+        and logits.is_cuda
+        and logits.dtype in _DTYPES
+        and abs(beta) <= _FIXED_SHIFT_BETA
+        and _recent(logits.device.index)
+    )
+
+
+# A constant, or torch.compile would trace into the query and break the graph.
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _recent(index: int) -> bool:
+    return torch.cuda.get_device_capability(index) >= (8, 0)  # before: no bfloat16 in hardware
+
+
+def lgl_inr_triton_columns(
+    logits: Tensor,
+    target: Tensor,
+    pos_weight: Tensor | None,
+    beta: float,
+    detach_weights: bool,
+    ignore_index: int,
+) -> Tensor:
+    """Per-column losses (K,), float32, of (N, K) logits, N >= 1, differentiable once in the logits."""
+    anchor = logits[:1, :1].clone()  # a second derivative finds the way to its error by it
+    loss: Tensor = _LGLINRTriton.apply(  # type: ignore[no-untyped-call]
+        logits, anchor, target, pos_weight, beta, detach_weights, ignore_index
+    )[0]
+    return loss
+
+
+# Opaque operators, not `triton_op`: a compiler has nothing to fuse into these loops, and their grid depends on the
+# GPU at hand. Both are functional, so that torch.compile and autograd see no mutation.
+@torch.library.custom_op("steelyard::lgl_inr_statistics", mutates_args=())
+def lgl_inr_statistics(
+    logits: Tensor, target: Tensor, pos_weight: Tensor | None, beta: float, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Column losses (K,) of (N, K) logits, and what the gradient needs: D (K,), Abar (K,) and the label plan."""
+    kernels = _kernels(logits.device)
+    rows, num_classes = logits.shape
+    plan = _plan(target, num_classes, ignore_index)
+    logits = _unit_columns(logits)
+    layout = _layout(rows, num_classes, _processors(logits.device))
+    loss, total, average = (logits.new_empty(num_classes, dtype=torch.float32) for _ in range(3))
+    partial = logits.new_empty((layout.splits, 3, num_classes), dtype=torch.float32)
+    with _on(logits.device):
+        kernels.statistics[layout.grid](
+            logits,
+            logits.stride(0),
+            plan,
+            partial,
+            rows,
+            num_classes,
+            _num_segments(rows, num_classes),
+            beta,
+            max(beta, 0.0),
+            BLOCK_N=layout.block_rows,
+            BLOCK_J=layout.block_columns,
+            enable_fp_fusion=True,
+        )
+        kernels.finish[layout.grid[:1]](
+            partial,
+            layout.splits,
+            _float32(pos_weight),
+            loss,
+            total,
+            average,
+            num_classes,
+            BLOCK_J=layout.block_columns,
+            enable_fp_fusion=True,
+        )
+    return loss, total, average, plan
+
+
+@torch.library.custom_op("steelyard::lgl_inr_gradient", mutates_args=())
+def lgl_inr_gradient(
+    grad_loss: Tensor,
+    logits: Tensor,
+    pos_weight: Tensor | None,
+    total: Tensor,
+    average: Tensor,
+    plan: Tensor,
+    beta: float,
+    detach_weights: bool,
+) -> Tensor:
+    """Gradient (N, K) in the logits' dtype, given that of the column losses (K,) and the statistics."""
+    kernels = _kernels(logits.device)
+    rows, num_classes = logits.shape
+    logits = _unit_columns(logits)
+    layout = _layout(rows, num_classes, _processors(logits.device))
+    grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
+    with _on(logits.device):
+        kernels.gradient[layout.grid](
+            logits,
+            logits.stride(0),
+            plan,
+            _float32(grad_loss),
+            _float32(pos_weight),
+            total,
+            average,
+            grad,
+            rows,
+            num_classes,
+            _num_segments(rows, num_classes),
+            beta,
+            max(beta, 0.0),
+            DETACH=detach_weights or beta == 0,
+            BLOCK_N=layout.block_rows,
+            BLOCK_J=layout.block_columns,
+            enable_fp_fusion=True,
+        )
+    return grad
+
+
+def _num_segments(rows: int, num_classes: int) -> int:
+    return num_classes + 1 if num_classes <= rows else rows  # as `_segments` makes them
+
+
+def _plan(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
+    """The batch sorted by label, (3 + 3 S + N,) int32, as `lgl_inr_triton_kernels` describes it.
+
+    int32 in one fresh tensor: the kernels read their offsets in 32 bits, from aligned memory.
+    """
+    known = (target >= 0) & (target < num_classes) | (target == ignore_index)
+    torch._assert_async(known.all(), "a label is neither in 0..K-1 nor ignore_index")  # like torch's own losses
+    segments = _segments(target, num_classes, ignore_index)
+    present = (segments.counts > 0) & (segments.labels < num_classes)
+    single = present & (segments.counts == 1)
+    several = present & ~single
+    # Classes with several rows, classes of one row, the rest.
+    rank = torch.argsort(2 * (~present).int() + single.int(), stable=True)
+    head = torch.stack([several.sum(), present.sum(), (segments.counts * present).sum()])
+    per_segment = torch.stack([segments.offsets[:-1], segments.counts, segments.labels])[:, rank]
+    return torch.cat([head, per_segment.reshape(-1), segments.order]).int()
+
+
+class _Layout(NamedTuple):
+    """How the kernels divide the (N, K) logits."""
+
+    block_rows: int
+    block_columns: int
+    tiles: int  # of columns
+    splits: int  # of the classes
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.tiles, self.splits
+
+
+def _layout(rows: int, num_classes: int, processors: int) -> _Layout:
+    """Tiles of at most 1024 elements, which stay in registers; rows of a tile about twice those of a class, as
+    lanes beyond the end of a class idle; and four programs a processor, if there are classes to share out."""
+    columns = min(128, max(16, _power_of_two(num_classes)))
+    block_rows = min(1024 // columns, max(4, _power_of_two(2 * rows // num_classes)))
+    tiles = -(-num_classes // columns)
+    most = max(1, min(rows, num_classes) // 4)  # below some classes a program, adding shares up costs more
+    return _Layout(block_rows, columns, tiles, max(1, min(-(-4 * processors // tiles), most)))
+
+
+def _power_of_two(x: int) -> int:
+    """The least power of two >= x."""
+    return 1 << max(0, x - 1).bit_length()
+
+
+def _processors(device: torch.device) -> int:
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
+
+
+def _kernels(device: torch.device) -> ModuleType:
+    """The device code; imported at the first launch, as the package works without triton."""
+    from steelyard.kernels import lgl_inr_triton_kernels as kernels
+
+    if device.type != "cuda" and not kernels.INTERPRETED:
+        raise RuntimeError(f"the Triton kernels of lgl_inr_loss need logits on a GPU, got {device.type}")
+    return kernels
+
+
+def _on(device: torch.device) -> contextlib.AbstractContextManager[Any]:
+    # Triton launches on the current device, which need not be that of the logits.
+    return torch.cuda.device(device) if device.type == "cuda" else contextlib.nullcontext()
+
+
+def _unit_columns(logits: Tensor) -> Tensor:
+    """Rows may lie anywhere, but columns side by side: gathering single elements of sorted rows would read a
+    whole memory sector for each, some eight times the bytes, where a copy costs two passes."""
+    return logits if logits.stride(1) == 1 else logits.contiguous()
+
+
+def _float32(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.to(torch.float32).contiguous()
+
+
+@lgl_inr_statistics.register_fake
+def _(
+    logits: Tensor, target: Tensor, pos_weight: Tensor | None, beta: float, ignore_index: int
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    rows, num_classes = logits.shape
+    loss, total, average = (logits.new_empty(num_classes, dtype=torch.float32) for _ in range(3))
+    size = _HEAD + 3 * _num_segments(rows, num_classes) + rows
+    return loss, total, average, logits.new_empty(size, dtype=torch.int32)
+
+
+@lgl_inr_gradient.register_fake
+def _(
+    grad_loss: Tensor,
+    logits: Tensor,
+    pos_weight: Tensor | None,
+    total: Tensor,
+    average: Tensor,
+    plan: Tensor,
+    beta: float,
+    detach_weights: bool,
+) -> Tensor:
+    return torch.empty_like(logits, memory_format=torch.contiguous_format)
+
+
+def _slices(info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> list[list[Any]]:
+    return [
+        [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
+        for i in range(info.batch_size)
+    ]
+
+
+@lgl_inr_statistics.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
+    results = [lgl_inr_statistics(*one) for one in _slices(info, in_dims, args)]
+    return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0, 0, 0, 0)
+
+
+@lgl_inr_gradient.register_vmap
+def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
+    return torch.stack([lgl_inr_gradient(*one) for one in _slices(info, in_dims, args)]), 0
+
+
+class _LGLINRTriton(torch.autograd.Function):
+    """The two operators as one differentiable function. The gradient waits for backward, where that of the
+    column losses is known: nothing is scaled afterwards, and float16 gradients see the loss scale."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(
+        logits: Tensor,
+        anchor: Tensor,
+        target: Tensor,
+        pos_weight: Tensor | None,
+        beta: float,
+        detach_weights: bool,
+        ignore_index: int,
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        result: tuple[Tensor, Tensor, Tensor, Tensor] = lgl_inr_statistics(
+            logits, target, pos_weight, beta, ignore_index
+        )
+        return result
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        logits, anchor, _, pos_weight, ctx.beta, ctx.detach_weights, _ = inputs
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.save_for_backward(logits, anchor, pos_weight, *output[1:])
+
+    @staticmethod
+    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> Any:
+        logits, anchor, pos_weight, *statistics = ctx.saved_tensors
+        with torch.no_grad():  # a second derivative meets the error below, not the operator's lack of one
+            grad = lgl_inr_gradient(grad_loss, logits, pos_weight, *statistics, ctx.beta, ctx.detach_weights)
+        if torch.is_grad_enabled():  # create_graph=True
+            grad = DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
+        return grad, None, None, None, None, None, None

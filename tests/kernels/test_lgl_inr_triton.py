@@ -1,0 +1,207 @@
+"""The Triton path of LGL-INR: who takes it, the label plan, and, in processes of their own, the kernels."""
+
+import os
+import subprocess
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from steelyard.kernels import lgl_inr, lgl_inr_triton
+from steelyard.losses.functional import lgl_inr_loss
+from tests.losses.cases import batch
+
+ROOT = Path(__file__).parents[2]
+needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")
+
+
+def run_python(*arguments, interpret=False):
+    environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT / "src"), str(ROOT), environment.get("PYTHONPATH", "")])
+    if interpret:
+        environment["TRITON_INTERPRET"] = "1"
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=environment, capture_output=True, text=True)
+
+
+# The kernels -------------------------------------------------------------------------------------------------
+
+
+@needs_triton
+def test_kernels_under_the_interpreter():
+    child = run_python(
+        "-m", "pytest", "tests/kernels/triton_on_device.py", "-p", "no:cacheprovider", interpret=True
+    )
+    assert child.returncode == 0, child.stdout + child.stderr
+    assert " passed" in child.stdout
+
+
+@needs_triton
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_kernels_on_the_gpu():
+    child = run_python("-m", "pytest", "tests/kernels/triton_on_device.py", "-p", "no:cacheprovider")
+    assert child.returncode == 0, child.stdout + child.stderr
+    assert " passed" in child.stdout
+
+
+COMPILE = """
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import ASTSource
+from steelyard.kernels import lgl_inr_triton_kernels as kernels
+
+types = dict(stride="i64", plan="*i32", N="i32", K="i32", S="i32", splits="i32", beta="fp32", shift="fp32")
+for dtype, capability, blocks in [("bf16", 80, (8, 128)), ("fp32", 90, (64, 16))]:
+    for kernel in (kernels.statistics, kernels.finish, kernels.gradient):
+        for pos_weight in (True, False):
+            constants = dict(BLOCK_N=blocks[0], BLOCK_J=blocks[1], DETACH=not pos_weight)
+            if not pos_weight:
+                constants |= dict(pos_weight=None, K=1, S=1, N=1, splits=1)  # the launcher makes constants of ones
+            constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
+            signature = {n: "*" + dtype if n in ("z", "grad") else types.get(n, "*fp32") for n in kernel.arg_names}
+            signature |= dict.fromkeys(constants, "constexpr")
+            source = ASTSource(kernel, signature, constexprs=constants)
+            options = dict(enable_fp_fusion=True)
+            compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+            assert compiled.asm["cubin"], kernel
+            print(kernel.__name__, dtype, capability)
+"""
+
+
+@needs_triton
+def test_kernels_compile_for_gpus(tmp_path, monkeypatch):
+    """The interpreter accepts what the compiler may not: types that change in a loop, and the like."""
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    child = run_python("-c", COMPILE)
+    assert child.returncode == 0, child.stderr
+    assert len(child.stdout.splitlines()) == 12
+
+
+@needs_triton
+def test_without_a_gpu_the_operators_say_so():
+    code = """
+import torch
+from steelyard.kernels.lgl_inr_triton import lgl_inr_triton_columns
+lgl_inr_triton_columns(torch.zeros(2, 3), torch.tensor([0, 1]), None, 1.0, False, -100)
+"""
+    child = run_python("-c", code)
+    assert child.returncode == 1
+    assert "RuntimeError: the Triton kernels of lgl_inr_loss need logits on a GPU, got cpu" in child.stderr
+
+
+# Who takes it ------------------------------------------------------------------------------------------------
+
+
+def test_the_package_works_without_triton():
+    code = """
+import sys
+sys.modules["triton"] = None  # the import fails
+import torch
+from steelyard.losses import LGLINRLoss
+logits = torch.zeros(2, 3, requires_grad=True)
+LGLINRLoss()(logits, torch.tensor([0, 1])).backward()
+assert "steelyard.kernels.lgl_inr_triton_kernels" not in sys.modules
+"""
+    child = run_python("-c", code)
+    assert child.returncode == 0, child.stderr
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, True),
+        ({"dtype": torch.float16}, True),
+        ({"dtype": torch.bfloat16}, True),
+        ({"beta": -30.0}, True),
+        ({"beta": 30.1}, False),
+        ({"dtype": torch.float64}, False),
+        ({"is_cuda": False}, False),
+        ({"capability": (7, 5)}, False),
+        ({"installed": False}, False),
+    ],
+)
+def test_which_logits_it_takes(monkeypatch, changed, expected):
+    case = {
+        "dtype": torch.float32,
+        "is_cuda": True,
+        "beta": 1.0,
+        "capability": (9, 0),
+        "installed": True,
+    } | changed
+    logits = SimpleNamespace(dtype=case["dtype"], is_cuda=case["is_cuda"], device=torch.device("cuda", 0))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: case["capability"])
+    monkeypatch.setattr(lgl_inr_triton, "_INSTALLED", case["installed"])
+    assert lgl_inr_triton.takes(logits, case["beta"]) is expected
+
+
+def test_the_loss_goes_where_it_is_taken(monkeypatch):
+    logits, target = batch(6, 4, dtype=torch.float32)
+    monkeypatch.setattr(lgl_inr_triton, "takes", lambda logits, beta: beta == 2)
+    monkeypatch.setattr(lgl_inr_triton, "lgl_inr_triton_columns", lambda logits, *_: logits.new_full((4,), 7.0))
+    assert lgl_inr_loss(logits, target, beta=2).item() == 7
+    assert lgl_inr_loss(logits, target, beta=1).item() != 7
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_asking_for_the_gpu_breaks_no_graph(monkeypatch):
+    def capability(index):
+        torch._dynamo.graph_break()
+        return (9, 0)
+
+    torch._dynamo.reset()
+    monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
+    ask = torch.compile(lambda x: x + lgl_inr_triton._recent(0), backend="eager", fullgraph=True)
+    assert ask(torch.zeros(())).item() == 1
+
+
+# The label plan and the division of work ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("classes", [1, 4, 9, 30])
+@pytest.mark.parametrize("labels", [[0], [0, 0, 0], [3, -100, 0, 3, 1, 3, 0], [-100, -100], [2, 1, 0, 3, -100]])
+def test_plan_lists_every_class_with_its_rows(labels, classes):
+    if max(labels) >= classes:
+        labels = [min(y, classes - 1) for y in labels]
+    rows = len(labels)
+    plan = lgl_inr_triton._plan(torch.tensor(labels), classes, -100)
+    S = lgl_inr_triton._num_segments(rows, classes)
+    assert plan.dtype == torch.int32
+    assert len(plan) == 3 + 3 * S + rows
+    several, present, counted = plan[:3].tolist()
+    starts, counts, names = plan[3 : 3 + 3 * S].view(3, S).tolist()
+    order = plan[3 + 3 * S :].tolist()
+    found = {names[s]: order[starts[s] : starts[s] + counts[s]] for s in range(present)}
+    assert found == {k: [i for i, y in enumerate(labels) if y == k] for k in set(labels) - {-100}}
+    assert all(n > 1 for n in counts[:several])
+    assert all(n == 1 for n in counts[several:present])
+    assert sorted(order) == list(range(rows))
+    assert order[counted:] == [i for i, y in enumerate(labels) if y == -100]
+
+
+@pytest.mark.parametrize(("rows", "classes"), [(6, 300), (300, 6)])
+def test_plan_does_not_wait_for_the_gpu(rows, classes):
+    """The meta device has no values: a look at one raises."""
+    plan = lgl_inr_triton._plan(torch.empty(rows, device="meta", dtype=torch.long), classes, -100)
+    assert plan.shape == (3 + 3 * lgl_inr_triton._num_segments(rows, classes) + rows,)
+
+
+@pytest.mark.parametrize("processors", [1, 132])
+@pytest.mark.parametrize("classes", [1, 2, 5, 10, 100, 1000, 21_841, 1_000_003])
+@pytest.mark.parametrize("rows", [1, 7, 256, 4096, 1_000_000])
+def test_layout_covers_the_columns_in_tiles_that_fit(rows, classes, processors):
+    layout = lgl_inr_triton._layout(rows, classes, processors)
+    for block in (layout.block_rows, layout.block_columns):
+        assert block & (block - 1) == 0  # triton takes powers of two only
+    assert 0 <= layout.tiles * layout.block_columns - classes < layout.block_columns
+    assert layout.block_rows >= 4
+    assert layout.block_rows * layout.block_columns <= 1024
+    assert 1 <= layout.splits <= max(1, min(rows, classes))
+    assert layout.tiles * layout.splits <= max(layout.tiles, 4 * processors + layout.tiles)
+
+
+def test_the_plan_is_that_of_the_torch_path():
+    for rows, classes in [(3, 9), (9, 3), (5, 5)]:
+        segments = lgl_inr._segments(torch.zeros(rows, dtype=torch.long), classes, -100)
+        assert len(segments.labels) == lgl_inr_triton._num_segments(rows, classes)
