@@ -21,6 +21,7 @@ from steelyard._validation import (
     check_values,
     check_weights,
     compute_dtype,
+    values_readable,
 )
 from steelyard.kernels.lgl_inr import lgl_inr_columns
 from steelyard.kernels.lgl_inr_group import check_group, lgl_inr_group_columns
@@ -404,7 +405,9 @@ def _one_vs_all_terms(logits: Tensor, target: Tensor, ignore_index: int) -> tupl
     ignored = (target == ignore_index)[:, None]
     label = target[:, None].masked_fill(ignored, 0)
     own = rows.gather(1, label).masked_fill(ignored, torch.inf)
-    others = rows.masked_fill(ignored, -torch.inf).scatter(1, label, -torch.inf)  # s(-inf) = 0, gradient 0
+    # s(-inf) = 0, gradient 0; a pass over the logits for ignored rows only where there may be some
+    some = not values_readable(target, None) or bool(ignored.any())
+    others = (rows.masked_fill(ignored, -torch.inf) if some else rows).scatter(1, label, -torch.inf)
     return _softplus(-own)[:, 0], _softplus(others)
 
 
