@@ -6,7 +6,7 @@ from steelyard.experiments.claims.standings import jobs_of, paired, shown, stand
 
 __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 
-TITLE = "Leaderboard: every loss under the same recipe"
+TITLE = "Every loss under the same recipe"
 STATEMENT = (
     "Beyond the paper: a one-vs-all loss, LGL-INR on logits adjusted by the log of the class frequencies, is at "
     "least as good as softmax on logits so adjusted, with few classes and with many."
