@@ -16,8 +16,7 @@ test-all: .venv/dev.stamp
 
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses-cpu.csv
-	$(BIN)/python benchmarks/linear.py --out benchmarks/results/linear-cpu.csv
-	$(BIN)/python benchmarks/linear.py --curve --out benchmarks/results/curve-cpu.csv --figure docs/figures/cost.svg
+	$(BIN)/python benchmarks/linear.py --curve --out benchmarks/results/linear-cpu.csv --figure docs/figures/cost.svg
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
