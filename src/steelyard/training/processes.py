@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.distributed as dist
 import torch.multiprocessing as mp
 from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch.multiprocessing.spawn import ProcessException, start_processes
@@ -59,3 +60,6 @@ def _process(
     except (ValueError, ArithmeticError) as error:
         reports.put(error)
         raise
+    finally:
+        if dist.is_initialized():  # its threads must not outlive it: the process would abort at its end
+            dist.destroy_process_group()
