@@ -1,6 +1,8 @@
 # Two commands: `make demo` and `make test`. Each makes its own environment in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
+# What an installation depends on: after a change to any of it the package is installed anew.
+INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steelyard/kernels/*.c)
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
 .PHONY: demo test test-all bench lint clean
@@ -30,10 +32,10 @@ clean:
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
 
-.venv/demo.stamp: .venv/bin/python pyproject.toml constraints.txt
+.venv/demo.stamp: .venv/bin/python $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train]"
 	touch $@
 
-.venv/dev.stamp: .venv/bin/python pyproject.toml constraints.txt
+.venv/dev.stamp: .venv/bin/python $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
 	touch $@

@@ -1,9 +1,11 @@
 """LGL-INR on logits as one torch operator: closed-form loss and gradient, column block by column block.
 
 The loss is a sum over output columns, each a function of its own logits and the labels alone, so blocks of
-columns are exact and small enough to stay in cache. Argument checks live in `steelyard.losses`.
+columns are exact and small enough to stay in cache. Blocks of float32 on a CPU go to compiled code where there is
+some. Argument checks live in `steelyard.losses`.
 """
 
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steelyard._validation import compute_dtype
+from steelyard.kernels import lgl_inr_native
 
 # Elements of one (N, B) block. On the CPU a few of them fit the cache; an accelerator wants to be filled.
 _BLOCK_ELEMENTS = {"cpu": 1 << 20}
@@ -29,12 +32,8 @@ def lgl_inr(
     detach_weights: bool,
     ignore_index: int,
     with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Losses of the columns of (N, K) logits and, on request, the parts of their gradient.
-
-    Returns the column losses (K,), and the gradient of column j as `negative[:, j] * scale[j]` everywhere but
-    at each row's own class, where it is `positive`: negative (N, K) or empty, scale (K,), positive (N, 1).
-    """
+) -> tuple[Tensor, Tensor]:
+    """Losses (K,) of the columns of (N, K) logits and the gradient (N, K) of each, or an empty one."""
     with torch.autocast(logits.device.type, enabled=False):
         return _columns(logits, target, pos_weight, beta, detach_weights, ignore_index, with_grad)
 
@@ -68,11 +67,12 @@ def _segments(target: Tensor, num_classes: int, ignore_index: int) -> _Segments:
 
 
 class Batch:
-    """What the output columns of one batch share: its labels as segments, and room for a block of columns.
+    """What the output columns of one batch share: its labels, as segments.
 
     Args:
         target: (N,) labels from 0 to `num_classes` - 1, or `ignore_index`.
         num_classes: of the labels; the columns that come in blocks may be any of theirs.
+        pos_weight: (num_classes,) or None.
         width: columns of the widest block.
         dtype: to compute in.
     """
@@ -83,100 +83,121 @@ class Batch:
         num_classes: int,
         ignore_index: int,
         *,
+        pos_weight: Tensor | None,
         beta: float,
         detach_weights: bool,
         width: int,
         dtype: torch.dtype,
     ) -> None:
         self.num_classes, self.beta, self.detach_weights = num_classes, beta, detach_weights
+        self.pos_weight, self.width, self.dtype = pos_weight, width, dtype
         self.segments = _segments(target, num_classes, ignore_index)
         self.ignored = target == ignore_index  # (N,)
         self.label = target.masked_fill(self.ignored, 0)
+
+    def columns(self, z: Tensor, first: int, out: Tensor | None) -> Tensor:
+        """Losses (B,) of a block of columns, whose logits z are (N, B), from class `first` on.
+
+        Their gradient is written to `out`, (N, B), unless it is None.
+        """
+        if lgl_inr_native.takes(z):
+            return lgl_inr_native.columns(
+                z,
+                first,
+                *self.segments[:3],
+                num_classes=self.num_classes,
+                pos_weight=self.pos_weight,
+                beta=self.beta,
+                detach_weights=self.detach_weights,
+                out=out,
+            )
+        return self._parts.columns(z, first, out)
+
+    @cached_property
+    def _parts(self) -> "_Parts":
+        return _Parts(self)
+
+
+class _Parts:
+    """The same in torch's own operations, on any device and in float64 too."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.batch, segments = batch, batch.segments
         # Ignored rows may hold anything, NaN too: where there may be some, they are masked out of every result.
-        self.any_ignored = target.device.type != "cpu" or bool(self.ignored.any())
-        present = (self.segments.counts > 0) & (self.segments.labels < num_classes)  # (S,)
+        self.any_ignored = batch.label.device.type != "cpu" or bool(batch.ignored.any())
+        present = (segments.counts > 0) & (segments.labels < batch.num_classes)  # (S,)
         self.absent = ~present[:, None]
-        self.counts = self.segments.counts.clamp(min=1).to(dtype)  # (S,)
+        self.counts = segments.counts.clamp(min=1).to(batch.dtype)  # (S,)
         self.weight_of_segment = self.counts * present
-        self.base = (-max(beta, 0.0) - self.counts.log())[:, None]
-        self.beta_mean = (beta / self.counts)[:, None]
-        self.segment_rows = torch.arange(len(self.counts), device=target.device)
-        self.buffers = [self.counts.new_empty(len(target) * width) for _ in range(3)]
+        self.base = (-max(batch.beta, 0.0) - self.counts.log())[:, None]
+        self.beta_mean = (batch.beta / self.counts)[:, None]
+        self.segment_rows = torch.arange(len(self.counts), device=self.counts.device)
+        pull = self.counts.reciprocal()  # what a segment's positives weigh in their column
+        if batch.pos_weight is not None:
+            pull = pull * F.pad(batch.pos_weight.to(pull), (0, 1))[segments.labels]
+        self.pull = pull
+        self.buffers = [self.counts.new_empty(len(batch.label) * batch.width) for _ in range(3)]
 
     def sums(self, x: Tensor) -> Tensor:
         """(N, B) -> (S, B): sums over the rows of each class, 0 for the absent."""
-        order, offsets = self.segments.order, self.segments.offsets
+        order, offsets = self.batch.segments.order, self.batch.segments.offsets
         bags = F.embedding_bag(order, x, offsets, mode="sum", include_last_offset=True)
         return bags.masked_fill_(self.absent, 0.0) if self.any_ignored else bags
 
-    def own(self, first: int, width: int) -> tuple[Tensor, Tensor]:
-        """Where in the block from class `first` on a row has its own column, (N, 1), and whether it has, (N,)."""
-        column = (self.label - first).clamp(0, width - 1)[:, None]
-        return column, (self.label >= first) & (self.label < first + width)
-
-    def negatives(
-        self, z: Tensor, first: int, with_grad: bool
-    ) -> tuple[Tensor, Tensor, tuple[Tensor, Tensor] | None]:
-        """The negative terms of a block of columns, whose logits z are (N, B), from class `first` on.
-
-        Returns sum of omega A, (B,), and the parts of its gradient: scale (B,), and two factors (N, B) whose
-        product, times the scale, it is everywhere but at each row's own column. The factors live in the buffers.
-        """
+    def columns(self, z: Tensor, first: int, out: Tensor | None) -> Tensor:
+        """As of the batch."""
         rows, width = z.shape
+        beta, segments = self.batch.beta, self.batch.segments
+        # Where a row has its own column, (N, 1), and whether the block has it; where each class has its own.
+        column = (self.batch.label - first).clamp(0, width - 1)[:, None]
+        inside = (self.batch.label >= first) & (self.batch.label < first + width)
+        inside = (inside & ~self.batch.ignored)[:, None]
+        held = (segments.labels >= first) & (segments.labels < first + width)
+
         p, a, other = (b[: rows * width].view(rows, width) for b in self.buffers)
         torch.sigmoid(z, out=p)
         torch._C._nn.softplus(z, 1, 40, out=a)  # type: ignore[call-arg]  # -log(1 - p); 40: exact in float64 too
         # A column's own class is none of its negatives: 0 there, so that an infinite logit meets no weight of 0.
-        column, inside = self.own(first, width)
-        a.scatter_(1, column, a.gather(1, column).masked_fill_(inside[:, None], 0.0))
+        a.scatter_(1, column, a.gather(1, column).masked_fill_(inside, 0.0))
         A = self.sums(a)  # (S, B), n_k times the mean
 
         # v = exp(beta P - shift) / n_k: omega / n_k up to the column's constant. A column's own class weighs
         # nothing; segments of classes outside this block write their zero into a spare place at the end.
         flat = torch.empty(len(self.counts) * width + 1, device=z.device, dtype=z.dtype)
         v = torch.addcmul(self.base, self.sums(p), self.beta_mean, out=flat[:-1].view(-1, width))
-        labels = self.segments.labels
-        held = (labels >= first) & (labels < first + width)
-        place = torch.where(held, self.segment_rows * width + labels - first, len(flat) - 1)
-        if abs(self.beta) > _FIXED_SHIFT_BETA:
+        place = torch.where(held, self.segment_rows * width + segments.labels - first, len(flat) - 1)
+        if abs(beta) > _FIXED_SHIFT_BETA:
             flat.scatter_(0, place, -torch.inf)
             top = v.masked_fill(self.absent, -torch.inf).amax(0)
             v.sub_(top.masked_fill_(top == -torch.inf, 0.0)).clamp_(max=0.0)
         v.exp_()
         flat.scatter_(0, place, 0.0)
         total = self.weight_of_segment @ v
-        inverse = torch.where(total == 0, 0.0, 1 / total)  # no negatives in the batch: 0, not NaN
-        average = (v * A).sum(0).mul_(inverse)  # sum of omega A
-        if not with_grad:
-            return average, inverse, None
+        v.mul_(torch.where(total == 0, 0.0, 1 / total))  # no negatives in the batch: 0, not NaN
+        average = (v * A).sum(0)  # sum of omega A
+
+        own = z.gather(1, column).masked_fill(~inside, torch.inf)
+        pull = self.sums(torch._C._nn.softplus(-own, 1, 40))[:, 0] * self.pull
+        loss = z.new_zeros(width + 1)  # the last swallows the classes outside
+        loss = loss.scatter_(0, torch.where(held, segments.labels - first, width), pull)[:-1] + average
+        if out is None:
+            return loss
 
         # omega / n_k * p * (1 + c (1 - p)), c = beta (A - average) or 0
-        of_row = self.segments.of_row
-        if self.detach_weights or self.beta == 0:
+        of_row = segments.of_row
+        if self.batch.detach_weights or beta == 0:
             torch.index_select(v, 0, of_row, out=a)
         else:
             a.neg_().exp_()  # 1 - p, without cancellation
-            c = torch.addcmul(-self.beta * average, A, self.beta_mean, out=A)
+            c = torch.addcmul(-beta * average, A, self.beta_mean, out=A)
             a.mul_(torch.index_select(c.mul_(v), 0, of_row, out=other))
             a.add_(torch.index_select(v, 0, of_row, out=other))
-        return average, inverse, (p, a)
-
-    def pull(self, own: Tensor, pos_weight: Tensor | None) -> Tensor:
-        """The positive terms of the segments' classes, (S,), from each row's own logit, (N, 1)."""
-        z = own.masked_fill(self.ignored[:, None], torch.inf)
-        mean = self.sums(torch._C._nn.softplus(-z, 1, 40))[:, 0] / self.counts
-        return mean if pos_weight is None else mean * F.pad(pos_weight.to(mean), (0, 1))[self.segments.labels]
-
-    def pull_grad(self, own: Tensor, pos_weight: Tensor | None) -> Tensor:
-        """Their gradient in the own logits, (N, 1)."""
-        z = own.masked_fill(self.ignored[:, None], torch.inf)
-        grad = -torch.sigmoid(-z) / self.counts[self.segments.of_row, None]
-        return grad if pos_weight is None else grad * pos_weight.to(grad)[self.label][:, None]
-
-    def spread(self, values: Tensor) -> Tensor:
-        """Values of the segments, (S,), to their classes, (num_classes,)."""
-        out = values.new_zeros(self.num_classes + 1)  # the last swallows the absent
-        return out.scatter_(0, self.segments.labels, values)[:-1]
+        torch.mul(p, a, out=out)
+        if self.any_ignored:
+            out.masked_fill_(self.batch.ignored[:, None], 0.0)
+        pulled = -torch.sigmoid(-own) * self.pull[of_row, None]
+        out.scatter_(1, column, torch.where(inside, pulled, out.gather(1, column)))
+        return loss
 
 
 def _columns(
@@ -187,31 +208,27 @@ def _columns(
     detach_weights: bool,
     ignore_index: int,
     with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor]:
     rows, num_classes = logits.shape
     dtype = compute_dtype(logits)
-    width = _block_columns(rows, num_classes, logits.device.type)
+    native = lgl_inr_native.takes(logits)  # all columns at once: it has blocks of its own
+    width = num_classes if native else _block_columns(rows, num_classes, logits.device.type)
     batch = Batch(
-        target, num_classes, ignore_index, beta=beta, detach_weights=detach_weights, width=width, dtype=dtype
+        target,
+        num_classes,
+        ignore_index,
+        pos_weight=pos_weight,
+        beta=beta,
+        detach_weights=detach_weights,
+        width=width,
+        dtype=dtype,
     )
-    if not with_grad:
-        negative = logits.new_empty((0, 0), dtype=dtype)
-    elif width == num_classes:  # the gradient takes the place of the probabilities
-        negative = batch.buffers[0].view(rows, num_classes)
-    else:
-        negative = logits.new_empty((rows, num_classes), dtype=dtype)
     loss = logits.new_empty(num_classes, dtype=dtype)
-    scale = torch.empty_like(loss)
+    grad = logits.new_empty((rows, num_classes) if with_grad else (0, 0), dtype=dtype)
     for start in range(0, num_classes, width):
         part = slice(start, start + width)
-        loss[part], scale[part], factors = batch.negatives(logits[:, part].to(dtype), start, with_grad)
-        if factors is not None:
-            torch.mul(*factors, out=negative[:, part])
-    if with_grad and batch.any_ignored:
-        negative.masked_fill_(batch.ignored[:, None], 0.0)
-    own = logits.gather(1, batch.label[:, None]).to(dtype)
-    loss += batch.spread(batch.pull(own, pos_weight))
-    return loss, negative, scale, batch.pull_grad(own, pos_weight)
+        loss[part] = batch.columns(logits[:, part].to(dtype), start, grad[:, part] if with_grad else None)
+    return loss, grad
 
 
 def _block_columns(rows: int, num_classes: int, device: str) -> int:
@@ -232,11 +249,10 @@ def _(
     detach_weights: bool,
     ignore_index: int,
     with_grad: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    rows, num_classes = logits.shape
-    shapes = (num_classes,), (rows, num_classes) if with_grad else (0, 0), (num_classes,), (rows, 1)
-    loss, negative, scale, positive = (logits.new_empty(s, dtype=compute_dtype(logits)) for s in shapes)
-    return loss, negative, scale, positive
+) -> tuple[Tensor, Tensor]:
+    dtype = compute_dtype(logits)
+    grad = logits.new_empty(logits.shape if with_grad else (0, 0), dtype=dtype)
+    return logits.new_empty(logits.shape[1], dtype=dtype), grad
 
 
 @lgl_inr.register_vmap
@@ -245,7 +261,7 @@ def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Ten
         lgl_inr(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
         for i in range(info.batch_size)
     ]
-    return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0, 0, 0, 0)
+    return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0, 0)
 
 
 def lgl_inr_columns(
@@ -273,7 +289,7 @@ def lgl_inr_columns(
 
 
 class _LGLINR(torch.autograd.Function):
-    """The operator with its gradient, whose parts are made with the loss, in one pass over the logits."""
+    """The operator with its gradient, which is made with the loss, in one pass over the logits."""
 
     generate_vmap_rule = True
 
@@ -287,26 +303,23 @@ class _LGLINR(torch.autograd.Function):
         detach_weights: bool,
         ignore_index: int,
         with_grad: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        result: tuple[Tensor, Tensor, Tensor, Tensor] = lgl_inr(
+    ) -> tuple[Tensor, Tensor]:
+        result: tuple[Tensor, Tensor] = lgl_inr(
             logits, target, pos_weight, beta, detach_weights, ignore_index, with_grad
         )
         return result
 
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-        logits, anchor, target, *_, ignore_index, _ = inputs
-        ctx.logits_dtype, ctx.ignore_index = logits.dtype, ignore_index
-        ctx.mark_non_differentiable(*output[1:])
-        ctx.save_for_backward(anchor, target, *output[1:])
+        logits, anchor, *_ = inputs
+        ctx.logits_dtype = logits.dtype
+        ctx.mark_non_differentiable(output[1])
+        ctx.save_for_backward(anchor, output[1])
 
     @staticmethod
     def backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> Any:
-        anchor, target, negative, scale, positive = ctx.saved_tensors
-        label = target.masked_fill(target == ctx.ignore_index, 0)
-        grad = negative * (scale * grad_loss)
-        grad[torch.arange(len(label), device=grad.device), label] = positive[:, 0] * grad_loss[label]
-        grad = grad.to(ctx.logits_dtype)
+        anchor, made = ctx.saved_tensors
+        grad = (made * grad_loss).to(ctx.logits_dtype)
         if torch.is_grad_enabled():  # create_graph=True: a second derivative must raise, not be taken as 0
             grad = DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
         return grad, None, None, None, None, None, None, None

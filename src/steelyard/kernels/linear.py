@@ -108,6 +108,7 @@ def _lgl_inr(
             target,
             num_classes,
             ignore_index,
+            pos_weight=pos_weight,
             beta=beta,
             detach_weights=detach_weights,
             width=width,
@@ -115,21 +116,14 @@ def _lgl_inr(
         )
         factor = factor.to(head.dtype)
         losses = head.x.new_empty(len(weight))
-        own = head.x.new_zeros(len(input), 1)
+        buffer = torch.empty_like(head.buffer)
         for start in head.starts():
             z = head.logits(start)
             columns = slice(start, start + z.shape[1])
-            column, inside = batch.own(first + start, z.shape[1])
-            own = torch.where(inside[:, None], z.gather(1, column), own)
-            losses[columns], scale, factors = batch.negatives(z, first + start, any(needs))
-            if factors is None:
-                continue
-            dz = torch.mul(*factors, out=factors[0]).mul_(scale * factor[columns])
-            if batch.any_ignored:
-                dz.masked_fill_(batch.ignored[:, None], 0.0)
-            _set_own(dz, column, inside, batch.pull_grad(own, pos_weight) * factor[columns][column])
-            head.backward(start, dz)
-        losses += batch.spread(batch.pull(own, pos_weight))[first : first + len(weight)]
+            dz = buffer[: z.numel()].view(z.shape) if any(needs) else None
+            losses[columns] = batch.columns(z, first + start, dz)
+            if dz is not None:
+                head.backward(start, dz.mul_(factor[columns]))
         return losses, *head.grads()
 
 

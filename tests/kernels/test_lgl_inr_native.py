@@ -1,0 +1,122 @@
+"""The compiled CPU code of LGL-INR against torch's own operations, which the oracles hold to in turn."""
+
+import os
+import shutil
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from steelyard.kernels import lgl_inr as kernel
+from steelyard.kernels import lgl_inr_native as native
+
+built = pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
+
+
+def columns(logits, target, pos_weight=None, beta=1.0, detach_weights=False):
+    return kernel._columns(logits, target, pos_weight, beta, detach_weights, -100, True)
+
+
+def assert_near(found, expected):
+    """Of float32 against float64: rounding beside the largest of a column's gradients, whose sums may cancel."""
+    torch.testing.assert_close(found[0].double(), expected[0], rtol=1e-5, atol=1e-6)
+    size = expected[1].abs().amax(0).clamp(min=1e-30)
+    assert ((found[1].double() - expected[1]).abs() / size).nan_to_num().max() < 2e-5
+
+
+@pytest.mark.skipif(not os.environ.get("CI") or shutil.which("cc") is None, reason="no C compiler to build it")
+def test_it_was_built():
+    assert native.library() is not None
+
+
+@built
+@settings(max_examples=60, deadline=None)
+@given(
+    seed=st.integers(0, 9999),
+    rows=st.integers(1, 40),
+    classes=st.sampled_from([1, 2, 15, 16, 17, 33, 300]),
+    beta=st.sampled_from([0.0, 1.0, 10.0, -3.0, 60.0]),
+    detach_weights=st.booleans(),
+    weighted=st.booleans(),
+    ignored=st.booleans(),
+)
+def test_equals_the_float64_operations(seed, rows, classes, beta, detach_weights, weighted, ignored):
+    generator = torch.Generator().manual_seed(seed)
+    logits = 4 * torch.randn(rows, classes, generator=generator)
+    target = torch.randint(classes, (rows,), generator=generator)
+    if ignored:
+        target[seed % rows] = -100
+        logits[seed % rows] = torch.nan
+    pos_weight = torch.rand(classes, generator=generator) + 0.5 if weighted else None
+    options = {"beta": beta, "detach_weights": detach_weights}
+    found = columns(logits, target, pos_weight, **options)
+    assert_near(found, columns(logits.double(), target, pos_weight, **options))
+    assert found[1].isfinite().all()
+
+
+@built
+@pytest.mark.parametrize("beta", [1.0, 50.0])
+def test_many_rows_of_a_class_lose_no_precision(beta):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(30_000, 3, generator=generator) - 2
+    target = (torch.rand(30_000, generator=generator) < 0.01).long()
+    assert_near(columns(logits, target, beta=beta), columns(logits.double(), target, beta=beta))
+
+
+@built
+def test_logits_of_any_size():
+    sizes = torch.tensor([0.0, 1e-8, 1e-4, 1.0, 20.0, 88.0, 300.0, 1e4])
+    logits = torch.cat([sizes, -sizes]).repeat(6, 1).roll(3, 1)
+    target = torch.tensor([0, 5, 5, 9, 15, 2])
+    assert_near(columns(logits, target), columns(logits.double(), target))
+
+
+@built
+def test_nan_and_infinite_logits_stay_in_their_columns():
+    logits, target = torch.zeros(4, 5), torch.tensor([0, 1, 1, 2])
+    logits[0, 3], logits[2, 4] = torch.nan, torch.inf
+    loss, grad = columns(logits, target)
+    assert loss[3].isnan()
+    assert loss[4] == torch.inf
+    assert loss[:3].isfinite().all()
+    assert grad[:, :3].isfinite().all()
+
+
+@built
+def test_rows_of_a_wider_tensor_and_transposed_logits():
+    wide, target = torch.randn(6, 40), torch.tensor([0, 3, 3, 7, 9, 1])
+    expected = columns(wide[:, 5:25].contiguous(), target)
+    for other in (wide[:, 5:25], wide[:, 5:25].t().contiguous().t()):
+        torch.testing.assert_close(columns(other, target), expected)
+
+
+@built
+def test_number_of_threads_changes_nothing():
+    logits, target = torch.randn(50, 700), torch.randint(700, (50,))
+    before = torch.get_num_threads()
+    try:
+        results = []
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            results.append(columns(logits, target))
+    finally:
+        torch.set_num_threads(before)
+    torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+def test_without_it_float32_goes_to_torchs_operations(monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+    logits, target = torch.randn(12, 30), torch.randint(30, (12,))
+    assert not native.takes(logits)
+    assert_near(columns(logits, target), columns(logits.double(), target))
+
+
+def test_a_library_of_another_source_is_left_alone(monkeypatch):
+    monkeypatch.setattr(native, "_ABI", -1)
+    native.library.cache_clear()
+    try:
+        assert native.library() is None
+    finally:
+        monkeypatch.undo()
+        native.library.cache_clear()
