@@ -25,7 +25,7 @@ def columns(logits, target, *, beta=1.0, detach_weights=False, pos_weight=None, 
 
 
 def eager(logits, target, **options):
-    """The torch path, on the CPU."""
+    """The CPU's path."""
     return lgl_inr_loss(logits, target, reduction="none", **options)
 
 
@@ -38,7 +38,10 @@ def distances(result, expected):
 
 
 def check(logits, target, upstream=None, **options):
-    """Close to the float64 oracle on the same logits: three times the torch path's error, plus a few roundings."""
+    """Close to the float64 oracle on the same logits: three times the error of the CPU's path, plus a few roundings.
+
+    beta multiplies the roundings: an error d of P is one of beta d in e, and the bracket of the gradient may cancel.
+    """
     classes = logits.shape[1]
     if upstream is None:
         upstream = torch.linspace(-1, 2, classes)
@@ -57,8 +60,9 @@ def check(logits, target, upstream=None, **options):
     assert (grad[~counted.to(DEVICE)] == 0).all()
     found = distances((loss, grad[counted.to(DEVICE)]), exact)
     allowed = distances((plain[0], plain[1][counted]), exact)
-    assert found[0] <= 3 * allowed[0] + 1e-6, (found, allowed)
-    assert found[1] <= 3 * allowed[1] + 1e-6, (found, allowed)
+    few = 5e-7 * (2 + abs(options.get("beta", 1.0)))
+    assert found[0] <= 3 * allowed[0] + few, (found, allowed)
+    assert found[1] <= 3 * allowed[1] + few, (found, allowed)
 
 
 @pytest.mark.parametrize("detach_weights", [False, True])
