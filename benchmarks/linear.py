@@ -24,7 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import steelyard
-from losses import processor
+from losses import machine
 from steelyard.losses import lgl_inr_linear, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss
 from steelyard.report.figures import points_figure
@@ -128,8 +128,8 @@ def main() -> None:
     if arguments.curve:
         shapes = [(n, d, size) for size in (k // 64, k // 16, k // 4, k)]
         shapes += [(size, d, k // 4) for size in (n // 4, n * 2)] + [(n, size, k // 4) for size in (d // 4, d * 2)]
-    machine = f"{processor()}, {arguments.threads} threads"
-    print(f"{machine}; torch {torch.__version__}, steelyard {steelyard.__version__}")
+    setting = machine(arguments.threads)
+    print(f"{setting}; torch {torch.__version__}, steelyard {steelyard.__version__}")
     rows: list[list[Any]] = []
     for shape in shapes:
         names = list(COMPETITORS)
@@ -143,7 +143,7 @@ def main() -> None:
             )
             figures = f"{1e3 * seconds:.3f}", f"{seconds / time_base:.3f}", f"{size / 2**20:.2f}"
             rows.append(
-                [*shape, name, *figures, f"{size / memory_base:.4f}", arguments.rounds, machine, torch.__version__]
+                [*shape, name, *figures, f"{size / memory_base:.4f}", arguments.rounds, setting, torch.__version__]
             )
     if arguments.out is not None:
         with arguments.out.open("w", newline="") as file:

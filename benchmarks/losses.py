@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import steelyard
+from steelyard.kernels import lgl_inr_native
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
 
 SHAPES = [(128, 10), (256, 1000), (1024, 1000), (256, 10_000), (1024, 21_841)]
@@ -52,10 +53,14 @@ def measure(rows: int, classes: int, rounds: int) -> dict[str, float]:
     return {name: statistics.median(values) for name, values in times.items()}
 
 
-def processor() -> str:
+def machine(threads: int) -> str:
+    """What is measured on: processor, threads, and whether the compiled kernels are there."""
     info = Path("/proc/cpuinfo")
     lines = info.read_text().splitlines() if info.exists() else []
-    return next((x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor())
+    processor = next(
+        (x.split(":", 1)[1].strip() for x in lines if x.startswith("model name")), platform.processor()
+    )
+    return f"{processor}, {threads} threads, {'compiled' if lgl_inr_native.library() else 'no compiled'} kernels"
 
 
 def main() -> None:
@@ -64,8 +69,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    machine = f"{processor()}, {arguments.threads} threads"
-    print(f"{machine}; torch {torch.__version__}, steelyard {steelyard.__version__}")
+    setting = machine(arguments.threads)
+    print(f"{setting}; torch {torch.__version__}, steelyard {steelyard.__version__}")
     rows = []
     for n, k in SHAPES:
         rounds = 51 if n * k < 5e6 else 15
@@ -74,7 +79,7 @@ def main() -> None:
         for name, seconds in medians.items():
             ratio = seconds / medians[BASELINE]
             print(f"  {name:24s} {1e3 * seconds:9.3f} ms  {ratio:5.2f} x")
-            rows.append([n, k, name, f"{1e3 * seconds:.4f}", f"{ratio:.3f}", rounds, machine, torch.__version__])
+            rows.append([n, k, name, f"{1e3 * seconds:.4f}", f"{ratio:.3f}", rounds, setting, torch.__version__])
     if arguments.out is not None:
         with arguments.out.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")
