@@ -58,11 +58,22 @@ def check_target(
 
 
 def check_weights(
-    name: str, weights: Tensor | None, *, length: int, logits: Tensor, validate: bool | None
+    name: str,
+    weights: Tensor | None,
+    *,
+    length: int,
+    logits: Tensor,
+    validate: bool | None,
+    constant: bool = False,
 ) -> Tensor | None:
-    """Return `weights` in the dtype that the loss computes in, after refusing what cannot be weights."""
+    """Return `weights` in the dtype that the loss computes in, after refusing what cannot be weights.
+
+    `constant` ones get no gradient from the loss, so they may not ask for one.
+    """
     if weights is None:
         return None
+    if constant and isinstance(weights, Tensor) and weights.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} must not require a gradient, as this loss has none for it: pass {name}.detach()")
     return check_values(name, weights, length=length, logits=logits, validate=validate, low=0)
 
 
@@ -107,6 +118,17 @@ def check_number(name: str, value: float, *, low: float = -math.inf, high: float
         limits = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}]"
         raise ValueError(f"{name} must be a finite number{limits}, got {value}")
     return float(value)
+
+
+def check_beta(beta: float) -> float:
+    """A finite beta; beyond 1e30 its products with losses could leave the range of float32."""
+    return check_number("beta", beta, low=-1e30, high=1e30)
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Refuse what is no bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:

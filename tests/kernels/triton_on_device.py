@@ -257,7 +257,7 @@ def test_traces_into_one_graph():
 def test_a_label_out_of_range_is_refused(label):
     logits, target = batch(6, 5, dtype=torch.float32)
     target[1] = label
-    with pytest.raises(RuntimeError, match="a label is neither"):
+    with pytest.raises(RuntimeError, match="target must hold labels from 0 to 4"):
         columns(logits, target)
 
 

@@ -346,6 +346,17 @@ def test_compiled_equals_eager_without_recompiling(name, backend):
         torch.testing.assert_close(grad, expected_grad, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("label", [-1, 5, 70])
+@pytest.mark.parametrize("classes", [5, 40])  # fewer than rows, and more
+@pytest.mark.filterwarnings("ignore")
+def test_a_label_out_of_range_stops_compiled_and_unvalidated_code_too(name, classes, label):
+    logits, target = batch(12, classes, dtype=torch.float32)
+    target[3] = label if label != 5 else classes
+    for function, options in ((LOSSES[name].function, {"validate": False}), (_compiled(name, "aot_eager"), {})):
+        with pytest.raises((RuntimeError, IndexError), match=r"(?i)target|index"):
+            value_and_grad(function, logits, target, **options)
+
+
 @pytest.mark.filterwarnings("ignore")
 def test_export(name):
     logits, target = batch(dtype=torch.float32)

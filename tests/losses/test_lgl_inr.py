@@ -39,10 +39,31 @@ def test_any_beta_equals_the_oracle(rows, classes, beta, detach_weights):
     torch.testing.assert_close(grad, expected_grad, rtol=1e-10, atol=1e-15)
 
 
-@pytest.mark.parametrize("beta", [float("inf"), float("-inf"), float("nan")])
+@pytest.mark.parametrize("beta", [float("inf"), float("-inf"), float("nan"), 1e39])
 def test_beta_that_is_not_finite_is_refused(beta):
-    with pytest.raises(ValueError, match="beta must be a finite number, got"):
+    with pytest.raises(ValueError, match=r"beta must be a finite number in \[-1e\+30, 1e\+30\], got"):
         lgl_inr_loss(*batch(), beta=beta)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("beta", [1e30, -1e30])
+def test_largest_beta_is_finite(beta, dtype):
+    logits, target = batch(12, 5, 30.0, dtype=dtype)
+    assert all(x.isfinite().all() for x in value_and_grad(lgl_inr_loss, logits, target, beta=beta))
+
+
+def test_a_weight_without_a_gradient_may_not_ask_for_one():
+    logits, target = batch(6, 5)
+    wanted = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    with pytest.raises(ValueError, match=r"pos_weight must not require a gradient, .* pass pos_weight.detach\(\)"):
+        lgl_inr_loss(logits, target, pos_weight=wanted)
+    with torch.no_grad():
+        lgl_inr_loss(logits, target, pos_weight=wanted)
+
+
+def test_detach_weights_must_be_a_bool():
+    with pytest.raises(TypeError, match="detach_weights must be a bool, got str"):
+        lgl_inr_loss(*batch(), detach_weights="no")
 
 
 def test_oracle_agrees_with_mpmath():

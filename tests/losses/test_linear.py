@@ -129,6 +129,55 @@ def test_no_less_exact_than_torch(name, dtype):
 
 
 @every_loss
+def test_gradients_too_small_for_float16_survive_until_they_are_scaled(name):
+    """An upstream gradient, such as a loss scale, is applied before anything is rounded to float16."""
+    *parts, target = head(8, 4, 20_000, torch.float16)
+    scale = 2.0**16 if name == "lgl-inr" else 1.0  # a mean over samples is larger than one over columns
+    exact = run(FUSED[name], [p.double() for p in parts], target, scale)
+    found = run(FUSED[name], parts, target, scale)
+    for ours, true in zip(found[1][1:], exact[1][1:], strict=True):
+        torch.testing.assert_close(ours.double(), true, rtol=2e-3, atol=2e-3 * true.abs().median().item())
+
+
+@every_loss
+def test_several_upstream_gradients_at_once(name):
+    x, weight, _, target = head()
+    weight.requires_grad_()
+    loss = FUSED[name](x, weight, target)
+    upstream = torch.tensor([1.0, 2.0, -3.0], dtype=torch.float64)
+    (batched,) = torch.autograd.grad(loss, weight, upstream, is_grads_batched=True, retain_graph=True)
+    (one,) = torch.autograd.grad(loss, weight)
+    torch.testing.assert_close(batched, upstream[:, None, None] * one)
+
+
+@every_loss
+@pytest.mark.parametrize("num_sampled", [None, 2])
+@pytest.mark.parametrize("label", [-1, 5, 70])
+@pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
+def test_a_label_out_of_range_stops_compiled_and_unvalidated_code_too(name, label, num_sampled):
+    *parts, target = head(dtype=torch.float32)
+    target[3] = label
+    torch._dynamo.reset()
+    compiled = torch.compile(FUSED[name], backend="aot_eager")
+    for function, options in ((FUSED[name], {"validate": False}), (compiled, {})):
+        with pytest.raises((RuntimeError, IndexError), match=r"(?i)target|index"):
+            run(function, parts, target, num_sampled=num_sampled, **options)
+
+
+@every_loss
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
+def test_empty_batch_of_a_head_whose_bias_sums_to_infinity(name, dtype):
+    parts = (
+        torch.zeros(0, 4),
+        torch.full((10_000, 4), torch.inf, dtype=dtype),
+        torch.full((10_000,), -9.2, dtype=dtype),
+    )
+    loss, grads = run(FUSED[name], parts, torch.zeros(0, dtype=torch.long))
+    assert loss == 0
+    assert all((g == 0).all() for g in grads)
+
+
+@every_loss
 @pytest.mark.parametrize(
     "wanted", [(True, False, False), (False, True, False), (False, False, True), (False, True, True)]
 )
@@ -332,6 +381,17 @@ def test_largest_logits(chunk_size):
 
 
 @every_loss
+def test_prediction_takes_the_dtypes_that_the_loss_takes(name):
+    module = HEADS[name](4, 5, dtype=torch.bfloat16)
+    for dtype in (torch.bfloat16, torch.float32, torch.float64):
+        x = torch.randn(3, 4, dtype=dtype)
+        module(x, torch.tensor([0, 1, 2]))
+        assert module.logits(x).dtype == dtype
+        values, classes = module.predict(x, 2)
+        torch.testing.assert_close(values, module.logits(x).gather(1, classes))
+
+
+@every_loss
 def test_module_is_a_linear_layer_with_its_loss(name):
     torch.manual_seed(0)
     options = {key: value.float() for key, value in weights_of(name, 6).items()}
@@ -372,7 +432,16 @@ def test_module_learns():
         ({"input": [1.0]}, TypeError, r"input must be a tensor of shape \(..., D\), got list"),
         ({"input": torch.ones(12, 4, dtype=torch.long)}, TypeError, "input must be floating point, got int64"),
         ({"input": torch.ones(12, 3)}, ValueError, r"input must have shape \(..., 4\) for this linear_weight"),
-        ({"linear_weight": torch.ones(5)}, ValueError, r"linear_weight must have shape \(K, D\) with K >= 1"),
+        ({"linear_weight": torch.ones(5)}, ValueError, r"linear_weight must have shape \(K, D\) with K, D >= 1"),
+        ({"linear_bias": [0.0] * 5}, TypeError, r"linear_bias must be a tensor of shape \(K,\), got list"),
+        ({"linear_bias": torch.ones(5).long()}, TypeError, "linear_bias must be floating point, got int64"),
+        (
+            {"linear_weight": torch.ones(5, 4).to("meta")},
+            ValueError,
+            "linear_weight must be on the device of input",
+        ),
+        ({"weight": torch.ones(5).requires_grad_()}, ValueError, "weight must not require a gradient"),
+        ({"pos_weight": torch.ones(5).requires_grad_()}, ValueError, "pos_weight must not require a gradient"),
         ({"linear_bias": torch.ones(4)}, ValueError, r"linear_bias must have shape \(5,\), got \(4,\)"),
         ({"target": torch.zeros(11, dtype=torch.long)}, ValueError, r"target must have shape \(12,\)"),
         (
@@ -406,5 +475,11 @@ def test_bad_heads():
         LGLINRLinear(4, 5, bta=3)
     with pytest.raises(ValueError, match="k must be from 1 to 5, the number of classes, got 6"):
         LogisticLinear(4, 5).predict(torch.zeros(2, 4), 6)
+    with pytest.raises(TypeError, match=r"input must be a tensor of shape \(..., D\), got list"):
+        linear_topk([1.0], torch.eye(3), 1)
+    with pytest.raises(ValueError, match="num_sampled must be from 1 to 5, the columns, got 50"):
+        LGLINRLinear(4, 5, num_sampled=50)
+    with pytest.raises(ValueError, match="chunk_size must be an int >= 1, got 0"):
+        LGLINRLinear(4, 5, chunk_size=0)
     with pytest.raises(ValueError, match="must have at least two rows"):
         LogisticLinear(4, 1)(torch.zeros(2, 4), torch.tensor([0, 0]))

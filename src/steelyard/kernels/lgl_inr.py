@@ -48,8 +48,18 @@ class _Segments(NamedTuple):
     of_row: Tensor  # (N,) each row's segment
 
 
+def assert_labels(target: Tensor, num_classes: int, ignore_index: int) -> None:
+    """Stop at a label that is neither in 0..K-1 nor `ignore_index`, without waiting for the device.
+
+    In eager code on the CPU the losses have refused it already, and said where it is.
+    """
+    known = (target >= 0) & (target < num_classes) | (target == ignore_index)
+    torch._assert_async(known.all(), f"target must hold labels from 0 to {num_classes - 1} or {ignore_index}")
+
+
 def _segments(target: Tensor, num_classes: int, ignore_index: int) -> _Segments:
     """Sort the labels into segments whose number is known from N and K alone: no host synchronisation."""
+    assert_labels(target, num_classes, ignore_index)
     rows = target.shape[0]
     key = torch.where(target == ignore_index, num_classes, target)
     ordered, order = torch.sort(key, stable=True)

@@ -20,7 +20,7 @@
 #define WIDEST 256   /* columns of a tile, at most */
 #define NARROWEST 16 /* a cache line of float32 */
 #define ROOM 262144  /* floats of P, and of A, of a tile: together the cache of one core */
-#define RUN 128      /* rows that are added up before they join the sum of their class: what keeps it exact */
+#define RUN 32       /* floats that are added up before their sum joins one in double: what keeps it exact */
 /* P lies in [0, 1]: up to this beta, exp(beta P - max(beta, 0)) needs no maximum over the classes. */
 #define FIXED_SHIFT_BETA 30.0f
 
@@ -110,23 +110,36 @@ INLINE void weigh(const Batch *b, float n, int own, int width, const float *rest
     }
 }
 
+/* Let a run of additions join the whole, and start anew. */
+INLINE void join(int width, float *restrict run, double *restrict whole) {
+    for (int j = 0; j < width; j++) whole[j] += run[j], run[j] = 0;
+}
+
 FOR_EACH_PROCESSOR
 static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *room) {
-    float total[WIDEST], sum[WIDEST], shift[WIDEST], more_p[WIDEST], more_a[WIDEST];
+    float total[WIDEST], sum[WIDEST], shift[WIDEST];
+    double whole_p[WIDEST], whole_a[WIDEST], whole_total[WIDEST], whole_sum[WIDEST];
+    int weighed = 0;
     float *const P = room, *const A = room + spacing * b->segments;
     const int fixed_shift = fabsf(b->beta) <= FIXED_SHIFT_BETA;
     for (int j = 0; j < width; j++) {
         total[j] = sum[j] = b->loss[at + j] = 0;
+        whole_total[j] = whole_sum[j] = 0;
         shift[j] = fixed_shift ? fmaxf(b->beta, 0.0f) : -INFINITY;
     }
     for (int64_t s = 0; s < b->segments; s++) {
         const int64_t label = b->labels[s], start = b->offsets[s], end = b->offsets[s + 1];
         if (start == end || label >= b->num_classes) continue;
         float *restrict p = P + s * spacing, *restrict a = A + s * spacing;
-        add_rows(b, start, end < start + RUN ? end : start + RUN, at, width, p, a);
-        for (int64_t i = start + RUN; i < end; i += RUN) {
-            add_rows(b, i, end < i + RUN ? end : i + RUN, at, width, more_p, more_a);
-            for (int j = 0; j < width; j++) p[j] += more_p[j], a[j] += more_a[j];
+        if (end - start <= RUN)
+            add_rows(b, start, end, at, width, p, a);
+        else {
+            for (int j = 0; j < width; j++) whole_p[j] = whole_a[j] = 0;
+            for (int64_t i = start; i < end; i += RUN) {
+                add_rows(b, i, end < i + RUN ? end : i + RUN, at, width, p, a);
+                join(width, p, whole_p), join(width, a, whole_a);
+            }
+            for (int j = 0; j < width; j++) p[j] = (float)whole_p[j], a[j] = (float)whole_a[j];
         }
         const int64_t column = label - b->first - at;
         const int own = column >= 0 && column < width ? (int)column : -1;
@@ -140,9 +153,10 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
             b->loss[at + own] = weight * (float)pull;
             a[own] = 0;
         }
-        if (fixed_shift)
+        if (fixed_shift) {
             weigh(b, (float)(end - start), own, width, shift, p, a, total, sum);
-        else
+            if (++weighed % RUN == 0) join(width, total, whole_total), join(width, sum, whole_sum);
+        } else
             for (int j = 0; j < width; j++) {
                 const float x = b->beta * (p[j] / (float)(end - start));
                 if (j != own && x > shift[j]) shift[j] = x;
@@ -154,10 +168,13 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
             if (n == 0 || label >= b->num_classes) continue;
             weigh(b, (float)n, column >= 0 && column < width ? (int)column : -1, width, shift, P + s * spacing,
                   A + s * spacing, total, sum);
+            if (++weighed % RUN == 0) join(width, total, whole_total), join(width, sum, whole_sum);
         }
+    join(width, total, whole_total), join(width, sum, whole_sum);
     for (int j = 0; j < width; j++) {
-        total[j] = total[j] == 0 ? 0.0f : 1.0f / total[j]; /* no other class in the batch: 0, not NaN */
-        sum[j] *= total[j];
+        const double share = whole_total[j] == 0 ? 0 : 1 / whole_total[j]; /* no other class in the batch: 0, not NaN */
+        total[j] = (float)share;
+        sum[j] = (float)(whole_sum[j] * share);
         b->loss[at + j] += sum[j];
     }
     if (!b->grad) return;
@@ -199,8 +216,8 @@ int lgl_inr_columns(const float *logits, int64_t logits_stride, int64_t width, i
     const Batch batch = {logits, logits_stride, first, num_classes, segments, order, offsets, labels,
                          pos_weight, beta, detach_weights, loss, grad, grad_stride};
     int64_t spacing = ROOM / segments, each = (width + threads - 1) / threads;
-    spacing = (each < spacing ? each : spacing) + NARROWEST - 1;
-    spacing = spacing > WIDEST ? WIDEST : spacing / NARROWEST * NARROWEST;
+    spacing = ((each < spacing ? each : spacing) + NARROWEST - 1) / NARROWEST * NARROWEST;
+    spacing = spacing > WIDEST ? WIDEST : spacing < NARROWEST ? NARROWEST : spacing;
     int failed = 0;
 #pragma omp parallel num_threads(threads)
     {

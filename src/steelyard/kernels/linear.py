@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.kernels.lgl_inr import Batch, DifferentiableOnce
+from steelyard.kernels.lgl_inr import Batch, DifferentiableOnce, assert_labels
 
 # Elements of a chunk of logits, some eight of which live at a time.
 _CHUNK_ELEMENTS = {"cpu": 1 << 19}
@@ -147,6 +147,7 @@ def _logistic(
     """Losses of the samples, (N,), and the gradients of their sum weighted by `factor`, (N,)."""
     needs = needs_input, needs_weight, needs_bias
     with torch.autocast(input.device.type, enabled=False):
+        assert_labels(target, num_classes, ignore_index)
         ignored = target == ignore_index
         head = _Head(input, weight, bias, ignored, width, needs)
         label = target.masked_fill(ignored, 0) - first
@@ -220,11 +221,18 @@ def fused_loss(
     return result
 
 
+def _batched(x: Tensor) -> bool:
+    """Whether x stands for several tensors: under `torch.vmap` or `is_grads_batched=True`."""
+    functorch = torch._C._functorch
+    return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
+
+
 class _FusedLoss(torch.autograd.Function):
     """A weighted sum of losses, whose gradients are made with it; or the losses, with gradients made on demand.
 
     The gradients take as much memory as the head itself, so the first backward pass scales them in place and gives
-    them away; a second one through the same graph makes them anew.
+    them away; a second one through the same graph makes them anew. Those of a float16 head wait for the upstream
+    gradient: before it scales them they may be too small for that dtype.
     """
 
     @staticmethod
@@ -239,14 +247,16 @@ class _FusedLoss(torch.autograd.Function):
         *wanted_and_rest: Any,
     ) -> Tensor:
         wanted, rest = wanted_and_rest[:3], wanted_and_rest[3:]
-        needs = wanted if factor is not None else (False, False, False)
+        half = [need and x is not None and x.dtype == torch.float16 for need, x in zip(wanted[1:], (weight, bias))]
+        early = factor is not None and not any(half)
+        needs = wanted if early else (False, False, False)
         given = input.new_ones(len(weight if name == "lgl-inr" else input)) if factor is None else factor
         losses, *grads = _OPERATORS[name](input, weight, bias, target, given, *rest, *needs)
-        ctx.name, ctx.rest, ctx.wanted, ctx.reduced, ctx.made = name, rest, wanted, factor is not None, None
+        ctx.name, ctx.rest, ctx.wanted, ctx.made = name, rest, wanted, None
         keep = [input, weight, bias, target, factor]
-        if factor is not None and torch.compiler.is_compiling():
+        if early and torch.compiler.is_compiling():
             keep += grads
-        elif factor is not None:
+        elif early:
             ctx.made = grads
         ctx.save_for_backward(*keep)
         result: Tensor = losses if factor is None else (losses * factor.to(losses.dtype)).sum()
@@ -256,8 +266,10 @@ class _FusedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         input, weight, bias, target, factor, *grads = ctx.saved_tensors
         again = torch.is_grad_enabled()  # create_graph=True: a second derivative must raise, not be taken as 0
+        if not grads and ctx.made is not None and _batched(grad):
+            grads = ctx.made  # of several upstream gradients: nothing to scale in place
         if grads:
-            grads = [g * grad.to(g.dtype) for g in grads]
+            grads = [(g * grad).to(g.dtype) for g in grads]
         elif ctx.made is not None:
             grads, ctx.made = ctx.made, None
             with torch.no_grad():

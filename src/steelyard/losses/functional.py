@@ -14,7 +14,9 @@ from torch.nn import functional as F
 from steelyard._validation import (
     REDUCTIONS,
     Reduction,
+    check_beta,
     check_choice,
+    check_flag,
     check_logits,
     check_number,
     check_target,
@@ -258,10 +260,10 @@ def lgl_inr_loss(
     Args:
         logits: (N, K) or (N, K, d1, ...), floating. A binary problem takes K = 2.
         target: (N,) or (N, d1, ...), integer labels from 0 to K - 1.
-        beta: finite; 0 weights the non-target classes alike, large values keep the hardest.
+        beta: from -1e30 to 1e30; 0 weights the non-target classes alike, large values keep the hardest.
         detach_weights: treat :math:`\omega` as a constant in the gradient. The authors' default is False.
         weight: (K,) weight of each column's loss. Default: all 1.
-        pos_weight: (K,) further weight of each column's positive term. Default: all 1.
+        pos_weight: (K,) further weight of each column's positive term; gets no gradient. Default: all 1.
         mean_confusion: (K, K) values of P to weight by instead of the batch's own, with the same :math:`C`;
             a row of NaN leaves its class out of :math:`C`. The weights are then constants.
         logit_adjustment: (K,) values that are added to the logits: with the log of the class frequencies
@@ -298,8 +300,11 @@ def lgl_inr_loss(
     check_target(logits, target, num_labels=num_classes, ignore_index=ignore_index, validate=validate)
     logits = adjusted_logits(logits, logit_adjustment, validate)
     weight = check_weights("weight", weight, length=num_classes, logits=logits, validate=validate)
-    pos_weight = check_weights("pos_weight", pos_weight, length=num_classes, logits=logits, validate=validate)
-    beta = check_number("beta", beta)
+    pos_weight = check_weights(
+        "pos_weight", pos_weight, length=num_classes, logits=logits, validate=validate, constant=True
+    )
+    beta = check_beta(beta)
+    check_flag("detach_weights", detach_weights)
     check_choice("reduction", reduction, REDUCTIONS)
 
     rows, labels = _rows(logits), target.long().reshape(-1)
@@ -350,7 +355,7 @@ def in_negative_weights(mean_confusion: Tensor, *, beta: float = 1.0) -> Tensor:
                 [0.5000, 0.0000, 0.5000],
                 [0.5000, 0.5000, 0.0000]])
     """
-    beta = check_number("beta", beta)
+    beta = check_beta(beta)
     _check_mean_confusion(mean_confusion)
     return _omega(mean_confusion.detach(), beta)
 

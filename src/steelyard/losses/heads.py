@@ -7,7 +7,15 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.kernels.lgl_inr_group import check_group
-from steelyard.losses.linear import held_range, lgl_inr_linear, linear_topk, logistic_linear
+from steelyard.losses.linear import (
+    check_chunk_size,
+    check_num_sampled,
+    held_range,
+    lgl_inr_linear,
+    linear,
+    linear_topk,
+    logistic_linear,
+)
 from steelyard.losses.modules import LGLINRLoss, LogisticLoss
 
 if TYPE_CHECKING:
@@ -35,6 +43,10 @@ class _LossLinear(nn.Module):
         for name, value in (("in_features", in_features), ("num_classes", num_classes)):
             if isinstance(value, bool) or not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+        if num_sampled is not None:
+            check_num_sampled(num_sampled, num_classes)
+        if chunk_size is not None:
+            check_chunk_size(chunk_size)
         self.in_features, self.num_classes = in_features, num_classes
         self.num_sampled, self.chunk_size, self.column_group = num_sampled, chunk_size, column_group
         held = num_classes
@@ -61,7 +73,7 @@ class _LossLinear(nn.Module):
 
     def logits(self, input: Tensor) -> Tensor:
         """(..., K), or this process's columns of them."""
-        return nn.functional.linear(input, self.weight, self.bias)
+        return linear(input, self.weight, self.bias)
 
     def predict(self, input: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
         """The k largest logits of each sample and their classes, (..., k) each; see :func:`linear_topk`."""
@@ -132,10 +144,6 @@ class LGLINRLinear(_LossLinear):
         **options: Any,
     ) -> None:
         super().__init__(in_features, num_classes, bias, device, dtype, num_sampled, chunk_size, column_group)
-        if options.get("statistics", "batch") != "batch" or options.get("process_group") is not None:
-            raise ValueError(
-                "statistics must be 'batch' and process_group None in a head that never has its logits"
-            )
         if options.get("statistics", "batch") != "batch" or options.get("process_group") is not None:
             raise ValueError(
                 "statistics must be 'batch' and process_group None in a head that never has its logits"

@@ -11,12 +11,14 @@ from torch.nn import functional as F
 from steelyard._validation import (
     REDUCTIONS,
     Reduction,
+    check_beta,
     check_choice,
-    check_number,
+    check_flag,
     check_target,
     check_values,
     check_weights,
 )
+from steelyard.kernels.lgl_inr import assert_labels
 from steelyard.kernels.lgl_inr_group import check_group
 from steelyard.kernels.linear import chunk_columns, fused_loss
 from steelyard.losses import functional
@@ -59,7 +61,7 @@ def lgl_inr_linear(
         target: (N,) or (...), integer labels from 0 to K - 1.
         linear_bias: (K,). Default: none.
         beta, detach_weights, weight, pos_weight, logit_adjustment, ignore_index, reduction, validate: as in
-            :func:`~steelyard.losses.functional.lgl_inr_loss`.
+            :func:`~steelyard.losses.functional.lgl_inr_loss`. Weights get no gradient.
         num_sampled: take, beside the columns of the classes in the batch, only so many columns, drawn at random
             from all K, and scale those of absent classes by K / ``num_sampled``: an unbiased estimate of loss and
             gradient for less work. Not with ``reduction="none"`` or ``column_group``. Default: all columns.
@@ -101,7 +103,8 @@ def lgl_inr_linear(
     )
     weight = head.check("weight", weight)
     pos_weight = head.check("pos_weight", pos_weight)
-    beta = check_number("beta", beta)
+    beta = check_beta(beta)
+    check_flag("detach_weights", detach_weights)
     check_choice("reduction", reduction, REDUCTIONS)
     share = 1.0 if reduction == "sum" else 1.0 / head.num_classes
 
@@ -144,7 +147,7 @@ def logistic_linear(
     Args:
         input, linear_weight, target, linear_bias: as in :func:`lgl_inr_linear`.
         weight, pos_weight, class_weights, logit_adjustment, ignore_index, reduction, normalization, validate: as
-            in :func:`~steelyard.losses.functional.logistic_loss`.
+            in :func:`~steelyard.losses.functional.logistic_loss`. Weights get no gradient.
         num_sampled, generator, column_group, num_classes, chunk_size: as in :func:`lgl_inr_linear`.
 
     Returns:
@@ -216,8 +219,9 @@ def linear_topk(
     """The k largest logits of each sample and their classes, without the N x K logits; no gradient.
 
     Args:
-        input: (..., D).
-        linear_weight, linear_bias: (K, D) and (K,); under ``column_group`` this process's part.
+        input: (..., D), floating.
+        linear_weight, linear_bias: (K, D) and (K,); under ``column_group`` this process's part. Logits of mixed
+            dtypes are made in the widest of them.
         k: how many, at most K.
         column_group, num_classes, chunk_size: as in :func:`lgl_inr_linear`; every process gets the result.
 
@@ -231,8 +235,7 @@ def linear_topk(
         >>> linear_topk(torch.tensor([[3.0, 1.0, 2.0]]), torch.eye(3), 2)[1]
         tensor([[0, 2]])
     """
-    target = torch.zeros(input.shape[:-1], dtype=torch.long, device=input.device)
-    head = _Checked(input, linear_weight, target, linear_bias, None, -100, column_group, num_classes, False)
+    head = _Checked(input, linear_weight, None, linear_bias, None, -100, column_group, num_classes, False)
     if isinstance(k, bool) or not isinstance(k, int):
         raise TypeError(f"k must be an int, got {type(k).__name__}")
     if not 1 <= k <= head.num_classes:
@@ -243,7 +246,7 @@ def linear_topk(
         width = head.chunk(chunk_size)
         for start in range(0, head.held, width):
             part = slice(start, start + width)
-            z = F.linear(head.input, linear_weight[part], None if linear_bias is None else linear_bias[part])
+            z = linear(head.input, linear_weight[part], None if linear_bias is None else linear_bias[part])
             best = z.topk(min(k, z.shape[1]), 1)
             values, classes = _largest(k, (values, best.values), (classes, best.indices + (head.first + start)))
         if column_group is not None:
@@ -261,6 +264,12 @@ def linear_topk(
     return values.reshape(shape), classes.reshape(shape)
 
 
+def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """torch's linear layer, of mixed dtypes too: in the widest of them."""
+    dtype = torch.promote_types(input.dtype, weight.dtype)
+    return F.linear(input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
+
+
 def _largest(k: int, values: Any, classes: Any) -> tuple[Tensor, Tensor]:
     every = torch.cat(list(values), 1)
     best = every.topk(min(k, every.shape[1]), 1)
@@ -274,7 +283,7 @@ class _Checked:
         self,
         input: Tensor,
         linear_weight: Tensor,
-        target: Tensor,
+        target: Tensor | None,
         linear_bias: Tensor | None,
         logit_adjustment: Tensor | None,
         ignore_index: int,
@@ -282,13 +291,20 @@ class _Checked:
         num_classes: int | None,
         validate: bool | None,
     ) -> None:
-        for name, value, shape in (("input", input, "(..., D)"), ("linear_weight", linear_weight, "(K, D)")):
+        given = [("input", input, "(..., D)"), ("linear_weight", linear_weight, "(K, D)")]
+        if linear_bias is not None:
+            given.append(("linear_bias", linear_bias, "(K,)"))
+        for name, value, shape in given:
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name} must be a tensor of shape {shape}, got {type(value).__name__}")
             if not value.is_floating_point():
                 raise TypeError(f"{name} must be floating point, got {str(value.dtype).removeprefix('torch.')}")
-        if linear_weight.dim() != 2 or len(linear_weight) == 0:
-            raise ValueError(f"linear_weight must have shape (K, D) with K >= 1, got {tuple(linear_weight.shape)}")
+            if value.device != input.device:
+                raise ValueError(f"{name} must be on the device of input, {input.device}, got {value.device}")
+        if linear_weight.dim() != 2 or linear_weight.numel() == 0:
+            raise ValueError(
+                f"linear_weight must have shape (K, D) with K, D >= 1, got {tuple(linear_weight.shape)}"
+            )
         self.held, features = linear_weight.shape
         if input.dim() < 2 or input.shape[-1] != features:
             raise ValueError(
@@ -307,6 +323,8 @@ class _Checked:
         # what the checks take for the logits: their shape and device, one number of memory
         logits = torch.empty((), dtype=self.dtype, device=input.device).expand(*input.shape[:-1], self.num_classes)
         self._logits = logits.movedim(-1, 1)
+        if target is None:  # for a prediction
+            target = torch.zeros(input.shape[:-1], dtype=torch.long, device=input.device)
         check_target(
             self._logits, target, num_labels=self.num_classes, ignore_index=ignore_index, validate=validate
         )
@@ -324,7 +342,9 @@ class _Checked:
         self.weight, self.bias = linear_weight, linear_bias
 
     def check(self, name: str, value: Tensor | None) -> Tensor | None:
-        return check_weights(name, value, length=self.num_classes, logits=self._logits, validate=self.validate)
+        return check_weights(
+            name, value, length=self.num_classes, logits=self._logits, validate=self.validate, constant=True
+        )
 
     def ones(self) -> Tensor:
         return torch.ones(self.held, dtype=self.dtype, device=self.input.device)
@@ -332,14 +352,13 @@ class _Checked:
     def chunk(self, chunk_size: int | None) -> int:
         if chunk_size is None:
             return chunk_columns(len(self.input), self.held, self.input.device.type)
-        if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-            raise ValueError(f"chunk_size must be an int >= 1, got {chunk_size!r}")
+        check_chunk_size(chunk_size)
         return min(chunk_size, self.held)
 
     def loss(self, name: str, factor: Tensor | None, *rest: Any) -> Tensor:
         input = self.input if self.group is None else _Shared.apply(self.input, self.group)  # type: ignore[no-untyped-call]
         if len(input) == 0:  # no sample: 0, with a graph
-            nothing = input.sum() + self.weight.sum() * 0 + (0 if self.bias is None else self.bias.sum() * 0)
+            nothing = input.sum() + self.weight[:0].sum() + (0 if self.bias is None else self.bias[:0].sum())
             losses = input.new_zeros(self.held if name == "lgl-inr" else 0, dtype=self.dtype) + nothing
             return losses if factor is None else losses.sum()
         return fused_loss(name, input, self.weight, self.bias, self.target, factor, *rest)
@@ -357,14 +376,12 @@ class _Checked:
         Labels become slots, so that this is a head like any other, whose columns weigh 1, K / num_sampled, or 0
         where a slot is empty or its column is there already.
         """
-        if isinstance(num_sampled, bool) or not isinstance(num_sampled, int):
-            raise TypeError(f"num_sampled must be an int, got {type(num_sampled).__name__}")
-        if not 1 <= num_sampled <= self.num_classes:
-            raise ValueError(f"num_sampled must be from 1 to {self.num_classes}, the columns, got {num_sampled}")
+        check_num_sampled(num_sampled, self.num_classes)
         if reduction == "none":
             raise ValueError("num_sampled estimates a sum over columns: reduction must be mean or sum, got 'none'")
         if self.group is not None:
             raise ValueError("num_sampled cannot be used with column_group")
+        assert_labels(self.target, self.num_classes, self.ignore_index)
         ignored = self.target == self.ignore_index
         ordered, order = torch.sort(self.target.masked_fill(ignored, self.num_classes), stable=True)
         new = F.pad((ordered[1:] != ordered[:-1]).long(), (1, 0)).cumsum(0)
@@ -381,6 +398,20 @@ class _Checked:
         self.target = torch.empty_like(order).scatter_(0, order, new).masked_fill(ignored, self.ignore_index)
         self.held = self.num_classes = len(self.columns)
         return scale
+
+
+def check_chunk_size(chunk_size: int) -> None:
+    """Refuse what is no number of columns."""
+    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
+        raise ValueError(f"chunk_size must be an int >= 1, got {chunk_size!r}")
+
+
+def check_num_sampled(num_sampled: int, num_classes: int) -> None:
+    """Refuse what is no number of sampled columns."""
+    if isinstance(num_sampled, bool) or not isinstance(num_sampled, int):
+        raise TypeError(f"num_sampled must be an int, got {type(num_sampled).__name__}")
+    if not 1 <= num_sampled <= num_classes:
+        raise ValueError(f"num_sampled must be from 1 to {num_classes}, the columns, got {num_sampled}")
 
 
 def _held_columns(held: int, group: "ProcessGroup", num_classes: int | None) -> tuple[int, int]:

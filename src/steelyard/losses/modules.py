@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from steelyard._validation import (
     REDUCTIONS,
     Reduction,
+    check_beta,
     check_choice,
     check_finite,
+    check_flag,
     check_number,
 )
 from steelyard.kernels.lgl_inr_group import check_group, group_class_sums
@@ -249,7 +251,8 @@ class LGLINRLoss(_WeightedLoss):
             check_group(process_group)
         self.process_group = process_group
         check_choice("statistics", statistics, ("batch", "running"))
-        self.beta = check_number("beta", beta)
+        self.beta = check_beta(beta)
+        check_flag("detach_weights", detach_weights)
         self.detach_weights = detach_weights
         self.statistics = statistics
         if statistics == "running":
