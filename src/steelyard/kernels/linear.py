@@ -247,7 +247,10 @@ class _FusedLoss(torch.autograd.Function):
         *wanted_and_rest: Any,
     ) -> Tensor:
         wanted, rest = wanted_and_rest[:3], wanted_and_rest[3:]
-        half = [need and x is not None and x.dtype == torch.float16 for need, x in zip(wanted[1:], (weight, bias))]
+        half = [
+            need and x is not None and x.dtype == torch.float16
+            for need, x in zip(wanted[1:], (weight, bias), strict=True)
+        ]
         early = factor is not None and not any(half)
         needs = wanted if early else (False, False, False)
         given = input.new_ones(len(weight if name == "lgl-inr" else input)) if factor is None else factor
