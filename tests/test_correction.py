@@ -6,6 +6,7 @@ import torch
 from steelyard import correct_logits
 from steelyard.balance import lgl_inr_law, mean_confusion
 from steelyard.losses.functional import class_means, lgl_inr_loss, logistic_loss, softmax_loss
+from steelyard.priors import batch_presence
 
 WEIGHTS = torch.tensor([1.0, 10.0, 100.0, 0.5], dtype=torch.float64)
 POSITIVE = torch.tensor([3.0, 1.0, 0.2, 7.0], dtype=torch.float64)
@@ -184,3 +185,62 @@ def test_bad_input_gets_one_sentence(logits, link, options, message):
     with pytest.raises(ValueError, match=message) as caught:
         correct_logits(logits, link, **options)
     assert "\n" not in str(caught.value)
+
+
+@pytest.fixture(scope="module", params=[0.0, 2.0])
+def trained_in_batches(request):
+    """A table of logits trained by LGL-INR in batches of 16 that often lack the rarer classes."""
+    generator = torch.Generator().manual_seed(0)
+    counts = torch.tensor([1500, 600, 150, 45])
+    label = torch.arange(4).repeat_interleave(counts)
+    likelihood = torch.tensor([[6, 2, 1, 1, 1], [1, 6, 2, 1, 1], [1, 1, 3, 1, 2], [1, 2, 1, 6, 3]])
+    cell = torch.cat(
+        [
+            torch.multinomial(p.double(), n, True, generator=generator)
+            for p, n in zip(likelihood, counts.tolist(), strict=True)
+        ]
+    )
+    joint = torch.zeros(5, 4, dtype=torch.float64).index_put(
+        (cell, label), torch.ones((), dtype=torch.float64), accumulate=True
+    )
+    table = torch.zeros(5, 4, dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.Adam([table], lr=0.1)
+    average, steps = torch.zeros(5, 4, dtype=torch.float64), 3000
+    for step in range(steps):
+        optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / steps)
+        rows = torch.randint(len(label), (16,), generator=generator)
+        loss = lgl_inr_loss(
+            table[cell[rows]], label[rows], beta=request.param, detach_weights=True, reduction="sum"
+        )
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        if step >= steps // 2:
+            average += table.detach() / (steps - steps // 2)
+    P, _ = class_means(torch.sigmoid(average[cell]), label)
+    return average, P, request.param, counts, joint / joint.sum(1, keepdim=True)
+
+
+def test_lgl_inr_law_of_batches_counts_classes_by_their_presence(trained_in_batches):
+    _, P, beta, counts, _ = trained_in_batches
+    presence = batch_presence(counts, 16)
+    assert presence[3] < 0.3
+    assert lgl_inr_law(P, beta=beta, presence=presence).residual.abs().max() < 0.05
+    assert lgl_inr_law(P, beta=beta).residual.abs().max() > 0.3
+
+
+def test_lgl_inr_of_batches_is_undone(trained_in_batches):
+    table, P, beta, counts, posterior = trained_in_batches
+    options = {"mean_confusion": P, "beta": beta, "train_prior": counts / counts.sum()}
+    presence = batch_presence(counts, 16)
+    errors = [
+        (correct_logits(table, "logistic", **options, **more).exp() - posterior).abs().max()
+        for more in ({}, {"presence": presence})
+    ]
+    assert errors[1] < 0.05
+    assert errors[0] > 2 * errors[1]
+
+
+def test_presence_belongs_to_lgl_inr():
+    with pytest.raises(ValueError, match="presence belongs to LGL-INR, got it without the mean_confusion"):
+        correct_logits(GOOD, "logistic", presence=torch.ones(3))

@@ -1,5 +1,6 @@
 """Class weights, initial bias and deferred weights."""
 
+import math
 from collections import Counter
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from sklearn.utils.class_weight import compute_class_weight
 
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
-from steelyard.priors import DeferredReweighting, class_weights, initial_bias, logit_adjustment
+from steelyard.priors import DeferredReweighting, batch_presence, class_weights, initial_bias, logit_adjustment
 
 SCHEMES = ["none", "inverse", "sqrt_inverse", "effective_number", "median_frequency", "balanced", "power"]
 COUNTS = [900, 90, 10, 40]
@@ -233,6 +234,37 @@ def test_deferred_weights_start_at_their_epoch_and_resume_exactly():
     assert other.weight.tolist() == [1, 1]
     schedule.weight.zero_()
     assert schedule.weight.tolist() == [0.5, 1.5]
+
+
+@given(st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(any), st.integers(1, 200))
+def test_presence_counts_the_batches_without_a_class(counts, batch_size):
+    total = sum(counts)
+    drawn = min(batch_size, total)
+    absent = [math.comb(total - n, drawn) / math.comb(total, drawn) for n in counts]
+    presence = batch_presence(counts, batch_size)
+    torch.testing.assert_close(presence, 1 - torch.tensor(absent, dtype=torch.float64), rtol=1e-12, atol=1e-14)
+
+
+def test_presence_of_rare_classes_keeps_its_digits():
+    presence = batch_presence([10**9, 1000, 1], 64)
+    expected = [-math.expm1(64 * math.log1p(-n / (10**9 + 1001))) for n in (10**9, 1000, 1)]
+    assert presence.tolist() == pytest.approx(expected, rel=1e-6)
+    adjustment = logit_adjustment([10**9, 1000, 1], batch_size=64, tau=2.0)
+    assert adjustment.tolist() == pytest.approx([2 * math.log(p) for p in expected], rel=1e-5, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: batch_presence([3, 4], 0), "batch_size must be an int >= 1, got 0"),
+        (lambda: batch_presence([3, 4], True), "batch_size must be an int >= 1, got True"),
+        (lambda: batch_presence([0, 0], 4), "class_counts must have a sample of at least one class"),
+        (lambda: logit_adjustment([3, 0], batch_size=4), "no samples of class 1: its adjustment is -inf"),
+    ],
+)
+def test_presence_refuses(call, message):
+    with pytest.raises(ValueError, match=message):
+        call()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 from steelyard.correction import correct_logits
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
-from steelyard.priors import DeferredReweighting, class_weights, initial_bias, logit_adjustment
+from steelyard.priors import DeferredReweighting, batch_presence, class_weights, initial_bias, logit_adjustment
 
 __version__ = "0.1.0"
 
@@ -11,6 +11,7 @@ __all__ = [
     "LGLINRLoss",
     "LogisticLoss",
     "SoftmaxLoss",
+    "batch_presence",
     "class_weights",
     "correct_logits",
     "create_loss",

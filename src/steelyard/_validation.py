@@ -9,6 +9,7 @@ from torch import Tensor
 
 _INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Beta = float | Literal["auto"]
 
 
 def check_logits(logits: Tensor) -> None:
@@ -120,9 +121,24 @@ def check_number(name: str, value: float, *, low: float = -math.inf, high: float
     return float(value)
 
 
-def check_beta(beta: float) -> float:
-    """A finite beta; beyond 1e30 its products with losses could leave the range of float32."""
+def check_beta(beta: Beta, num_classes: int) -> float:
+    """A finite beta, or 2 log(K - 1) for "auto"; beyond 1e30 its products could leave the range of float32."""
+    if beta == "auto":
+        return 2 * math.log(max(num_classes - 1, 1))
+    if isinstance(beta, str):
+        raise ValueError(f"beta must be a number or 'auto', got {beta!r}")
     return check_number("beta", beta, low=-1e30, high=1e30)
+
+
+def check_presence(presence: Tensor, num_classes: int) -> None:
+    """Refuse what is not one share of batches, in [0, 1], for each class."""
+    if not isinstance(presence, Tensor) or presence.shape != (num_classes,):
+        came = tuple(presence.shape) if isinstance(presence, Tensor) else type(presence).__name__
+        raise ValueError(f"presence must have shape ({num_classes},), got {came}")
+    bad = ~((presence >= 0) & (presence <= 1))
+    if bool(bad.any()):
+        position = int(bad.nonzero()[0])
+        raise ValueError(f"presence must lie in [0, 1], got {float(presence[position])} at position {position}")
 
 
 def check_flag(name: str, value: bool) -> None:

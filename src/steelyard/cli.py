@@ -176,6 +176,9 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
 @click.option("--corrected", help="Weights taken out of the logits after training, alike.")
 @click.option("--beta", type=float, help="The loss was LGL-INR of this beta.  [default: what the file says]")
 @click.option("--detach-weights", is_flag=True, help="Of LGL-INR.")
+@click.option(
+    "--batch-size", type=int, help="Of LGL-INR, which balances the classes of each batch.  [default: alike]"
+)
 @click.option("--counts", help="Training samples of each class.  [default: those of the file]")
 @click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
 @click.option("--target", help="Label column; for .npy the file of labels.  [default: target, label, labels or y]")

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard._validation import check_choice, check_logits, check_number, check_weights, compute_dtype
+from steelyard._validation import Beta, check_choice, check_logits, check_number, check_weights, compute_dtype
 from steelyard.losses.functional import in_negative_weights
 
 _MOST_STEPS = 100_000
@@ -21,19 +21,21 @@ def correct_logits(
     train_prior: Tensor | None = None,
     test_prior: Tensor | None = None,
     mean_confusion: Tensor | None = None,
-    beta: float = 1.0,
+    beta: Beta = 1.0,
+    presence: Tensor | None = None,
     temperature: float = 1.0,
 ) -> Tensor:
     r"""Undo what training did to the probabilities: class weights, reweighting, another class prior.
 
     With :math:`z` the logits over ``temperature``, :math:`w` = ``class_weights``, :math:`u` = ``pos_weight``,
-    :math:`\pi` = ``train_prior`` and :math:`\pi'` = ``test_prior``, the corrected posterior :math:`q` is
+    :math:`\pi` = ``train_prior``, :math:`\pi'` = ``test_prior`` and :math:`\rho` = ``presence``, the corrected
+    posterior :math:`q` is
 
     .. math::
         \text{softmax:}\quad & \log q_k = z_k - \log w_k + \log(\pi'_k / \pi_k) + \text{const} \\
         \text{one-vs-all:}\quad & \log q_k = \log \sigma(z_k - \log u_k) - \log w_k + \log(\pi'_k / \pi_k)
             + \text{const} \\
-        \text{LGL-INR:}\quad & u_j r_j = e^{z_j} \textstyle\sum_{k \ne j} \omega_{kj} r_k, \qquad
+        \text{LGL-INR:}\quad & u_j \rho_j r_j = e^{z_j} \textstyle\sum_{k \ne j} \omega_{kj} r_k, \qquad
             \log q_k = \log r_k + \log \pi'_k + \text{const}
 
     For one output (binary logistic) the result is a logit again,
@@ -54,6 +56,9 @@ def correct_logits(
         mean_confusion: (K, K) mean sigmoids over the training classes: says that the loss was LGL-INR with
             detached weights.
         beta: of LGL-INR.
+        presence: (K,) share of the mini-batches of LGL-INR that had each class: :func:`~steelyard.batch_presence`.
+            Where it matters (rare classes, many classes, small batches) the correction is right to first order
+            in it. Default: all 1, for batches that have every class.
         temperature: divides the logits first, > 0.
 
     Returns:
@@ -90,16 +95,19 @@ def correct_logits(
     if outputs == 1:
         change = shift - log_w
         return z - log_u + (change[1] - change[0])
+    if presence is not None and mean_confusion is None:
+        raise ValueError("presence belongs to LGL-INR, got it without the mean_confusion that says so")
     if mean_confusion is not None:
         if link != "logistic" or prior is None or class_weights is not None:
             raise ValueError(
                 "mean_confusion says that the loss was LGL-INR: "
                 'it takes link "logistic", train_prior and no class_weights'
             )
-        omega = in_negative_weights(mean_confusion.to(z.dtype), beta=beta)
+        omega = in_negative_weights(mean_confusion.to(z.dtype), beta=beta, presence=presence)
         if len(omega) != outputs:
             raise ValueError(f"mean_confusion must have K = {outputs}, got {tuple(omega.shape)}")
-        scores = _inr_ratios(z - log_u, omega) + prior.log() + shift
+        log_rho = _log_positive("presence", presence, outputs, logits)
+        scores = _inr_ratios(z - log_u - log_rho, omega) + prior.log() + shift
     elif link == "softmax":
         scores = z - log_w + shift
     else:

@@ -1,6 +1,7 @@
 """Audits of files: every format the same, weights as the command line gives them, pages that open."""
 
 import json
+import math
 
 import numpy as np
 import pyarrow as pa
@@ -92,6 +93,24 @@ def test_logits_are_audited_as_training_saw_them(tmp_path):
     expected = audit(logits.double() + adjustment.double(), target, link="softmax")
     torch.testing.assert_close(report.mean_confusion, expected.mean_confusion, rtol=1e-12, atol=0)
     assert said == ["logits with the adjustment that training added: softmax:tau=1"]
+
+
+def test_lgl_inr_is_audited_in_the_batches_of_its_training(tmp_path):
+    logits, target = _samples()
+    told = {"steelyard.loss": "lgl-inr:beta=auto", "steelyard.link": "logistic", "steelyard.batch_size": "8"}
+    file, said = _write(tmp_path / "p.parquet", logits, target, told), []
+    report, _ = audit_file(file, say=said.append)
+    beta = 2 * math.log(logits.shape[1] - 1)
+    expected = audit(logits, target, link="logistic", beta=beta, batch_size=8)
+    assert report.residual.misfit == pytest.approx(expected.residual.misfit)
+    assert report.residual.misfit != pytest.approx(
+        audit(logits, target, link="logistic", beta=beta).residual.misfit
+    )
+    assert said == [
+        f"LGL-INR of beta {beta:g} in batches of 8, from the loss that the file names: lgl-inr:beta=auto"
+    ]
+    with pytest.raises(ValueError, match="batch_size belongs to LGL-INR, got it without beta"):
+        audit(logits, target, link="logistic", batch_size=8)
 
 
 def test_weights_by_class_name(tmp_path):

@@ -105,8 +105,8 @@ def test_law_is_of_the_logits_that_the_loss_saw():
     """Logits that are all alike fit the class frequencies under an adjustment by them, and not without."""
     target = torch.arange(3).repeat_interleave(torch.tensor([60, 30, 10]))
     counts, logits = torch.bincount(target), torch.zeros(100, 3)
-    adjusted = balance_of(parse_loss("softmax:tau=1"), logits, target, counts)
-    plain = balance_of(parse_loss("softmax"), logits, target, counts)
+    adjusted = balance_of(parse_loss("softmax:tau=1"), logits, target, counts, 64)
+    plain = balance_of(parse_loss("softmax"), logits, target, counts, 64)
     assert adjusted.relative_residual.abs().max() < 1e-6
     assert plain.relative_residual.abs().max() > 0.1
 

@@ -1,6 +1,7 @@
 """What is particular to LGL-INR: the authors' vectors, beta, gradient through the weights, running statistics."""
 
 import json
+import math
 from pathlib import Path
 
 import mpmath
@@ -8,7 +9,7 @@ import pytest
 import torch
 
 from steelyard.kernels import lgl_inr as kernel
-from steelyard.losses import LGLINRLoss
+from steelyard.losses import LGLINRLoss, lgl_inr_linear
 from steelyard.losses.functional import class_means, in_negative_weights, lgl_inr_loss
 from tests.losses.cases import batch, value_and_grad, weights_of
 from tests.oracles import lgl_inr
@@ -50,6 +51,43 @@ def test_beta_that_is_not_finite_is_refused(beta):
 def test_largest_beta_is_finite(beta, dtype):
     logits, target = batch(12, 5, 30.0, dtype=dtype)
     assert all(x.isfinite().all() for x in value_and_grad(lgl_inr_loss, logits, target, beta=beta))
+
+
+@pytest.mark.parametrize("classes", [1, 2, 5, 100])
+def test_automatic_beta_depends_on_the_number_of_classes(classes):
+    logits, target = batch(20, classes)
+    beta = 2 * math.log(max(classes - 1, 1))
+    expected = lgl_inr_loss(logits, target, beta=beta)
+    assert torch.equal(lgl_inr_loss(logits, target, beta="auto"), expected)
+    assert torch.equal(LGLINRLoss(beta="auto")(logits, target), expected)
+    eye = torch.eye(classes, dtype=torch.float64)
+    assert torch.equal(
+        lgl_inr_linear(logits, eye, target, beta="auto"), lgl_inr_linear(logits, eye, target, beta=beta)
+    )
+    P, _ = class_means(torch.sigmoid(logits), target)
+    assert torch.equal(in_negative_weights(P, beta="auto"), in_negative_weights(P, beta=beta))
+
+
+def test_beta_is_a_number_or_automatic():
+    for call in (LGLINRLoss, lambda beta: lgl_inr_loss(*batch(), beta=beta)):
+        with pytest.raises(ValueError, match="beta must be a number or 'auto', got 'high'"):
+            call(beta="high")
+
+
+def test_presence_of_classes_multiplies_their_weights():
+    P = torch.rand(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    presence = torch.tensor([1.0, 0.5, 0.25, 0.0])
+    omega = in_negative_weights(P, beta=2.0, presence=presence)
+    plain = in_negative_weights(P, beta=2.0) * presence.double()[:, None]
+    torch.testing.assert_close(omega, plain / plain.sum(0))
+    torch.testing.assert_close(in_negative_weights(P, presence=torch.ones(4)), in_negative_weights(P))
+    for bad, message in [
+        (torch.ones(3), r"presence must have shape \(4,\), got \(3,\)"),
+        (presence * 2, r"presence must lie in \[0, 1\], got 2.0 at position 0"),
+        (presence * torch.nan, r"presence must lie in \[0, 1\], got nan at position 0"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            in_negative_weights(P, presence=bad)
 
 
 def test_a_weight_without_a_gradient_may_not_ask_for_one():

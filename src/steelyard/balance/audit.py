@@ -16,6 +16,7 @@ from steelyard.balance.flows import HardClasses, hard_classes, ledger, trades
 from steelyard.balance.implied import AppliedPower, ImpliedWeights, implied_weights
 from steelyard.balance.laws import Balance, lgl_inr_law, one_vs_all_law, softmax_law
 from steelyard.balance.verdicts import Hypothesis, Numbers, Refit, Statement, Verdict, judge
+from steelyard.priors import batch_presence
 
 Law = Callable[[Tensor], Balance]
 
@@ -74,6 +75,7 @@ def audit(
     logit_shift: Tensor | None = None,
     beta: float | None = None,
     detach_weights: bool = False,
+    batch_size: int | None = None,
     class_counts: Tensor | None = None,
     class_names: Sequence[str] | None = None,
     values: Values = "logits",
@@ -100,6 +102,7 @@ def audit(
         logit_shift: (K,) added to the logits after training, such as a correction. Default: none.
         beta: says that the loss was LGL-INR; then class weights play no part in the law.
         detach_weights: of LGL-INR.
+        batch_size: of LGL-INR's mini-batches, which balance only the classes that they have. Default: all samples.
         class_counts: (K,) training samples of each class. Default: those of ``target``, which is right for the
             training set; needed for any other.
         class_names: K, for the words. Default: "class 0" and so on.
@@ -139,6 +142,7 @@ def audit(
         logit_shift=logit_shift,
         beta=beta,
         detach_weights=detach_weights,
+        batch_size=batch_size,
         class_counts=class_counts,
         class_names=class_names,
         tolerance=tolerance,
@@ -154,6 +158,7 @@ def audit_evidence(
     logit_shift: Tensor | None = None,
     beta: float | None = None,
     detach_weights: bool = False,
+    batch_size: int | None = None,
     class_counts: Tensor | None = None,
     class_names: Sequence[str] | None = None,
     tolerance: float = 1e-9,
@@ -168,6 +173,8 @@ def audit_evidence(
     if evidence.link == "softmax" and (pos_weight is not None or beta is not None):
         name = "beta" if pos_weight is None else "pos_weight"
         raise ValueError(f'{name} belongs to link "logistic", got it with "softmax"')
+    if batch_size is not None and beta is None:
+        raise ValueError("batch_size belongs to LGL-INR, got it without beta")
     names = tuple(class_names) if class_names is not None else tuple(f"class {k}" for k in range(size))
     if len(names) != size:
         raise ValueError(f"class_names must be {size} names, got {len(names)}")
@@ -178,6 +185,7 @@ def audit_evidence(
         logit_shift=None if logit_shift is None else _weights("logit_shift", logit_shift, size, negative=True),
         pos_weight=_positive("pos_weight", pos_weight, size),
         beta=None if beta is None else check_number("beta", beta),
+        batch_size=batch_size,
         binary=evidence.binary,
     )
     seen = evidence.metric.class_counts
@@ -240,8 +248,13 @@ class _Scales:
     def stated(self, P: Tensor, error: Tensor | None = None) -> Balance:
         s = self.statement
         if s.beta is not None:
-            statistics = None if self.detached else self.evidence.statistics
-            return lgl_inr_law(P, beta=s.beta, pos_weight=s.pos_weight, statistics=statistics)
+            return lgl_inr_law(
+                P,
+                beta=s.beta,
+                pos_weight=s.pos_weight,
+                presence=None if s.batch_size is None else batch_presence(self.counts, s.batch_size),
+                statistics=None if self.detached else self.evidence.statistics,
+            )
         return self.law(s.link, s.total, s.pos_weight)(P, error)
 
     def law(

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steelyard._validation import check_choice, check_logits, check_number, check_target
+from steelyard._validation import Beta, check_beta, check_choice, check_logits, check_number, check_target
 from steelyard.losses.functional import in_negative_weights
 
 
@@ -202,23 +202,32 @@ def one_vs_all_law(
 def lgl_inr_law(
     mean_confusion: Tensor,
     *,
-    beta: float = 1.0,
+    beta: Beta = 1.0,
     pos_weight: Tensor | None = None,
+    presence: Tensor | None = None,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Balance:
     r"""LGL-INR: a miss rate equals a hardness-weighted mean of false probabilities; counts do not enter.
 
-    .. math:: u_j (1 - P_{jj}) = \sum_{k \ne j} \omega_{kj} P_{kj}
+    .. math:: u_j \rho_j (1 - P_{jj}) = \sum_{k \ne j} \omega_{kj} P_{kj}
+
+    :math:`\rho` = ``presence`` is 1 for a loss of the whole set at once. In mini-batches a class counts only where
+    it is: its pull comes in the share :math:`\rho_j` of the batches, while its column is pushed down in all of
+    them. So a class that most batches lack has a miss rate of up to :math:`1 / \rho_j` times its false
+    probability. The weights too are then means over batches, known to first order
+    (:func:`~steelyard.losses.functional.in_negative_weights`); what that leaves is small
+    where batches have several samples of a class, or beta is.
 
     With gradient through the weights, :math:`P_{kj} + \beta (A_{kj} - \bar A_j) V_{kj}` takes the place of
     :math:`P_{kj}` on the right, :math:`\bar A_j = \sum_k \omega_{kj} A_{kj}`; then the right side may be
-    negative. In mini-batches :math:`\omega` comes from the batch, and the law holds for the whole set
-    approximately.
+    negative.
 
     Args:
         mean_confusion: (K, K) mean sigmoids; a row of NaN marks a class without samples.
         beta: as in the loss.
         pos_weight: (K,) :math:`u_j`. Default: all 1.
+        presence: (K,) share of the mini-batches that have each class: :func:`~steelyard.batch_presence`. Default:
+            all 1.
         statistics: :math:`(A, V)` from :func:`logistic_statistics`, for a loss trained with gradient through its
             weights. Default: the law of detached weights.
 
@@ -236,12 +245,15 @@ def lgl_inr_law(
         >>> lgl_inr_law(P).residual.abs().max().item() < 1e-15
         True
     """
-    omega = in_negative_weights(mean_confusion.double(), beta=beta)
+    beta = check_beta(beta, len(mean_confusion))
+    omega = in_negative_weights(mean_confusion.double(), beta=beta, presence=presence)
     absent = mean_confusion.isnan()
     P = mean_confusion.double().masked_fill(absent, 0.0)
     pull = (1 - P.diagonal()).masked_fill(absent.diagonal(), 0.0)
     if pos_weight is not None:
         pull = pull * _vector("pos_weight", pos_weight, len(P))
+    if presence is not None:
+        pull = pull * presence.double()
     false = P
     if statistics is not None:
         A, V = (s.double().masked_fill(absent, 0.0) for s in statistics)

@@ -99,6 +99,7 @@ class Statement:
     logit_shift: Tensor | None = None
     pos_weight: Tensor | None = None
     beta: float | None = None
+    batch_size: int | None = None
     binary: bool = False
 
     @cached_property
@@ -124,7 +125,8 @@ class Statement:
         if self.binary:
             loss = "binary logistic"
         if self.beta is not None:
-            return f"LGL-INR loss of beta {self.beta:g}"
+            batches = "" if self.batch_size is None else f" in batches of {self.batch_size}"
+            return f"LGL-INR loss of beta {self.beta:g}{batches}"
         used = list(self.parts) + ([] if self.pos_weight is None else ["positive weights"])
         return f"{loss} loss" + (" with " + _listed(used) if used else ", no weights")
 

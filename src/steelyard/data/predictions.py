@@ -39,6 +39,7 @@ class Predictions:
         link, loss: what a Steelyard experiment wrote into the metadata.
         weight_decay: alike, of the training.
         logit_adjustment: alike: what training added to the logits of each class.
+        batch_size: alike, of the training.
         num_classes: numbers in a row, which are K logits or probabilities (or any number of features).
     """
 
@@ -48,6 +49,7 @@ class Predictions:
     loss: str | None
     weight_decay: float | None
     logit_adjustment: tuple[float, ...] | None
+    batch_size: int | None
     num_classes: int
     _source: "_Source" = field(repr=False)
     _num_labels: int | None = field(repr=False)
@@ -131,6 +133,7 @@ def open_predictions(
     told = source.metadata
     decay = _numbers(told.get("weight_decay", ""))
     adjustment = _numbers(told.get("logit_adjustment", ""))
+    batch_size = told.get("batch_size", "")
     return Predictions(
         path,
         names,
@@ -138,6 +141,7 @@ def open_predictions(
         told.get("loss"),
         decay[0] if len(decay) == 1 and decay[0] >= 0 else None,
         adjustment if len(adjustment) == source.width else None,
+        int(batch_size) if re.fullmatch(r"[1-9]\d{0,8}", batch_size) else None,
         source.width,
         source,
         num_labels,

@@ -29,6 +29,7 @@ def audit_file(
     corrected: str | None = None,
     beta: float | None = None,
     detach_weights: bool = False,
+    batch_size: int | None = None,
     class_counts: str | None = None,
     class_names: Sequence[str] | None = None,
     target: str | None = None,
@@ -47,7 +48,7 @@ def audit_file(
         weights, pos_weights, sampler: weights per class as :func:`parse_weights` takes them; schemes are made from
             the class counts. Default: what the file says of its loss, else none.
         corrected: weights that were taken out of the logits after training, alike.
-        beta, detach_weights: of LGL-INR. Default: what the file says of its loss.
+        beta, detach_weights, batch_size: of LGL-INR. Default: what the file says of its loss.
         class_counts: K comma-separated training counts. Default: those of the file's labels.
         class_names: K. Default: what the file says.
         target: name of the label column, or for .npy the file of labels.
@@ -77,12 +78,13 @@ def audit_file(
         weights = spec.weights_text
         say(f"class weights {weights}, from the loss that the file names: {spec.label}")
     if spec is not None and spec.name == "lgl-inr" and beta is None:
-        beta = float(spec.options.get("beta", 1.0))  # type: ignore[arg-type]
-        detach_weights = spec.constant_weights
-        say(f"LGL-INR of beta {beta:g}, from the loss that the file names: {spec.label}")
+        beta, detach_weights = spec.beta(opened.num_classes), spec.constant_weights
+        batch_size = opened.batch_size if batch_size is None else batch_size
+        batches = "" if batch_size is None else f" in batches of {batch_size}"
+        say(f"LGL-INR of beta {beta:g}{batches}, from the loss that the file names: {spec.label}")
 
     adjustment = torch.zeros(opened.num_classes)
-    if spec is not None and spec.tau and opened.logit_adjustment is not None:
+    if spec is not None and (spec.tau or spec.presence) and opened.logit_adjustment is not None:
         adjustment = torch.tensor(opened.logit_adjustment, dtype=torch.float64)
         if stated == "softmax":  # which a constant does not change; the test for another link takes it out
             adjustment -= adjustment.mean()
@@ -112,6 +114,7 @@ def audit_file(
         logit_shift=None if removed is None else -removed.log(),
         beta=beta,
         detach_weights=detach_weights,
+        batch_size=batch_size,
         class_counts=None if class_counts is None else counts,
         class_names=names,
         tolerance=tolerance,

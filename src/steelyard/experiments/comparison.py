@@ -40,7 +40,7 @@ from steelyard.experiments.losses import LossSpec, parse_losses
 from steelyard.experiments.metrics import METRICS, recalls, run_metrics, summary
 from steelyard.experiments.runs import RunFolder, read_json, write_atomically, write_json
 from steelyard.losses.functional import adjusted_logits
-from steelyard.priors import initial_bias
+from steelyard.priors import batch_presence, initial_bias
 from steelyard.report import write_report
 from steelyard.training import Diverged, Recipe, create_backbone, fit, predict, predict_features
 
@@ -282,7 +282,7 @@ class _Bench:
                 ("features.parquet", "features", features, self.test[1]),
                 ("train_features.parquet", "features", train_features, split.train[1]),
             ):
-                table = _table(column, part, target, spec, names, self.config.weight_decay, split.class_counts)
+                table = _table(column, part, target, spec, names, self.config, split.class_counts)
                 write_atomically(folder / file, functools.partial(pq.write_table, table))
             link = spec.entry.link
             P, _ = mean_confusion(train_logits, split.train[1], link=link)
@@ -290,7 +290,7 @@ class _Bench:
             write_atomically(
                 folder / "mean_confusion.npz", lambda f: np.savez(f, train=P.numpy(), test=test_P.numpy())
             )
-            law = balance_of(spec, train_logits, split.train[1], split.class_counts)
+            law = balance_of(spec, train_logits, split.train[1], split.class_counts, self.config.batch_size)
             return {
                 "seed": seed,
                 "folder": folder.relative_to(self.folder).as_posix(),
@@ -310,7 +310,7 @@ class _Bench:
         torch.manual_seed(seed)
         bias = initial_bias(split.class_counts, spec.entry.link) if self.config.initial_bias == "prior" else None
         network = create_backbone(self.config.backbone, split.train[0], len(split.class_counts), initial_bias=bias)
-        loss, schedule = spec.build(split.class_counts)
+        loss, schedule = spec.build(split.class_counts, self.config.batch_size)
         folder.mkdir(parents=True, exist_ok=True)
         fitted = fit(
             network,
@@ -344,14 +344,15 @@ class _Bench:
 _LAW_TEXT = {
     "softmax": "wⱼNⱼ (1 − P[j,j]) = Σₖ≠ⱼ wₖNₖ P[k,j]: the weighted counts are the stationary distribution of P",
     "logistic": "uⱼ wⱼNⱼ (1 − P[j,j]) = Σₖ≠ⱼ wₖNₖ P[k,j]: only the average over the other classes is tied",
-    "lgl-inr": "uⱼ (1 − P[j,j]) = Σₖ≠ⱼ ω[k,j] P̃[k,j], ω summing to 1 in each column: counts do not enter",
+    "lgl-inr": "uⱼ ρⱼ (1 − P[j,j]) = Σₖ≠ⱼ ω[k,j] P̃[k,j], ω summing to 1 in each column, ρ the share of batches "
+    "that have the class: counts enter by it alone",
 }
 
 
-def balance_of(spec: LossSpec, logits: Tensor, target: Tensor, class_counts: Tensor) -> Balance:
+def balance_of(spec: LossSpec, logits: Tensor, target: Tensor, class_counts: Tensor, batch_size: int) -> Balance:
     """Both sides of the law of a loss, on the data that it was trained on, with its final weights."""
     weights = spec.weights(class_counts)
-    logits = adjusted_logits(logits, spec.adjustment(class_counts))  # what the loss saw
+    logits = adjusted_logits(logits, spec.adjustment(class_counts, batch_size))  # what the loss saw
     P, counts = mean_confusion(logits, target, link=spec.entry.link)
     if spec.name == "softmax":
         smoothing = spec.options.get("label_smoothing", 0.0)
@@ -360,7 +361,8 @@ def balance_of(spec: LossSpec, logits: Tensor, target: Tensor, class_counts: Ten
         return one_vs_all_law(P, counts, weights)
     return lgl_inr_law(
         P,
-        beta=float(spec.options.get("beta", 1.0)),  # type: ignore[arg-type]
+        beta=spec.beta(len(P)),
+        presence=batch_presence(class_counts, batch_size),
         statistics=None if spec.constant_weights else logistic_statistics(logits, target),
     )
 
@@ -371,7 +373,7 @@ def _table(
     target: Tensor,
     spec: LossSpec,
     class_names: tuple[str, ...],
-    weight_decay: float,
+    config: CompareConfig,
     class_counts: Tensor,
 ) -> pa.Table:
     """Rows of numbers and their labels, with what was trained in the metadata."""
@@ -382,10 +384,11 @@ def _table(
     metadata = {
         "steelyard.loss": spec.label,
         "steelyard.link": spec.entry.link,
-        "steelyard.weight_decay": repr(weight_decay),
+        "steelyard.weight_decay": repr(config.weight_decay),
+        "steelyard.batch_size": repr(config.batch_size),
         "steelyard.class_names": "\x1f".join(class_names),
     }
-    adjustment = spec.adjustment(class_counts)
+    adjustment = spec.adjustment(class_counts, config.batch_size)
     if adjustment is not None:
         metadata["steelyard.logit_adjustment"] = " ".join(map(repr, adjustment.tolist()))
     return pa.table(columns).replace_schema_metadata(metadata)

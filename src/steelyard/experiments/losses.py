@@ -14,7 +14,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from steelyard._validation import check_number
+from steelyard._validation import check_beta, check_number
 from steelyard.losses.registry import LossEntry, create_loss, find_loss
 from steelyard.priors import DeferredReweighting, Scheme, class_weights, initial_bias, logit_adjustment
 
@@ -33,7 +33,8 @@ class LossSpec:
         scheme: of the class weights, or None for no weights.
         scheme_options: of the scheme.
         from_epoch: first epoch (from 0) with weights; before it all weigh 1.
-        tau: strength of the logit adjustment in training; 0 for none.
+        tau: strength of the logit adjustment in training by class frequencies; 0 for none.
+        presence: the same by how many batches have each class, for LGL-INR.
     """
 
     label: str
@@ -43,6 +44,7 @@ class LossSpec:
     scheme_options: dict[str, float] = field(default_factory=dict)
     from_epoch: int = 0
     tau: float = 0.0
+    presence: float = 0.0
 
     @property
     def slug(self) -> str:
@@ -71,8 +73,14 @@ class LossSpec:
             return None
         return class_weights(class_counts, self.scheme, **self.scheme_options)  # type: ignore[arg-type]
 
-    def adjustment(self, class_counts: Tensor) -> Tensor | None:
+    def beta(self, num_classes: int) -> float:
+        """Of LGL-INR, as a number."""
+        return check_beta(self.options.get("beta", 1.0), num_classes)  # type: ignore[arg-type]
+
+    def adjustment(self, class_counts: Tensor, batch_size: int) -> Tensor | None:
         """(K,) what training adds to the logits, or None."""
+        if self.presence:
+            return logit_adjustment(class_counts, tau=self.presence, batch_size=batch_size)
         return logit_adjustment(class_counts, tau=self.tau) if self.tau else None
 
     def first_bias(self, class_counts: Tensor) -> Tensor | None:
@@ -81,8 +89,10 @@ class LossSpec:
             return None
         return initial_bias(class_counts, self.entry.link)
 
-    def build(self, class_counts: Tensor) -> tuple[nn.Module, tuple[str, DeferredReweighting] | None]:
-        """The loss for data of these counts, and the schedule of its weights if they start later."""
+    def build(
+        self, class_counts: Tensor, batch_size: int
+    ) -> tuple[nn.Module, tuple[str, DeferredReweighting] | None]:
+        """The loss for batches of data of these counts, and the schedule of its weights if they start later."""
         options = dict(self.options)
         if options.get("statistics") == "running":
             options.setdefault("num_classes", len(class_counts))
@@ -90,8 +100,9 @@ class LossSpec:
         argument = self.entry.class_weights_argument
         if weights is not None:
             options[argument] = weights
-        if self.tau:
-            options["logit_adjustment"] = self.adjustment(class_counts)
+        adjustment = self.adjustment(class_counts, batch_size)
+        if adjustment is not None:
+            options["logit_adjustment"] = adjustment
         loss = create_loss(self.name, **options)
         if weights is None or self.from_epoch == 0:
             return loss, None
@@ -120,7 +131,8 @@ def parse_loss(text: str) -> LossSpec:
     Args:
         text: for instance ``softmax``, ``softmax:inverse``, ``logistic:effective_number@0.999``,
             ``lgl-inr:beta=5:detach_weights=true``, ``softmax:inverse:from=10`` (weights from epoch 10 on),
-            ``softmax:tau=1`` (logits adjusted by the log of the class frequencies).
+            ``softmax:tau=1`` (logits adjusted by the log of the class frequencies), ``lgl-inr:presence=1`` (by the
+            log of the share of batches that have the class).
 
     Returns:
         The specification; the loss has been made once, so its options are known to be good.
@@ -138,7 +150,7 @@ def parse_loss(text: str) -> LossSpec:
     options: dict[str, object] = {}
     scheme: Scheme | None = None
     scheme_options: dict[str, float] = {}
-    from_epoch, tau = 0, 0.0
+    from_epoch, strengths = 0, {"tau": 0.0, "presence": 0.0}
     not_text = ("weight", "pos_weight", "class_weights", "logit_adjustment", "process_group")
     accepted = [p for p in inspect.signature(entry.module).parameters if p not in not_text]
     for part in parts:
@@ -147,17 +159,18 @@ def parse_loss(text: str) -> LossSpec:
             if not value.isdecimal():
                 raise ValueError(f"from must be an epoch, a whole number >= 0, got {value!r} in loss {label!r}")
             from_epoch = int(value)
-        elif equals and key == "tau":
+        elif equals and key in strengths:
             try:
-                tau = check_number("tau", ast.literal_eval(value))
+                strengths[key] = check_number(key, ast.literal_eval(value))
             except (TypeError, ValueError, SyntaxError):
-                raise ValueError(f"tau must be a finite number, got {value!r} in loss {label!r}") from None
+                raise ValueError(f"{key} must be a finite number, got {value!r} in loss {label!r}") from None
         elif equals and key in accepted:
             options[key] = _value(value)
         elif equals:
-            near = _nearest(key, [*accepted, "from", "tau"])
+            choices = [*accepted, "from", *strengths]
+            near = _nearest(key, choices)
             raise ValueError(
-                f"loss {label!r} has an unknown option {key!r}{near}; choose from {', '.join(accepted)}, from, tau"
+                f"loss {label!r} has an unknown option {key!r}{near}; choose from {', '.join(choices)}"
             )
         else:
             try:
@@ -166,9 +179,13 @@ def parse_loss(text: str) -> LossSpec:
                 raise ValueError(f"loss {label!r}: {error}") from None
     if from_epoch and scheme is None:
         raise ValueError(f"from needs a weight scheme that it starts, got loss {label!r}")
-    spec = LossSpec(label, name, options, scheme, scheme_options, from_epoch, tau)
+    if strengths["presence"] and entry.separable_over != "columns":
+        raise ValueError(f"presence is for losses that balance the classes of a batch, got loss {label!r}")
+    if all(strengths.values()):
+        raise ValueError(f"tau and presence adjust the same logits, got both in loss {label!r}")
+    spec = LossSpec(label, name, options, scheme, scheme_options, from_epoch, **strengths)
     try:
-        spec.build(torch.tensor([3, 2]))
+        spec.build(torch.tensor([3, 2]), batch_size=1)
     except (TypeError, ValueError) as error:
         raise ValueError(f"loss {label!r}: {error}") from error
     return spec

@@ -13,12 +13,14 @@ from torch.nn import functional as F
 
 from steelyard._validation import (
     REDUCTIONS,
+    Beta,
     Reduction,
     check_beta,
     check_choice,
     check_flag,
     check_logits,
     check_number,
+    check_presence,
     check_target,
     check_values,
     check_weights,
@@ -222,7 +224,7 @@ def lgl_inr_loss(
     logits: Tensor,
     target: Tensor,
     *,
-    beta: float = 1.0,
+    beta: Beta = 1.0,
     detach_weights: bool = False,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
@@ -260,7 +262,9 @@ def lgl_inr_loss(
     Args:
         logits: (N, K) or (N, K, d1, ...), floating. A binary problem takes K = 2.
         target: (N,) or (N, d1, ...), integer labels from 0 to K - 1.
-        beta: from -1e30 to 1e30; 0 weights the non-target classes alike, large values keep the hardest.
+        beta: from -1e30 to 1e30; 0 weights the non-target classes alike, large values keep the hardest. The
+            authors' default is 1. ``"auto"`` is :math:`2 \log(K - 1)` (ours): a class that the column cannot tell from its
+            own, :math:`P_{kj} = 1/2`, weighs as much as K - 1 classes that it never confuses.
         detach_weights: treat :math:`\omega` as a constant in the gradient. The authors' default is False.
         weight: (K,) weight of each column's loss. Default: all 1.
         pos_weight: (K,) further weight of each column's positive term; gets no gradient. Default: all 1.
@@ -303,7 +307,7 @@ def lgl_inr_loss(
     pos_weight = check_weights(
         "pos_weight", pos_weight, length=num_classes, logits=logits, validate=validate, constant=True
     )
-    beta = check_beta(beta)
+    beta = check_beta(beta, num_classes)
     check_flag("detach_weights", detach_weights)
     check_choice("reduction", reduction, REDUCTIONS)
 
@@ -329,25 +333,30 @@ def lgl_inr_loss(
     return columns.sum() if reduction == "sum" else columns.mean()
 
 
-def in_negative_weights(mean_confusion: Tensor, *, beta: float = 1.0) -> Tensor:
+def in_negative_weights(mean_confusion: Tensor, *, beta: Beta = 1.0, presence: Tensor | None = None) -> Tensor:
     r"""Weights :math:`\omega_{kj}` of LGL-INR from a mean confusion, over the classes that were observed.
 
-    .. math:: \omega_{kj} = \frac{e^{\beta P_{kj}}}{\sum_{k' \ne j} e^{\beta P_{k'j}}} \quad (k \ne j), \qquad
-        \omega_{jj} = 0
+    .. math:: \omega_{kj} = \frac{\rho_k e^{\beta P_{kj}}}{\sum_{k' \ne j} \rho_{k'} e^{\beta P_{k'j}}}
+        \quad (k \ne j), \qquad \omega_{jj} = 0
+
+    with :math:`\rho` = ``presence``, all 1 for a batch; other values give the mean of a class's weight over
+    mini-batches that have it in this share, to first order.
 
     Args:
         mean_confusion: (K, K), P[k, j] = mean of sigmoid(z_ij) over the samples of class k; a row of NaN marks
             a class that was not observed.
-        beta: finite.
+        beta: finite, or ``"auto"``, as in :func:`lgl_inr_loss`.
+        presence: (K,) in [0, 1], share of the mini-batches that have a sample of each class
+            (:func:`~steelyard.batch_presence`). Default: all 1.
 
     Returns:
         (K, K), each column sums to 1 (to 0 where no other class was observed). No gradient.
 
     Raises:
-        TypeError, ValueError: on anything but a floating (K, K) tensor and a finite beta.
+        TypeError, ValueError: on anything but a floating (K, K) tensor, such a beta and such shares.
 
     Source:
-        Li, Li, Pan, Zhu, AAAI 2020, and the authors' published loss.
+        Li, Li, Pan, Zhu, AAAI 2020, and the authors' published loss; presence is ours.
 
     Example:
         >>> in_negative_weights(torch.tensor([[0.9, 0.2, 0.1], [0.3, 0.8, 0.1], [0.3, 0.2, 0.8]]))
@@ -355,9 +364,14 @@ def in_negative_weights(mean_confusion: Tensor, *, beta: float = 1.0) -> Tensor:
                 [0.5000, 0.0000, 0.5000],
                 [0.5000, 0.5000, 0.0000]])
     """
-    beta = check_beta(beta)
     _check_mean_confusion(mean_confusion)
-    return _omega(mean_confusion.detach(), beta)
+    beta = check_beta(beta, len(mean_confusion))
+    omega = _omega(mean_confusion.detach(), beta)
+    if presence is None:
+        return omega
+    check_presence(presence, len(omega))
+    omega = omega * presence.to(omega)[:, None]
+    return omega / omega.sum(0).clamp(min=torch.finfo(omega.dtype).tiny)
 
 
 def adjusted_logits(logits: Tensor, logit_adjustment: Tensor | None, validate: bool | None = None) -> Tensor:

@@ -10,6 +10,7 @@ from torch.nn import functional as F
 
 from steelyard._validation import (
     REDUCTIONS,
+    Beta,
     Reduction,
     check_beta,
     check_choice,
@@ -33,7 +34,7 @@ def lgl_inr_linear(
     target: Tensor,
     *,
     linear_bias: Tensor | None = None,
-    beta: float = 1.0,
+    beta: Beta = 1.0,
     detach_weights: bool = False,
     weight: Tensor | None = None,
     pos_weight: Tensor | None = None,
@@ -103,7 +104,7 @@ def lgl_inr_linear(
     )
     weight = head.check("weight", weight)
     pos_weight = head.check("pos_weight", pos_weight)
-    beta = check_beta(beta)
+    beta = check_beta(beta, head.num_classes)
     check_flag("detach_weights", detach_weights)
     check_choice("reduction", reduction, REDUCTIONS)
     share = 1.0 if reduction == "sum" else 1.0 / head.num_classes

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from steelyard._validation import (
     REDUCTIONS,
+    Beta,
     Reduction,
     check_beta,
     check_choice,
@@ -193,7 +194,8 @@ class LGLINRLoss(_WeightedLoss):
     constant in the gradient. The average moves in training mode only and is part of ``state_dict``.
 
     Args:
-        beta: finite; 0 weights the non-target classes alike, large values keep the hardest.
+        beta: finite; 0 weights the non-target classes alike, large values keep the hardest; ``"auto"`` as in the
+            function.
         detach_weights: treat :math:`\omega` as a constant in the gradient; always so for running statistics.
         weight: (K,) :math:`v`, weight of each column's loss; tensor or sequence. Default: all 1.
         pos_weight: (K,) :math:`u`, weight of each column's positive term. Default: all 1.
@@ -226,7 +228,7 @@ class LGLINRLoss(_WeightedLoss):
     def __init__(
         self,
         *,
-        beta: float = 1.0,
+        beta: Beta = 1.0,
         detach_weights: bool = False,
         weight: Weights | None = None,
         pos_weight: Weights | None = None,
@@ -251,7 +253,7 @@ class LGLINRLoss(_WeightedLoss):
             check_group(process_group)
         self.process_group = process_group
         check_choice("statistics", statistics, ("batch", "running"))
-        self.beta = check_beta(beta)
+        self.beta: Beta = beta if beta == "auto" else check_beta(beta, 1)
         check_flag("detach_weights", detach_weights)
         self.detach_weights = detach_weights
         self.statistics = statistics

@@ -37,7 +37,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
     def score(rate: float, seed: int, judged: str) -> dict[str, float]:
         chosen = rest[draw(labels, counts, seed=seed)]
-        loss, schedule = spec.build(torch.tensor(counts))
+        loss, schedule = spec.build(torch.tensor(counts), job["batch_size"])
         trained = train(
             data,
             chosen,
