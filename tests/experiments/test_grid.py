@@ -1,9 +1,18 @@
 """Jobs side by side: skipped when finished, tried twice when they fail, and never lost."""
 
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
 import pytest
 
 from steelyard.experiments.grid import JobsFailed, run_grid
-from steelyard.experiments.runs import read_json
+from steelyard.experiments.runs import read_json, write_json
 
 
 def square(job):
@@ -24,6 +33,28 @@ def fail(job):
     return {"value": job["x"]}
 
 
+def die_once(job):
+    """Is killed where it has not been before, as for want of memory."""
+    if job["mark"] is not None and not job["mark"].exists():
+        job["mark"].touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"value": job["x"]}
+
+
+def die(job):
+    if job["x"] == 2:
+        time.sleep(0.5)  # the others are done
+        os.kill(os.getpid(), signal.SIGKILL)
+    return {"value": job["x"]}
+
+
+def note(job):
+    """Says that it was done, and by whom, where the caller is."""
+    Path(f"done-{job['x']}-{os.getpid()}").touch()
+    time.sleep(job.get("seconds", 0))
+    return {"value": job["x"]}
+
+
 JOBS = {f"job-{x}": {"x": x} for x in range(5)}
 
 
@@ -34,7 +65,9 @@ def test_records_come_in_the_order_of_the_jobs(tmp_path, workers):
     assert [r["value"] for r in records.values()] == [0, 1, 4, 9, 16]
     assert list(records) == list(JOBS)
     assert sorted(told) == [(name, "done") for name in JOBS]
-    assert {p.name for p in tmp_path.iterdir()} == {f"{name}.json" for name in JOBS}
+    assert all(r["seconds"] >= 0 for r in records.values())
+    assert {p.name for p in tmp_path.iterdir()} == {".locks", *(f"{name}.json" for name in JOBS)}
+    assert list((tmp_path / ".locks").iterdir()) == []
 
 
 def test_finished_jobs_are_skipped(tmp_path):
@@ -52,7 +85,7 @@ def test_a_job_that_fails_is_tried_once_more(tmp_path):
     told = {}
     jobs = {"a": {"mark": tmp_path / "mark"}}
     records = run_grid(tmp_path / "jobs", jobs, fail_once, on_done=told.__setitem__)
-    assert records == {"a": {"value": 1}}
+    assert records["a"]["value"] == 1
     assert told == {"a": "done"}
     assert not (tmp_path / "jobs" / "a.failed.txt").exists()
 
@@ -63,9 +96,87 @@ def test_what_fails_twice_is_reported_and_the_rest_is_kept(tmp_path):
         run_grid(tmp_path, JOBS, fail, on_done=told.__setitem__)
     assert told["job-2"] == "failed"
     assert "two is not" in (tmp_path / "job-2.failed.txt").read_text()
-    assert read_json(tmp_path / "job-4.json") == {"value": 4}
-    assert run_grid(tmp_path, JOBS, square)["job-2"] == {"value": 4}
+    assert read_json(tmp_path / "job-4.json")["value"] == 4
+    assert run_grid(tmp_path, JOBS, square)["job-2"]["value"] == 4
     assert not (tmp_path / "job-2.failed.txt").exists()
+
+
+@pytest.mark.slow
+def test_a_job_whose_worker_is_killed_is_tried_once_more(tmp_path):
+    told = {}
+    jobs = {name: {"x": x, "mark": tmp_path / "mark" if x == 1 else None} for x, name in enumerate(JOBS)}
+    records = run_grid(tmp_path / "jobs", jobs, die_once, workers=2, on_done=told.__setitem__)
+    assert [r["value"] for r in records.values()] == [0, 1, 2, 3, 4]
+    assert told == dict.fromkeys(JOBS, "done")
+
+
+@pytest.mark.slow
+def test_a_job_that_kills_every_worker_is_reported_and_the_rest_is_kept(tmp_path):
+    told = {}
+    with pytest.raises(JobsFailed, match=r"1 of 5 jobs failed twice, the first job-2 \(its worker was killed"):
+        run_grid(tmp_path, JOBS, die, workers=2, on_done=told.__setitem__)
+    assert told == dict.fromkeys(JOBS, "done") | {"job-2": "failed"}
+
+
+GRID = """
+import sys
+from pathlib import Path
+from tests.experiments.test_grid import note
+from steelyard.experiments.grid import run_grid
+jobs = {f"job-{x}": {"x": x, "seconds": 0.0 if x < 3 else 3.0} for x in range(6)}
+run_grid(Path(sys.argv[1]) / "jobs", jobs, note, workers=2)
+"""
+
+
+@pytest.mark.slow
+def test_a_grid_that_is_killed_goes_on_and_no_job_is_done_twice(tmp_path):
+    """Workers outlive the killed grid for as long as their job takes: the next grid takes their records."""
+    root = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", GRID, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": root}
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    until = time.monotonic() + 60
+    while len(list(tmp_path.glob("done-*"))) < 5 and time.monotonic() < until:  # two of three seconds have begun
+        time.sleep(0.02)
+    first.kill()
+    first.wait()
+    records = {p.name: p.read_bytes() for p in (tmp_path / "jobs").glob("*.json")}
+    assert {f"job-{x}.json" for x in range(3)} <= set(records)
+    subprocess.run(command, cwd=tmp_path, env=environment, check=True)
+    for x in range(6):
+        assert read_json(tmp_path / "jobs" / f"job-{x}.json")["value"] == x
+        assert len(list(tmp_path.glob(f"done-{x}-*"))) == 1
+    for name, text in records.items():
+        assert (tmp_path / "jobs" / name).read_bytes() == text
+
+
+def test_writers_of_one_file_leave_a_whole_one(tmp_path):
+    """Whoever renames last wins; nobody meets half a file, or the other's."""
+    values = [{"writer": k, "text": "x" * 10_000} for k in range(2)]
+    errors = []
+
+    def write(value):
+        try:
+            for _ in range(50):
+                write_json(tmp_path / "a.json", value)
+                json.loads((tmp_path / "a.json").read_text())
+        except Exception as error:
+            errors.append(error)
+
+    threads = [threading.Thread(target=write, args=(value,)) for value in values]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert errors == []
+    assert read_json(tmp_path / "a.json") in values
+    assert [p.name for p in tmp_path.iterdir()] == ["a.json"]
+
+
+@pytest.mark.parametrize("engine", ["ray", "dask"])
+def test_one_worker_is_no_cluster(tmp_path, engine):
+    with pytest.raises(ValueError, match=f"workers must be at least 2 with engine '{engine}', got 1"):
+        run_grid(tmp_path, JOBS, square, engine=engine)
 
 
 def test_engine_that_is_not_there(tmp_path):
@@ -77,17 +188,21 @@ def test_engine_that_is_not_there(tmp_path):
 def test_a_local_ray_cluster(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
     try:
-        records = run_grid(tmp_path, JOBS, square, workers=2, engine="ray")
+        monkeypatch.chdir(tmp_path)  # its workers are elsewhere
+        records = run_grid(Path("jobs"), JOBS, note, workers=2, engine="ray")
     finally:
         ray.shutdown()
-    assert [r["value"] for r in records.values()] == [0, 1, 4, 9, 16]
+    assert [r["value"] for r in records.values()] == [0, 1, 2, 3, 4]
+    assert len(list(tmp_path.glob("done-*"))) == 5
 
 
 @pytest.mark.slow
-def test_a_local_dask_cluster(tmp_path):
+def test_a_dask_cluster_that_is_there_or_made(tmp_path):
     distributed = pytest.importorskip("distributed")
     with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None):
-        records = run_grid(tmp_path, JOBS, square, workers=2, engine="dask")
+        records = run_grid(tmp_path / "there", JOBS, square, workers=2, engine="dask")
+    assert [r["value"] for r in records.values()] == [0, 1, 4, 9, 16]
+    records = run_grid(tmp_path / "made", JOBS, square, workers=2, engine="dask")
     assert [r["value"] for r in records.values()] == [0, 1, 4, 9, 16]

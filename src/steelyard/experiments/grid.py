@@ -1,15 +1,20 @@
 """Independent jobs, side by side: finished ones are skipped, failed ones tried once more."""
 
+import contextlib
+import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal
 
+from filelock import FileLock
 from joblib import Parallel, delayed, parallel_config
 
-from steelyard.experiments.runs import read_json, write_json
+from steelyard.experiments.runs import read_json, write_atomically, write_json
 
 Engine = Literal["local", "ray", "dask"]
+_TRIES = 2
 
 
 class JobsFailed(RuntimeError):
@@ -27,77 +32,138 @@ def run_grid(
 ) -> dict[str, dict[str, Any]]:
     """Do `work` on every job; its record is `folder/NAME.json`, written aside and renamed by the one who did it.
 
+    A job is done by one worker at a time, whoever started it: one that an earlier grid, ended from outside, left
+    running is waited for, and its record taken.
+
     Args:
         folder: of the records.
         jobs: a name, which is good as a file name, and what `work` is called with, for each.
         work: a function of a module, so that other processes find it; returns what JSON can hold.
-        workers: processes at a time.
-        engine: ``"local"`` processes, or a ``"ray"`` or ``"dask"`` cluster through joblib's backends (with the
-            folder on a file system that all see).
+        workers: processes at a time; at least 2 for a cluster.
+        engine: ``"local"`` processes, or a ``"ray"`` or ``"dask"`` cluster through joblib's backends, with the
+            folder, and this one, on a file system that all see. A cluster that is connected to is used; else Ray
+            and Dask take the one that their own settings name (``RAY_ADDRESS``, ``DASK_SCHEDULER_ADDRESS``), or
+            start one on this machine.
         on_done: told each name and "done", "was finished" or "failed", as they come (under Ray at the end).
 
     Returns:
-        The records, in the order of the jobs.
+        The records, in the order of the jobs, with the ``seconds`` that each took.
 
     Raises:
         ImportError: the engine's library is not installed.
-        JobsFailed: jobs that failed twice; the sentence names the first, `NAME.failed.txt` has each traceback.
+        ValueError: no such engine, or one worker for a cluster.
+        JobsFailed: jobs that failed twice; the sentence names the first, `NAME.failed.txt` has each reason.
     """
+    folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    waiting = dict(jobs)
+    tries = dict.fromkeys(jobs, 0)
     for name in jobs:
-        if (folder / f"{name}.json").exists():
+        if _record(folder, name).exists():
             on_done(name, "was finished")
-            del waiting[name]
-    _register(engine)
+            del tries[name]
+    with _cluster(engine, workers):
+        while waiting := [name for name in tries if tries[name] < _TRIES]:
+            for name, failed in _round(folder, {name: jobs[name] for name in waiting}, work, workers, engine):
+                if not failed:
+                    del tries[name]
+                    on_done(name, "done")
+                    continue
+                tries[name] += 1
+                if tries[name] == _TRIES:
+                    on_done(name, "failed")
+    if tries:
+        first = next(iter(tries))
+        reason = _reason(folder, first).read_text(encoding="utf-8").strip().splitlines()[-1]
+        raise JobsFailed(f"{len(tries)} of {len(jobs)} jobs failed twice, the first {first} ({reason})")
+    return {name: read_json(_record(folder, name)) for name in jobs}
+
+
+def _round(
+    folder: Path, jobs: dict[str, Any], work: Callable[[Any], dict[str, Any]], workers: int, engine: Engine
+) -> Iterator[tuple[str, bool]]:
+    """Each job's name and whether it failed; those that were not begun before workers were killed are left out."""
+    left = dict.fromkeys(jobs)
     returned = "list" if engine == "ray" else "generator_unordered"  # Ray's backend has no generators
-    for attempt in (1, 2):
-        failed = {}
+    here = Path.cwd()
+    try:
         # Jobs are many and small: one thread each is faster than all threads for one.
         with parallel_config(backend={"local": "loky"}.get(engine, engine), n_jobs=workers):
             outcomes = Parallel(return_as=returned)(
-                delayed(_do)(work, folder, name, job) for name, job in waiting.items()
+                delayed(_do)(work, folder, here, name, job) for name, job in jobs.items()
             )
-            for name, error in outcomes:
-                if error is None:
-                    on_done(name, "done")
-                else:
-                    failed[name] = waiting[name]
-                    if attempt == 2:
-                        on_done(name, "failed")
-        waiting = failed
-        if not waiting:
-            break
-    if waiting:
-        first = next(iter(waiting))
-        reason = (folder / f"{first}.failed.txt").read_text(encoding="utf-8").strip().splitlines()[-1]
-        raise JobsFailed(f"{len(waiting)} of {len(jobs)} jobs failed twice, the first {first} ({reason})")
-    return {name: read_json(folder / f"{name}.json") for name in jobs}
+            for name, failed in outcomes:
+                del left[name]
+                yield name, failed
+    except BrokenProcessPool as error:
+        begun = [name for name in left if _lock(folder, name).exists()] or list(left)
+        text = f"its worker was killed, for want of memory perhaps ({str(error).splitlines()[0]})"
+        for name in begun:
+            failed = not _record(folder, name).exists()
+            if failed:
+                _reason(folder, name).write_text(text, encoding="utf-8")
+            yield name, failed
 
 
-def _do(work: Callable[[Any], dict[str, Any]], folder: Path, name: str, job: Any) -> tuple[str, str | None]:
-    """In the worker: the work, and its record or its traceback on disk."""
-    report = folder / f"{name}.failed.txt"
-    try:
-        write_json(folder / f"{name}.json", work(job))
-    except Exception:
-        text = traceback.format_exc()
-        report.write_text(text, encoding="utf-8")
-        return name, text
-    report.unlink(missing_ok=True)
-    return name, None
+def _do(work: Callable[[Any], dict[str, Any]], folder: Path, here: Path, name: str, job: Any) -> tuple[str, bool]:
+    """In the worker: the work, then its record or its traceback on disk; the name, and whether it failed."""
+    lock = _lock(folder, name)
+    lock.parent.mkdir(exist_ok=True)
+    with FileLock(lock):
+        if _record(folder, name).exists():  # another worker had the job
+            return name, False
+        began = time.monotonic()
+        try:
+            with contextlib.chdir(here):  # relative names are the caller's
+                record = work(job)
+            write_json(_record(folder, name), record | {"seconds": round(time.monotonic() - began, 2)})
+        except Exception:
+            text = traceback.format_exc()
+            write_atomically(_reason(folder, name), lambda file: file.write(text.encode()))
+            return name, True
+        finally:
+            lock.unlink(missing_ok=True)  # what stays was begun and never ended
+        _reason(folder, name).unlink(missing_ok=True)
+    return name, False
 
 
-def _register(engine: Engine) -> None:
-    """Make an engine's joblib backend known."""
+def _record(folder: Path, name: str) -> Path:
+    return folder / f"{name}.json"
+
+
+def _reason(folder: Path, name: str) -> Path:
+    return folder / f"{name}.failed.txt"
+
+
+def _lock(folder: Path, name: str) -> Path:
+    return folder / ".locks" / name
+
+
+@contextlib.contextmanager
+def _cluster(engine: Engine, workers: int) -> Iterator[None]:
+    """Make an engine's joblib backend known, with a cluster behind it."""
+    if engine not in ("local", "ray", "dask"):
+        raise ValueError(f"engine must be local, ray or dask, got {engine!r}")
+    if engine != "local" and workers < 2:
+        raise ValueError(f"workers must be at least 2 with engine {engine!r}, got {workers}")
     try:
         if engine == "ray":
             from ray.util.joblib import register_ray
 
             register_ray()
         elif engine == "dask":
-            import distributed  # noqa: F401 (registers itself)
-        elif engine != "local":
-            raise ValueError(f"engine must be local, ray or dask, got {engine!r}")
+            import dask
+            import distributed
     except ImportError:
         raise ImportError(f"engine {engine!r} needs {engine}: pip install 'steelyard[cluster]'") from None
+    if engine != "dask":
+        yield
+        return
+    try:
+        distributed.get_client()
+    except ValueError:  # none yet
+        named = dask.config.get("scheduler-address", None) is not None
+        local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+        with distributed.Client(**({} if named else local)):
+            yield
+    else:
+        yield

@@ -2,6 +2,7 @@
 
 import json
 import os
+import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,7 +49,7 @@ class RunFolder:
     def _claim(self, config: CompareConfig, resume: bool) -> None:
         file = self.path / "config.yaml"
         if not file.exists():
-            others = sorted(p.name for p in self.path.iterdir() if p.name != ".lock")
+            others = sorted(p.name for p in self.path.iterdir() if p.name != ".lock" and p.suffix != ".tmp")
             if others:
                 raise FileExistsError(
                     f"run folder {self.path} holds other files, such as {others[0]}; name another"
@@ -90,12 +91,15 @@ def latest_folder(parent: Path, stem: str, config: CompareConfig) -> Path | None
 def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     """Call `write` with a binary file beside `path`, make it durable, and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("wb") as file:
-        write(file)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
+    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # nobody else's
+    try:
+        with aside.open("wb") as file:
+            write(file)
+            file.flush()
+            os.fsync(file.fileno())
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

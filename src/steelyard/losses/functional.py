@@ -263,8 +263,8 @@ def lgl_inr_loss(
         logits: (N, K) or (N, K, d1, ...), floating. A binary problem takes K = 2.
         target: (N,) or (N, d1, ...), integer labels from 0 to K - 1.
         beta: from -1e30 to 1e30; 0 weights the non-target classes alike, large values keep the hardest. The
-            authors' default is 1. ``"auto"`` is :math:`2 \log(K - 1)` (ours): a class that the column cannot tell from its
-            own, :math:`P_{kj} = 1/2`, weighs as much as K - 1 classes that it never confuses.
+            authors' default is 1. ``"auto"`` is :math:`2 \log(K - 1)` (ours): a class that the column cannot tell
+            from its own, :math:`P_{kj} = 1/2`, weighs as much as K - 1 classes that it never confuses.
         detach_weights: treat :math:`\omega` as a constant in the gradient. The authors' default is False.
         weight: (K,) weight of each column's loss. Default: all 1.
         pos_weight: (K,) further weight of each column's positive term; gets no gradient. Default: all 1.
