@@ -337,10 +337,11 @@ def test_nothing_waits_for_the_device(name):
 
 @every_loss
 @pytest.mark.parametrize("weighted", [False, True])
-def test_all_columns_sampled_is_exact(name, weighted):
+@pytest.mark.parametrize("ignore_index", [-100, 0, 1, 7])
+def test_all_columns_sampled_is_exact(name, weighted, ignore_index):
     *parts, target = head(12, 4, 30)
-    target[4] = -100
-    options = weights_of(name, 30) if weighted else {}
+    target[4] = ignore_index
+    options = (weights_of(name, 30) if weighted else {}) | {"ignore_index": ignore_index}
     expected = run(FUSED[name], parts, target, **options)
     assert_same(run(FUSED[name], parts, target, num_sampled=30, **options), expected, rtol=1e-12, atol=1e-14)
 

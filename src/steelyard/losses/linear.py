@@ -114,7 +114,7 @@ def lgl_inr_linear(
         weight = scale if weight is None else weight[head.columns] * scale
         pos_weight = None if pos_weight is None else pos_weight[head.columns]
     factor = head.ones() if weight is None else weight[head.first : head.first + head.held]
-    rest = (pos_weight, beta, detach_weights, ignore_index, head.first, head.num_classes, head.chunk(chunk_size))
+    rest = (pos_weight, beta, detach_weights, head.ignore_index, head.first, head.num_classes, head.chunk(chunk_size))
     if reduction == "none":
         return head.loss("lgl-inr", None, *rest) * factor
     return head.summed(head.loss("lgl-inr", factor * share, *rest))
@@ -201,7 +201,7 @@ def logistic_linear(
         pos_weight = None if pos_weight is None else pos_weight[head.columns]
     held = slice(head.first, head.first + head.held)
     weight, pos_weight = (None if w is None else w[held] for w in (weight, pos_weight))
-    rest = (weight, pos_weight, ignore_index, head.first, head.num_classes, head.chunk(chunk_size))
+    rest = (weight, pos_weight, head.ignore_index, head.first, head.num_classes, head.chunk(chunk_size))
     if reduction == "none":
         return (head.summed(head.loss("logistic", None, *rest)) * factor).reshape(target.shape)
     return head.summed(head.loss("logistic", factor, *rest))
@@ -396,7 +396,8 @@ class _Checked:
         self.columns = torch.cat([slots.clamp(max=self.num_classes - 1), drawn])
         self.weight = self.weight[self.columns]
         self.bias = None if self.bias is None else self.bias[self.columns]
-        self.target = torch.empty_like(order).scatter_(0, order, new).masked_fill(ignored, self.ignore_index)
+        self.target = torch.empty_like(order).scatter_(0, order, new).masked_fill(ignored, -100)
+        self.ignore_index = -100  # the caller's may be a slot now
         self.held = self.num_classes = len(self.columns)
         return scale
 
