@@ -7,6 +7,7 @@ import math
 import pytest
 
 from steelyard.experiments.claims import CLAIMS, read_claim_config, reproduce
+from steelyard.experiments.claims.standings import holm, p_value
 from steelyard.report import write_claim_page
 from tests.report.browser import check_page
 from tests.test_cli import _run
@@ -67,6 +68,40 @@ def test_claim_runs_to_its_page_and_again_in_no_time(tmp_path, claim):
     assert write_claim_page(tmp_path / claim) == page
     with pytest.raises(ValueError, match="is of another run: epochs is"):
         reproduce(claim, read_claim_config(claim, **SMALL[claim] | {"epochs": 4}), tmp_path / claim)
+
+
+def _records(ours, other, groups=("none",)):
+    base = {"learning_rate": 0.1, "fewest": 9, "accuracy": [0.5] * 4, "rare_recall": [0.5] * 4}
+    return [
+        base | {"imbalance": group, "loss": loss, "balanced_accuracy": values}
+        for group in groups
+        for loss, values in (("lgl-inr", ours), ("logistic", other), ("softmax", other))
+    ]
+
+
+@pytest.mark.parametrize(
+    ("ours", "held"),
+    [
+        ([0.90, 0.91, 0.92, 0.905], "yes"),
+        ([0.70, 0.71, 0.72, 0.705], "no"),
+        ([0.80, 0.83, 0.80, 0.81], "partly"),  # noise
+        ([0.80, 0.81, 0.82, 0.80], "partly"),  # the same
+    ],
+)
+def test_verdict_of_c4(ours, held):
+    config = read_claim_config("c4", losses=["softmax", "logistic", "lgl-inr"], seeds=4)
+    result = CLAIMS["c4"].conclude(_records(ours, [0.80, 0.81, 0.82, 0.80]), config)
+    assert result["held"] == held
+    assert "Of the 2 comparisons" in result["verdict"]
+
+
+def test_p_values_and_their_correction():
+    assert p_value([0.0, 0.0]) == 1
+    assert p_value([0.25, 0.25]) == 0
+    assert p_value([1.0, 2.0, 3.0]) == pytest.approx(0.0742, abs=1e-4)
+    rows = [{"p": 0.01}, {"p": None}, {"p": 0.04}, {"p": 0.03}]
+    holm(rows)
+    assert [row["p"] for row in rows] == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
 
 
 @pytest.mark.slow

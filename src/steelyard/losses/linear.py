@@ -114,7 +114,15 @@ def lgl_inr_linear(
         weight = scale if weight is None else weight[head.columns] * scale
         pos_weight = None if pos_weight is None else pos_weight[head.columns]
     factor = head.ones() if weight is None else weight[head.first : head.first + head.held]
-    rest = (pos_weight, beta, detach_weights, head.ignore_index, head.first, head.num_classes, head.chunk(chunk_size))
+    rest = (
+        pos_weight,
+        beta,
+        detach_weights,
+        head.ignore_index,
+        head.first,
+        head.num_classes,
+        head.chunk(chunk_size),
+    )
     if reduction == "none":
         return head.loss("lgl-inr", None, *rest) * factor
     return head.summed(head.loss("lgl-inr", factor * share, *rest))

@@ -77,7 +77,7 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
         by_decay.append(f"{math.exp(part[len(part) // 2]):.2f} at weight decay {decay:g}")
     return {
         "held": "yes"
-        if held and line.slope - half <= 1.1 and line.slope + half >= 0.9
+        if held and line.slope - half >= 0.9 and line.slope + half <= 1.1
         else "partly"
         if held
         else "no",

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from steelyard.experiments.claims.standings import jobs_of, paired, shown, stand, work
+from steelyard.experiments.claims.standings import holm, jobs_of, p_value, paired, shown, stand, work
 
 __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 
@@ -37,7 +37,23 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
     verdict = f"Balanced accuracy of {_OURS}, in points with the 95% interval over paired seeds: {words}."
     if config.seeds < 2:
         return "partly", verdict + " One seed has no interval: nothing is decided."
-    if any(high is not None and high < 0 for other in others for _, _, high in ahead[other].values()):
-        return "no", verdict
-    gained = any(low is not None and low > 0 for _, low, _ in ahead[others[0]].values())
-    return ("yes" if gained else "partly"), verdict
+    of = {(r["imbalance"], r["loss"]): r["balanced_accuracy"] for r in records}
+    tests: list[dict[str, Any]] = [
+        {
+            "other": other,
+            "ahead": mean > 0,
+            "p": p_value([a - b for a, b in zip(of[group, _OURS], of[group, other], strict=True)]),
+        }
+        for other in others
+        for group, (mean, _, _) in ahead[other].items()
+    ]
+    holm(tests)
+    sure = [test for test in tests if test["p"] < 0.05]
+    better = {other: sum(t["ahead"] for t in sure if t["other"] == other) for other in others}
+    worse = sum(not test["ahead"] for test in sure)
+    verdict += (
+        f" Of the {len(tests)} comparisons, corrected for their number (Holm, 5%), it is ahead in "
+        + ", ".join(f"{count} against {other}" for other, count in better.items())
+        + f", and behind in {worse}."
+    )
+    return ("no" if worse else "yes" if better[others[0]] else "partly"), verdict

@@ -98,7 +98,7 @@ def stand(records: list[dict[str, Any]], key: str, config: Any) -> dict[str, Any
             p = None
             if reference is not None and loss != config.reference and len(values) > 1:
                 differences = [a - b for a, b in zip(values, reference["balanced_accuracy"], strict=True)]
-                p = 1.0 if len(set(differences)) == 1 else float(stats.ttest_1samp(differences, 0).pvalue)
+                p = p_value(differences)
             rows.append(
                 {
                     "loss": loss,
@@ -107,7 +107,7 @@ def stand(records: list[dict[str, Any]], key: str, config: Any) -> dict[str, Any
                     "p": p,
                 }
             )
-        _holm(rows)
+        holm(rows)
         rows.sort(key=lambda row: -row["balanced_accuracy"][0])
         tables.append(
             {"title": f"{key.capitalize()} {group}", "fewest": reference and reference["fewest"], "rows": rows}
@@ -163,6 +163,13 @@ def paired(
     }
 
 
+def p_value(differences: list[float]) -> float:
+    """Of a paired t-test; equal differences have none of its noise: 1 if they are 0, else 0."""
+    if len(set(differences)) == 1:
+        return float(differences[0] == 0)
+    return float(stats.ttest_1samp(differences, 0).pvalue)
+
+
 def shown(ahead: dict[str, tuple[float, float | None, float | None]]) -> str:
     """Those points as text."""
     parts = []
@@ -172,8 +179,8 @@ def shown(ahead: dict[str, tuple[float, float | None, float | None]]) -> str:
     return ", ".join(parts)
 
 
-def _holm(rows: list[dict[str, Any]]) -> None:
-    """Correct the p-values of one table for their number."""
+def holm(rows: list[dict[str, Any]]) -> None:
+    """Correct the p-values of one family of tests for their number, by Holm's method."""
     tested = sorted((row for row in rows if row["p"] is not None), key=lambda row: row["p"])
     highest = 0.0
     for i, row in enumerate(tested):
