@@ -115,7 +115,7 @@ def check_number(name: str, value: float, *, low: float = -math.inf, high: float
     """Return `value` as a float after refusing what is not a finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
-    if not (math.isfinite(value) and low <= value <= high):
+    if not (-math.inf < value < math.inf and low <= value <= high):  # so that torch.compile can trace it
         limits = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}]"
         raise ValueError(f"{name} must be a finite number{limits}, got {value}")
     return float(value)

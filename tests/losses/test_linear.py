@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from steelyard.kernels import linear as kernel
-from steelyard.losses import LGLINRLinear, LogisticLinear, lgl_inr_linear, linear_topk, logistic_linear
+from steelyard.losses import LGLINRLinear, LGLINRLoss, LogisticLinear, lgl_inr_linear, linear_topk, logistic_linear
+from steelyard.losses.functional import lgl_inr_loss
 from steelyard.losses.registry import LOSSES
 from tests.losses.cases import weights_of
 from tests.oracles import ORACLES
@@ -330,6 +331,31 @@ def test_nothing_waits_for_the_device(name):
     x.requires_grad_()
     FUSED[name](x, weight, target, linear_bias=bias).backward()
     assert x.grad.shape == (12, 4)
+
+
+def test_many_chunks_of_like_logits_stay_exact():
+    x, weight, target = torch.full((4, 2), 0.3), torch.ones(20_000, 2), torch.arange(4)
+    expected = logistic_linear(x.double(), weight.double(), target)
+    found = logistic_linear(x, weight, target, chunk_size=64)
+    torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:.*should not be instantiated:DeprecationWarning")  # torch's own
+@pytest.mark.parametrize("name", ["function", "module"])
+def test_compiles_whole_when_beta_changes(name):
+    torch.compiler.reset()
+    logits, target = torch.randn(6, 4, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 4
+    module = LGLINRLoss()
+
+    def call(beta):
+        if name == "function":
+            return lgl_inr_loss(logits, target, beta=beta)
+        module.beta = beta
+        return module(logits, target)
+
+    compiled = torch.compile(call, backend="eager", fullgraph=True)
+    for beta in (1.0, 2.0, 3.5):
+        torch.testing.assert_close(compiled(beta), call(beta))
 
 
 # Sampled columns ----------------------------------------------------------------------------------------------

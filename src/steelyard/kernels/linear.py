@@ -155,7 +155,7 @@ def _logistic(
         one = head.x.new_ones(len(weight))
         v = one if column_weight is None else column_weight.to(head.dtype)
         u = v if pos_weight is None else v * pos_weight.to(head.dtype)
-        losses = head.x.new_zeros(len(input))
+        losses = head.x.new_zeros(len(input), dtype=torch.float64)  # many chunks may join
         buffer = torch.empty_like(head.buffer)
         for start in head.starts():
             z = head.logits(start)
@@ -166,14 +166,14 @@ def _logistic(
             a = buffer[: z.numel()].view(z.shape)
             torch._C._nn.softplus(z, 1, 40, out=a)  # type: ignore[call-arg]
             _set_own(a, column, inside, torch.zeros_like(own))
-            losses += a @ v[columns]
+            losses += a.mul_(v[columns]).sum(1)
             losses += (torch._C._nn.softplus(-own, 1, 40) * u_own).masked_fill_(~inside[:, None], 0.0)[:, 0]
             if not any(needs):
                 continue
             dz = torch.sigmoid(z, out=a).mul_(v[columns]).mul_(factor)
             _set_own(dz, column, inside, -torch.sigmoid(-own) * u_own * factor)
             head.backward(start, dz)
-        return losses.masked_fill_(ignored, 0.0), *head.grads()
+        return losses.to(head.dtype).masked_fill_(ignored, 0.0), *head.grads()
 
 
 _OPERATORS = {"lgl-inr": _lgl_inr, "logistic": _logistic}
