@@ -65,7 +65,7 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     assert "class weights inverse, from the loss that the file names: softmax:inverse" in err
     code, out, err = _run(capsys, "audit", "run/lgl-inr/seed-0/train_predictions.parquet")
     assert code == 0
-    assert "LGL-INR of beta 1, from the loss that the file names: lgl-inr" in err
+    assert "LGL-INR of beta 1 in batches of 64, from the loss that the file names: lgl-inr" in err
     monkeypatch.setenv("COLUMNS", "50")
     code, out, _ = _run(capsys, "audit", file)
     assert max(len(line) for line in out.splitlines()) <= 50
