@@ -296,16 +296,18 @@ def test_compiled_equals_eager(name, reduction):
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_operators_pass_opcheck():
+@pytest.mark.parametrize("flags", [(True, True, True), (True, False, False), (False, True, False)])
+@pytest.mark.parametrize("layout", ["contiguous", "transposed", "no bias"])
+def test_operators_pass_opcheck(layout, flags):
     x, weight, bias, target = head(dtype=torch.float32)
-    factor = torch.rand(5)
-    flags = (True, True, True)
-    torch.library.opcheck(
-        kernel._lgl_inr, (x, weight, bias, target, factor, None, 1.0, False, -100, 0, 5, 2, *flags)
-    )
-    torch.library.opcheck(
-        kernel._logistic, (x, weight, bias, target, torch.rand(12), None, factor, -100, 0, 5, 2, *flags)
-    )
+    if layout == "transposed":
+        x, weight = x.t().contiguous().t(), weight.t().contiguous().t()
+    if layout == "no bias":
+        bias, flags = None, (*flags[:2], False)
+    factor, u = torch.linspace(0.5, 2, 5), torch.linspace(2, 0.5, 5)
+    torch.library.opcheck(kernel._lgl_inr, (x, weight, bias, target, factor, u, 1.0, False, -100, 0, 5, 2, *flags))
+    rows = torch.linspace(0, 1, 12)
+    torch.library.opcheck(kernel._logistic, (x, weight, bias, target, rows, u, factor, -100, 0, 5, 2, *flags))
 
 
 @every_loss

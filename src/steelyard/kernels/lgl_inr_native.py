@@ -26,9 +26,9 @@ def library() -> ctypes.CDLL | None:
     """The compiled code; None where the installation has none."""
     try:
         found = ctypes.CDLL(str(_LIBRARY))
-    except OSError:
-        return None
-    if found.lgl_inr_abi() != _ABI:
+        if found.lgl_inr_abi() != _ABI:
+            return None
+    except (OSError, AttributeError):  # no library, or one without these functions
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     found.lgl_inr_columns.argtypes = [

@@ -41,9 +41,9 @@ class _Head:
         self.x = input.to(self.dtype).masked_fill(ignored[:, None], 0.0)
         self.width = width
         self.buffer = self.x.new_empty(len(input) * width)
-        self.grad_input = torch.zeros_like(self.x) if needs[0] else self.x.new_empty(0)
-        self.grad_weight = torch.empty_like(weight) if needs[1] else weight.new_empty(0)
-        self.grad_bias = torch.empty_like(bias) if needs[2] and bias is not None else weight.new_empty(0)
+        self.grad_input = self.x.new_zeros(self.x.shape) if needs[0] else self.x.new_empty(0)
+        self.grad_weight = weight.new_empty(weight.shape) if needs[1] else weight.new_empty(0)
+        self.grad_bias = bias.new_empty(bias.shape) if needs[2] and bias is not None else weight.new_empty(0)
         self.needs = needs
 
     def starts(self) -> range:

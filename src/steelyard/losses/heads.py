@@ -63,7 +63,7 @@ class _LossLinear(nn.Module):
     def reset_parameters(self) -> None:
         """Weights as of :class:`torch.nn.Linear`, biases of zero; parts of a split head draw differently."""
         generator = None
-        if self.column_group is not None:
+        if self.column_group is not None and self.weight.device.type != "meta":
             seed = int(torch.randint(2**62, ())) + torch.distributed.get_rank(self.column_group)
             generator = torch.Generator(self.weight.device).manual_seed(seed)
         bound = 1 / math.sqrt(self.in_features)
