@@ -52,9 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(f"{error}; the same command goes on with the rest", 1)
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
-        _fail("out of memory; lower --batch-size or --image-size (finished results are kept, --resume goes on)", 1)
+        _fail("out of memory; take smaller batches or images, or fewer at a time (finished results are kept)", 1)
     except _Stopped as stopped:
-        _fail("stopped; the same command with --resume goes on", 128 + stopped.number)
+        resume = " with --resume" if given[:1] == ["compare"] else ""
+        _fail(f"stopped; the same command{resume} goes on", 128 + stopped.number)
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

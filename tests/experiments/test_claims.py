@@ -65,6 +65,9 @@ def test_claim_runs_to_its_page_and_again_in_no_time(tmp_path, claim):
     again = reproduce(claim, config, tmp_path / claim, on_done=told.__setitem__)
     assert set(told.values()) == {"was finished"}
     assert again["numbers"] == result["numbers"]
+    assert [again[key] for key in ("finished", "seconds", "environment", "command")] == [
+        result[key] for key in ("finished", "seconds", "environment", "command")
+    ]
     assert write_claim_page(tmp_path / claim) == page
     with pytest.raises(ValueError, match="is of another run: epochs is"):
         reproduce(claim, read_claim_config(claim, **SMALL[claim] | {"epochs": 4}), tmp_path / claim)
@@ -93,6 +96,15 @@ def test_verdict_of_c4(ours, held):
     result = CLAIMS["c4"].conclude(_records(ours, [0.80, 0.81, 0.82, 0.80]), config)
     assert result["held"] == held
     assert "Of the 2 comparisons" in result["verdict"]
+
+
+def test_a_seed_that_diverged_is_left_out_of_the_pairs():
+    config = read_claim_config("c4", losses=["softmax", "logistic", "lgl-inr"], seeds=4)
+    result = CLAIMS["c4"].conclude(_records([0.90, None, 0.92, 0.905], [0.80, 0.81, 0.82, 0.80]), config)
+    row = next(row for row in result["tables"][0]["rows"] if row["loss"] == "lgl-inr")
+    assert row["diverged"] == 1
+    assert row["balanced_accuracy"][0] == pytest.approx((0.90 + 0.92 + 0.905) / 3)
+    assert "+10.2" in result["verdict"]
 
 
 def test_p_values_and_their_correction():

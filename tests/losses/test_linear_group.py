@@ -72,7 +72,10 @@ def _worker(rank, world, folder):
         module = head(4, CLASSES, column_group=group, dtype=torch.float64)
         loss = module(x, target)
         values, classes = module.predict(x, 5)
-        found["heads"][head.__name__] = (module.weight.detach(), loss.detach(), values, classes)
+        with torch.no_grad():
+            module.bias.fill_(-torch.inf)  # nothing is told apart: each class once all the same
+        every = module.predict(x, CLASSES)[1]
+        found["heads"][head.__name__] = (module.weight.detach(), loss.detach(), values, classes, every)
     torch.save(found, f"{folder}/{rank}.pt")
     dist.destroy_process_group()
 
@@ -114,7 +117,8 @@ def test_processes_agree_with_one(tmp_path, world):
         whole = torch.cat([f["heads"][name][0] for f in found])
         assert whole.shape == (CLASSES, 4)
         assert len(whole.unique(dim=0)) == CLASSES
-        _, loss, values, classes = found[0]["heads"][name]
+        _, loss, values, classes, every = found[0]["heads"][name]
+        assert torch.equal(every.sort(1).values, torch.arange(CLASSES).expand(len(x), -1))
         fused = FUSED["lgl-inr" if name == "LGLINRLinear" else "logistic"]
         torch.testing.assert_close(loss, fused(x, whole, target), **close)
         expected = (x @ whole.T).topk(5)

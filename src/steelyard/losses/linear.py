@@ -268,7 +268,10 @@ def linear_topk(
             ]
             dist.all_gather(everyone[0], values.contiguous(), group=column_group)
             dist.all_gather(everyone[1], classes.contiguous(), group=column_group)
-            values, classes = _largest(k, everyone[0], everyone[1])
+            few, more = divmod(head.num_classes, dist.get_world_size(column_group))
+            held = [min(k, few + (rank < more)) for rank in range(len(everyone[0]))]  # without the padding
+            found = [[x[:, :size] for x, size in zip(part, held, strict=True)] for part in everyone]
+            values, classes = _largest(k, *found)
     shape = (*input.shape[:-1], k)
     return values.reshape(shape), classes.reshape(shape)
 

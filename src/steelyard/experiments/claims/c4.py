@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from steelyard.experiments.claims.standings import holm, jobs_of, p_value, paired, shown, stand, work
+from steelyard.experiments.claims.standings import differences, holm, jobs_of, p_value, paired, shown, stand, work
 
 __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 
@@ -42,7 +42,7 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
         {
             "other": other,
             "ahead": mean > 0,
-            "p": p_value([a - b for a, b in zip(of[group, _OURS], of[group, other], strict=True)]),
+            "p": p_value(differences(of[group, _OURS], of[group, other])),
         }
         for other in others
         for group, (mean, _, _) in ahead[other].items()

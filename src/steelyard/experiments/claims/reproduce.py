@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 import platform
+import subprocess
 import time
 from collections.abc import Callable, Sequence
 from importlib import resources
@@ -155,7 +156,14 @@ def reproduce(
         started = time.monotonic()
         jobs = module.jobs(config)
         on_plan(len(jobs))
-        records = run_grid(folder / "jobs", jobs, module.work, workers=workers, engine=engine, on_done=on_done)
+        ran = 0
+
+        def tell(name: str, outcome: str) -> None:
+            nonlocal ran
+            ran += outcome != "was finished"
+            on_done(name, outcome)
+
+        records = run_grid(folder / "jobs", jobs, module.work, workers=workers, engine=engine, on_done=tell)
         result: dict[str, Any] = {
             "schema": 1,
             "claim": claim,
@@ -166,18 +174,49 @@ def reproduce(
                 "steelyard": steelyard.__version__,
                 "torch": torch.__version__,
                 "python": platform.python_version(),
+                "commit": _commit(),
                 "machine": f"{platform.machine()}, {workers} workers, engine {engine}",
             },
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
             "command": command,
-        } | module.conclude(list(records.values()), config)
+        }
+        before = folder / "claim.json"
+        if ran == 0 and before.exists():  # nothing is new but the page: when and where it ran stays true
+            result |= {key: read_json(before)[key] for key in ("environment", "finished", "seconds", "command")}
+        result |= module.conclude(list(records.values()), config)
         write_atomically(folder / "rows.csv", lambda out: out.write(_csv(list(records.values())).encode()))
         write_json(folder / "claim.json", result)
         write_claim_page(folder)
         return result
     finally:
         lock.release()
+
+
+def _commit() -> str | None:
+    """Of the source tree that runs, with a + where it has changes; None for an installed package."""
+    here = Path(steelyard.__file__).parent
+    asked = {
+        "commit": [
+            "log",
+            "-1",
+            "--format=%h",
+            "--",
+            str(here / "__init__.py"),
+        ],  # nothing where git has not this file
+        "changes": ["status", "--porcelain", "--", str(here)],
+        "head": ["rev-parse", "--short", "HEAD"],
+    }
+    try:
+        said = {
+            key: subprocess.run(
+                ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+            ).stdout
+            for key, words in asked.items()
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return said["head"].strip() + "+" * bool(said["changes"].strip()) if said["commit"].strip() else None
 
 
 def _csv(records: Sequence[dict[str, Any]]) -> str:
@@ -192,7 +231,9 @@ def _csv(records: Sequence[dict[str, Any]]) -> str:
 
 
 def _cell(value: Any) -> Any:
-    """A scalar as it is; a list of numbers, such as one for each seed, with spaces between."""
-    if isinstance(value, list) and value and all(isinstance(item, int | float) for item in value):
-        return " ".join(f"{item:.6g}" for item in value)
+    """A scalar as it is; a list of numbers, such as one a seed, with spaces between, and of pairs with colons."""
+    if isinstance(value, list) and value and all(isinstance(item, int | float | None) for item in value):
+        return " ".join("diverged" if item is None else f"{item:.6g}" for item in value)
+    if isinstance(value, list) and value and all(isinstance(item, list) for item in value):  # rates tried
+        return " ".join(":".join("diverged" if v is None else f"{v:.6g}" for v in item) for item in value)
     return value

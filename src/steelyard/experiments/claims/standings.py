@@ -67,7 +67,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             break
         rates[float(f"{beyond:.2g}")] = _tried(score, float(f"{beyond:.2g}"))
     best = max(rates, key=lambda r: (rates[r] if rates[r] is not None else -1.0, -r))
-    runs = [score(best, seed, "test") for seed in range(job["seeds"])]
+    runs = [_judged(score, best, seed) for seed in range(job["seeds"])]
     return job | {
         "learning_rate": best,
         "tried": [[rate, rates[rate]] for rate in sorted(rates)],
@@ -85,6 +85,15 @@ def _tried(score: Any, rate: float) -> float | None:
     return value
 
 
+def _judged(score: Any, rate: float, seed: int) -> dict[str, float | None]:
+    """A seed's numbers; none of a training that diverged, which is a result too."""
+    try:
+        found: dict[str, float | None] = score(rate, seed, "test")
+    except Diverged:
+        return dict.fromkeys(("accuracy", "balanced_accuracy", "rare_recall"))
+    return found
+
+
 def stand(records: list[dict[str, Any]], key: str, config: Any) -> dict[str, Any]:
     """A leaderboard of each group, the records alike in `key`, and every loss against the reference."""
     numbers, tables = [], []
@@ -97,12 +106,12 @@ def stand(records: list[dict[str, Any]], key: str, config: Any) -> dict[str, Any
             values = r["balanced_accuracy"]
             p = None
             if reference is not None and loss != config.reference and len(values) > 1:
-                differences = [a - b for a, b in zip(values, reference["balanced_accuracy"], strict=True)]
-                p = p_value(differences)
+                p = p_value(differences(values, reference["balanced_accuracy"]))
             rows.append(
                 {
                     "loss": loss,
                     "rate": r["learning_rate"],
+                    "diverged": sum(value is None for value in values),
                     **{name: mean_interval(r[name]) for name in ("balanced_accuracy", "accuracy", "rare_recall")},
                     "p": p,
                 }
@@ -158,16 +167,23 @@ def paired(
     """Points of balanced accuracy that `ours` is ahead in each group, over seeds: mean and 95% interval."""
     of = {(r[key], r["loss"]): r["balanced_accuracy"] for r in records}
     return {
-        group: mean_interval([100 * (a - b) for a, b in zip(of[group, ours], of[group, other], strict=True)])
+        group: mean_interval([100 * d for d in differences(of[group, ours], of[group, other])])
         for group in dict.fromkeys(r[key] for r in records)
     }
 
 
-def p_value(differences: list[float]) -> float:
-    """Of a paired t-test; equal differences have none of its noise: 1 if they are 0, else 0."""
-    if len(set(differences)) == 1:
-        return float(differences[0] == 0)
-    return float(stats.ttest_1samp(differences, 0).pvalue)
+def differences(values: list[float | None], others: list[float | None]) -> list[float]:
+    """Seed by seed, of the seeds in which neither diverged."""
+    return [a - b for a, b in zip(values, others, strict=True) if a is not None and b is not None]
+
+
+def p_value(found: list[float]) -> float:
+    """Of a paired t-test; 1 for fewer than two differences. Equal ones have no noise: 1 if they are 0, else 0."""
+    if len(found) < 2:
+        return 1.0
+    if len(set(found)) == 1:
+        return float(found[0] == 0)
+    return float(stats.ttest_1samp(found, 0).pvalue)
 
 
 def shown(ahead: dict[str, tuple[float, float | None, float | None]]) -> str:
