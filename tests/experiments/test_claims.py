@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import random
 
 import pytest
 
@@ -96,6 +97,24 @@ def test_verdict_of_c4(ours, held):
     result = CLAIMS["c4"].conclude(_records(ours, [0.80, 0.81, 0.82, 0.80]), config)
     assert result["held"] == held
     assert "Of the 2 comparisons" in result["verdict"]
+
+
+@pytest.mark.parametrize(("apart", "noise", "held"), [(0.2, 0.01, "yes"), (0.0, 0.05, "partly")])
+def test_verdict_of_c2_is_not_of_noise(apart, noise, held):
+    generator = random.Random(0)
+    plain = {"misfit": 0.01, "polished_misfit": 1e-9, "largest_rise_of_own_loss": -0.1}
+    plain |= {"own_fell": 0, "raised": 10, "others_rose": 0, "others": 90}
+    records = [
+        plain
+        | {"scheme": scheme, "order": order, "seed": seed}
+        | {"own_by_rank": [0.5 + apart * i + generator.gauss(0, noise) for _ in range(10)]}
+        for scheme in ("none", "inverse")
+        for i, order in enumerate(("first", "last", "shuffled"))
+        for seed in range(3)
+    ]
+    result = CLAIMS["c2"].conclude(records, read_claim_config("c2", seeds=3))
+    assert result["held"] == held
+    assert "more over seeds" in result["verdict"]
 
 
 def test_a_seed_that_diverged_is_left_out_of_the_pairs():

@@ -50,7 +50,9 @@ def render_claim(found: dict[str, Any]) -> str:
         found=found | {"tables": found.get("tables", [])},
         figures=figures,
         settings=settings,
-        numbers=[] if found.get("tables") else [n | {"shown": _shown(n)} for n in found["numbers"]],
+        numbers=[]
+        if found.get("tables")
+        else [n | {"shown": _shown(n)} for n in found["numbers"] if n["value"] is not None],
     )
 
 
