@@ -35,6 +35,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     given = list(sys.argv[1:] if arguments is None else arguments)
+    comparing = given[:1] == ["compare"]
+    resume = " with --resume" if comparing else ""
     try:
         commands.main(args=given, standalone_mode=False, obj=shlex.join(["steelyard", *given]))
     except click.exceptions.Exit as exit_:
@@ -52,9 +54,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _fail(f"{error}; the same command goes on with the rest", 1)
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
-        _fail("out of memory; take smaller batches or images, or fewer at a time (finished results are kept)", 1)
+        lower = "--batch-size or --image-size" if comparing else "what is done at a time"
+        _fail(f"out of memory; lower {lower} (finished results are kept, the same command{resume} goes on)", 1)
     except _Stopped as stopped:
-        resume = " with --resume" if given[:1] == ["compare"] else ""
         _fail(f"stopped; the same command{resume} goes on", 128 + stopped.number)
 
 
@@ -276,6 +278,9 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 @click.option("--backbone", help=_BACKBONES)
 @click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.")
 @click.option("--limit-train", type=int, help="At most so many training samples, before imbalance.")
+@click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.")
+@click.option("--image-mode", help="L or RGB: convert every image.")
+@click.option("--image-size", type=int, help="Resize every image to this height and width.")
 @click.option(
     "--workers", type=int, default=os.cpu_count(), show_default="one a core", help="Trainings at a time."
 )
@@ -303,6 +308,12 @@ def reproduce(
     from steelyard.experiments.claims import reproduce as run
 
     claims = ["c1", "c2", "c3", "c4"] if claim == "all" else [claim]
+    if claim == "c1" and (imbalance or losses):
+        raise ValueError("c1 has imbalances and a loss of its own, got --imbalance or --losses")
+    if claim == "c2" and losses:
+        raise ValueError("c2 has a loss of its own, got --losses")
+    if claim != "c4" and imbalance is not None and len(_parts(imbalance)) > 1:
+        raise ValueError(f"only c4 takes several imbalances, got {imbalance} for {claim}")
     given = dict(changes)
     if dataset is not None:
         given |= {"tasks": _parts(dataset)} if claim == "leaderboard" else {"dataset": dataset}

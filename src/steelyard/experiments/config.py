@@ -5,10 +5,18 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from steelyard.data import parse_imbalance
-from steelyard.experiments.losses import parse_losses
+from steelyard.experiments.losses import check_starts, parse_losses
 from steelyard.training import Augmentation, Precision, check_backbone
 
 DEFAULT_LEARNING_RATES = [0.03, 0.1, 0.3]
@@ -62,6 +70,11 @@ class CompareConfig(BaseModel):
     def _losses(cls, value: list[str]) -> list[str]:
         parse_losses(",".join(value))
         return value
+
+    @model_validator(mode="after")
+    def _starts(self) -> "CompareConfig":
+        check_starts(parse_losses(",".join(self.losses)), self.epochs)
+        return self
 
     @field_validator("imbalance")
     @classmethod

@@ -125,6 +125,15 @@ def parse_losses(text: str) -> list[LossSpec]:
     return specs
 
 
+def check_starts(specs: Sequence[LossSpec], epochs: int) -> None:
+    """Refuse weights that would start after the last epoch."""
+    for spec in specs:
+        if spec.from_epoch >= epochs:
+            raise ValueError(
+                f"from must be an epoch below {epochs}, the epochs of training, got loss {spec.label!r}"
+            )
+
+
 def parse_loss(text: str) -> LossSpec:
     """A loss as `name[:scheme[@value]][:option=value ...][:from=EPOCH]`.
 

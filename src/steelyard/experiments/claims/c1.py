@@ -32,7 +32,7 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Train a network to tell classes of odd number from the others; measure, polish its head, measure again."""
-    data = dataset(job["dataset"])
+    data = dataset(job)
     target, test_target = data.train_target % 2, data.test_target % 2
     available = torch.bincount(target).tolist()
     most = min(available) if job["limit_train"] is None else min(min(available), job["limit_train"])

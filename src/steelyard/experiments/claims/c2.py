@@ -37,7 +37,7 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Train, measure, and refit the head with each class's weight raised alone."""
-    data = dataset(job["dataset"])
+    data = dataset(job)
     size = len(data.class_names)
     ranked = ranked_counts(data.train_target, size, job)
     order = {

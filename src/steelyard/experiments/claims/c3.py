@@ -29,7 +29,7 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Train, and measure how far the hardest of the other classes stands out in each column."""
-    data = dataset(job["dataset"])
+    data = dataset(job)
     size = len(data.class_names)
     counts = ranked_counts(data.train_target, size, job)
     chosen = draw(data.train_target, counts, seed=job["seed"])

@@ -22,10 +22,10 @@ from steelyard.data import parse_imbalance
 from steelyard.experiments.claims import c1, c2, c3, c4, leaderboard
 from steelyard.experiments.config import Backbone, one_sentence
 from steelyard.experiments.grid import Engine, run_grid
-from steelyard.experiments.losses import parse_losses
+from steelyard.experiments.losses import check_starts, parse_losses
 from steelyard.experiments.runs import read_json, write_atomically, write_json
 from steelyard.report import write_claim_page
-from steelyard.training import Augmentation
+from steelyard.training import Augmentation, Precision
 
 CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "leaderboard": leaderboard}
 
@@ -50,6 +50,7 @@ class ClaimConfig(BaseModel):
         weight_decays: tried (c1); the first one (others).
         backbone, augmentation: as :class:`CompareConfig`'s.
         limit_train: at most so many training samples, before imbalance.
+        precision, image_mode, image_size: as :class:`CompareConfig`'s.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
@@ -74,6 +75,9 @@ class ClaimConfig(BaseModel):
     backbone: Backbone = "small-cnn"
     augmentation: Augmentation = "none"
     limit_train: int | None = Field(default=None, ge=20)
+    precision: Precision = "32-true"
+    image_mode: Literal["L", "RGB"] | None = None
+    image_size: int | None = Field(default=None, ge=8)
 
 
 def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> ClaimConfig:
@@ -101,7 +105,7 @@ def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> Clai
         raise ValueError(one_sentence(error, ClaimConfig)) from None
     for imbalance in (config.imbalance, *config.imbalances):
         parse_imbalance(imbalance)
-    parse_losses(",".join(config.losses))
+    check_starts(parse_losses(",".join(config.losses)), config.epochs)
     return config
 
 

@@ -28,7 +28,7 @@ def jobs_of(config: Any, groups: dict[str, dict[str, Any]]) -> dict[str, dict[st
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
     """Tune by balanced accuracy on samples set aside from the training split, then train each seed."""
-    data = dataset(job["dataset"])
+    data = dataset(job)
     size = len(data.class_names)
     rest, held_out = split_validation(data.train_target, 0.1, seed=0)
     labels = data.train_target[rest]

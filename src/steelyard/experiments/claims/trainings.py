@@ -28,10 +28,14 @@ class Trained:
     test_target: Tensor
 
 
-@functools.lru_cache(maxsize=2)
-def dataset(name: str) -> ImageDataset:
-    """A data set, opened once in each process."""
-    return load_dataset(name)
+def dataset(job: dict[str, Any]) -> ImageDataset:
+    """A job's data set, opened once in each process."""
+    return _opened(job["dataset"], job["image_mode"], job["image_size"])
+
+
+_opened = functools.lru_cache(maxsize=2)(
+    lambda name, mode, size: load_dataset(name, image_mode=mode, image_size=size)
+)
 
 
 def settings(config: Any) -> dict[str, Any]:
@@ -46,6 +50,9 @@ def settings(config: Any) -> dict[str, Any]:
         "backbone": config.backbone,
         "augmentation": config.augmentation,
         "initial_bias": config.initial_bias,
+        "precision": config.precision,
+        "image_mode": config.image_mode,
+        "image_size": config.image_size,
     }
 
 
@@ -110,6 +117,7 @@ def train(
             seed=seed,
             checkpoint=checkpoint,
             schedule=schedule,
+            precision=job["precision"],
         )
     return Trained(
         predict(network, images),
