@@ -29,10 +29,13 @@ class NativeKernels(BuildHookInterface[Any]):
             self.app.display_warning("no C compiler: steelyard goes without its compiled CPU kernels")
             return
         command = [*compiler.split(), *FLAGS, str(source), "-o", str(unfinished), "-lm"]
-        try:
-            subprocess.run(command, check=True, capture_output=True, text=True)
-        except (OSError, subprocess.CalledProcessError) as error:
-            reason = getattr(error, "stderr", None) or error
+        for more in ([], ["-DNO_CLONES"]):  # versions for newer processors, where compiler and linker know how
+            try:
+                subprocess.run([*command, *more], check=True, capture_output=True, text=True)
+                break
+            except (OSError, subprocess.CalledProcessError) as error:
+                reason = getattr(error, "stderr", None) or error
+        else:
             self.app.display_warning(f"steelyard goes without its compiled CPU kernels: {reason}")
             unfinished.unlink(missing_ok=True)
             return

@@ -123,7 +123,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--out", type=Path, help="CSV to write as well")
-    parser.add_argument("--figure", type=Path, help="SVG of the curve to write as well")
+    parser.add_argument("--figure", type=Path, help="SVG of the times to write as well, and NAME-memory.svg")
     arguments = parser.parse_args()
     n, d, k = arguments.n, arguments.d, arguments.k
     shapes = [(n, d, k)]
@@ -154,21 +154,27 @@ def main() -> None:
             writer.writerow(head.split())
             writer.writerows(rows)
     if arguments.figure is not None:
-        series = []
-        for name in COMPETITORS:
-            points = [(r[0] * r[1] * r[2], float(r[4])) for r in rows if r[3] == name]
-            series.append((name, np.array(sorted(points))))
-        arguments.figure.write_text(
-            points_figure(
-                series,
-                name="cost",
-                x="N D K",
-                y="forward and backward, ms",
-                log=True,
-                diagonal=False,
-                title="Time of a head with its loss against the size of the problem",
-            )
-        )
+        memory = arguments.figure.with_stem(f"{arguments.figure.stem}-memory")
+        draw(rows, arguments.figure, column=4, x="N D K", y="forward and backward, ms", title="Time")
+        draw(rows, memory, column=6, x="N K", y="memory beyond input, head and gradients, MiB", title="Memory")
+
+
+def draw(rows: list[list[Any]], file: Path, *, column: int, x: str, y: str, title: str) -> None:
+    """A column of the rows against the size of the problem."""
+    series = []
+    for name in COMPETITORS:
+        points = [(r[0] * r[2] * (r[1] if x == "N D K" else 1), float(r[column])) for r in rows if r[3] == name]
+        series.append((name, np.array(sorted(points))))
+    text = points_figure(
+        series,
+        name=file.stem,
+        x=x,
+        y=y,
+        log=True,
+        diagonal=False,
+        title=f"{title} of a head with its loss against the size of the problem",
+    )
+    file.write_text(text)
 
 
 if __name__ == "__main__":

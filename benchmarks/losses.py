@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -34,7 +35,14 @@ def competitors(target: Tensor, classes: int) -> dict[str, Callable[[Tensor], Te
         "logistic_loss": lambda z: logistic_loss(z, target),
         "lgl_inr_loss": lambda z: lgl_inr_loss(z, target),
         "lgl_inr_loss, detached": lambda z: lgl_inr_loss(z, target, detach_weights=True),
+        "lgl_inr_loss, not compiled": lambda z: without_compiled(lambda: lgl_inr_loss(z, target)),
     }
+
+
+def without_compiled(call: Callable[[], Tensor]) -> Tensor:
+    """As where installation found no compiler."""
+    with mock.patch.object(lgl_inr_native, "takes", lambda logits: False):
+        return call()
 
 
 def measure(rows: int, classes: int, rounds: int) -> dict[str, float]:
@@ -78,7 +86,7 @@ def main() -> None:
         print(f"\n(N, K) = ({n}, {k}), {rounds} rounds")
         for name, seconds in medians.items():
             ratio = seconds / medians[BASELINE]
-            print(f"  {name:24s} {1e3 * seconds:9.3f} ms  {ratio:5.2f} x")
+            print(f"  {name:28s} {1e3 * seconds:9.3f} ms  {ratio:5.2f} x")
             rows.append([n, k, name, f"{1e3 * seconds:.4f}", f"{ratio:.3f}", rounds, setting, torch.__version__])
     if arguments.out is not None:
         with arguments.out.open("w", newline="") as file:

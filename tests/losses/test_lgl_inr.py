@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steelyard.kernels import lgl_inr as kernel
+from steelyard.kernels import lgl_inr_native
 from steelyard.losses import LGLINRLoss, lgl_inr_linear
 from steelyard.losses.functional import class_means, in_negative_weights, lgl_inr_loss
 from tests.losses.cases import batch, value_and_grad, weights_of
@@ -296,3 +297,18 @@ def test_bad_module_options(options, message):
 def test_running_form_refuses_other_widths():
     with pytest.raises(ValueError, match="logits must have num_classes = 3 columns, got 5"):
         LGLINRLoss(statistics="running", num_classes=3)(*batch())
+
+
+@pytest.mark.parametrize("rows", [63, 64, 65, 4000, 200_000])
+@pytest.mark.parametrize("compiled", [True, False])
+def test_sums_over_many_rows_stay_exact(rows, compiled, monkeypatch):
+    """All logits alike, where a plain sum of float32 is at its worst; one class ignored, one absent."""
+    if not compiled:
+        monkeypatch.setattr(lgl_inr_native, "takes", lambda logits: False)
+    logits = torch.full((rows, 3), 0.3)
+    target = (torch.arange(rows) % 7 == 0).long()
+    target[5::11] = -100
+    expected, expected_grad = value_and_grad(lgl_inr_loss, logits.double(), target, beta=3.0)
+    loss, grad = value_and_grad(lgl_inr_loss, logits, target, beta=3.0)
+    torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
+    torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-5, atol=1e-12)

@@ -21,6 +21,7 @@ _BLOCK_ELEMENTS_DEVICE = 1 << 24
 # P lies in [0, 1], so exp(beta P - max(beta, 0)) needs no maximum over classes while |beta| is small enough for
 # its least value, times a small probability, to stay a normal float32.
 _FIXED_SHIFT_BETA = 30.0
+_RUN = 32  # rows that are added up in float32 before their sum joins others in double
 
 
 @torch.library.custom_op("steelyard::lgl_inr", mutates_args=())
@@ -74,6 +75,20 @@ def _segments(target: Tensor, num_classes: int, ignore_index: int) -> _Segments:
         ordered = new.cumsum(0)
     offsets = torch.searchsorted(ordered, torch.arange(size + 1, device=target.device))
     return _Segments(order, offsets, labels, offsets.diff(), of_row)
+
+
+def _runs(segments: _Segments) -> tuple[Tensor, Tensor, Tensor] | None:
+    """Runs of at most `_RUN` sorted rows: where each starts, (M + 1,), their numbers, (M,), and which of them make
+    up each segment, (S + 1,). None where segments have few rows, or the device no doubles."""
+    rows, size, device = len(segments.order), len(segments.counts), segments.order.device
+    if rows <= _RUN * size or device.type == "mps":
+        return None
+    ends = ((segments.counts + _RUN - 1) // _RUN).cumsum(0)  # in runs
+    every = torch.arange(rows // _RUN + size, device=device)  # at most so many
+    owner = torch.searchsorted(ends, every, right=True).clamp(max=size - 1)
+    first = F.pad(ends, (1, 0))
+    starts = segments.offsets[owner] + (every - first[owner]) * _RUN
+    return F.pad(starts.clamp(max=rows), (0, 1), value=rows), every, first
 
 
 class Batch:
@@ -142,6 +157,7 @@ class _Parts:
         self.base = (-max(batch.beta, 0.0) - self.counts.log())[:, None]
         self.beta_mean = (batch.beta / self.counts)[:, None]
         self.segment_rows = torch.arange(len(self.counts), device=self.counts.device)
+        self.runs = _runs(segments) if batch.dtype == torch.float32 else None
         pull = self.counts.reciprocal()  # what a segment's positives weigh in their column
         if batch.pos_weight is not None:
             pull = pull * F.pad(batch.pos_weight.to(pull), (0, 1))[segments.labels]
@@ -151,7 +167,12 @@ class _Parts:
     def sums(self, x: Tensor) -> Tensor:
         """(N, B) -> (S, B): sums over the rows of each class, 0 for the absent."""
         order, offsets = self.batch.segments.order, self.batch.segments.offsets
-        bags = F.embedding_bag(order, x, offsets, mode="sum", include_last_offset=True)
+        if self.runs is None:
+            bags = F.embedding_bag(order, x, offsets, mode="sum", include_last_offset=True)
+        else:  # a plain sum of many float32 loses digits: runs of them join in double
+            starts, every, of_segment = self.runs
+            part = F.embedding_bag(order, x, starts, mode="sum", include_last_offset=True).double()
+            bags = F.embedding_bag(every, part, of_segment, mode="sum", include_last_offset=True).to(x.dtype)
         return bags.masked_fill_(self.absent, 0.0) if self.any_ignored else bags
 
     def columns(self, z: Tensor, first: int, out: Tensor | None) -> Tensor:

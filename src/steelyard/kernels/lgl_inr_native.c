@@ -24,7 +24,7 @@
 /* P lies in [0, 1]: up to this beta, exp(beta P - max(beta, 0)) needs no maximum over the classes. */
 #define FIXED_SHIFT_BETA 30.0f
 
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__)
+#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(NO_CLONES)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
 #else
 #define FOR_EACH_PROCESSOR

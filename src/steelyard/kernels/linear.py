@@ -227,12 +227,19 @@ def _batched(x: Tensor) -> bool:
     return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
 
 
+def _saving_elsewhere() -> bool:
+    """Whether hooks take saved tensors, as gradient checkpointing and offloading to the CPU do."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is not None and not torch.compiler.is_compiling() and top(False) is not None
+
+
 class _FusedLoss(torch.autograd.Function):
     """A weighted sum of losses, whose gradients are made with it; or the losses, with gradients made on demand.
 
     The gradients take as much memory as the head itself, so the first backward pass scales them in place and gives
     them away; a second one through the same graph makes them anew. Those of a float16 head wait for the upstream
-    gradient: before it scales them they may be too small for that dtype.
+    gradient: before it scales them they may be too small for that dtype. So do all where saved tensors go
+    elsewhere, as under gradient checkpointing, which would have gradients made once for nothing.
     """
 
     @staticmethod
@@ -251,7 +258,7 @@ class _FusedLoss(torch.autograd.Function):
             need and x is not None and x.dtype == torch.float16
             for need, x in zip(wanted[1:], (weight, bias), strict=True)
         ]
-        early = factor is not None and not any(half)
+        early = factor is not None and not any(half) and not _saving_elsewhere()
         needs = wanted if early else (False, False, False)
         given = input.new_ones(len(weight if name == "lgl-inr" else input)) if factor is None else factor
         losses, *grads = _OPERATORS[name](input, weight, bias, target, given, *rest, *needs)
