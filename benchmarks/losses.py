@@ -41,7 +41,7 @@ def competitors(target: Tensor, classes: int) -> dict[str, Callable[[Tensor], Te
 
 def without_compiled(call: Callable[[], Tensor]) -> Tensor:
     """As where installation found no compiler."""
-    with mock.patch.object(lgl_inr_native, "takes", lambda logits: False):
+    with mock.patch.object(lgl_inr_native, "takes", return_value=False):
         return call()
 
 
