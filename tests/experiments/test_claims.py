@@ -117,6 +117,26 @@ def test_verdict_of_c2_is_not_of_noise(apart, noise, held):
     assert "more over seeds" in result["verdict"]
 
 
+@pytest.mark.parametrize(
+    ("power", "noise", "held"), [(1.0, 0.01, "yes"), (1.0, 3.0, "partly"), (0.5, 0.01, "partly")]
+)
+def test_verdict_of_c1(power, noise, held):
+    generator = random.Random(0)
+    records = [
+        {"law": law, "measured": law**power * math.exp(generator.gauss(0, noise)), "polished": law}
+        | {"weight_decay": 0.0, "ratio": 1.0}
+        for law in (0.01, 0.1, 1.0, 10.0)
+        for _ in range(3)
+    ]
+    config = read_claim_config("c1", weight_decays=[0.0])
+    assert CLAIMS["c1"].conclude(records, config)["held"] == held
+    wrong = [record | {"polished": 1.1 * record["law"]} for record in records]
+    assert CLAIMS["c1"].conclude(wrong, config)["held"] == "no"
+    same = CLAIMS["c1"].conclude(records[:3], config)  # one law: no power of it
+    assert same["held"] == "partly"
+    json.dumps(same, allow_nan=False)
+
+
 def test_a_seed_that_diverged_is_left_out_of_the_pairs():
     config = read_claim_config("c4", losses=["softmax", "logistic", "lgl-inr"], seeds=4)
     result = CLAIMS["c4"].conclude(_records([0.90, None, 0.92, 0.905], [0.80, 0.81, 0.82, 0.80]), config)

@@ -35,7 +35,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     data = dataset(job)
     target, test_target = data.train_target % 2, data.test_target % 2
     available = torch.bincount(target).tolist()
-    most = min(available) if job["limit_train"] is None else min(min(available), job["limit_train"])
+    most = min(available) if job["limit_train"] is None else min(min(available), job["limit_train"] // 2)
     counts = (most, max(2, round(most / job["ratio"])))
     chosen = draw(target, counts, seed=job["seed"])
     w = torch.tensor([1.0, job["weight"]])
@@ -64,8 +64,11 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
     known = [r for r in records if r["measured"] > 0 and math.isfinite(r["measured"])]
     x = [math.log(r["law"]) for r in known]
     y = [math.log(r["measured"]) for r in known]
-    line = stats.linregress(x, y)
-    half = float(stats.t.ppf(0.975, len(x) - 2)) * line.stderr
+    varied = len(set(x)) > 1 and len(x) > 2  # or there is no line through them
+    slope, half = 0.0, math.inf
+    if varied:
+        line = stats.linregress(x, y)
+        slope, half = float(line.slope), float(stats.t.ppf(0.975, len(x) - 2) * line.stderr)
     off = sorted(abs(b - a) for a, b in zip(x, y, strict=True))
     factor = math.exp(off[len(off) // 2])
     polished = max(abs(r["polished"] / r["law"] - 1) for r in records)
@@ -75,25 +78,25 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
     for decay in config.weight_decays:
         part = sorted(abs(math.log(r["measured"] / r["law"])) for r in known if r["weight_decay"] == decay)
         by_decay.append(f"{math.exp(part[len(part) // 2]):.2f} at weight decay {decay:g}")
+    power = "."
+    if varied:
+        power = (
+            f", and the ratio goes with the law to the power {slope:.2f} [{slope - half:.2f}, {slope + half:.2f}]."
+        )
     return {
-        "held": "yes"
-        if held and line.slope - half >= 0.9 and line.slope + half <= 1.1
-        else "partly"
-        if held
-        else "no",
+        "held": "yes" if held and slope - half >= 0.9 and slope + half <= 1.1 else "partly" if held else "no",
         "verdict": (
             f"With its head at the optimum every network is on the law, to {polished:.1e} relative, for ratios "
             f"from {law_range[0]:.2g} to {law_range[1]:.2g}. As stochastic gradient descent leaves it, half of "
-            f"them are within a factor of {factor:.2f} ({', '.join(by_decay)}), and the ratio goes with the law "
-            f"to the power {line.slope:.2f} [{line.slope - half:.2f}, {line.slope + half:.2f}]."
+            f"them are within a factor of {factor:.2f} ({', '.join(by_decay)})" + power
         ),
         "numbers": [
             {"name": "largest relative error, head polished", "value": polished, "low": None, "high": None},
             {
                 "name": "power of the law in the measured ratio, as trained",
-                "value": line.slope,
-                "low": line.slope - half,
-                "high": line.slope + half,
+                "value": slope if varied else None,
+                "low": slope - half if varied else None,
+                "high": slope + half if varied else None,
             },
             {"name": "median factor off the law, as trained", "value": factor, "low": None, "high": None},
             {"name": "trainings", "value": len(records), "low": None, "high": None},
