@@ -7,7 +7,15 @@ import torch
 from torch import Tensor
 
 from steelyard.balance import audit, fit_head, mean_confusion, softmax_law
-from steelyard.experiments.claims.trainings import dataset, draw, mean_interval, ranked_counts, settings, train
+from steelyard.experiments.claims.trainings import (
+    dataset,
+    draw,
+    in_words,
+    mean_interval,
+    ranked_counts,
+    settings,
+    train,
+)
 from steelyard.losses import SoftmaxLoss
 from steelyard.priors import class_weights
 
@@ -124,11 +132,6 @@ def _differences(records: list[dict[str, Any]], seeds: int) -> tuple[list[float]
     return between, within
 
 
-def _shown(number: tuple[float, float | None, float | None]) -> str:
-    mean, low, high = number
-    return f"{mean:.2f}" + ("" if low is None else f" [{low:.2f}, {high:.2f}]")
-
-
 def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
     """Numbers, verdict and figures."""
     size = len(records[0]["own_by_rank"])
@@ -145,7 +148,7 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
     against = (
         ""
         if excess is None or noise is None
-        else (f", against {noise:.2f} between seeds of one assignment: {_shown(excess)} more over seeds")
+        else (f", against {noise:.2f} between seeds of one assignment: {in_words(excess, '.2f')} more over seeds")
     )
     return {
         "held": "no" if not lawful else "yes" if sure else "partly",

@@ -6,7 +6,15 @@ from typing import Any
 import torch
 
 from steelyard.balance import hard_classes, mean_confusion
-from steelyard.experiments.claims.trainings import dataset, draw, mean_interval, ranked_counts, settings, train
+from steelyard.experiments.claims.trainings import (
+    dataset,
+    draw,
+    in_words,
+    mean_interval,
+    ranked_counts,
+    settings,
+    train,
+)
 from steelyard.experiments.losses import parse_loss
 from steelyard.experiments.metrics import recalls
 
@@ -81,9 +89,9 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
         words = (
             "In the median column the hardest other class gets "
             f"{means['logistic']['ratio']:.1f} times the average that the law of one-vs-all logistic ties, under "
-            f"LGL-INR {means['lgl-inr']['ratio']:.1f} times: a difference of {_shown(ratio, '.1f')} over paired "
+            f"LGL-INR {means['lgl-inr']['ratio']:.1f} times: a difference of {in_words(ratio, '.1f')} over paired "
             f"seeds. The hardest false probability itself is {means['logistic']['largest']:.3f} under logistic "
-            f"and {means['lgl-inr']['largest']:.3f} under LGL-INR, a difference of {_shown(largest, '.3f')}: "
+            f"and {means['lgl-inr']['largest']:.3f} under LGL-INR, a difference of {in_words(largest, '.3f')}: "
         )
         words += (
             "it falls too."
@@ -121,8 +129,3 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
             }
         ],
     }
-
-
-def _shown(number: tuple[float, float | None, float | None], style: str) -> str:
-    mean, low, high = number
-    return f"{mean:{style}}" + ("" if low is None else f" [{low:{style}}, {high:{style}}]")

@@ -135,3 +135,9 @@ def mean_interval(values: Sequence[float]) -> tuple[float, float | None, float |
     if found is None or found["mean"] is None:
         raise ValueError("values must not be empty")
     return found["mean"], found["low"], found["high"]
+
+
+def in_words(number: tuple[float, float | None, float | None], style: str) -> str:
+    """A mean and its interval in words, each number in a style of :func:`format`."""
+    mean, low, high = number
+    return f"{mean:{style}}" + ("" if low is None or high is None else f" [{low:{style}}, {high:{style}}]")
