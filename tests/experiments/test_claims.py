@@ -70,6 +70,12 @@ def test_claim_runs_to_its_page_and_again_in_no_time(tmp_path, claim):
         result[key] for key in ("finished", "seconds", "environment", "command")
     ]
     assert write_claim_page(tmp_path / claim) == page
+    older = json.loads((tmp_path / claim / "claim.json").read_text())  # as it was before there were these
+    del older["environment"]["commit"]
+    for row in (row for table in older.get("tables", []) for row in table["rows"]):
+        del row["diverged"]
+    (tmp_path / claim / "claim.json").write_text(json.dumps(older))
+    assert write_claim_page(tmp_path / claim) == page
     with pytest.raises(ValueError, match="is of another run: epochs is"):
         reproduce(claim, read_claim_config(claim, **SMALL[claim] | {"epochs": 4}), tmp_path / claim)
 
