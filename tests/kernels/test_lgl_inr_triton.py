@@ -52,15 +52,16 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from steelyard.kernels import lgl_inr_triton_kernels as kernels
 
-types = dict(stride="i64", plan="*i32", N="i32", K="i32", S="i32", splits="i32", beta="fp32", shift="fp32")
+types = dict.fromkeys(["N", "K", "S", "splits", "first"], "i32")
+types |= dict(stride="i64", plan="*i32", beta="fp32", shift="fp32")
 for dtype, capability, blocks in [("bf16", 80, (8, 128)), ("fp32", 90, (64, 16))]:
     for kernel in (kernels.statistics, kernels.finish, kernels.gradient):
-        for pos_weight in (True, False):
+        for pos_weight in (True, False):  # and bias, or neither
             constants = dict(BLOCK_N=blocks[0], BLOCK_J=blocks[1], DETACH=not pos_weight)
             if not pos_weight:
-                constants |= dict(pos_weight=None, K=1, S=1, N=1, splits=1)  # the launcher makes constants of ones
+                constants |= dict(pos_weight=None, bias=None, K=1, S=1, N=1, splits=1)  # the launcher makes constants of ones
             constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
-            signature = {n: "*" + dtype if n in ("z", "grad") else types.get(n, "*fp32") for n in kernel.arg_names}
+            signature = {n: "*" + dtype if n in ("z", "grad", "bias") else types.get(n, "*fp32") for n in kernel.arg_names}
             signature |= dict.fromkeys(constants, "constexpr")
             source = ASTSource(kernel, signature, constexprs=constants)
             options = dict(enable_fp_fusion=True)
@@ -191,7 +192,7 @@ def test_plan_does_not_wait_for_the_gpu(rows, classes):
 @pytest.mark.parametrize("classes", [1, 2, 5, 10, 100, 1000, 21_841, 1_000_003])
 @pytest.mark.parametrize("rows", [1, 7, 256, 4096, 1_000_000])
 def test_layout_covers_the_columns_in_tiles_that_fit(rows, classes, processors):
-    layout = lgl_inr_triton._layout(rows, classes, processors)
+    layout = lgl_inr_triton._layout(rows, classes, classes, processors)
     for block in (layout.block_rows, layout.block_columns):
         assert block & (block - 1) == 0  # triton takes powers of two only
     assert 0 <= layout.tiles * layout.block_columns - classes < layout.block_columns

@@ -4,19 +4,25 @@ Run by test_lgl_inr_triton.py in a process of its own, as TRITON_INTERPRET must 
 By hand: TRITON_INTERPRET=1 pytest tests/kernels/triton_on_device.py, or without the variable on a GPU.
 """
 
+import contextlib
+import itertools
 import os
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from steelyard.kernels import lgl_inr_triton
+from steelyard.kernels import lgl_inr_triton, linear
 from steelyard.kernels.lgl_inr_triton import lgl_inr_gradient, lgl_inr_statistics, lgl_inr_triton_columns
+from steelyard.losses import lgl_inr_linear, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss
 from tests.losses.cases import batch, value_and_grad
-from tests.oracles import lgl_inr
+from tests.losses.test_linear import head, run, unfused
+from tests.oracles import ORACLES, lgl_inr
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
 DEVICE = "cpu" if INTERPRETED else "cuda"
+needs_gpu = pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
 FLOATS = [torch.float32, torch.float16, torch.bfloat16]
 
 
@@ -169,7 +175,7 @@ def test_sharing_the_classes_out_changes_nothing(monkeypatch, rows, classes):
     logits, target = batch(rows, classes, dtype=torch.float32)
     target[:3], target[4] = 1, -100
     monkeypatch.setattr(lgl_inr_triton, "_processors", lambda device: 1000)
-    layout = lgl_inr_triton._layout(rows, classes, 1000)
+    layout = lgl_inr_triton._layout(rows, classes, classes, 1000)
     assert (layout.splits > 1) == (classes > 5)
     if classes == 5:
         monkeypatch.setattr(lgl_inr_triton, "_layout", lambda *_: layout._replace(splits=7))  # more than classes
@@ -261,20 +267,289 @@ def test_a_label_out_of_range_is_refused(label):
         columns(logits, target)
 
 
-@pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
-def test_does_not_wait_for_the_gpu():
-    logits, target = (x.to(DEVICE) for x in batch(64, 300, dtype=torch.float32))
-    pos_weight = torch.rand(300, device=DEVICE)
-    leaf = logits.requires_grad_()
-    lgl_inr_loss(leaf, target, pos_weight=pos_weight).backward()  # compiles
-    torch.cuda.set_sync_debug_mode("error")
-    try:
-        lgl_inr_loss(leaf, target, pos_weight=pos_weight).backward()
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
+# Heads by chunks of columns -----------------------------------------------------------------------------------
+
+products = []  # operands' and result's dtypes of each product that mixes them
+if INTERPRETED:  # torch has those products on GPUs only, which accept the same and no more
+
+    def mixed_addmm(self, a, b, out_dtype, *, beta=1, alpha=1, out):
+        assert a.dtype == b.dtype
+        assert out_dtype == out.dtype == self.dtype == torch.float32
+        assert a.dtype in (torch.float16, torch.bfloat16)
+        assert (beta, alpha) == (1, 1)
+        products.append((a.dtype, out_dtype))
+        return out.copy_(self + a.float() @ b.float())
+
+    LIBRARY = torch.library.Library("aten", "IMPL", "CPU")
+    LIBRARY.impl("addmm.dtype_out", mixed_addmm)
+    LIBRARY.impl("mm.dtype_out", lambda a, b, dtype, *, out: mixed_addmm(out.zero_(), a, b, dtype, out=out))
 
 
-@pytest.mark.skipif(INTERPRETED, reason="needs a GPU")
+@contextlib.contextmanager
+def as_on_a_gpu():
+    """Heads do what they do on a GPU; counted are the label plans and the chunks that the kernels get."""
+    counts = {"plans": 0, "chunks": 0}
+    products.clear()
+    with pytest.MonkeyPatch.context() as patch:
+
+        def count(owner, name, key):
+            function = getattr(owner, name)
+
+            def counted(*arguments):
+                counts[key] += 1
+                return function(*arguments)
+
+            patch.setattr(owner, name, counted)
+
+        count(lgl_inr_triton, "_plan", "plans")
+        count(lgl_inr_triton.ColumnBatch, "columns", "chunks")
+        if INTERPRETED:
+            halves = (torch.float16, torch.bfloat16)
+            patch.setattr(lgl_inr_triton, "takes", lambda logits, beta: logits.dtype == torch.float32)
+            patch.setattr(linear, "_half_products", lambda x, w: x.dtype == w.dtype and x.dtype in halves)
+        yield counts
+
+
+def on_device(values):
+    return {k: v.to(DEVICE) if isinstance(v, torch.Tensor) else v for k, v in values.items()}
+
+
+def check_head(parts, target, name="lgl-inr", chunk_size=None, upstream=1.7, **options):
+    """Error at most twice that of torch's linear layer and the loss in the same dtype, plus a few roundings.
+
+    Returns how many label plans and chunks it took.
+    """
+    counted = target != options.get("ignore_index", -100)
+    wide = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
+    doubles = [None if p is None else p.double() for p in parts]
+    doubles[0] = doubles[0][counted]
+    exact = run(unfused(name, ORACLES[name]), doubles, target[counted], upstream, **wide)
+    clean = [parts[0].masked_fill(~counted[:, None], 0.0), *parts[1:]]
+    plain = run(unfused(name), clean, target, upstream, **options)
+
+    there = [None if p is None else p.to(DEVICE) for p in parts]
+    function = {"lgl-inr": lgl_inr_linear, "logistic": logistic_linear}[name]
+    with as_on_a_gpu() as counts:
+        found = run(function, there, target.to(DEVICE), upstream, chunk_size=chunk_size, **on_device(options))
+    assert found[0].dtype == torch.float32
+    assert [g.dtype for g in found[1] if g is not None] == [p.dtype for p in parts if p is not None]
+    assert (found[1][0][~counted] == 0).all()
+    found[1][0], plain[1][0] = found[1][0][counted.to(DEVICE)], plain[1][0][counted]
+    roundings = torch.finfo(parts[1].dtype).eps + 5e-7 * (2 + abs(options.get("beta", 1.0)))
+    for ours, theirs, true in zip(
+        [found[0], *found[1]], [plain[0], *plain[1]], [exact[0], *exact[1]], strict=True
+    ):
+        if true is not None:
+            error, allowed = ((x.double().cpu() - true).abs().max() for x in (ours, theirs))
+            assert error <= 2 * allowed + roundings * true.abs().max()
+            assert true.abs().max() > 0
+    return counts
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("beta", [0.0, 1.0, 30.0])
+@pytest.mark.parametrize("detach_weights", [False, True])
+def test_head_at_any_beta(beta, detach_weights, dtype):
+    *parts, target = head(20, 8, 37, dtype)  # a class with several rows and absent ones; the last chunk is ragged
+    assert target.bincount(minlength=37).max() > 1
+    assert (target.bincount(minlength=37) == 0).any()
+    counts = check_head(parts, target, chunk_size=16, beta=beta, detach_weights=detach_weights)
+    passes = 2 if dtype == torch.float16 else 1  # float16 makes its gradients in the backward pass
+    assert counts == {"plans": passes, "chunks": 3 * passes}
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("chunk_size", [5, 7, 16, 40, None])
+def test_head_in_any_chunks_with_weights_and_ignored_rows(chunk_size, dtype):
+    *parts, target = head(20, 8, 40, dtype)
+    target[3] = 2
+    parts[0][target == 2] = torch.nan
+    weights = {"pos_weight": torch.linspace(0.2, 3, 40), "weight": torch.linspace(2, 0.1, 40)}
+    counts = check_head(parts, target, chunk_size=chunk_size, ignore_index=2, **weights)
+    assert counts["chunks"] == counts["plans"] * -(-40 // (chunk_size or 40))
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_head_of_few_classes_without_bias(dtype):
+    x, weight, _, target = head(64, 8, 5, dtype)
+    assert check_head((x, weight, None), target, chunk_size=2, reduction="sum")["chunks"] % 3 == 0
+
+
+def test_losses_of_columns_and_upstream_gradients():
+    *parts, target = head(20, 8, 37, torch.float32)
+    there = [p.to(DEVICE) for p in parts]
+    upstream = torch.linspace(-1, 2, 37)
+    options = {"reduction": "none", "beta": 2.0}
+    exact = run(unfused("lgl-inr", lgl_inr), [p.double() for p in parts], target, upstream.double(), **options)
+    with as_on_a_gpu() as counts:
+        found = run(lgl_inr_linear, there, target.to(DEVICE), upstream.to(DEVICE), chunk_size=9, **options)
+    for ours, true in zip([found[0], *found[1]], [exact[0], *exact[1]], strict=True):
+        torch.testing.assert_close(ours.double().cpu(), true, rtol=1e-5, atol=1e-6)
+    assert counts["chunks"] == 10  # for the losses, and again for the gradients
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("cuts", [(0, 37), (0, 1, 20, 37)])
+def test_shards_of_a_head_make_up_the_whole(cuts, dtype):
+    """As each process of a column group calls the operator: its own columns, everybody's labels and pos_weight."""
+    x, weight, bias, target = (p.to(DEVICE) for p in head(20, 8, 37, dtype))
+    factor, pos_weight = torch.linspace(1, 2, 37, device=DEVICE), torch.linspace(3, 0, 37, device=DEVICE)
+    doubles = [p.cpu().double() for p in (x, weight, bias)]
+    options = {"pos_weight": pos_weight.cpu().double(), "weight": factor.cpu().double(), "reduction": "none"}
+    exact = run(unfused("lgl-inr", lgl_inr), doubles, target.cpu(), 1.0, **options)
+    shards = []
+    with as_on_a_gpu() as counts:
+        for first, last in itertools.pairwise(cuts):
+            own, rest = slice(first, last), (1.0, False, -100, first, 37, 6, True, True, True)
+            shards.append(linear._lgl_inr(x, weight[own], bias[own], target, factor[own], pos_weight, *rest))
+    assert counts["plans"] == len(shards)
+    losses, grad_x, grad_weight, grad_bias = zip(*shards, strict=True)
+    found = torch.cat(losses) * factor, [sum(grad_x), torch.cat(grad_weight), torch.cat(grad_bias)]
+    assert {g.dtype for g in grad_x} == {torch.float32}
+    coarse = 4 * torch.finfo(dtype).eps + 1e-6
+    for ours, true in zip([found[0], *found[1]], [exact[0], *exact[1]], strict=True):
+        torch.testing.assert_close(ours.double().cpu(), true, rtol=coarse, atol=coarse * true.abs().max().item())
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="counts the products that stand in for a GPU's")
+@pytest.mark.parametrize("function", [lgl_inr_linear, logistic_linear])
+def test_products_of_half_precision_accumulate_in_float32(function):
+    """bfloat16 takes part in all of them; float16 in that of the logits, whose gradients it may not hold."""
+    *parts, target = head(20, 8, 37, torch.bfloat16)
+    with as_on_a_gpu():
+        run(function, parts, target, chunk_size=16)
+    assert products == [(torch.bfloat16, torch.float32)] * 2 * 3  # logits, and the gradient of the input
+    *parts, target = head(20, 8, 37, torch.float16)
+    with as_on_a_gpu():
+        run(function, parts, target, chunk_size=16)
+    assert products == [(torch.float16, torch.float32)] * 2 * 3  # logits, forward and again backward
+    with as_on_a_gpu():
+        run(function, [parts[0].float(), *parts[1:]], target)
+    assert products == []
+
+
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_logistic_head(dtype):
+    *parts, target = head(20, 8, 37, dtype)
+    parts[0][3] = torch.nan
+    target[3] = -100
+    weights = {"pos_weight": torch.linspace(0.2, 3, 37), "weight": torch.linspace(2, 0.1, 37)}
+    check_head(parts, target, name="logistic", chunk_size=16, **weights)
+
+
+def test_float16_gradients_of_a_head_see_the_loss_scale():
+    *parts, target = head(8, 4, 3000, torch.float16)
+    parts[2] -= 12
+    scale = 2.0**16
+    exact = run(lgl_inr_linear, [p.double() for p in parts], target, scale)
+    assert (exact[1][1] / scale).abs().median() < 2.0**-25  # all but lost in float16
+    there = [p.to(DEVICE) for p in parts]
+    with as_on_a_gpu():
+        found = run(lgl_inr_linear, there, target.to(DEVICE), scale, chunk_size=1000)
+    for ours, true in zip(found[1][1:], exact[1][1:], strict=True):
+        torch.testing.assert_close(ours.double().cpu(), true, rtol=2e-3, atol=2e-3 * true.abs().median().item())
+
+
+# Nothing waits for the GPU ------------------------------------------------------------------------------------
+
+
+class ReadsNothing(TorchDispatchMode):
+    """Fails at operators whose result the host has to read: a GPU would be waited for, and no graph captured."""
+
+    READING = ("_local_scalar_dense", "is_nonzero", "nonzero", "masked_select", "equal", "_unique2", "unique_dim")
+
+    def __init__(self):
+        super().__init__()
+        self.seen = set()
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        name = function.overloadpacket.__name__
+        assert name not in self.READING, name
+        masks = [i for i in args[1] if i is not None and i.dtype == torch.bool] if name == "index" else []
+        assert not masks
+        self.seen.add(name)
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.skipif(not INTERPRETED, reason="looks into operators, whose kernels a GPU runs")
+@pytest.mark.parametrize(("rows", "classes"), [(6, 40), (40, 6)])
+def test_operators_read_nothing(rows, classes, monkeypatch):
+    x, weight, bias, target = head(rows, 4, classes, torch.bfloat16)
+    target[2] = -100
+    logits, ones = x.float() @ weight.float().t(), torch.ones(classes)
+    monkeypatch.setattr(lgl_inr_triton._Launch, "statistics", lambda *_: None)  # the interpreter reads all
+    monkeypatch.setattr(lgl_inr_triton._Launch, "gradient", lambda *_: None)
+    rest = (-100, 0, classes, 4, True, True, True)
+    with as_on_a_gpu(), ReadsNothing() as mode:
+        *statistics, plan = lgl_inr_statistics._init_fn(logits, target, ones, 1.0, -100)
+        lgl_inr_gradient._init_fn(ones, logits, ones, *statistics[1:], plan, 1.0, False)
+        linear._lgl_inr._init_fn(x, weight, bias, target, ones, ones, 1.0, False, *rest)
+        linear._logistic._init_fn(x, weight, bias, target, torch.ones(rows), ones, ones, *rest)
+    assert {"sort", "addmm", "_assert_async"} <= mode.seen
+    with pytest.raises(AssertionError, match="_local_scalar_dense"), ReadsNothing():
+        target.max().item()
+
+
+def steps(dtype=torch.float32):
+    """Forward and backward of the loss of logits and of both heads, on tensors whose data may change."""
+    for rows, classes in ((64, 300), (300, 64)):
+        x, weight, bias, target = (p.to(DEVICE) for p in head(rows, 32, classes, dtype))
+        target[5] = -100
+        pos_weight = torch.rand(classes, device=DEVICE)
+        logits = (x.float() @ weight.float().t()).to(dtype).requires_grad_()
+        leaves = [p.requires_grad_() for p in (x, weight, bias)]
+
+        def of_logits(logits=logits, target=target, pos_weight=pos_weight):
+            loss = lgl_inr_loss(logits, target, pos_weight=pos_weight)
+            return loss, *torch.autograd.grad(loss, [logits])
+
+        yield [logits, target], of_logits
+        for function in (lgl_inr_linear, logistic_linear):
+
+            def of_head(function=function, leaves=leaves, target=target, pos_weight=pos_weight):
+                x, weight, bias = leaves
+                loss = function(x, weight, target, linear_bias=bias, pos_weight=pos_weight, chunk_size=50)
+                return loss, *torch.autograd.grad(loss, leaves)
+
+            yield [*leaves, target], of_head
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_does_not_wait_for_the_gpu(dtype):
+    for _, step in steps(dtype):
+        step()  # compiles
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+@needs_gpu
+@pytest.mark.parametrize("dtype", FLOATS)
+def test_cuda_graph_replays_on_new_data(dtype):
+    for data, step in steps(dtype):
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # what is made once, is made before the capture
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            captured = step()
+        before = [x.clone() for x in captured]
+        with torch.no_grad():
+            for x in data:  # other numbers and other classes, in the same memory
+                x.copy_(x.flip(0))
+        graph.replay()
+        for found, expected, old in zip(captured, step(), before, strict=True):
+            torch.testing.assert_close(found, expected)
+            assert not torch.equal(found, old)
+
+
+@needs_gpu
 def test_more_than_two_to_the_31_elements():
     classes = (1 << 31) // 16 + 5
     logits = torch.randn(17, classes, device=DEVICE, dtype=torch.bfloat16)

@@ -1,6 +1,7 @@
 """Heads fused with their loss: the loss and the gradients of a linear layer followed by it, and less memory."""
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -333,6 +334,48 @@ def test_logits_never_exist(name):
     largest = max(e.self_cpu_memory_usage for e in profile.events())
     assert 0 < largest <= 1.1 * 4 * classes * features  # the gradient of the weight
     assert sum(kept) <= 1.1 * sum(p.numel() for p in leaves) + classes + 10 * rows
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("columns", [1, 300, 100_000, 10_000_000])
+@pytest.mark.parametrize("rows", [0, 1, 64, 1024, 100_000])
+def test_chunks_are_all_columns_or_within_bounds(rows, columns, device):
+    width = kernel.chunk_columns(rows, columns, device)
+    assert 1 <= width <= columns
+    if device == "cpu":
+        assert width in (64, columns) or width * rows <= 1 << 19
+    elif width < columns:
+        assert 4096 <= width <= 65_536
+        assert width % 128 == 0
+        assert width == 4096 or width * rows <= 1 << 24
+
+
+def test_a_million_classes_take_few_launches_and_little_memory_on_a_gpu():
+    width = kernel.chunk_columns(1024, 1_000_000, "cuda")
+    assert -(-1_000_000 // width) <= 64
+    assert 1024 * width * (4 + 2) < 110e6  # float32 logits and bfloat16 gradients, in bytes
+
+
+@pytest.mark.parametrize(
+    ("changed", "expected"),
+    [
+        ({}, True),
+        ({"input": torch.float16, "weight": torch.float16}, True),
+        ({"input": torch.float32}, False),
+        ({"weight": torch.float16}, False),
+        ({"input": torch.float32, "weight": torch.float32}, False),
+        ({"capability": (7, 5)}, False),
+        ({"is_cuda": False}, False),
+    ],
+)
+def test_whose_products_take_half_precision(monkeypatch, changed, expected):
+    case = {"input": torch.bfloat16, "weight": torch.bfloat16, "is_cuda": True, "capability": (9, 0)} | changed
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: case["capability"])
+    input, weight = (
+        SimpleNamespace(dtype=case[part], is_cuda=case["is_cuda"], device=torch.device("cuda", 0))
+        for part in ("input", "weight")
+    )
+    assert kernel._half_products(input, weight) is expected
 
 
 @every_loss

@@ -72,39 +72,10 @@ def lgl_inr_statistics(
     logits: Tensor, target: Tensor, pos_weight: Tensor | None, beta: float, ignore_index: int
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Column losses (K,) of (N, K) logits, and what the gradient needs: D (K,), Abar (K,) and the label plan."""
-    kernels = _kernels(logits.device)
-    rows, num_classes = logits.shape
+    num_classes = logits.shape[1]
     plan = _plan(target, num_classes, ignore_index)
-    logits = _unit_columns(logits)
-    layout = _layout(rows, num_classes, _processors(logits.device))
     loss, total, average = (logits.new_empty(num_classes, dtype=torch.float32) for _ in range(3))
-    partial = logits.new_empty((layout.splits, 3, num_classes), dtype=torch.float32)
-    with _on(logits.device):
-        kernels.statistics[layout.grid](
-            logits,
-            logits.stride(0),
-            plan,
-            partial,
-            rows,
-            num_classes,
-            _num_segments(rows, num_classes),
-            beta,
-            max(beta, 0.0),
-            BLOCK_N=layout.block_rows,
-            BLOCK_J=layout.block_columns,
-            enable_fp_fusion=True,
-        )
-        kernels.finish[layout.grid[:1]](
-            partial,
-            layout.splits,
-            _float32(pos_weight),
-            loss,
-            total,
-            average,
-            num_classes,
-            BLOCK_J=layout.block_columns,
-            enable_fp_fusion=True,
-        )
+    _Launch(_unit_columns(logits), plan, num_classes, beta).statistics(pos_weight, loss, total, average)
     return loss, total, average, plan
 
 
@@ -120,32 +91,135 @@ def lgl_inr_gradient(
     detach_weights: bool,
 ) -> Tensor:
     """Gradient (N, K) in the logits' dtype, given that of the column losses (K,) and the statistics."""
-    kernels = _kernels(logits.device)
-    rows, num_classes = logits.shape
-    logits = _unit_columns(logits)
-    layout = _layout(rows, num_classes, _processors(logits.device))
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
-    with _on(logits.device):
-        kernels.gradient[layout.grid](
-            logits,
-            logits.stride(0),
-            plan,
-            _float32(grad_loss),
-            _float32(pos_weight),
-            total,
-            average,
-            grad,
-            rows,
-            num_classes,
-            _num_segments(rows, num_classes),
-            beta,
-            max(beta, 0.0),
-            DETACH=detach_weights or beta == 0,
-            BLOCK_N=layout.block_rows,
-            BLOCK_J=layout.block_columns,
-            enable_fp_fusion=True,
-        )
+    launch = _Launch(_unit_columns(logits), plan, logits.shape[1], beta)
+    launch.gradient(grad_loss, pos_weight, total, average, detach_weights, grad)
     return grad
+
+
+class ColumnBatch:
+    """What the output columns of one batch share on a GPU, whose logits come in blocks of columns.
+
+    As `lgl_inr.Batch`, but the bias of the columns and their weights in the gradient are taken in on the way: each
+    would cost a pass over the logits.
+
+    Args:
+        target: (N,) labels from 0 to `num_classes` - 1, or `ignore_index`.
+        num_classes: of the labels; the columns that come in blocks may be any of theirs.
+        pos_weight: (num_classes,) or None.
+    """
+
+    def __init__(
+        self,
+        target: Tensor,
+        num_classes: int,
+        ignore_index: int,
+        pos_weight: Tensor | None,
+        beta: float,
+        detach_weights: bool,
+    ) -> None:
+        self.num_classes, self.beta, self.detach_weights = num_classes, beta, detach_weights
+        self.pos_weight = _float32(pos_weight)
+        self.plan = _plan(target, num_classes, ignore_index)
+
+    def columns(
+        self, z: Tensor, first: int, bias: Tensor | None, factor: Tensor, loss: Tensor, grad: Tensor | None
+    ) -> None:
+        """Write the losses (B,), float32, of a block of columns, whose logits are z + bias, (N, B) and (B,), from
+        class `first` on. The gradient of their sum weighted by `factor`, (B,) float32, goes to `grad`, (N, B)
+        contiguous, unless it is None."""
+        pos_weight = None if self.pos_weight is None else self.pos_weight[first : first + z.shape[1]]
+        total, average = z.new_empty((2, z.shape[1]), dtype=torch.float32)
+        launch = _Launch(z, self.plan, self.num_classes, self.beta, first, bias)
+        launch.statistics(pos_weight, loss, total, average)
+        if grad is not None:
+            launch.gradient(factor, pos_weight, total, average, self.detach_weights, grad)
+
+
+class _Launch:
+    """The kernels on (N, B) logits, with unit stride over columns, of the classes from `first` on."""
+
+    def __init__(
+        self,
+        logits: Tensor,
+        plan: Tensor,
+        num_classes: int,
+        beta: float,
+        first: int = 0,
+        bias: Tensor | None = None,
+    ) -> None:
+        rows, columns = logits.shape
+        self.kernels = _kernels(logits.device)
+        self.logits, self.plan, self.first, self.bias = logits, plan, first, bias
+        self.beta, self.segments = beta, _num_segments(rows, num_classes)
+        self.layout = _layout(rows, columns, num_classes, _processors(logits.device))
+
+    def statistics(self, pos_weight: Tensor | None, loss: Tensor, total: Tensor, average: Tensor) -> None:
+        """Write the losses of the columns, (B,), and what the gradient needs of them: D and Abar, (B,) each."""
+        rows, columns = self.logits.shape
+        layout = self.layout
+        partial = self.logits.new_empty((layout.splits, 3, columns), dtype=torch.float32)
+        with _on(self.logits.device):
+            self.kernels.statistics[layout.grid](
+                self.logits,
+                self.logits.stride(0),
+                self.bias,
+                self.plan,
+                partial,
+                rows,
+                columns,
+                self.segments,
+                self.first,
+                self.beta,
+                max(self.beta, 0.0),
+                BLOCK_N=layout.block_rows,
+                BLOCK_J=layout.block_columns,
+                enable_fp_fusion=True,
+            )
+            self.kernels.finish[layout.grid[:1]](
+                partial,
+                layout.splits,
+                _float32(pos_weight),
+                loss,
+                total,
+                average,
+                columns,
+                BLOCK_J=layout.block_columns,
+                enable_fp_fusion=True,
+            )
+
+    def gradient(
+        self,
+        grad_loss: Tensor,
+        pos_weight: Tensor | None,
+        total: Tensor,
+        average: Tensor,
+        detach_weights: bool,
+        grad: Tensor,
+    ) -> None:
+        """Write the gradient, (N, B) contiguous, given that of the column losses, (B,)."""
+        layout = self.layout
+        with _on(self.logits.device):
+            self.kernels.gradient[layout.grid](
+                self.logits,
+                self.logits.stride(0),
+                self.bias,
+                self.plan,
+                _float32(grad_loss),
+                _float32(pos_weight),
+                total,
+                average,
+                grad,
+                *self.logits.shape,
+                self.segments,
+                self.first,
+                self.beta,
+                max(self.beta, 0.0),
+                DETACH=detach_weights or self.beta == 0,
+                BLOCK_N=layout.block_rows,
+                BLOCK_J=layout.block_columns,
+                enable_fp_fusion=True,
+            )
 
 
 def _num_segments(rows: int, num_classes: int) -> int:
@@ -169,7 +243,7 @@ def _plan(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
 
 
 class _Layout(NamedTuple):
-    """How the kernels divide the (N, K) logits."""
+    """How the kernels divide the (N, B) logits."""
 
     block_rows: int
     block_columns: int
@@ -181,14 +255,14 @@ class _Layout(NamedTuple):
         return self.tiles, self.splits
 
 
-def _layout(rows: int, num_classes: int, processors: int) -> _Layout:
+def _layout(rows: int, columns: int, num_classes: int, processors: int) -> _Layout:
     """Tiles of at most 1024 elements, which stay in registers; rows of a tile about twice those of a class, as
     lanes beyond the end of a class idle; and four programs a processor, if there are classes to share out."""
-    columns = min(128, max(16, _power_of_two(num_classes)))
-    block_rows = min(1024 // columns, max(4, _power_of_two(2 * rows // num_classes)))
-    tiles = -(-num_classes // columns)
+    block_columns = min(128, max(16, _power_of_two(columns)))
+    block_rows = min(1024 // block_columns, max(4, _power_of_two(2 * rows // num_classes)))
+    tiles = -(-columns // block_columns)
     most = max(1, min(rows, num_classes) // 4)  # below some classes a program, adding shares up costs more
-    return _Layout(block_rows, columns, tiles, max(1, min(-(-4 * processors // tiles), most)))
+    return _Layout(block_rows, block_columns, tiles, max(1, min(-(-4 * processors // tiles), most)))
 
 
 def _power_of_two(x: int) -> int:

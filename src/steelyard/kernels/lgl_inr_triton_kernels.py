@@ -4,6 +4,8 @@ All programs own BLOCK_J columns and walk over rows, BLOCK_N at a time. The batc
 one int32 tensor: the number of classes with several rows, that of classes present, the number of rows that count;
 then for each of S segments its start, its row count and its label, classes with several rows first, then those
 of one row, then empty ones; then the N rows in sorted order, those that do not count last.
+
+The K columns of z are those of the classes from `first` on. Vectors of columns start with z's first column.
 """
 
 import triton
@@ -35,14 +37,19 @@ def _terms(z, own):
 
 
 @triton.jit
-def _load(z, stride, rows, in_rows, cols, in_cols):
-    """float32 of z[rows, cols]; offsets in int64, as N K may pass 2^31."""
+def _load(z, stride, bias, rows, in_rows, cols, in_cols):
+    """float32 of z[rows, cols], plus the bias of the columns if any; offsets in int64, as N K may pass 2^31."""
     at = rows.to(tl.int64)[:, None] * stride + cols[None, :]
-    return tl.load(z + at, mask=in_rows[:, None] & in_cols[None, :], other=0.0).to(tl.float32)
+    value = tl.load(z + at, mask=in_rows[:, None] & in_cols[None, :], other=0.0).to(tl.float32)
+    if bias is not None:
+        value += bias[None, :]
+    return value
 
 
 @triton.jit
-def _class_means(z, stride, rows_of_class, n, own, cols, in_cols, BLOCK_N: tl.constexpr, BLOCK_J: tl.constexpr):
+def _class_means(
+    z, stride, bias, rows_of_class, n, own, cols, in_cols, BLOCK_N: tl.constexpr, BLOCK_J: tl.constexpr
+):
     """Means of sigmoid and softplus over the n rows of one class, (BLOCK_J,) each."""
     p_sum = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
     a_sum = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
@@ -50,19 +57,25 @@ def _class_means(z, stride, rows_of_class, n, own, cols, in_cols, BLOCK_N: tl.co
         at = i + tl.arange(0, BLOCK_N)
         in_rows = at < n
         rows = tl.load(rows_of_class + at, mask=in_rows, other=0)
-        p, _, a = _terms(_load(z, stride, rows, in_rows, cols, in_cols), own[None, :])
+        p, _, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols), own[None, :])
         p_sum += tl.where(in_rows[:, None], p, 0.0)
         a_sum += tl.where(in_rows[:, None], a, 0.0)
     count = n.to(tl.float32)
     return tl.sum(p_sum, 0) / count, tl.sum(a_sum, 0) / count
 
 
-@triton.jit
-def statistics(z, stride, plan, partial, N, K, S, beta, shift, BLOCK_N: tl.constexpr, BLOCK_J: tl.constexpr):
+# `first` changes from launch to launch and nothing is gained by knowing it.
+@triton.jit(do_not_specialize=["first"])
+def statistics(
+    z, stride, bias, plan, partial, N, K, S, first, beta, shift, BLOCK_N: tl.constexpr, BLOCK_J: tl.constexpr
+):
     """Sums over this program's share of the classes, into partial (splits, 3, K): of e = exp(beta P - shift) and
     of e A over the column's negative classes, and the mean of softplus(-z) over its own."""
     cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
     in_cols = cols < K
+    names = first + cols  # of their classes
+    if bias is not None:
+        bias = tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)
     split = tl.program_id(1)
     splits = tl.num_programs(1)
     several = tl.load(plan)
@@ -76,12 +89,12 @@ def statistics(z, stride, plan, partial, N, K, S, beta, shift, BLOCK_N: tl.const
     total = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
     weighted = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
     positive = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
-    for first in range(several + split * BLOCK_N, present, splits * BLOCK_N):
-        segment = first + tl.arange(0, BLOCK_N)
+    for start in range(several + split * BLOCK_N, present, splits * BLOCK_N):
+        segment = start + tl.arange(0, BLOCK_N)
         in_rows = segment < present
         rows = tl.load(order + tl.load(starts + segment, mask=in_rows, other=0), mask=in_rows, other=0)
-        own = cols[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
-        p, _, a = _terms(_load(z, stride, rows, in_rows, cols, in_cols), own)
+        own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
+        p, _, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols), own)
         # Zeroed twice: a logit of -inf in its own column has a = inf, and 0 inf is not 0.
         e = tl.where(in_rows[:, None] & ~own, tl.exp(beta * p - shift), 0.0)
         total += e
@@ -92,10 +105,11 @@ def statistics(z, stride, plan, partial, N, K, S, beta, shift, BLOCK_N: tl.const
     positive_j = tl.sum(positive, 0)
 
     for segment in range(split, several, splits):
-        own = cols == tl.load(labels + segment)
+        own = names == tl.load(labels + segment)
         P, A = _class_means(
             z,
             stride,
+            bias,
             order + tl.load(starts + segment),
             tl.load(counts + segment),
             own,
@@ -143,10 +157,11 @@ def _store_gradient(grad, rows, in_rows, cols, in_cols, K, g):
     tl.store(grad + at, g.to(grad.dtype.element_ty), mask=in_rows[:, None] & in_cols[None, :])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first"])
 def gradient(
     z,
     stride,
+    bias,
     plan,
     grad_loss,
     pos_weight,
@@ -156,6 +171,7 @@ def gradient(
     N,
     K,
     S,
+    first,
     beta,
     shift,
     DETACH: tl.constexpr,
@@ -165,6 +181,9 @@ def gradient(
     """grad (N, K) of the column losses times grad_loss, over this program's share of the classes."""
     cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
     in_cols = cols < K
+    names = first + cols  # of their classes
+    if bias is not None:
+        bias = tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)
     split = tl.program_id(1)
     splits = tl.num_programs(1)
     several = tl.load(plan)
@@ -183,12 +202,12 @@ def gradient(
     if pos_weight is not None:
         pull *= tl.load(pos_weight + cols, mask=in_cols, other=0.0)
 
-    for first in range(several + split * BLOCK_N, present, splits * BLOCK_N):  # classes of one row
-        segment = first + tl.arange(0, BLOCK_N)
+    for start in range(several + split * BLOCK_N, present, splits * BLOCK_N):  # classes of one row
+        segment = start + tl.arange(0, BLOCK_N)
         in_rows = segment < present
         rows = tl.load(order + tl.load(starts + segment, mask=in_rows, other=0), mask=in_rows, other=0)
-        own = cols[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
-        p, q, a = _terms(_load(z, stride, rows, in_rows, cols, in_cols), own)
+        own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
+        p, q, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols), own)
         g = push[None, :] * tl.exp(beta * p - shift) * p
         if not DETACH:
             g *= 1.0 + tl.where(own, 0.0, beta * (a - Abar[None, :])) * q
@@ -198,22 +217,22 @@ def gradient(
     for segment in range(split, several, splits):
         n = tl.load(counts + segment)
         rows_of_class = order + tl.load(starts + segment)
-        own = cols == tl.load(labels + segment)
-        P, A = _class_means(z, stride, rows_of_class, n, own, cols, in_cols, BLOCK_N, BLOCK_J)
+        own = names == tl.load(labels + segment)
+        P, A = _class_means(z, stride, bias, rows_of_class, n, own, cols, in_cols, BLOCK_N, BLOCK_J)
         scale = tl.where(own, pull, push * tl.exp(beta * P - shift)) / n.to(tl.float32)
         b = tl.where(own, 0.0, beta * (A - Abar))
         for i in range(0, n, BLOCK_N):  # the rows again: the tile was just read, so it comes from the cache
             at = i + tl.arange(0, BLOCK_N)
             in_rows = at < n
             rows = tl.load(rows_of_class + at, mask=in_rows, other=0)
-            p, q, _ = _terms(_load(z, stride, rows, in_rows, cols, in_cols), own[None, :])
+            p, q, _ = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols), own[None, :])
             g = scale[None, :] * p
             if not DETACH:
                 g *= 1.0 + b[None, :] * q
             _store_gradient(grad, rows, in_rows, cols, in_cols, K, g)
 
-    for first in range(counted + split * BLOCK_N, N, splits * BLOCK_N):  # rows that count for nothing
-        at = first + tl.arange(0, BLOCK_N)
+    for start in range(counted + split * BLOCK_N, N, splits * BLOCK_N):  # rows that count for nothing
+        at = start + tl.arange(0, BLOCK_N)
         in_rows = at < N
         rows = tl.load(order + at, mask=in_rows, other=0)
         _store_gradient(grad, rows, in_rows, cols, in_cols, K, tl.zeros((BLOCK_N, BLOCK_J), tl.float32))

@@ -9,17 +9,36 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steelyard.kernels import lgl_inr_triton
 from steelyard.kernels.lgl_inr import Batch, DifferentiableOnce, assert_labels
 
-# Elements of a chunk of logits, some eight of which live at a time.
-_CHUNK_ELEMENTS = {"cpu": 1 << 19}
-_CHUNK_ELEMENTS_DEVICE = 1 << 22
+# Elements of a chunk of logits, up to some eight of which live at a time. Each chunk takes some ten launches, so
+# small ones keep a GPU waiting: there the columns of a chunk have bounds of their own.
+_CHUNK_ELEMENTS = {"cpu": 1 << 19, "cuda": 1 << 24}
+_CHUNK_ELEMENTS_ELSEWHERE = 1 << 22
+_CHUNK_COLUMNS_CUDA = 4096, 65_536
 
 
 def chunk_columns(rows: int, columns: int, device: str) -> int:
     """Columns of a chunk where the caller does not say."""
-    elements = _CHUNK_ELEMENTS.get(device, _CHUNK_ELEMENTS_DEVICE)
-    return min(columns, max(64, elements // max(1, rows)))
+    width = _CHUNK_ELEMENTS.get(device, _CHUNK_ELEMENTS_ELSEWHERE) // max(1, rows)
+    if device == "cuda":
+        least, most = _CHUNK_COLUMNS_CUDA
+        return min(columns, max(least, min(most, width // 128 * 128)))  # whole tiles of the products
+    return min(columns, max(64, width))
+
+
+def _half_products(input: Tensor, weight: Tensor) -> bool:
+    """Whether the operands of the products stay in half precision, accumulated in float32 as everywhere: on a GPU.
+
+    A CPU takes tens of times as long for them as in float32.
+    """
+    return (
+        input.is_cuda
+        and input.dtype == weight.dtype
+        and input.dtype in (torch.bfloat16, torch.float16)
+        and lgl_inr_triton._recent(input.device.index)
+    )
 
 
 class _Head:
@@ -36,12 +55,16 @@ class _Head:
     ) -> None:
         double = torch.float64 in (input.dtype, weight.dtype)
         self.dtype = torch.float64 if double else torch.float32
-        self.weight, self.bias = weight, bias
+        operand = input.dtype if _half_products(input, weight) else self.dtype
+        # The gradient of a logit may be too small for float16, but not for bfloat16.
+        self.gradient_dtype = self.dtype if operand == torch.float16 else operand
+        self.weight, self.bias = weight, None if bias is None else bias.to(self.dtype).contiguous()
         # An ignored row may hold anything, NaN too, which a gradient of 0 would not silence.
-        self.x = input.to(self.dtype).masked_fill(ignored[:, None], 0.0)
+        self.x = input.to(operand).masked_fill(ignored[:, None], 0.0)
+        self.x_of_gradient = self.x.to(self.gradient_dtype) if needs[1] else self.x
         self.width = width
-        self.buffer = self.x.new_empty(len(input) * width)
-        self.grad_input = self.x.new_zeros(self.x.shape) if needs[0] else self.x.new_empty(0)
+        self.buffer = self.x.new_empty(len(input) * width, dtype=self.dtype)
+        self.grad_input = self.x.new_zeros(self.x.shape if needs[0] else (0,), dtype=self.dtype)
         self.grad_weight = weight.new_empty(weight.shape) if needs[1] else weight.new_empty(0)
         self.grad_bias = bias.new_empty(bias.shape) if needs[2] and bias is not None else weight.new_empty(0)
         self.needs = needs
@@ -49,32 +72,51 @@ class _Head:
     def starts(self) -> range:
         return range(0, len(self.weight), self.width)
 
+    def products(self, start: int) -> Tensor:
+        """The logits without their bias, (N, B), valid until the next chunk's."""
+        part = self.weight[start : start + self.width].to(self.x.dtype)
+        out = self._chunk(start)
+        if self.x.dtype == self.dtype:
+            return torch.mm(self.x, part.t(), out=out)
+        return torch.mm(self.x, part.t(), out_dtype=self.dtype, out=out)
+
     def logits(self, start: int) -> Tensor:
         """(N, B), valid until the next chunk's."""
-        part = self._part(start)
-        out = self.buffer[: len(self.x) * len(part)].view(len(self.x), len(part))
-        if self.bias is None:
-            return torch.mm(self.x, part.t(), out=out)
-        return torch.addmm(self.bias[start : start + self.width].to(self.dtype), self.x, part.t(), out=out)
+        bias = self.bias_of(start)
+        if bias is None:
+            return self.products(start)
+        if self.x.dtype != self.dtype:
+            return self.products(start).add_(bias)
+        part = self.weight[start : start + self.width].to(self.dtype)
+        return torch.addmm(bias, self.x, part.t(), out=self._chunk(start))
+
+    def bias_of(self, start: int) -> Tensor | None:
+        return None if self.bias is None else self.bias[start : start + self.width]
 
     def backward(self, start: int, dz: Tensor) -> None:
         """Take in the gradient of a chunk's logits."""
         columns = slice(start, start + self.width)
-        if self.needs[0]:
-            self.grad_input.addmm_(dz, self._part(start))
-        if self.needs[1] and self.weight.dtype == self.dtype:
-            torch.mm(dz.t(), self.x, out=self.grad_weight[columns])
-        elif self.needs[1]:
-            self.grad_weight[columns] = torch.mm(dz.t(), self.x).to(self.weight.dtype)
         if self.needs[2]:
-            self.grad_bias[columns] = dz.sum(0).to(self.grad_bias.dtype)
+            self.grad_bias[columns] = dz.sum(0, dtype=self.dtype)
+        dz = dz.to(self.gradient_dtype)
+        if self.needs[0]:
+            part = self.weight[columns].to(self.gradient_dtype)
+            if self.gradient_dtype == self.dtype:
+                self.grad_input.addmm_(dz, part)
+            else:
+                torch.addmm(self.grad_input, dz, part, out_dtype=self.dtype, out=self.grad_input)
+        if self.needs[1] and self.weight.dtype == self.gradient_dtype:
+            torch.mm(dz.t(), self.x_of_gradient, out=self.grad_weight[columns])  # rounded once, at the end
+        elif self.needs[1]:
+            self.grad_weight[columns] = torch.mm(dz.t(), self.x_of_gradient)
 
     def grads(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of input (in the dtype of the loss: it may be too small for half precision yet), weight and bias."""
         return self.grad_input, self.grad_weight, self.grad_bias
 
-    def _part(self, start: int) -> Tensor:
-        return self.weight[start : start + self.width].to(self.dtype)
+    def _chunk(self, start: int) -> Tensor:
+        rows, columns = len(self.x), min(self.width, len(self.weight) - start)
+        return self.buffer[: rows * columns].view(rows, columns)
 
 
 def _set_own(dz: Tensor, column: Tensor, inside: Tensor, values: Tensor) -> None:
@@ -104,26 +146,38 @@ def _lgl_inr(
     needs = needs_input, needs_weight, needs_bias
     with torch.autocast(input.device.type, enabled=False):
         head = _Head(input, weight, bias, target == ignore_index, width, needs)
-        batch = Batch(
-            target,
-            num_classes,
-            ignore_index,
-            pos_weight=pos_weight,
-            beta=beta,
-            detach_weights=detach_weights,
-            width=width,
-            dtype=head.dtype,
-        )
         factor = factor.to(head.dtype)
-        losses = head.x.new_empty(len(weight))
-        buffer = torch.empty_like(head.buffer)
+        losses = head.buffer.new_empty(len(weight))
+        batch: Batch | lgl_inr_triton.ColumnBatch
+        if lgl_inr_triton.takes(head.buffer, beta):
+            dtype = head.gradient_dtype
+            batch = lgl_inr_triton.ColumnBatch(target, num_classes, ignore_index, pos_weight, beta, detach_weights)
+        else:
+            dtype = head.dtype
+            batch = Batch(
+                target,
+                num_classes,
+                ignore_index,
+                pos_weight=pos_weight,
+                beta=beta,
+                detach_weights=detach_weights,
+                width=width,
+                dtype=dtype,
+            )
+        buffer = torch.empty_like(head.buffer, dtype=dtype) if any(needs) else None
         for start in head.starts():
-            z = head.logits(start)
-            columns = slice(start, start + z.shape[1])
-            dz = buffer[: z.numel()].view(z.shape) if any(needs) else None
-            losses[columns] = batch.columns(z, first + start, dz)
+            columns = slice(start, min(start + width, len(weight)))
+            shape = len(input), columns.stop - start
+            dz = None if buffer is None else buffer[: shape[0] * shape[1]].view(shape)
+            if isinstance(batch, Batch):
+                losses[columns] = batch.columns(head.logits(start), first + start, dz)
+                if dz is not None:
+                    dz.mul_(factor[columns])
+            else:
+                z, bias_of_chunk = head.products(start), head.bias_of(start)
+                batch.columns(z, first + start, bias_of_chunk, factor[columns], losses[columns], dz)
             if dz is not None:
-                head.backward(start, dz.mul_(factor[columns]))
+                head.backward(start, dz)
         return losses, *head.grads()
 
 
@@ -152,7 +206,7 @@ def _logistic(
         head = _Head(input, weight, bias, ignored, width, needs)
         label = target.masked_fill(ignored, 0) - first
         factor = factor.to(head.dtype).masked_fill(ignored, 0.0)[:, None]
-        one = head.x.new_ones(len(weight))
+        one = head.buffer.new_ones(len(weight))
         v = one if column_weight is None else column_weight.to(head.dtype)
         u = v if pos_weight is None else v * pos_weight.to(head.dtype)
         losses = head.x.new_zeros(len(input), dtype=torch.float64)  # many chunks may join

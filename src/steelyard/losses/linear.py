@@ -52,9 +52,9 @@ def lgl_inr_linear(
 
     The loss is a sum over output columns, so the head is taken a chunk of columns at a time: logits, loss and
     gradients of a chunk are made in one pass and the N x K logits never exist. Beyond inputs and gradients it
-    takes some eight chunks of N x ``chunk_size`` numbers. The first backward pass gives the gradients away; a
-    second one through the same graph (``retain_graph=True``) and ``reduction="none"`` compute them anew. It cannot
-    be differentiated twice.
+    takes at most some eight chunks of N x ``chunk_size`` numbers. The first backward pass gives the gradients
+    away; a second one through the same graph (``retain_graph=True``) and ``reduction="none"`` compute them anew.
+    It cannot be differentiated twice.
 
     Args:
         input: (N, D) or (..., D), floating.
@@ -72,7 +72,8 @@ def lgl_inr_linear(
             loss, and in the backward pass that of the input's gradient. With ``reduction="none"`` each gets the
             losses of its own columns.
         num_classes: K; needed with ``column_group``, where no process sees all columns.
-        chunk_size: columns at a time. Default: 2^19 logits at a time on the CPU, 2^22 elsewhere.
+        chunk_size: columns at a time. Default: 2^19 logits at a time on the CPU, 2^24 on a GPU, but
+            from 4096 to 65,536 columns there.
 
     Returns:
         Scalar, or (K,) for ``"none"``; float32, or float64 if input or weight is.
