@@ -1,21 +1,25 @@
-"""How fast are the losses on a GPU, and how near to what its memory allows?
+"""How fast are losses and heads on a GPU, and how near to what it allows?
 
-    python benchmarks/gpu.py [--out results.csv] [--rounds 50]
+    python benchmarks/gpu.py [--out results.csv] [--rounds 50] [--only logits|heads] [--clock MHZ]
 
-Forward and backward on (N, K) logits. The competitors take turns, each after the caches are flushed; reported are
-medians between CUDA events, launches included where the GPU waits for them, and the memory that a turn needs at
-its peak beside the logits and their gradient. The bound is that of moving the least possible: the logits read
-forward and backward, the gradient written, at the bandwidth that a large copy reaches on the same GPU. Liger's
-cross-entropy takes part if its package is installed; it writes over its logits, so it gets its own.
+Forward and backward. The competitors take turns, each after the caches are flushed; reported are medians between
+CUDA events, launches included where the GPU waits for them, and the memory that a turn needs at its peak beside
+its inputs and their gradients. Liger's losses take part if its package is installed.
+
+Losses of (N, K) logits are held against the slower of two limits of LGL-INR. One is moving the least possible: the
+logits read forward and backward, the gradient written, at the bandwidth that a large copy reaches on the same GPU.
+The other is its special functions (exponentials and reciprocals), at 16 a clock and processor. Heads, K x D and
+bfloat16, are held against their three matrix products at the rate of a large one.
 """
 
 import argparse
 import csv
 import statistics
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from typing import Any, NamedTuple
 from unittest import mock
 
 import torch
@@ -24,13 +28,44 @@ from torch.nn import functional as F
 
 import steelyard
 from steelyard.kernels import lgl_inr_triton
-from steelyard.losses.functional import lgl_inr_loss
+from steelyard.losses import lgl_inr_linear, logistic_linear
+from steelyard.losses.functional import lgl_inr_loss, logistic_loss
 
 SHAPES = [(256, 1000), (1024, 21_841), (1024, 100_000), (4096, 131_072)]
 DTYPES = [torch.float32, torch.bfloat16]
+HEADS = [(1024, 768, 100_000), (1024, 768, 1_000_000)]  # (N, D, K)
+DEVICE = "cuda"
+FLUSHED = 256 << 20  # bytes that are written before a turn: more than any cache holds
 LOOP_CLASSES = 1000  # a loop over more takes seconds
 TRITON, TORCH = "lgl_inr_loss, Triton", "lgl_inr_loss, torch"
-Loss = Callable[[Tensor], Tensor]
+FUSED, UNFUSED = "LGLINRLinear", "linear + lgl_inr_loss"
+SPECIAL_PER_CLOCK = 16  # a processor, in compute capabilities 8.0 to 10.0
+Loss = Callable[..., Tensor]  # of the logits; of input, weight and bias
+
+
+class Limits(NamedTuple):
+    """What this GPU does at most, a second."""
+
+    memory: float  # bytes, read and written
+    special: float  # functions
+    products: float  # floating-point operations of a bfloat16 product
+
+    def of_logits(self, n: int, k: int, present: int, itemsize: int) -> tuple[float, str]:
+        """The least seconds of LGL-INR with `present` classes in the batch, and what sets them."""
+        moved = 3 * n * k * itemsize
+        # Forward and backward an exponential and a reciprocal of each logit, an exponential of each class's mean;
+        # the logarithm is a polynomial.
+        special = 2 * (2 * n + present) * k
+        return max((moved / self.memory, "memory"), (special / self.special, "special functions"))
+
+    def of_head(self, n: int, d: int, k: int) -> tuple[float, str]:
+        """The same of a head: the products of the logits and of the gradients of input and weight."""
+        return 6 * n * k * d / self.products, "products"
+
+
+class Result(NamedTuple):
+    seconds: float
+    extra: int  # bytes
 
 
 def torch_path(z: Tensor, target: Tensor) -> Tensor:
@@ -75,71 +110,118 @@ def competitors(target: Tensor, classes: int) -> dict[str, Loss]:
     return losses
 
 
-def check(logits: Tensor, losses: dict[str, Loss]) -> None:
-    """No time for wrong results: both paths of LGL-INR give the same loss and gradient."""
+def heads(target: Tensor) -> dict[str, Loss]:
+    """Losses of a linear head, given input (N, D), weight (K, D) and bias (K,)."""
+
+    def torch_fused(**given: Any) -> Loss:
+        options = torch.nn.LinearCrossEntropyOptions(**given)
+        return lambda x, w, b: F.linear_cross_entropy(x, w, target, linear_bias=b, options=options)
+
+    losses: dict[str, Loss] = {
+        FUSED: lambda x, w, b: lgl_inr_linear(x, w, target, linear_bias=b),
+        "LogisticLinear": lambda x, w, b: logistic_linear(x, w, target, linear_bias=b),
+        UNFUSED: lambda x, w, b: lgl_inr_loss(F.linear(x, w, b), target),
+        "linear + logistic_loss": lambda x, w, b: logistic_loss(F.linear(x, w, b), target),
+        "linear + torch cross-entropy": lambda x, w, b: F.cross_entropy(F.linear(x, w, b), target),
+        "torch linear_cross_entropy, default": torch_fused(),
+        "torch linear_cross_entropy, 256 rows": torch_fused(batch_chunk_size=256, chunking_method=None),
+    }
+    try:
+        from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+    except ImportError:
+        pass
+    else:
+        liger = LigerFusedLinearCrossEntropyLoss()
+        losses["Liger fused linear cross-entropy"] = lambda x, w, b: liger(w, x, target, b)
+    return losses
+
+
+def check(leaves: Sequence[Tensor], losses: dict[str, Loss], names: tuple[str, str], scale: float) -> None:
+    """No time for wrong results: two ways to LGL-INR give the same loss and gradients."""
     results = []
-    for name in (TORCH, TRITON):
-        loss = losses[name](logits)
-        results.append((loss.detach(), *torch.autograd.grad(loss * logits.shape[1], logits)))
-    coarse = 2e-2 if logits.dtype == torch.bfloat16 else 1e-3
-    torch.testing.assert_close(results[1], results[0], rtol=coarse, atol=1e-6)
+    for name in names:
+        loss = losses[name](*leaves)
+        results.append((loss.detach().float(), *torch.autograd.grad(loss * scale, leaves)))
+    coarse = 1e-3 if leaves[0].dtype == torch.float32 else 2e-2
+    for found, expected in zip(*results, strict=True):
+        atol = 1e-6 if len(leaves) == 1 else coarse * expected.abs().max().item()  # products add roundings up
+        torch.testing.assert_close(found, expected, rtol=coarse, atol=atol)
 
 
-def one_turn(loss: Loss, logits: Tensor, flush: Tensor) -> float:
+def one_turn(loss: Loss, leaves: Sequence[Tensor], flush: Tensor) -> float:
     """Seconds of one forward and backward."""
-    logits.grad = None
+    forget(leaves)
     flush.zero_()
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
-    loss(logits).backward()
+    loss(*leaves).backward()
     end.record()
     torch.cuda.synchronize()
     return start.elapsed_time(end) / 1e3
 
 
-def extra_memory(loss: Loss, logits: Tensor) -> int:
-    """Bytes at the peak of one forward and backward, beside the logits and their gradient."""
-    logits.grad = None
+def extra_memory(loss: Loss, leaves: Sequence[Tensor]) -> int:
+    """Bytes at the peak of one forward and backward, beside the inputs and their gradients."""
+    forget(leaves)
     torch.cuda.synchronize()
     torch.cuda.reset_peak_memory_stats()
     before = torch.cuda.memory_allocated()
-    loss(logits).backward()
+    loss(*leaves).backward()
     torch.cuda.synchronize()
-    return torch.cuda.max_memory_allocated() - before - logits.nbytes
+    return torch.cuda.max_memory_allocated() - before - sum(x.nbytes for x in leaves)
 
 
-def measure(rows: int, classes: int, dtype: torch.dtype, rounds: int) -> dict[str, tuple[float, int] | None]:
-    """Median seconds and extra bytes of each competitor; None for one that ran out of memory."""
-    generator = torch.Generator("cuda").manual_seed(0)
-    logits = torch.randn(rows, classes, generator=generator, device="cuda").to(dtype)
-    target = torch.randint(classes, (rows,), generator=generator, device="cuda")
-    flush = torch.empty(256 << 20, dtype=torch.int8, device="cuda")
-    losses = competitors(target, classes)
-    own = {name: logits.clone() if name.startswith("Liger") else logits for name in losses}
-    leaf = {name: z.detach().requires_grad_() for name, z in own.items()}
-    check(leaf[TRITON], losses)
+def forget(leaves: Sequence[Tensor]) -> None:
+    for leaf in leaves:
+        leaf.grad = None
+
+
+def logits_and_labels(n: int, k: int, dtype: torch.dtype) -> tuple[list[Tensor], Tensor]:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    logits = torch.randn(n, k, generator=generator, device=DEVICE).to(dtype)
+    return [logits.requires_grad_()], torch.randint(k, (n,), generator=generator, device=DEVICE)
+
+
+def head_and_labels(n: int, d: int, k: int) -> tuple[list[Tensor], Tensor]:
+    generator = torch.Generator(DEVICE).manual_seed(0)
+    leaves = [
+        torch.randn(n, d, generator=generator, device=DEVICE).bfloat16(),
+        (torch.randn(k, d, generator=generator, device=DEVICE) / d**0.5).bfloat16(),
+        torch.zeros(k, device=DEVICE).bfloat16(),
+    ]
+    return [x.requires_grad_() for x in leaves], torch.randint(k, (n,), generator=generator, device=DEVICE)
+
+
+def measure(leaves: list[Tensor], losses: dict[str, Loss], rounds: int) -> dict[str, Result | None]:
+    """What each competitor takes; None for one that ran out of memory."""
+    flush = torch.empty(FLUSHED, dtype=torch.int8, device=DEVICE)
+    # Liger's cross-entropy writes over its logits, so it gets its own.
+    own = {
+        name: [x.detach().clone().requires_grad_() for x in leaves] if name == "Liger cross-entropy" else leaves
+        for name in losses
+    }
     memory: dict[str, int] = {}
-    for name in list(losses):
+    for name, loss in losses.items():
         try:
-            one_turn(losses[name], leaf[name], flush)  # compiles
-            memory[name] = extra_memory(losses[name], leaf[name])
+            one_turn(loss, own[name], flush)  # compiles
+            memory[name] = extra_memory(loss, own[name])
         except torch.cuda.OutOfMemoryError:
-            del losses[name]
-        leaf[name].grad = None
+            pass
+        forget(own[name])
         torch.cuda.empty_cache()
-    times: dict[str, list[float]] = {name: [] for name in losses}
+    times: dict[str, list[float]] = {name: [] for name in memory}
     for turn in range(rounds + 3):
-        for name, loss in losses.items():
-            seconds = one_turn(loss, leaf[name], flush)
-            leaf[name].grad = None
+        for name, taken in times.items():
+            seconds = one_turn(losses[name], own[name], flush)
+            forget(own[name])
             if turn >= 3:  # the first ones warm up
-                times[name].append(seconds)
-    return {name: (statistics.median(times[name]), memory[name]) if name in losses else None for name in leaf}
+                taken.append(seconds)
+    return {n: Result(statistics.median(times[n]), memory[n]) if n in memory else None for n in losses}
 
 
-def bandwidth() -> float:
-    """Bytes per second, read and written, of a copy of 1 GiB."""
-    source = torch.empty(1 << 30, dtype=torch.int8, device="cuda")
+def bandwidth(size: int = 1 << 30) -> float:
+    """Bytes per second, read and written, of a copy of `size` bytes."""
+    source = torch.empty(size, dtype=torch.int8, device=DEVICE)
     destination = torch.empty_like(source)
     seconds = []
     for _ in range(20):
@@ -152,12 +234,44 @@ def bandwidth() -> float:
     return 2 * source.nbytes / statistics.median(seconds[5:])
 
 
-def driver() -> str:
-    command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+def product_rate(size: int = 8192) -> float:
+    """Floating-point operations per second of a large product in bfloat16."""
+    a = torch.randn(size, size, device=DEVICE).bfloat16()
+    out = torch.empty_like(a)
+    seconds = []
+    for _ in range(20):
+        start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        start.record()
+        torch.mm(a, a, out=out)
+        end.record()
+        torch.cuda.synchronize()
+        seconds.append(start.elapsed_time(end) / 1e3)
+    return 2 * size**3 / statistics.median(seconds[5:])
+
+
+def special_rate(properties: Any, clock: float | None) -> float:
+    """Special functions per second, at the clock given in MHz, or else the highest that the device states."""
+    if clock is None:
+        stated = getattr(properties, "clock_rate", None)  # kHz
+        clock = stated / 1e3 if stated else number_of_nvidia_smi("clocks.max.sm")
+    if not clock:
+        raise SystemExit("benchmarks/gpu.py cannot read the clock of this GPU; give it in MHz with --clock")
+    return SPECIAL_PER_CLOCK * float(properties.multi_processor_count * clock * 1e6)
+
+
+def nvidia_smi(field: str) -> str:
+    command = ["nvidia-smi", f"--query-gpu={field}", "--format=csv,noheader,nounits"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()[0]
     except (OSError, subprocess.CalledProcessError, IndexError):
         return "unknown"
+
+
+def number_of_nvidia_smi(field: str) -> float | None:
+    try:
+        return float(nvidia_smi(field))
+    except ValueError:
+        return None
 
 
 def installed(package: str) -> str:
@@ -167,45 +281,88 @@ def installed(package: str) -> str:
         return "none"
 
 
-def main() -> None:
+COLUMNS = [
+    *("what", "N", "D", "K", "dtype", "loss", "median_ms", "extra_MB", "share_of_limit", "limit"),
+    *("rounds", "gpu", "driver", "torch", "triton"),
+]
+
+
+def report(
+    problem: Sequence[Any], results: dict[str, Result | None], limit: tuple[float, str], about: Sequence[Any]
+) -> tuple[list[str], list[list[Any]]]:
+    """Lines to print and rows of the CSV, `COLUMNS`."""
+    least, cause = limit
+    lines, rows = [f"\n{' '.join(map(str, problem))}; {cause} allow {1e3 * least:.3f} ms"], []
+    for name, result in results.items():
+        if result is None:
+            lines.append(f"  {name:38s} out of memory")
+            figures = ["", "", ""]
+        else:
+            seconds, extra = result
+            figures = [f"{1e3 * seconds:.4f}", f"{extra / 1e6:.1f}", f"{least / seconds:.4f}"]
+            lines.append(
+                f"  {name:38s} {1e3 * seconds:9.3f} ms  {least / seconds:6.1%} of the limit  "
+                f"{extra / 1e6:9.1f} MB extra"
+            )
+        rows.append([*problem, name, *figures, cause, *about])
+    return lines, rows
+
+
+def write(rows: list[list[Any]], file: Path) -> None:
+    with file.open("w", newline="") as out:
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        writer.writerows(rows)
+
+
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="CSV to write as well")
     parser.add_argument("--rounds", type=int, default=50)
-    arguments = parser.parse_args()
+    parser.add_argument("--only", choices=["logits", "heads"])
+    parser.add_argument("--clock", type=float, help="MHz of the GPU's processors. Default: the highest it states")
+    return parser.parse_args(arguments)
+
+
+def main() -> None:
+    arguments = parse()
     if not torch.cuda.is_available():
         raise SystemExit("benchmarks/gpu.py needs a CUDA device, and torch sees none")
-    if not lgl_inr_triton.takes(torch.empty(1, 1, device="cuda"), 1.0):
+    if not lgl_inr_triton.takes(torch.empty(1, 1, device=DEVICE), 1.0):
         raise SystemExit("benchmarks/gpu.py needs triton and a GPU of compute capability 8.0 or later")
-    peak = bandwidth()
-    machine = [torch.cuda.get_device_name(), driver(), torch.__version__, installed("triton")]
-    print(f"{machine[0]}, driver {machine[1]}, {peak / 1e12:.2f} TB/s in a copy")
-    print(f"torch {machine[2]}, triton {machine[3]}, steelyard {steelyard.__version__}")
-    lines = []
-    for n, k in SHAPES:
+    properties = torch.cuda.get_device_properties()
+    limits = Limits(bandwidth(), special_rate(properties, arguments.clock), product_rate())
+    about = [torch.cuda.get_device_name(), nvidia_smi("driver_version"), torch.__version__, installed("triton")]
+    print(f"{about[0]}, driver {about[1]}, {limits.memory / 1e12:.2f} TB/s in a copy,")
+    print(f"{limits.special / 1e12:.2f} T special functions/s, {limits.products / 1e12:.0f} TFLOP/s in a product")
+    print(f"torch {about[2]}, triton {about[3]}, steelyard {steelyard.__version__}")
+    about = [arguments.rounds, *about]
+    rows = []
+
+    def took(problem: Sequence[Any], results: dict[str, Result | None], limit: tuple[float, str]) -> None:
+        lines, found = report(problem, results, limit, about)
+        print(*lines, sep="\n", flush=True)
+        rows.extend(found)
+        torch.cuda.empty_cache()
+        if arguments.out is not None:
+            write(rows, arguments.out)  # after each problem: a later one may fail
+
+    for n, k in SHAPES if arguments.only != "heads" else []:
         for dtype in DTYPES:
-            name_of_dtype = str(dtype).removeprefix("torch.")
-            bound = 3 * n * k * dtype.itemsize / peak
-            print(f"\n(N, K) = ({n}, {k}), {name_of_dtype}; bound {1e3 * bound:.3f} ms")
-            for name, result in measure(n, k, dtype, arguments.rounds).items():
-                if result is None:
-                    print(f"  {name:30s} out of memory")
-                    figures = ["", "", ""]
-                else:
-                    seconds, extra = result
-                    print(
-                        f"  {name:30s} {1e3 * seconds:9.3f} ms  {bound / seconds:6.1%} of the bound  "
-                        f"{extra / 2**20:9.1f} MiB extra"
-                    )
-                    figures = [f"{1e3 * seconds:.4f}", f"{extra / 2**20:.1f}", f"{bound / seconds:.4f}"]
-                lines.append([n, k, name_of_dtype, name, *figures, arguments.rounds, *machine])
-            torch.cuda.empty_cache()
-    if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            measured = ["median_ms", "extra_MiB", "share_of_bandwidth_bound"]
-            about = ["rounds", "gpu", "driver", "torch", "triton"]
-            writer.writerow(["N", "K", "dtype", "loss", *measured, *about])
-            writer.writerows(lines)
+            leaves, target = logits_and_labels(n, k, dtype)
+            losses = competitors(target, k)
+            check(leaves, losses, (TRITON, TORCH), k)
+            limit = limits.of_logits(n, k, len(target.unique()), dtype.itemsize)
+            name = str(dtype).removeprefix("torch.")
+            took(["logits", n, "", k, name], measure(leaves, losses, arguments.rounds), limit)
+            del leaves
+    for n, d, k in HEADS if arguments.only != "logits" else []:
+        leaves, target = head_and_labels(n, d, k)
+        losses = heads(target)
+        if (n, d, k) == HEADS[0]:  # where all of the logits fit
+            check(leaves, losses, (FUSED, UNFUSED), k)
+        took(["head", n, d, k, "bfloat16"], measure(leaves, losses, arguments.rounds), limits.of_head(n, d, k))
+        del leaves
 
 
 if __name__ == "__main__":
