@@ -131,6 +131,21 @@ def test_no_less_exact_than_torch(name, dtype):
 
 
 @every_loss
+def test_no_less_exact_than_torch_over_many_columns(name):
+    """All logits alike, as of a new head, and many small chunks, where plain sums in float32 are at their worst."""
+    x, weight, bias, target = head(6, 2, 30_000, torch.float32)
+    parts = [x.fill_(0.3), weight.fill_(0.5), bias.fill_(-0.1)]
+    exact = run(FUSED[name], [p.double() for p in parts], target)
+    torchs = run(unfused(name), parts, target)
+    found = run(FUSED[name], parts, target, chunk_size=64)
+    for ours, theirs, true in zip(
+        [found[0], *found[1]], [torchs[0], *torchs[1]], [exact[0], *exact[1]], strict=True
+    ):
+        error, allowed = ((x.double() - true).abs() for x in (ours, theirs))
+        assert (error <= 2 * allowed.max() + 3e-7 * true.abs()).all()
+
+
+@every_loss
 def test_gradients_too_small_for_float16_survive_until_they_are_scaled(name):
     """An upstream gradient, such as a loss scale, is applied before anything is rounded to float16."""
     *parts, target = head(8, 4, 20_000, torch.float16)

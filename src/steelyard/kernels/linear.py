@@ -64,7 +64,9 @@ class _Head:
         self.x_of_gradient = self.x.to(self.gradient_dtype) if needs[1] else self.x
         self.width = width
         self.buffer = self.x.new_empty(len(input) * width, dtype=self.dtype)
-        self.grad_input = self.x.new_zeros(self.x.shape if needs[0] else (0,), dtype=self.dtype)
+        # Many chunks may join in it, each of float32; a GPU has fewer of them, and is slow at doubles.
+        sum_dtype = torch.float64 if self.x.device.type == "cpu" else self.dtype
+        self.grad_input = self.x.new_zeros(self.x.shape if needs[0] else (0,), dtype=sum_dtype)
         self.grad_weight = weight.new_empty(weight.shape) if needs[1] else weight.new_empty(0)
         self.grad_bias = bias.new_empty(bias.shape) if needs[2] and bias is not None else weight.new_empty(0)
         self.needs = needs
@@ -101,7 +103,9 @@ class _Head:
         dz = dz.to(self.gradient_dtype)
         if self.needs[0]:
             part = self.weight[columns].to(self.gradient_dtype)
-            if self.gradient_dtype == self.dtype:
+            if self.grad_input.dtype != self.dtype:
+                self.grad_input += torch.mm(dz, part)
+            elif self.gradient_dtype == self.dtype:
                 self.grad_input.addmm_(dz, part)
             else:
                 torch.addmm(self.grad_input, dz, part, out_dtype=self.dtype, out=self.grad_input)
@@ -112,7 +116,7 @@ class _Head:
 
     def grads(self) -> tuple[Tensor, Tensor, Tensor]:
         """Of input (in the dtype of the loss: it may be too small for half precision yet), weight and bias."""
-        return self.grad_input, self.grad_weight, self.grad_bias
+        return self.grad_input.to(self.dtype), self.grad_weight, self.grad_bias
 
     def _chunk(self, start: int) -> Tensor:
         rows, columns = len(self.x), min(self.width, len(self.weight) - start)
