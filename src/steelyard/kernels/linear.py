@@ -65,7 +65,8 @@ class _Head:
         self.width = width
         self.buffer = self.x.new_empty(len(input) * width, dtype=self.dtype)
         # Many chunks may join in it, each of float32; a GPU has fewer of them, and is slow at doubles.
-        sum_dtype = torch.float64 if self.x.device.type == "cpu" else self.dtype
+        doubles = self.x.device.type == "cpu" and operand == self.dtype
+        sum_dtype = torch.float64 if doubles else self.dtype
         self.grad_input = self.x.new_zeros(self.x.shape if needs[0] else (0,), dtype=sum_dtype)
         self.grad_weight = weight.new_empty(weight.shape) if needs[1] else weight.new_empty(0)
         self.grad_bias = bias.new_empty(bias.shape) if needs[2] and bias is not None else weight.new_empty(0)
