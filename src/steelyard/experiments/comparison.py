@@ -39,13 +39,11 @@ from steelyard.experiments.config import CompareConfig
 from steelyard.experiments.losses import LossSpec, parse_losses
 from steelyard.experiments.metrics import METRICS, recalls, run_metrics, summary
 from steelyard.experiments.runs import RunFolder, read_json, write_atomically, write_json
+from steelyard.experiments.tuning import best_rate
 from steelyard.losses.functional import adjusted_logits
 from steelyard.priors import batch_presence, initial_bias
 from steelyard.report import write_report
 from steelyard.training import Diverged, Recipe, create_backbone, fit, predict, predict_features
-
-# Where the best rate lies at an edge of those tried, the next is tried too, up to these limits.
-_RATE_LIMITS = (1e-4, 30.0)
 
 
 class Progress(Protocol):
@@ -225,24 +223,14 @@ class _Bench:
 
     def tune(self, spec: LossSpec) -> tuple[float, list[dict[str, float | None]]]:
         """The learning rate with the best balanced accuracy on the validation split, and all that were tried."""
-        rates = list(self.config.learning_rates)
-        if len(rates) == 1:
-            return rates[0], []
-        factor = rates[1] / rates[0]
-        scores = {rate: self.trial(spec, rate) for rate in rates}
-        while True:
-            best = max(scores, key=lambda rate: (scores[rate] if scores[rate] is not None else -1.0, -rate))
-            lower, higher = min(scores) / factor, max(scores) * factor
-            beyond = lower if best == min(scores) else higher if best == max(scores) else None
-            if beyond is None or not _RATE_LIMITS[0] <= beyond <= _RATE_LIMITS[1]:
-                break
-            beyond = float(f"{beyond:.2g}")
-            self.progress.plan(1)
-            scores[beyond] = self.trial(spec, beyond)
-        search: list[dict[str, float | None]] = [
-            {"lr": rate, "balanced_accuracy": scores[rate]} for rate in sorted(scores)
-        ]
-        return best, search
+
+        def score(rate: float) -> float | None:
+            if rate not in self.config.learning_rates:
+                self.progress.plan(1)
+            return self.trial(spec, rate)
+
+        best, scores = best_rate(self.config.learning_rates, score)
+        return best, [{"lr": rate, "balanced_accuracy": value} for rate, value in scores.items()]
 
     def trial(self, spec: LossSpec, rate: float) -> float | None:
         """Validation balanced accuracy after the last epoch with seed 0; None where training diverged."""

@@ -10,9 +10,8 @@ from steelyard.data import split_validation
 from steelyard.experiments.claims.trainings import dataset, draw, mean_interval, ranked_counts, settings, train
 from steelyard.experiments.losses import parse_loss
 from steelyard.experiments.metrics import recalls
+from steelyard.experiments.tuning import best_rate
 from steelyard.training import Diverged
-
-_RATE_LIMITS = (1e-4, 10.0)
 
 
 def jobs_of(config: Any, groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -58,31 +57,21 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             "rare_recall": few.nanmean().item(),
         }
 
-    rates = {rate: _tried(score, rate) for rate in job["learning_rates"]}
-    factor = job["learning_rates"][1] / job["learning_rates"][0] if len(rates) > 1 else None
-    while factor is not None:
-        best = max(rates, key=lambda r: (rates[r] if rates[r] is not None else -1.0, -r))
-        beyond = min(rates) / factor if best == min(rates) else max(rates) * factor if best == max(rates) else None
-        if beyond is None or not _RATE_LIMITS[0] <= beyond <= _RATE_LIMITS[1]:
-            break
-        rates[float(f"{beyond:.2g}")] = _tried(score, float(f"{beyond:.2g}"))
-    best = max(rates, key=lambda r: (rates[r] if rates[r] is not None else -1.0, -r))
+    def tried(rate: float) -> float | None:
+        try:
+            return score(rate, 0, "validation")["balanced_accuracy"]
+        except Diverged:
+            return None
+
+    best, rates = best_rate(job["learning_rates"], tried)
     runs = [_judged(score, best, seed) for seed in range(job["seeds"])]
     return job | {
         "learning_rate": best,
-        "tried": [[rate, rates[rate]] for rate in sorted(rates)],
+        "tried": [[rate, value] for rate, value in rates.items()],
         "fewest": min(counts),
         "most": max(counts),
         **{key: [run[key] for run in runs] for key in runs[0]},
     }
-
-
-def _tried(score: Any, rate: float) -> float | None:
-    try:
-        value: float = score(rate, 0, "validation")["balanced_accuracy"]
-    except Diverged:
-        return None
-    return value
 
 
 def _judged(score: Any, rate: float, seed: int) -> dict[str, float | None]:
