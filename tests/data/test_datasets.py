@@ -1,6 +1,7 @@
 """Data sets, and what is said of those that cannot be used. Small ones are made here: nothing is downloaded."""
 
 import io
+from pathlib import Path
 
 import datasets
 import numpy as np
@@ -54,6 +55,21 @@ def test_folder_is_read_by_feature_types(tmp_path):
     images = data.images("train", torch.tensor([4, 1]))
     assert images.shape == (2, 1, 8, 10)
     assert images[:, 0, 0, 0].tolist() == [40, 10]
+
+
+def test_many_images_are_decoded_in_parts_and_kept_in_a_file(tmp_path, monkeypatch):
+    data = load_dataset(_save(tmp_path / "set", GOOD))
+    rows = torch.tensor([5, 0, 3, 3, 1])
+    expected = data.images("train", rows)
+    monkeypatch.setattr("steelyard.data.datasets._DECODED_TOGETHER", 2)
+    monkeypatch.setattr("steelyard.data.datasets._LARGEST_IN_MEMORY", expected.numel() - 1)
+    aside = tmp_path / "aside"
+    aside.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(aside))
+    images = data.images("train", rows)
+    assert str(aside) in Path("/proc/self/maps").read_text()
+    assert list(aside.iterdir()) == []  # nobody has to clean up
+    assert torch.equal(images, expected)
 
 
 def test_classes_are_preferred_to_groups_of_them(tmp_path):

@@ -3,8 +3,10 @@
 import difflib
 import io
 import logging
+import math
 import os
-from collections.abc import Callable, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +21,8 @@ from steelyard.data.tasks import TASKS
 _TEST_SPLITS = ("test", "validation", "valid")
 _INTEGERS = ("int", "uint")
 _SHOWN = 10
+_DECODED_TOGETHER = 1024  # encoded images that are in memory at a time
+_LARGEST_IN_MEMORY = 4 << 30  # bytes of decoded ones
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,8 @@ class ImageDataset:
 
     def images(self, split: Literal["train", "test"], indices: Tensor) -> Tensor:
         """Images (n, C, H, W), uint8, of these rows of a split.
+
+        More than 4 GiB of decoded images are mapped from a temporary file (in ``TMPDIR``), not held in memory.
 
         Raises:
             TypeError: indices that are no integers.
@@ -158,7 +164,8 @@ def _from_hugging_face(name: str, image_mode: str | None, image_size: int | None
     def decode(split: str, indices: Tensor) -> Tensor:
         where = f"dataset {name!r}, split {split if split == 'train' else test_name}, column {image_column!r}"
         rows = indices.tolist()
-        records = raw[split].select(rows)[image_column]
+        parts = (rows[start : start + _DECODED_TOGETHER] for start in range(0, len(rows), _DECODED_TOGETHER))
+        records = (record for part in parts for record in raw[split].select(part)[image_column])
         return _decode_images(where, rows, records, image_mode, image_size)
 
     return ImageDataset(name, names, targets["train"], targets["test"], decode)
@@ -226,7 +233,7 @@ def _labels(
 
 
 def _decode_images(
-    where: str, rows: list[int], records: Sequence[dict[str, Any]], mode: str | None, size: int | None
+    where: str, rows: list[int], records: Iterable[dict[str, Any]], mode: str | None, size: int | None
 ) -> Tensor:
     """Decode into one tensor; every image must come out in one mode and size."""
     from PIL import Image
@@ -259,7 +266,7 @@ def _decode_images(
         pixels = torch.from_numpy(np.array(picture))
         pixels = pixels[None] if pixels.dim() == 2 else pixels.permute(2, 0, 1)
         if result is None:
-            result = torch.empty((len(rows), *pixels.shape), dtype=torch.uint8)
+            result = _pixels((len(rows), *pixels.shape))
         result[position] = pixels
     if corrupt or result is None:
         shown = ", ".join(map(str, corrupt[:_SHOWN])) + (", ..." if len(corrupt) > _SHOWN else "")
@@ -267,3 +274,14 @@ def _decode_images(
             f"{where} has {len(corrupt)} image{'s' * (len(corrupt) != 1)} that cannot be decoded, in rows {shown}"
         )
     return result
+
+
+def _pixels(shape: tuple[int, ...]) -> Tensor:
+    """A uint8 tensor to be filled; a large one lies in a temporary file, which goes when the tensor does."""
+    size = math.prod(shape)
+    if size <= _LARGEST_IN_MEMORY:
+        return torch.empty(shape, dtype=torch.uint8)
+    with tempfile.NamedTemporaryFile(prefix="steelyard-") as file:  # its pages stay mapped without the name
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a crash later
+        return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8).view(shape)
