@@ -126,10 +126,21 @@ def test_shares_make_up_the_batch(devices):
     assert [batch[share[2]] for share in shares] == [int(share[0][0]) for share in shares]
 
 
-def test_network_normalises_and_refuses_tiny_images(images):
+def test_network_normalises_each_channel():
+    pixels = torch.randint(256, (50, 3, 8, 9), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    pixels[:, 1] //= 2
+    pixels[:, 2] = 7  # no spread: left as large as it is
+    network = SmallCNN(pixels, 2)
+    std, mean = torch.std_mean(pixels.double(), dim=(0, 2, 3))
+    close = {"rtol": 1e-6, "atol": 0}
+    torch.testing.assert_close(network.mean.flatten().double(), mean, **close)
+    torch.testing.assert_close(network.std.flatten().double(), std.clamp(min=1), **close)
+    assert torch.equal(network.std.flatten()[2:], torch.ones(1))
+
+
+def test_network_starts_from_a_bias_and_refuses_tiny_images(images):
     network = SmallCNN(images[0], 10, initial_bias=torch.arange(10.0))
     assert torch.equal(network.head.bias, torch.arange(10.0))
-    torch.testing.assert_close(network.mean.item(), images[0].double().mean().item(), rtol=1e-6, atol=0)
     assert SmallCNN(torch.zeros(4, 3, 9, 13, dtype=torch.uint8), 2)(torch.zeros(1, 3, 9, 13)).shape == (1, 2)
     with pytest.raises(ValueError, match="at least 8 x 8 pixels, got 4 x 8"):
         SmallCNN(torch.zeros(4, 1, 4, 8, dtype=torch.uint8), 2)

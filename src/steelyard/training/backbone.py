@@ -79,9 +79,9 @@ class ImageNetwork(nn.Module):
         initial_bias: Tensor | None = None,
     ) -> None:
         super().__init__()
-        pixels = images.double()
-        self.register_buffer("mean", pixels.mean((0, 2, 3)).float()[:, None, None])
-        self.register_buffer("std", pixels.std((0, 2, 3)).clamp(min=1.0).float()[:, None, None])
+        mean, std = _mean_and_std(images)
+        self.register_buffer("mean", mean.float()[:, None, None])
+        self.register_buffer("std", std.clamp(min=1.0).float()[:, None, None])
         self.features = features
         self.head = nn.Linear(width, num_classes)
         nn.init.zeros_(self.head.bias)
@@ -215,6 +215,18 @@ class MLP(ImageNetwork):
 
 
 _OWN: dict[str, type[SmallCNN | ResNet32 | MLP]] = {"small-cnn": SmallCNN, "resnet32": ResNet32, "mlp": MLP}
+
+
+def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel, (C,) float64, by counting its 256 values: no copy of the images in a larger type."""
+    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
+    for part in images.split(4096):
+        for channel, pixels in zip(counts, part.unbind(1), strict=True):
+            channel += torch.bincount(pixels.reshape(-1), minlength=256)
+    values = torch.arange(256, dtype=torch.float64)
+    number = counts.sum(1)
+    mean = counts @ values / number
+    return mean, ((counts * (values - mean[:, None]) ** 2).sum(1) / (number - 1)).sqrt()
 
 
 def _check_size(images: Tensor) -> tuple[int, int, int]:
