@@ -55,6 +55,15 @@ def note(job):
     return {"value": job["x"]}
 
 
+def see_gpus(job):
+    """Waits for the others, so that every worker has a job."""
+    Path(job["folder"], str(os.getpid())).touch()
+    until = time.monotonic() + 30
+    while len(list(Path(job["folder"]).iterdir())) < job["workers"] and time.monotonic() < until:
+        time.sleep(0.02)
+    return {"gpus": os.environ["CUDA_VISIBLE_DEVICES"]}
+
+
 JOBS = {f"job-{x}": {"x": x} for x in range(5)}
 
 
@@ -150,6 +159,15 @@ def test_a_grid_that_is_killed_goes_on_and_no_job_is_done_twice(tmp_path):
         assert (tmp_path / "jobs" / name).read_bytes() == text
 
 
+@pytest.mark.parametrize(("visible", "expected"), [("4,7,GPU-1a", ["4", "7", "GPU-1a"]), ("6", ["6"] * 3)])
+def test_local_workers_have_the_gpus_in_turn(tmp_path, monkeypatch, visible, expected):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    (tmp_path / "here").mkdir()
+    jobs = {f"job-{x}": {"folder": str(tmp_path / "here"), "workers": 3} for x in range(3)}
+    records = run_grid(tmp_path / "jobs", jobs, see_gpus, workers=3)
+    assert sorted(r["gpus"] for r in records.values()) == expected
+
+
 def test_writers_of_one_file_leave_a_whole_one(tmp_path):
     """Whoever renames last wins; nobody meets half a file, or the other's."""
     values = [{"writer": k, "text": "x" * 10_000} for k in range(2)]
@@ -188,14 +206,18 @@ def test_engine_that_is_not_there(tmp_path):
 def test_a_local_ray_cluster(tmp_path, monkeypatch):
     ray = pytest.importorskip("ray")
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
+    ray.init(address="local", num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False)
     try:
         monkeypatch.chdir(tmp_path)  # its workers are elsewhere
         records = run_grid(Path("jobs"), JOBS, note, workers=2, engine="ray")
+        (tmp_path / "here").mkdir()
+        jobs = {f"job-{x}": {"folder": str(tmp_path / "here"), "workers": 3} for x in range(3)}
+        seen = run_grid(Path("seen"), jobs, see_gpus, workers=3, engine="ray")
     finally:
         ray.shutdown()
     assert [r["value"] for r in records.values()] == [0, 1, 2, 3, 4]
     assert len(list(tmp_path.glob("done-*"))) == 5
+    assert {r["gpus"] for r in seen.values()} == {"0", "1"}  # one of the two is shared
 
 
 @pytest.mark.slow

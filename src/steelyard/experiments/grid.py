@@ -1,6 +1,8 @@
 """Independent jobs, side by side: finished ones are skipped, failed ones tried once more."""
 
 import contextlib
+import multiprocessing
+import os
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -8,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from filelock import FileLock
 from joblib import Parallel, delayed, parallel_config
 
@@ -43,7 +46,8 @@ def run_grid(
         engine: ``"local"`` processes, or a ``"ray"`` or ``"dask"`` cluster through joblib's backends, with the
             folder, and this one, on a file system that all see. A cluster that is connected to is used; else Ray
             and Dask take the one that their own settings name (``RAY_ADDRESS``, ``DASK_SCHEDULER_ADDRESS``), or
-            start one on this machine.
+            start one on this machine. Local and Ray's workers have a GPU each where there are several, or share
+            them; Dask's have what their cluster gives them (that of dask-cuda: one each).
         on_done: told each name and "done", "was finished" or "failed", as they come (under Ray at the end).
 
     Returns:
@@ -61,9 +65,9 @@ def run_grid(
         if _record(folder, name).exists():
             on_done(name, "was finished")
             del tries[name]
-    with _cluster(engine, workers):
+    with _cluster(engine, workers) as backend:
         while waiting := [name for name in tries if tries[name] < _TRIES]:
-            for name, failed in _round(folder, {name: jobs[name] for name in waiting}, work, workers, engine):
+            for name, failed in _round(folder, {name: jobs[name] for name in waiting}, work, workers, backend):
                 if not failed:
                     del tries[name]
                     on_done(name, "done")
@@ -79,15 +83,19 @@ def run_grid(
 
 
 def _round(
-    folder: Path, jobs: dict[str, Any], work: Callable[[Any], dict[str, Any]], workers: int, engine: Engine
+    folder: Path,
+    jobs: dict[str, Any],
+    work: Callable[[Any], dict[str, Any]],
+    workers: int,
+    backend: dict[str, Any],
 ) -> Iterator[tuple[str, bool]]:
     """Each job's name and whether it failed; those that were not begun before workers were killed are left out."""
     left = dict.fromkeys(jobs)
-    returned = "list" if engine == "ray" else "generator_unordered"  # Ray's backend has no generators
+    returned = "list" if backend["backend"] == "ray" else "generator_unordered"  # Ray's backend has no generators
     here = Path.cwd()
     try:
         # Jobs are many and small: one thread each is faster than all threads for one.
-        with parallel_config(backend={"local": "loky"}.get(engine, engine), n_jobs=workers):
+        with parallel_config(**backend, n_jobs=workers):
             outcomes = Parallel(return_as=returned)(
                 delayed(_do)(work, folder, here, name, job) for name, job in jobs.items()
             )
@@ -139,31 +147,51 @@ def _lock(folder: Path, name: str) -> Path:
 
 
 @contextlib.contextmanager
-def _cluster(engine: Engine, workers: int) -> Iterator[None]:
-    """Make an engine's joblib backend known, with a cluster behind it."""
+def _cluster(engine: Engine, workers: int) -> Iterator[dict[str, Any]]:
+    """What joblib is to run jobs with: an engine's backend, made known, with a cluster behind it."""
     if engine not in ("local", "ray", "dask"):
         raise ValueError(f"engine must be local, ray or dask, got {engine!r}")
     if engine != "local" and workers < 2:
         raise ValueError(f"workers must be at least 2 with engine {engine!r}, got {workers}")
     try:
         if engine == "ray":
+            import ray
             from ray.util.joblib import register_ray
-
-            register_ray()
         elif engine == "dask":
             import dask
             import distributed
     except ImportError:
         raise ImportError(f"engine {engine!r} needs {engine}: pip install 'steelyard[cluster]'") from None
-    if engine != "dask":
-        yield
-        return
-    try:
-        distributed.get_client()
-    except ValueError:  # none yet
-        named = dask.config.get("scheduler-address", None) is not None
-        local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
-        with distributed.Client(**({} if named else local)):
-            yield
+    if engine == "local":
+        yield {"backend": "loky", "initializer": _take_one_gpu, "initargs": (_gpus(),)}
+    elif engine == "ray":
+        register_ray()
+        if not ray.is_initialized():
+            ray.init()
+        gpus = int(ray.cluster_resources().get("GPU", 0))
+        # a share that divides a GPU evenly, so that every worker finds its place
+        yield {"backend": "ray", "ray_remote_args": {"num_gpus": 1 / -(-workers // gpus) if gpus else 0}}
     else:
-        yield
+        with contextlib.ExitStack() as stack:
+            try:
+                distributed.get_client()
+            except ValueError:  # none yet
+                named = dask.config.get("scheduler-address", None) is not None
+                local = {"n_workers": workers, "threads_per_worker": 1, "dashboard_address": None}
+                stack.enter_context(distributed.Client(**({} if named else local)))
+            yield {"backend": "dask"}
+
+
+def _gpus() -> list[str]:
+    """As CUDA_VISIBLE_DEVICES names them; CUDA is left untouched."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return (
+        list(map(str, range(torch.cuda.device_count()))) if named is None else list(filter(None, named.split(",")))
+    )
+
+
+def _take_one_gpu(gpus: list[str]) -> None:
+    """In a new worker, before CUDA starts: workers are numbered on and on, and have the GPUs in turn."""
+    if gpus:
+        number = int(multiprocessing.current_process().name.rpartition("-")[2])
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]
