@@ -281,9 +281,7 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 @click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.")
 @click.option("--image-mode", help="L or RGB: convert every image.")
 @click.option("--image-size", type=int, help="Resize every image to this height and width.")
-@click.option(
-    "--workers", type=int, default=os.cpu_count(), show_default="one a core", help="Trainings at a time."
-)
+@click.option("--workers", type=int, show_default="one a GPU, else one a core", help="Trainings at a time.")
 @click.option("--engine", default="local", show_default=True, help="local, ray or dask.")
 @click.option("--out", type=click.Path(path_type=Path), default=Path("runs/claims"), show_default=True)
 @click.pass_obj
@@ -295,7 +293,7 @@ def reproduce(
     dataset: str | None,
     losses: str | None,
     imbalance: str | None,
-    workers: int,
+    workers: int | None,
     engine: str,
     out: Path,
     **changes: Any,
@@ -306,6 +304,7 @@ def reproduce(
     """
     from steelyard.experiments.claims import read_claim_config
     from steelyard.experiments.claims import reproduce as run
+    from steelyard.experiments.grid import default_workers
 
     claims = ["c1", "c2", "c3", "c4"] if claim == "all" else [claim]
     if claim == "c1" and (imbalance or losses):
@@ -328,7 +327,7 @@ def reproduce(
                 name,
                 config,
                 out / name,
-                workers=workers,
+                workers=default_workers() if workers is None else workers,
                 engine=engine,  # type: ignore[arg-type]
                 command=command,
                 on_plan=display.plan,

@@ -1,5 +1,6 @@
 """Fitting: the same numbers resumed or not, honest failures."""
 
+import os
 import pickle
 from dataclasses import replace
 
@@ -11,6 +12,7 @@ from steelyard.losses import create_loss
 from steelyard.priors import DeferredReweighting
 from steelyard.training import Diverged, Recipe, SmallCNN, create_backbone, fit, predict, predict_features
 from steelyard.training.batches import EpochBatches, Shares
+from steelyard.training.fitting import _deterministic
 
 RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.1)
 
@@ -52,6 +54,15 @@ def test_resumed_training_ends_with_the_same_numbers(images, tmp_path, monkeypat
     assert len(whole.history) == 4
     for name, tensor in whole.network.state_dict().items():
         assert torch.equal(resumed.network.state_dict()[name], tensor), name
+
+
+@pytest.mark.parametrize(("kind", "strict"), [("cpu", False), ("cuda", True)])
+def test_gpus_are_asked_for_deterministic_forms_while_a_network_trains(monkeypatch, kind, strict):
+    monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
+    with _deterministic(torch.device(kind)):
+        assert torch.are_deterministic_algorithms_enabled() == strict
+        assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == strict  # without it matrix products may differ
+    assert not torch.are_deterministic_algorithms_enabled()
 
 
 def test_same_seed_twice_is_the_same(images, tmp_path):

@@ -4,7 +4,6 @@ import csv
 import datetime
 import functools
 import io
-import platform
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -18,7 +17,6 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-import steelyard
 from steelyard.balance import (
     Balance,
     lgl_inr_law,
@@ -38,7 +36,7 @@ from steelyard.data import (
 from steelyard.experiments.config import CompareConfig
 from steelyard.experiments.losses import LossSpec, parse_losses
 from steelyard.experiments.metrics import METRICS, recalls, run_metrics, summary
-from steelyard.experiments.runs import RunFolder, read_json, write_atomically, write_json
+from steelyard.experiments.runs import RunFolder, environment, read_json, write_atomically, write_json
 from steelyard.experiments.tuning import best_rate
 from steelyard.losses.functional import adjusted_logits
 from steelyard.priors import batch_presence, initial_bias
@@ -187,12 +185,7 @@ class _Bench:
         return {
             "schema": 1,
             "config": self.config.model_dump(),
-            "environment": {
-                "steelyard": steelyard.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "machine": f"{platform.machine()}, {torch.get_num_threads()} threads",
-            },
+            "environment": environment(f"{torch.get_num_threads()} threads"),
             "data": {
                 "class_names": list(self.data.class_names),
                 "train_counts": self.class_counts.tolist(),

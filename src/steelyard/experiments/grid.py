@@ -10,6 +10,7 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any, Literal
 
+import joblib
 import torch
 from filelock import FileLock
 from joblib import Parallel, delayed, parallel_config
@@ -22,6 +23,11 @@ _TRIES = 2
 
 class JobsFailed(RuntimeError):
     """Some jobs failed twice; what is finished is kept."""
+
+
+def default_workers() -> int:
+    """One a GPU; without any, one a core that this process may use."""
+    return torch.cuda.device_count() or joblib.cpu_count()
 
 
 def run_grid(

@@ -2,15 +2,33 @@
 
 import json
 import os
+import platform
 import secrets
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
 from filelock import FileLock, Timeout
 
+import steelyard
 from steelyard.experiments.config import CompareConfig, dump_config, read_config
+
+
+def environment(how: str) -> dict[str, str]:
+    """What a run's numbers and time depend on besides its configuration; `how` it used the machine, in words."""
+    file = Path("/proc/cpuinfo")
+    lines = file.read_text().splitlines() if file.exists() else []
+    models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    processor = next(models, platform.processor() or platform.machine())
+    gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
+    return {
+        "steelyard": steelyard.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": ", ".join([processor, *gpus, how]),
+    }
 
 
 class RunFolder:

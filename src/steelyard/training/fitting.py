@@ -1,5 +1,6 @@
 """Fitting one network with one loss, resumable at any moment; what to fit is decided by `experiments`."""
 
+import contextlib
 import copy
 import functools
 import logging
@@ -8,7 +9,7 @@ import os
 import tempfile
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -78,6 +79,8 @@ def fit(
     on_epoch: Callable[[dict[str, float]], None] = lambda row: None,
 ) -> Fitted:
     """Train `network` under `loss` to the last epoch; the same seed gives the same numbers, resumed or not.
+
+    On a GPU so does it of torch's operations that have a deterministic form; torch warns of others.
 
     Every few seconds the state is saved to `checkpoint`, written aside and renamed. If that file exists,
     training goes on from it; it is removed at the end. The order of samples in an epoch is a function of seed
@@ -209,13 +212,27 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
         train, validation = (Shares(*split, rank, devices) for split in (setting.train, setting.validation))
         sampler = EpochBatches(len(train), module.recipe.batch_size, module.seed)
         parts = torch.arange(len(validation)).tensor_split(-(-len(validation) // 1024))
-        trainer.fit(
-            module,
-            DataLoader(train, sampler=sampler, batch_size=None),
-            DataLoader(validation, sampler=parts, batch_size=None),
-            ckpt_path=str(module.checkpoint) if module.checkpoint.exists() else None,
-            weights_only=True,
-        )
+        with _deterministic(trainer.strategy.root_device):
+            trainer.fit(
+                module,
+                DataLoader(train, sampler=sampler, batch_size=None),
+                DataLoader(validation, sampler=parts, batch_size=None),
+                ckpt_path=str(module.checkpoint) if module.checkpoint.exists() else None,
+                weights_only=True,
+            )
+
+
+@contextlib.contextmanager
+def _deterministic(device: torch.device) -> Iterator[None]:
+    """On a GPU: of each operation the form that gives the same numbers every time; torch warns of one without."""
+    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    if device.type == "cuda":
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+        torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class _Training(L.LightningModule):

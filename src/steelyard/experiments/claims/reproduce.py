@@ -3,7 +3,6 @@
 import csv
 import datetime
 import io
-import platform
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -12,7 +11,6 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-import torch
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -23,7 +21,7 @@ from steelyard.experiments.claims import c1, c2, c3, c4, leaderboard
 from steelyard.experiments.config import Backbone, one_sentence
 from steelyard.experiments.grid import Engine, run_grid
 from steelyard.experiments.losses import check_starts, parse_losses
-from steelyard.experiments.runs import read_json, write_atomically, write_json
+from steelyard.experiments.runs import environment, read_json, write_atomically, write_json
 from steelyard.report import write_claim_page
 from steelyard.training import Augmentation, Precision
 
@@ -174,13 +172,7 @@ def reproduce(
             "title": module.TITLE,
             "statement": module.STATEMENT,
             "config": given,
-            "environment": {
-                "steelyard": steelyard.__version__,
-                "torch": torch.__version__,
-                "python": platform.python_version(),
-                "commit": _commit(),
-                "machine": f"{platform.machine()}, {workers} workers, engine {engine}",
-            },
+            "environment": environment(f"{workers} workers, engine {engine}") | {"commit": _commit()},
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
             "command": command,
