@@ -7,6 +7,7 @@ from pathlib import Path
 import mpmath
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from steelyard.kernels import lgl_inr as kernel
 from steelyard.kernels import lgl_inr_native
@@ -185,6 +186,28 @@ def test_operator_does_not_wait_for_an_accelerator():
     target = torch.empty(6, device="meta", dtype=torch.long)
     loss, grad = kernel._columns(logits, target, None, 50.0, False, -100, True)
     assert (loss.shape, grad.shape) == ((300,), (6, 300))
+
+
+def test_the_last_backward_pass_allocates_no_gradient():
+    """The gradient is made with the loss: what scales it needs no memory, and the leaf takes it as it is."""
+    logits, target = batch(64, 50, dtype=torch.float32)
+    leaf = logits.requires_grad_()
+    loss = lgl_inr_loss(leaf, target)
+    allocated = []
+
+    class Count(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            known = {a.untyped_storage().data_ptr() for a in args if isinstance(a, torch.Tensor)}
+            result = function(*args, **(kwargs or {}))
+            new = isinstance(result, torch.Tensor) and result.untyped_storage().data_ptr() not in known
+            if new and result.numel() >= logits.numel():
+                allocated.append(function)
+            return result
+
+    with Count():
+        loss.backward()
+    assert not allocated
+    torch.testing.assert_close(leaf.grad, value_and_grad(lgl_inr_loss, logits.detach(), target)[1])
 
 
 def test_peak_memory_of_forward_and_backward():

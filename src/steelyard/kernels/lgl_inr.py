@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from steelyard._validation import compute_dtype
 from steelyard.kernels import lgl_inr_native
+from steelyard.kernels.closed_form import DifferentiableOnce, scaled
 
 # Elements of one (N, B) block. On the CPU a few of them fit the cache; an accelerator wants to be filled.
 _BLOCK_ELEMENTS = {"cpu": 1 << 20}
@@ -345,30 +346,15 @@ class _LGLINR(torch.autograd.Function):
         logits, anchor, *_ = inputs
         ctx.logits_dtype = logits.dtype
         ctx.mark_non_differentiable(output[1])
+        ctx.set_materialize_grads(False)  # its gradient would be as many zeros
         ctx.save_for_backward(anchor, output[1])
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> Any:
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> Any:
+        if grad_loss is None:
+            return (None,) * 8
         anchor, made = ctx.saved_tensors
-        grad = (made * grad_loss).to(ctx.logits_dtype)
+        grad = scaled(made, grad_loss).to(ctx.logits_dtype)
         if torch.is_grad_enabled():  # create_graph=True: a second derivative must raise, not be taken as 0
             grad = DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
         return grad, None, None, None, None, None, None, None
-
-
-class DifferentiableOnce(torch.autograd.Function):
-    """The identity in its first argument, whose backward raises; the others tie it to the inputs' graph."""
-
-    generate_vmap_rule = True
-
-    @staticmethod
-    def forward(x: Tensor, *anchors: Tensor | None) -> Tensor:
-        return x.clone()
-
-    @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-        pass
-
-    @staticmethod
-    def backward(ctx: Any, *_: Any) -> Any:
-        raise RuntimeError("the loss cannot be differentiated twice: its backward is a closed form")

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard.kernels.lgl_inr import DifferentiableOnce
+from steelyard.kernels.closed_form import DifferentiableOnce, scaled
 
 # Mean confusion P (K, K) -> the weights omega (K, K)
 Weigh = Callable[[Tensor], Tensor]
@@ -96,7 +96,7 @@ class _GroupColumns(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         gradient, anchor = ctx.saved_tensors
-        gradient = gradient * upstream[0]
+        gradient = scaled(gradient, upstream[0])
         if torch.is_grad_enabled():
             gradient = DifferentiableOnce.apply(gradient, anchor)  # type: ignore[no-untyped-call]
         return gradient, None, None, None, None, None, None

@@ -25,7 +25,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steelyard.kernels.lgl_inr import _FIXED_SHIFT_BETA, DifferentiableOnce, _segments
+from steelyard.kernels.closed_form import DifferentiableOnce
+from steelyard.kernels.lgl_inr import _FIXED_SHIFT_BETA, _segments
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 _INSTALLED = find_spec("triton") is not None
@@ -365,10 +366,13 @@ class _LGLINRTriton(torch.autograd.Function):
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         logits, anchor, _, pos_weight, ctx.beta, ctx.detach_weights, _ = inputs
         ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)
         ctx.save_for_backward(logits, anchor, pos_weight, *output[1:])
 
     @staticmethod
-    def backward(ctx: Any, grad_loss: Tensor, *_: Tensor | None) -> Any:
+    def backward(ctx: Any, grad_loss: Tensor | None, *_: Tensor | None) -> Any:
+        if grad_loss is None:
+            return (None,) * 7
         logits, anchor, pos_weight, *statistics = ctx.saved_tensors
         with torch.no_grad():  # a second derivative meets the error below, not the operator's lack of one
             grad = lgl_inr_gradient(grad_loss, logits, pos_weight, *statistics, ctx.beta, ctx.detach_weights)

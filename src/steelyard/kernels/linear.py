@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from steelyard.kernels import lgl_inr_triton
-from steelyard.kernels.lgl_inr import Batch, DifferentiableOnce, assert_labels
+from steelyard.kernels.closed_form import DifferentiableOnce, scaled
+from steelyard.kernels.lgl_inr import Batch, assert_labels
 
 # Elements of a chunk of logits, up to some eight of which live at a time. Each chunk takes some ten launches, so
 # small ones keep a GPU waiting: there the columns of a chunk have bounds of their own.
@@ -280,12 +281,6 @@ def fused_loss(
     return result
 
 
-def _batched(x: Tensor) -> bool:
-    """Whether x stands for several tensors: under `torch.vmap` or `is_grads_batched=True`."""
-    functorch = torch._C._functorch
-    return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
-
-
 def _saving_elsewhere() -> bool:
     """Whether hooks take saved tensors, as gradient checkpointing and offloading to the CPU do."""
     top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
@@ -295,10 +290,10 @@ def _saving_elsewhere() -> bool:
 class _FusedLoss(torch.autograd.Function):
     """A weighted sum of losses, whose gradients are made with it; or the losses, with gradients made on demand.
 
-    The gradients take as much memory as the head itself, so the first backward pass scales them in place and gives
-    them away; a second one through the same graph makes them anew. Those of a float16 head wait for the upstream
-    gradient: before it scales them they may be too small for that dtype. So do all where saved tensors go
-    elsewhere, as under gradient checkpointing, which would have gradients made once for nothing.
+    The gradients take as much memory as the head itself, so a backward pass that is the last through the graph
+    scales them in place and gives them away. Those of a float16 head wait for the upstream gradient, before which
+    they may be too small for that dtype. So do all where saved tensors go elsewhere, as under gradient
+    checkpointing, which would have gradients made once for nothing.
     """
 
     @staticmethod
@@ -321,34 +316,21 @@ class _FusedLoss(torch.autograd.Function):
         needs = wanted if early else (False, False, False)
         given = input.new_ones(len(weight if name == "lgl-inr" else input)) if factor is None else factor
         losses, *grads = _OPERATORS[name](input, weight, bias, target, given, *rest, *needs)
-        ctx.name, ctx.rest, ctx.wanted, ctx.made = name, rest, wanted, None
-        keep = [input, weight, bias, target, factor]
-        if early and torch.compiler.is_compiling():
-            keep += grads
-        elif early:
-            ctx.made = grads
-        ctx.save_for_backward(*keep)
+        ctx.name, ctx.rest, ctx.wanted = name, rest, wanted
+        ctx.save_for_backward(input, weight, bias, target, factor, *(grads if early else []))
         result: Tensor = losses if factor is None else (losses * factor.to(losses.dtype)).sum()
         return result
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         input, weight, bias, target, factor, *grads = ctx.saved_tensors
-        again = torch.is_grad_enabled()  # create_graph=True: a second derivative must raise, not be taken as 0
-        if not grads and ctx.made is not None and _batched(grad):
-            grads = ctx.made  # of several upstream gradients: nothing to scale in place
         if grads:
-            grads = [(g * grad).to(g.dtype) for g in grads]
-        elif ctx.made is not None:
-            grads, ctx.made = ctx.made, None
-            with torch.no_grad():
-                for g in grads:
-                    g.mul_(grad)
+            grads = [scaled(g, grad) for g in grads]
         else:
             upstream = grad if factor is None else factor * grad
             _, *grads = _OPERATORS[ctx.name](input, weight, bias, target, upstream, *ctx.rest, *ctx.wanted)
         grads[0] = grads[0].to(input.dtype)
-        if again:
+        if torch.is_grad_enabled():  # create_graph=True: a second derivative must raise, not be taken as 0
             grads = [DifferentiableOnce.apply(g, input, weight, bias) for g in grads]  # type: ignore[no-untyped-call]
         return *(g if need else None for g, need in zip(grads, ctx.wanted, strict=True)), *[None] * (
             6 + len(ctx.rest)
