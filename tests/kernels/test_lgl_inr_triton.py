@@ -52,18 +52,21 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from steelyard.kernels import lgl_inr_triton_kernels as kernels
 
-types = dict.fromkeys(["N", "K", "S", "splits", "first"], "i32")
+types = dict.fromkeys(["N", "K", "S", "L", "M", "splits", "first"], "i32")
 types |= dict(stride="i64", plan="*i32", beta="fp32", shift="fp32")
 for dtype, capability, blocks in [("bf16", 80, (8, 128)), ("fp32", 90, (64, 16))]:
-    for kernel in (kernels.statistics, kernels.finish, kernels.gradient):
+    for kernel in (kernels.runs, kernels.join, kernels.statistics, kernels.finish, kernels.gradient):
         for pos_weight in (True, False):  # and bias, or neither
-            constants = dict(BLOCK_N=blocks[0], BLOCK_J=blocks[1], DETACH=not pos_weight)
-            if not pos_weight:
-                constants |= dict(pos_weight=None, bias=None, K=1, S=1, N=1, splits=1)  # the launcher makes constants of ones
+            constants = dict(BLOCK_N=blocks[0], BLOCK_J=blocks[1], DETACH=not pos_weight, LONG=pos_weight, VEC=4)
+            if not pos_weight:  # the launcher makes constants of ones
+                constants |= dict(pos_weight=None, bias=None, S=1, L=1, M=1, N=1, splits=1, VEC=1)
             constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
             signature = {n: "*" + dtype if n in ("z", "grad", "bias") else types.get(n, "*fp32") for n in kernel.arg_names}
             signature |= dict.fromkeys(constants, "constexpr")
-            source = ASTSource(kernel, signature, constexprs=constants)
+            # Memory of torch's begins at multiples of 16.
+            fine = [i for i, n in enumerate(kernel.arg_names) if signature[n][0] == "*"]
+            attrs = {(i,): [["tt.divisibility", 16]] for i in fine}
+            source = ASTSource(kernel, signature, constexprs=constants, attrs=attrs)
             options = dict(enable_fp_fusion=True)
             compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
             assert compiled.asm["cubin"], kernel
@@ -77,7 +80,7 @@ def test_kernels_compile_for_gpus(tmp_path, monkeypatch):
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
     child = run_python("-c", COMPILE)
     assert child.returncode == 0, child.stderr
-    assert len(child.stdout.splitlines()) == 12
+    assert len(child.stdout.splitlines()) == 20
 
 
 @needs_triton
@@ -121,6 +124,7 @@ assert "steelyard.kernels.lgl_inr_triton_kernels" not in sys.modules
         ({"is_cuda": False}, False),
         ({"capability": (7, 5)}, False),
         ({"installed": False}, False),
+        ({"launches": False}, False),
     ],
 )
 def test_which_logits_it_takes(monkeypatch, changed, expected):
@@ -130,11 +134,22 @@ def test_which_logits_it_takes(monkeypatch, changed, expected):
         "beta": 1.0,
         "capability": (9, 0),
         "installed": True,
+        "launches": True,
     } | changed
     logits = SimpleNamespace(dtype=case["dtype"], is_cuda=case["is_cuda"], device=torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: case["capability"])
     monkeypatch.setattr(lgl_inr_triton, "_INSTALLED", case["installed"])
+    monkeypatch.setattr(lgl_inr_triton, "_launches", lambda: case["launches"])
     assert lgl_inr_triton.takes(logits, case["beta"]) is expected
+
+
+@needs_triton
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there triton starts")
+def test_triton_that_does_not_start_is_warned_of_once():
+    lgl_inr_triton._launches.cache_clear()
+    with pytest.warns(RuntimeWarning, match=r"triton failed to start \(RuntimeError: 0 active drivers"):
+        assert not lgl_inr_triton._launches()
+    assert not lgl_inr_triton._launches()  # another warning would be an error here
 
 
 def test_the_loss_goes_where_it_is_taken(monkeypatch):
@@ -161,31 +176,46 @@ def test_asking_for_the_gpu_breaks_no_graph(monkeypatch):
 
 
 @pytest.mark.parametrize("classes", [1, 4, 9, 30])
-@pytest.mark.parametrize("labels", [[0], [0, 0, 0], [3, -100, 0, 3, 1, 3, 0], [-100, -100], [2, 1, 0, 3, -100]])
-def test_plan_lists_every_class_with_its_rows(labels, classes):
+@pytest.mark.parametrize(
+    "labels",
+    [
+        [0],
+        [0, 0, 0],
+        [0, 0, 0, 0],
+        [3, -100, 0, 3, 1, 3, 0],
+        [-100, -100],
+        [2, 1, 0, 3, -100],
+        [1] * 4 + [-100] * 9 + [2] * 6 + [0] + [3] * 7,
+    ],
+)
+def test_plan_lists_every_class_with_its_rows(labels, classes, monkeypatch):
+    monkeypatch.setattr(lgl_inr_triton, "_RUN", 3)
     if max(labels) >= classes:
         labels = [min(y, classes - 1) for y in labels]
     rows = len(labels)
     plan = lgl_inr_triton._plan(torch.tensor(labels), classes, -100)
-    S = lgl_inr_triton._num_segments(rows, classes)
+    sizes = lgl_inr_triton._sizes(rows, classes)
+    S = sizes.segments
     assert plan.dtype == torch.int32
-    assert len(plan) == 3 + 3 * S + rows
-    several, present, counted = plan[:3].tolist()
-    starts, counts, names = plan[3 : 3 + 3 * S].view(3, S).tolist()
-    order = plan[3 + 3 * S :].tolist()
+    long, several, present, counted, runs = plan[:5].tolist()
+    starts, counts, names = plan[5 : 5 + 3 * S].view(3, S).tolist()
+    first_run, owner, order = (x.tolist() for x in plan[5 + 3 * S :].split([sizes.long, sizes.runs, rows]))
     found = {names[s]: order[starts[s] : starts[s] + counts[s]] for s in range(present)}
     assert found == {k: [i for i, y in enumerate(labels) if y == k] for k in set(labels) - {-100}}
-    assert all(n > 1 for n in counts[:several])
+    assert all(n > 3 for n in counts[:long])
+    assert all(1 < n <= 3 for n in counts[long:several])
     assert all(n == 1 for n in counts[several:present])
+    cut = [(k, j) for k in range(long) for j in range(-(-counts[k] // 3))]
+    assert [(k, r - first_run[k]) for r, k in enumerate(owner[:runs])] == cut
     assert sorted(order) == list(range(rows))
     assert order[counted:] == [i for i, y in enumerate(labels) if y == -100]
 
 
-@pytest.mark.parametrize(("rows", "classes"), [(6, 300), (300, 6)])
+@pytest.mark.parametrize(("rows", "classes"), [(6, 300), (300, 6), (1000, 2000)])
 def test_plan_does_not_wait_for_the_gpu(rows, classes):
     """The meta device has no values: a look at one raises."""
     plan = lgl_inr_triton._plan(torch.empty(rows, device="meta", dtype=torch.long), classes, -100)
-    assert plan.shape == (3 + 3 * lgl_inr_triton._num_segments(rows, classes) + rows,)
+    assert plan.shape == (lgl_inr_triton._length(rows, classes),)
 
 
 @pytest.mark.parametrize("processors", [1, 132])
@@ -199,10 +229,23 @@ def test_layout_covers_the_columns_in_tiles_that_fit(rows, classes, processors):
     assert layout.block_rows >= 4
     assert layout.block_rows * layout.block_columns <= 1024
     assert 1 <= layout.splits <= max(1, min(rows, classes))
-    assert layout.tiles * layout.splits <= max(layout.tiles, 4 * processors + layout.tiles)
+    assert 1 <= layout.run_splits <= max(1, lgl_inr_triton._sizes(rows, classes).runs)
+    assert 1 <= layout.long_splits <= max(1, lgl_inr_triton._sizes(rows, classes).long)
+    for splits in (layout.splits, layout.run_splits, layout.long_splits):
+        assert splits <= max(1, 4 * processors / layout.tiles + 1, min(rows // 2, classes) / 1024 + 1)
+
+
+def test_few_long_classes_fill_a_gpu():
+    layout = lgl_inr_triton._layout(1_000_000, 10, 10, 132)
+    assert layout.tiles * layout.run_splits >= 4 * 132
+
+
+@pytest.mark.parametrize(("columns", "stride", "expected"), [(1000, 1000, 4), (6, 8, 2), (6, 7, 1), (7, 14, 1)])
+def test_elements_loaded_at_once(columns, stride, expected):
+    assert lgl_inr_triton._together(columns, stride) == expected
 
 
 def test_the_plan_is_that_of_the_torch_path():
     for rows, classes in [(3, 9), (9, 3), (5, 5)]:
         segments = lgl_inr._segments(torch.zeros(rows, dtype=torch.long), classes, -100)
-        assert len(segments.labels) == lgl_inr_triton._num_segments(rows, classes)
+        assert len(segments.labels) == lgl_inr_triton._sizes(rows, classes).segments

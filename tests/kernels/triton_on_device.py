@@ -7,7 +7,7 @@ By hand: TRITON_INTERPRET=1 pytest tests/kernels/triton_on_device.py, or without
 import contextlib
 import itertools
 import os
-from collections import Counter
+from collections import Counter, defaultdict
 
 import pytest
 import torch
@@ -146,7 +146,9 @@ def test_every_logit_keeps_its_relative_accuracy(target):
     loss, grad = value_and_grad(columns, z.to(DEVICE), torch.tensor(target).to(DEVICE), 1.0, beta=0.0)
     sign = torch.ones(3001, dtype=torch.float64).index_fill_(0, torch.tensor(target), -1.0)
     s = z[0].double() * sign
-    bound = 2.5e-7 + (0 if INTERPRETED else 1.2e-7) * s.abs()  # a GPU's exp is one of base 2 with scaled argument
+    bound = (2.5e-7 if INTERPRETED else 3.5e-7) + (
+        0 if INTERPRETED else 1.2e-7
+    ) * s.abs()  # a GPU's exp is one of base 2 with scaled argument
     softplus = torch.where(s < 0, s.clamp(max=0).exp().log1p(), s + (-s.clamp(min=0)).exp().log1p())
     assert ((loss.double().cpu() / softplus - 1).abs() <= bound).all()
     assert ((grad[0].double().cpu() * sign / torch.sigmoid(s) - 1).abs() <= bound).all()
@@ -183,10 +185,52 @@ def test_sharing_the_classes_out_changes_nothing(monkeypatch, rows, classes):
     check(logits, target, pos_weight=torch.linspace(0, 2, classes))
 
 
-def test_many_rows_of_a_class_in_many_tiles():
-    logits, _ = batch(100, 20, dtype=torch.float32)
-    target = torch.tensor([3] * 70 + [19] * 29 + [7])
-    check(logits, target[torch.randperm(100, generator=torch.Generator().manual_seed(0))])
+@pytest.mark.parametrize("long", [70, 512, 513, 1537])
+@pytest.mark.parametrize("processors", [1, 132])
+def test_many_rows_of_a_class_in_many_tiles(monkeypatch, long, processors):
+    """Beside a class of many rows one of some, one of one, and ignored rows."""
+    monkeypatch.setattr(lgl_inr_triton, "_processors", lambda device: processors)
+    target = torch.tensor([3] * long + [19] * 29 + [7] + [2] * 600 + [-100] * 3)
+    logits, _ = batch(len(target), 20, dtype=torch.float32)
+    check(logits, target[torch.randperm(len(target), generator=torch.Generator().manual_seed(0))])
+
+
+@pytest.mark.parametrize("classes", [2, 20])
+def test_sums_over_many_rows_stay_exact(classes):
+    """Equal logits: each term rounds in the same direction, and all classes that push a column push alike."""
+    rows = 20_000 if INTERPRETED else 1_000_000
+    target = (torch.arange(rows) % 1000 == 0).long()
+    logits = torch.full((rows, classes), -0.3, device=DEVICE)
+    loss, grad = value_and_grad(columns, logits, target.to(DEVICE), 1.0)
+    p, softplus = torch.sigmoid(torch.tensor(-0.3).double()), torch.nn.functional.softplus
+    present = torch.arange(classes) < 2
+    expected = softplus(torch.tensor(-0.3).double()) + present * softplus(torch.tensor(0.3).double())
+    torch.testing.assert_close(loss.double().cpu(), expected, rtol=5e-7, atol=0)
+    own = target[:, None] == torch.arange(classes)
+    count = torch.bincount(target)[target][:, None]
+    expected = torch.where(own, p - 1, p / (2 - present.double())) / count
+    torch.testing.assert_close(grad.double().cpu(), expected, rtol=2e-6, atol=0)
+
+
+def test_sums_over_many_classes_of_one_row_stay_exact():
+    """Some columns of as many as there are rows."""
+    rows = 8_000 if INTERPRETED else 1_000_000
+    z = torch.full((rows, 16), 1.3, device=DEVICE)
+    shared = lgl_inr_triton.ColumnBatch(torch.arange(rows, device=DEVICE), rows, -100, None, 1.0, False)
+    loss = torch.empty(16, device=DEVICE)
+    shared.columns(z, 0, None, torch.ones(16, device=DEVICE), loss, None)
+    expected = sum(torch.nn.functional.softplus(torch.tensor([-1.3, 1.3], dtype=torch.float64)))
+    torch.testing.assert_close(loss.double().cpu(), expected.expand(16), rtol=1.5e-6, atol=0)
+
+
+def test_an_infinite_bias_of_a_column_costs_nothing_there_or_infinity():
+    z, bias = torch.zeros(3, 3), torch.tensor([-torch.inf, torch.inf, 0.0])
+    target = torch.tensor([2, 2, 1])
+    expected = eager(z + bias, target)
+    shared = lgl_inr_triton.ColumnBatch(target.to(DEVICE), 3, -100, None, 1.0, False)
+    loss = torch.empty(3, device=DEVICE)
+    shared.columns(z.to(DEVICE), 0, bias.to(DEVICE), torch.ones(3, device=DEVICE), loss, None)
+    torch.testing.assert_close(loss.cpu(), expected)
 
 
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
@@ -472,14 +516,25 @@ class ReadsNothing(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
+def launched(monkeypatch):
+    """The names of the kernels that are launched from now on, and do nothing."""
+    names = []
+
+    class Kernels:
+        def __getattr__(self, name):
+            return defaultdict(lambda: lambda *_, **__: names.append(name))
+
+    monkeypatch.setattr(lgl_inr_triton, "_kernels", lambda device: Kernels())
+    return names
+
+
 @pytest.mark.skipif(not INTERPRETED, reason="looks into operators, whose kernels a GPU runs")
-@pytest.mark.parametrize(("rows", "classes"), [(6, 40), (40, 6)])
+@pytest.mark.parametrize(("rows", "classes"), [(6, 40), (40, 6), (600, 6)])
 def test_operators_read_nothing(rows, classes, monkeypatch):
     x, weight, bias, target = head(rows, 4, classes, torch.bfloat16)
     target[2] = -100
     logits, ones = x.float() @ weight.float().t(), torch.ones(classes)
-    monkeypatch.setattr(lgl_inr_triton._Launch, "statistics", lambda *_: None)  # the interpreter reads all
-    monkeypatch.setattr(lgl_inr_triton._Launch, "gradient", lambda *_: None)
+    launched(monkeypatch)  # nowhere, as the interpreter reads all
     rest = (-100, 0, classes, 4, True, True, True)
     with as_on_a_gpu(), ReadsNothing() as mode:
         *statistics, plan = lgl_inr_statistics._init_fn(logits, target, ones, 1.0, -100)
@@ -495,16 +550,14 @@ def test_operators_read_nothing(rows, classes, monkeypatch):
 def test_a_further_chunk_takes_eight_launches(monkeypatch):
     """Three of them kernels of ours: where chunks are many, launches are what a GPU waits for."""
     x, weight, bias, target = head(6, 4, 40, torch.bfloat16)
-    launched = []
-    monkeypatch.setattr(lgl_inr_triton._Launch, "statistics", lambda *_: launched.extend(["statistics", "finish"]))
-    monkeypatch.setattr(lgl_inr_triton._Launch, "gradient", lambda *_: launched.append("gradient"))
+    names = launched(monkeypatch)
     seen = []
     for width in (20, 14):  # two chunks, and three
-        launched.clear()
+        names.clear()
         with as_on_a_gpu(), ReadsNothing() as mode:
             rest = (1.0, False, -100, 0, 40, width, True, True, True)
             linear._lgl_inr._init_fn(x, weight, bias, target, torch.ones(40), torch.ones(40), *rest)
-        seen.append(mode.seen + Counter(launched))
+        seen.append(mode.seen + Counter(names))
     more = seen[1] - seen[0]
     for name in ("slice", "view", "t", "new_empty", "unbind"):  # which launch nothing
         del more[name]
@@ -578,4 +631,5 @@ def test_more_than_two_to_the_31_elements():
     loss, grad = value_and_grad(columns, logits, target, 1.0)
     last = slice(classes - 1000, classes)
     expected, expected_grad = value_and_grad(columns, logits[:, last].clone(), target - last.start, 1.0)
-    torch.testing.assert_close((loss[last], grad[:, last]), (expected, expected_grad), rtol=1e-5, atol=0)
+    torch.testing.assert_close(loss[last], expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(grad[:, last], expected_grad, rtol=8e-3, atol=0)  # one rounding to bfloat16

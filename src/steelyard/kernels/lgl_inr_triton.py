@@ -10,14 +10,16 @@ found first: column j has D = sum of e and Abar = sum of e A / D over the classe
 
 without the bracket when the weights are detached. Forward reads the logits once and keeps D and Abar; backward
 reads them once or, from the cache, twice, and writes the gradient. Programs own columns; where those are too few
-to fill the GPU, several share a column, each with a part of the classes. Sums are taken in a fixed order: results
-are the same from run to run.
+to fill the GPU, several share a column, each with a part of the classes. Classes of more than `_RUN` rows are cut
+into runs, which are shared out as well: forward sums these first, and keeps P and A of their classes for backward.
+Sums are taken in a fixed order: results are the same from run to run.
 
-Left to be had: a class of very many rows is walked by one program for each tile of columns, which does not fill a
-GPU when there are few classes; block sizes are reasoned, not tuned; the label plan is some twenty small launches.
+Left to be had: block sizes are reasoned, not tuned; the label plan is some thirty small launches.
 """
 
 import contextlib
+import functools
+import warnings
 from importlib.util import find_spec
 from types import ModuleType
 from typing import Any, NamedTuple
@@ -29,8 +31,18 @@ from steelyard.kernels.closed_form import DifferentiableOnce
 from steelyard.kernels.lgl_inr import _FIXED_SHIFT_BETA, _segments
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_INSTALLED = find_spec("triton") is not None
-_HEAD = 3  # numbers in front of a plan
+_RUN = 512  # rows, as in the device code
+_HEAD = 5  # numbers in front of a plan
+
+
+def _installed() -> bool:
+    try:
+        return find_spec("triton") is not None
+    except ValueError:  # a stand-in without a specification
+        return False
+
+
+_INSTALLED = _installed()
 
 
 def takes(logits: Tensor, beta: float) -> bool:
@@ -41,6 +53,7 @@ def takes(logits: Tensor, beta: float) -> bool:
         and logits.dtype in _DTYPES
         and abs(beta) <= _FIXED_SHIFT_BETA
         and _recent(logits.device.index)
+        and _launches()
     )
 
 
@@ -48,6 +61,25 @@ def takes(logits: Tensor, beta: float) -> bool:
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _recent(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (8, 0)  # before: no bfloat16 in hardware
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+@functools.cache
+def _launches() -> bool:
+    """Whether triton works here: with it comes no C compiler, without which it launches nothing."""
+    try:
+        from triton.runtime import driver
+
+        driver.active.get_current_device()
+    except Exception as error:  # whatever it meets: there is another way
+        warnings.warn(
+            f"LGL-INR runs on torch's operations on this GPU, which is slower, as triton failed to start "
+            f"({type(error).__name__}: {error}); it needs a C compiler",
+            RuntimeWarning,
+            stacklevel=2,
+        )
+        return False
+    return True
 
 
 def lgl_inr_triton_columns(
@@ -71,13 +103,14 @@ def lgl_inr_triton_columns(
 @torch.library.custom_op("steelyard::lgl_inr_statistics", mutates_args=())
 def lgl_inr_statistics(
     logits: Tensor, target: Tensor, pos_weight: Tensor | None, beta: float, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Column losses (K,) of (N, K) logits, and what the gradient needs: D (K,), Abar (K,) and the label plan."""
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+    """Column losses (K,) of (N, K) logits, and what the gradient needs: D (K,), Abar (K,), P and A of the L
+    classes that may be long (L, 2, K), and the label plan."""
     num_classes = logits.shape[1]
     plan = _plan(target, num_classes, ignore_index)
-    loss, total, average = (logits.new_empty(num_classes, dtype=torch.float32) for _ in range(3))
-    _Launch(_unit_columns(logits), plan, num_classes, beta).statistics(pos_weight, loss, total, average)
-    return loss, total, average, plan
+    loss = logits.new_empty(num_classes, dtype=torch.float32)
+    statistics = _Launch(_unit_columns(logits), plan, num_classes, beta).statistics(pos_weight, loss)
+    return loss, *statistics, plan
 
 
 @torch.library.custom_op("steelyard::lgl_inr_gradient", mutates_args=())
@@ -87,6 +120,7 @@ def lgl_inr_gradient(
     pos_weight: Tensor | None,
     total: Tensor,
     average: Tensor,
+    means: Tensor,
     plan: Tensor,
     beta: float,
     detach_weights: bool,
@@ -94,7 +128,7 @@ def lgl_inr_gradient(
     """Gradient (N, K) in the logits' dtype, given that of the column losses (K,) and the statistics."""
     grad = torch.empty_like(logits, memory_format=torch.contiguous_format)
     launch = _Launch(_unit_columns(logits), plan, logits.shape[1], beta)
-    launch.gradient(grad_loss, pos_weight, total, average, detach_weights, grad)
+    launch.gradient(grad_loss, pos_weight, (total, average, means), detach_weights, grad)
     return grad
 
 
@@ -130,11 +164,10 @@ class ColumnBatch:
         class `first` on. The gradient of their sum weighted by `factor`, (B,) float32, goes to `grad`, (N, B)
         contiguous, unless it is None."""
         pos_weight = None if self.pos_weight is None else self.pos_weight[first : first + z.shape[1]]
-        total, average = z.new_empty((2, z.shape[1]), dtype=torch.float32)
         launch = _Launch(z, self.plan, self.num_classes, self.beta, first, bias)
-        launch.statistics(pos_weight, loss, total, average)
+        statistics = launch.statistics(pos_weight, loss)
         if grad is not None:
-            launch.gradient(factor, pos_weight, total, average, self.detach_weights, grad)
+            launch.gradient(factor, pos_weight, statistics, self.detach_weights, grad)
 
 
 class _Launch:
@@ -151,33 +184,46 @@ class _Launch:
     ) -> None:
         rows, columns = logits.shape
         self.kernels = _kernels(logits.device)
-        self.logits, self.plan, self.first, self.bias = logits, plan, first, bias
-        self.beta, self.segments = beta, _num_segments(rows, num_classes)
+        self.logits, self.plan, self.bias = logits, plan, bias
+        self.sizes = _sizes(rows, num_classes)
         self.layout = _layout(rows, columns, num_classes, _processors(logits.device))
+        self.numbers = (*self.sizes, first)
+        self.exponent = beta, max(beta, 0.0)
+        self.options = {
+            "VEC": _together(columns, logits.stride(0)),
+            "BLOCK_N": self.layout.block_rows,
+            "BLOCK_J": self.layout.block_columns,
+            "enable_fp_fusion": True,
+        }
 
-    def statistics(self, pos_weight: Tensor | None, loss: Tensor, total: Tensor, average: Tensor) -> None:
-        """Write the losses of the columns, (B,), and what the gradient needs of them: D and Abar, (B,) each."""
-        rows, columns = self.logits.shape
-        layout = self.layout
-        partial = self.logits.new_empty((layout.splits, 3, columns), dtype=torch.float32)
+    def statistics(self, pos_weight: Tensor | None, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Write the losses of the columns, (B,), and make what the gradient needs of them: D and Abar, (B,) each,
+        and P and A of long classes, (L, 2, B)."""
+        columns, layout, sizes = self.logits.shape[1], self.layout, self.sizes
+        total, average, means, run_sums, partial = (
+            self.logits.new_empty((*shape, columns), dtype=torch.float32)
+            for shape in ((), (), (sizes.long, 2), (sizes.runs, 2), (layout.splits, 3))
+        )
+        read = self.logits, self.logits.stride(0), self.bias, self.plan
         with _on(self.logits.device):
-            self.kernels.statistics[layout.grid](
-                self.logits,
-                self.logits.stride(0),
-                self.bias,
-                self.plan,
+            if sizes.long:
+                self.kernels.runs[layout.tiles, layout.run_splits](
+                    *read, run_sums, columns, *self.numbers, **self.options
+                )
+                self.kernels.join[layout.tiles, layout.long_splits](
+                    run_sums, self.plan, means, columns, *self.sizes, **self.options
+                )
+            self.kernels.statistics[layout.tiles, layout.splits](
+                *read,
+                means,
                 partial,
-                rows,
                 columns,
-                self.segments,
-                self.first,
-                self.beta,
-                max(self.beta, 0.0),
-                BLOCK_N=layout.block_rows,
-                BLOCK_J=layout.block_columns,
-                enable_fp_fusion=True,
+                *self.numbers,
+                *self.exponent,
+                LONG=sizes.long > 0,
+                **self.options,
             )
-            self.kernels.finish[layout.grid[:1]](
+            self.kernels.finish[(layout.tiles,)](
                 partial,
                 layout.splits,
                 _float32(pos_weight),
@@ -188,59 +234,82 @@ class _Launch:
                 BLOCK_J=layout.block_columns,
                 enable_fp_fusion=True,
             )
+        return total, average, means
 
     def gradient(
         self,
         grad_loss: Tensor,
         pos_weight: Tensor | None,
-        total: Tensor,
-        average: Tensor,
+        statistics: tuple[Tensor, Tensor, Tensor],
         detach_weights: bool,
         grad: Tensor,
     ) -> None:
         """Write the gradient, (N, B) contiguous, given that of the column losses, (B,)."""
-        layout = self.layout
+        total, average, means = statistics
+        layout, long = self.layout, self.sizes.long > 0
+        splits = max(layout.splits, layout.run_splits) if long else layout.splits
         with _on(self.logits.device):
-            self.kernels.gradient[layout.grid](
+            self.kernels.gradient[layout.tiles, splits](
                 self.logits,
                 self.logits.stride(0),
                 self.bias,
                 self.plan,
+                means,
                 _float32(grad_loss),
                 _float32(pos_weight),
                 total,
                 average,
                 grad,
                 *self.logits.shape,
-                self.segments,
-                self.first,
-                self.beta,
-                max(self.beta, 0.0),
-                DETACH=detach_weights or self.beta == 0,
-                BLOCK_N=layout.block_rows,
-                BLOCK_J=layout.block_columns,
-                enable_fp_fusion=True,
+                *self.numbers,
+                *self.exponent,
+                DETACH=detach_weights or self.exponent[0] == 0,
+                LONG=long,
+                **self.options,
             )
 
 
-def _num_segments(rows: int, num_classes: int) -> int:
-    return num_classes + 1 if num_classes <= rows else rows  # as `_segments` makes them
+class _Sizes(NamedTuple):
+    """Of the parts of a plan; known from N and K alone, so that nothing waits for the GPU."""
+
+    segments: int  # as `_segments` makes them
+    long: int  # at most so many classes have more than _RUN rows
+    runs: int  # at most so many runs have these
+
+
+def _sizes(rows: int, num_classes: int) -> _Sizes:
+    long = min(num_classes, rows // (_RUN + 1))
+    runs = rows // _RUN + long if long else 0
+    return _Sizes(num_classes + 1 if num_classes <= rows else rows, long, runs)
+
+
+def _length(rows: int, num_classes: int) -> int:
+    sizes = _sizes(rows, num_classes)
+    return _HEAD + 3 * sizes.segments + sizes.long + sizes.runs + rows
 
 
 def _plan(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
-    """The batch sorted by label, (3 + 3 S + N,) int32, as `lgl_inr_triton_kernels` describes it.
+    """The batch sorted by label, int32, as `lgl_inr_triton_kernels` describes it.
 
     int32 in one fresh tensor: the kernels read their offsets in 32 bits, from aligned memory.
     """
     segments = _segments(target, num_classes, ignore_index)
+    sizes = _sizes(len(target), num_classes)
     present = (segments.counts > 0) & (segments.labels < num_classes)
     single = present & (segments.counts == 1)
-    several = present & ~single
-    # Classes with several rows, classes of one row, the rest.
-    rank = torch.argsort(2 * (~present).int() + single.int(), stable=True)
-    head = torch.stack([several.sum(), present.sum(), (segments.counts * present).sum()])
+    long = present & (segments.counts > _RUN)
+    rank = torch.argsort(1 + single.int() + 2 * (~present).int() - long.int(), stable=True)
     per_segment = torch.stack([segments.offsets[:-1], segments.counts, segments.labels])[:, rank]
-    return torch.cat([head, per_segment.reshape(-1), segments.order]).int()
+    pieces = (segments.counts + _RUN - 1) // _RUN * long
+    counted = segments.counts * present
+    head = [x.sum() for x in (long, present & ~single, present, counted, pieces)]
+    parts = [torch.stack(head), per_segment.reshape(-1)]
+    if sizes.long:
+        ends = pieces[rank][: sizes.long].cumsum(0)
+        every = torch.arange(sizes.runs, device=target.device)
+        owner = torch.searchsorted(ends, every, right=True).clamp(max=sizes.long - 1)
+        parts += [ends - pieces[rank][: sizes.long], owner]
+    return torch.cat([*parts, segments.order]).int()
 
 
 class _Layout(NamedTuple):
@@ -250,20 +319,29 @@ class _Layout(NamedTuple):
     block_columns: int
     tiles: int  # of columns
     splits: int  # of the classes
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.tiles, self.splits
+    run_splits: int  # of the runs
+    long_splits: int  # of the long classes
 
 
 def _layout(rows: int, columns: int, num_classes: int, processors: int) -> _Layout:
     """Tiles of at most 1024 elements, which stay in registers; rows of a tile about twice those of a class, as
-    lanes beyond the end of a class idle; and four programs a processor, if there are classes to share out."""
+    lanes beyond the end of a class idle; and four programs a processor, if there is something to share out."""
     block_columns = min(128, max(16, _power_of_two(columns)))
     block_rows = min(1024 // block_columns, max(4, _power_of_two(2 * rows // num_classes)))
     tiles = -(-columns // block_columns)
-    most = max(1, min(rows, num_classes) // 4)  # below some classes a program, adding shares up costs more
-    return _Layout(block_rows, block_columns, tiles, max(1, min(-(-4 * processors // tiles), most)))
+    wanted = -(-4 * processors // tiles)
+    # Below some classes a program adding shares up costs more than it gains, beyond a thousand sums lose digits.
+    least = -(-min(rows // 2, num_classes) // 1024)
+    sizes = _sizes(rows, num_classes)
+    splits, run_splits, long_splits = (
+        max(1, min(wanted, n)) for n in (min(rows, num_classes) // 4, sizes.runs, sizes.long)
+    )
+    return _Layout(block_rows, block_columns, tiles, max(splits, least), run_splits, long_splits)
+
+
+def _together(columns: int, stride: int) -> int:
+    """How many elements of any row may be loaded at once: triton itself sees multiples of 16 only."""
+    return next(n for n in (4, 2, 1) if columns % n == stride % n == 0)
 
 
 def _power_of_two(x: int) -> int:
@@ -302,11 +380,11 @@ def _float32(values: Tensor | None) -> Tensor | None:
 @lgl_inr_statistics.register_fake
 def _(
     logits: Tensor, target: Tensor, pos_weight: Tensor | None, beta: float, ignore_index: int
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     rows, num_classes = logits.shape
     loss, total, average = (logits.new_empty(num_classes, dtype=torch.float32) for _ in range(3))
-    size = _HEAD + 3 * _num_segments(rows, num_classes) + rows
-    return loss, total, average, logits.new_empty(size, dtype=torch.int32)
+    means = logits.new_empty((_sizes(rows, num_classes).long, 2, num_classes), dtype=torch.float32)
+    return loss, total, average, means, logits.new_empty(_length(rows, num_classes), dtype=torch.int32)
 
 
 @lgl_inr_gradient.register_fake
@@ -316,6 +394,7 @@ def _(
     pos_weight: Tensor | None,
     total: Tensor,
     average: Tensor,
+    means: Tensor,
     plan: Tensor,
     beta: float,
     detach_weights: bool,
@@ -333,7 +412,7 @@ def _slices(info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -
 @lgl_inr_statistics.register_vmap
 def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
     results = [lgl_inr_statistics(*one) for one in _slices(info, in_dims, args)]
-    return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0, 0, 0, 0)
+    return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0, 0, 0, 0, 0)
 
 
 @lgl_inr_gradient.register_vmap
@@ -356,8 +435,8 @@ class _LGLINRTriton(torch.autograd.Function):
         beta: float,
         detach_weights: bool,
         ignore_index: int,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        result: tuple[Tensor, Tensor, Tensor, Tensor] = lgl_inr_statistics(
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        result: tuple[Tensor, Tensor, Tensor, Tensor, Tensor] = lgl_inr_statistics(
             logits, target, pos_weight, beta, ignore_index
         )
         return result

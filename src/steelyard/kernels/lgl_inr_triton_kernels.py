@@ -1,24 +1,38 @@
 """The device code of `lgl_inr_triton`, which says what it computes. Importing this module imports triton.
 
 All programs own BLOCK_J columns and walk over rows, BLOCK_N at a time. The batch comes sorted by label in `plan`,
-one int32 tensor: the number of classes with several rows, that of classes present, the number of rows that count;
-then for each of S segments its start, its row count and its label, classes with several rows first, then those
-of one row, then empty ones; then the N rows in sorted order, those that do not count last.
+one int32 tensor:
 
-The K columns of z are those of the classes from `first` on. Vectors of columns start with z's first column.
+- five numbers: of long classes, which have more than RUN rows; of classes with several rows, long ones included;
+  of classes present; of rows that count; of runs, the pieces of at most RUN rows that long classes are cut into;
+- the start, the row count and the label of each of S segments: long classes, then the others of several rows,
+  then those of one row, then empty ones;
+- the first run of each of the L segments that may be long, and for each of at most M runs its segment;
+- the N rows in sorted order, those that do not count last.
+
+The K columns of z are those of the classes from `first` on. Vectors of columns start with z's first column. VEC
+divides K and the stride of z: arithmetic says so, and so the compiler learns that it may load so many at once, and
+no more, which would take registers.
+
+Sums over many classes are taken in stretches of _STRETCH terms a lane, and these added up; those over many runs
+and over the shares of programs, in float64, which would take too many registers where the logits are read.
 """
 
 import triton
 import triton.language as tl
+
+HEAD = tl.constexpr(5)  # numbers in front of a plan
+RUN = tl.constexpr(512)
+_STRETCH = tl.constexpr(32)
 
 
 @triton.jit
 def _terms(z, own):
     """sigmoid(s), sigmoid(-s) and softplus(s) of s = -z for a row's own column and z elsewhere.
 
-    One exponential and one division: special functions, not bandwidth, bind this loop. Hence log(1 + t) on
-    [0, 1] as t + t^2 q(t), where q interpolates (log(1 + t) - t) / t^2 at nine Chebyshev nodes: relative error
-    below 2e-7 at any t, which log(1 + t) itself in float32 does not give at small t.
+    One exponential and one division, and log(1 + t) on [0, 1] as t + t^2 q(t), where q interpolates
+    (log(1 + t) - t) / t^2 at nine Chebyshev nodes: relative error below 2e-7 at any t, which log(1 + t) itself in
+    float32 does not give at small t.
     """
     s = tl.where(own, -z, z)
     t = tl.exp(-tl.abs(s))
@@ -37,9 +51,9 @@ def _terms(z, own):
 
 
 @triton.jit
-def _load(z, stride, bias, rows, in_rows, cols, in_cols):
+def _load(z, stride, bias, rows, in_rows, cols, in_cols, VEC: tl.constexpr):
     """float32 of z[rows, cols], plus the bias of the columns if any; offsets in int64, as N K may pass 2^31."""
-    at = rows.to(tl.int64)[:, None] * stride + cols[None, :]
+    at = rows.to(tl.int64)[:, None] * (stride // VEC * VEC) + cols[None, :]
     value = tl.load(z + at, mask=in_rows[:, None] & in_cols[None, :], other=0.0).to(tl.float32)
     if bias is not None:
         value += bias[None, :]
@@ -47,81 +61,191 @@ def _load(z, stride, bias, rows, in_rows, cols, in_cols):
 
 
 @triton.jit
-def _class_means(
-    z, stride, bias, rows_of_class, n, own, cols, in_cols, BLOCK_N: tl.constexpr, BLOCK_J: tl.constexpr
+def _sections(plan, S, L, M):
+    """Where the parts of the plan begin: starts, counts, labels, first runs, segments of runs, order of rows."""
+    starts = plan + HEAD
+    first_run = starts + 3 * S
+    return starts, starts + S, starts + 2 * S, first_run, first_run + L, first_run + L + M
+
+
+@triton.jit
+def _run(run, starts, counts, first_run, segment_of_run):
+    """The segment of a run, the place of its first row in the order, and its number of rows."""
+    segment = tl.load(segment_of_run + run)
+    skipped = (run - tl.load(first_run + segment)) * RUN
+    return segment, tl.load(starts + segment) + skipped, tl.minimum(tl.load(counts + segment) - skipped, RUN)
+
+
+@triton.jit
+def _sums(
+    z,
+    stride,
+    bias,
+    order,
+    n,
+    own,
+    cols,
+    in_cols,
+    VEC: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_J: tl.constexpr,
 ):
-    """Means of sigmoid and softplus over the n rows of one class, (BLOCK_J,) each."""
+    """Sums of sigmoid and softplus over the n rows that `order` lists, (BLOCK_J,) each."""
     p_sum = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
     a_sum = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
     for i in range(0, n, BLOCK_N):
         at = i + tl.arange(0, BLOCK_N)
         in_rows = at < n
-        rows = tl.load(rows_of_class + at, mask=in_rows, other=0)
-        p, _, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols), own[None, :])
+        rows = tl.load(order + at, mask=in_rows, other=0)
+        p, _, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols, VEC), own[None, :])
         p_sum += tl.where(in_rows[:, None], p, 0.0)
         a_sum += tl.where(in_rows[:, None], a, 0.0)
-    count = n.to(tl.float32)
-    return tl.sum(p_sum, 0) / count, tl.sum(a_sum, 0) / count
+    return tl.sum(p_sum, 0), tl.sum(a_sum, 0)
 
 
-# `first` changes from launch to launch and nothing is gained by knowing it.
-@triton.jit(do_not_specialize=["first"])
+# `first` changes from launch to launch and nothing is gained by knowing it; VEC tells what is to be known of K and
+# the stride.
+@triton.jit(do_not_specialize=["first", "K", "stride"])
+def runs(
+    z,
+    stride,
+    bias,
+    plan,
+    run_sums,
+    K,
+    S,
+    L,
+    M,
+    first,
+    VEC: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_J: tl.constexpr,
+):
+    """Sums of sigmoid and softplus over each run, into run_sums (M, 2, K)."""
+    cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
+    in_cols = cols < K // VEC * VEC
+    if bias is not None:
+        bias = tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)
+    starts, counts, labels, first_run, segment_of_run, order = _sections(plan, S, L, M)
+    for run in range(tl.program_id(1), tl.load(plan + 4), tl.num_programs(1)):
+        segment, start, n = _run(run, starts, counts, first_run, segment_of_run)
+        own = first + cols == tl.load(labels + segment)
+        p_sum, a_sum = _sums(z, stride, bias, order + start, n, own, cols, in_cols, VEC, BLOCK_N, BLOCK_J)
+        at = run_sums + tl.cast(run, tl.int64) * 2 * K + cols
+        tl.store(at, p_sum, mask=in_cols)
+        tl.store(at + K, a_sum, mask=in_cols)
+
+
+@triton.jit(do_not_specialize=["K"])
+def join(run_sums, plan, means, K, S, L, M, VEC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_J: tl.constexpr):
+    """P and A of long classes, means of sigmoid and softplus, into means (L, 2, K), of the sums of their runs."""
+    cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
+    in_cols = cols < K // VEC * VEC
+    _starts, counts, _labels, first_run, _segment_of_run, _order = _sections(plan, S, L, M)
+    for segment in range(tl.program_id(1), tl.load(plan), tl.num_programs(1)):
+        n = tl.load(counts + segment)
+        run = tl.load(first_run + segment)
+        end = run + (n + RUN - 1) // RUN
+        p_sum = tl.zeros((BLOCK_N, BLOCK_J), tl.float64)
+        a_sum = tl.zeros((BLOCK_N, BLOCK_J), tl.float64)
+        for i in range(run, end, BLOCK_N):
+            of_class = i + tl.arange(0, BLOCK_N)
+            mask = (of_class < end)[:, None] & in_cols[None, :]
+            at = run_sums + of_class.to(tl.int64)[:, None] * 2 * K + cols[None, :]
+            p_sum += tl.load(at, mask=mask, other=0.0).to(tl.float64)
+            a_sum += tl.load(at + K, mask=mask, other=0.0).to(tl.float64)
+        at = means + tl.cast(segment, tl.int64) * 2 * K + cols
+        tl.store(at, (tl.sum(p_sum, 0) / n.to(tl.float64)).to(tl.float32), mask=in_cols)
+        tl.store(at + K, (tl.sum(a_sum, 0) / n.to(tl.float64)).to(tl.float32), mask=in_cols)
+
+
+@triton.jit(do_not_specialize=["first", "K", "stride"])
 def statistics(
-    z, stride, bias, plan, partial, N, K, S, first, beta, shift, BLOCK_N: tl.constexpr, BLOCK_J: tl.constexpr
+    z,
+    stride,
+    bias,
+    plan,
+    means,
+    partial,
+    K,
+    S,
+    L,
+    M,
+    first,
+    beta,
+    shift,
+    LONG: tl.constexpr,
+    VEC: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_J: tl.constexpr,
 ):
     """Sums over this program's share of the classes, into partial (splits, 3, K): of e = exp(beta P - shift) and
-    of e A over the column's negative classes, and the mean of softplus(-z) over its own."""
+    of e A over the column's negative classes, and the mean of softplus(-z) over its own. LONG says that there may
+    be long classes, whose P and A are in means (L, 2, K)."""
     cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
-    in_cols = cols < K
+    in_cols = cols < K // VEC * VEC
     names = first + cols  # of their classes
     if bias is not None:
         bias = tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)
     split = tl.program_id(1)
     splits = tl.num_programs(1)
-    several = tl.load(plan)
-    present = tl.load(plan + 1)
-    starts = plan + 3
-    counts = starts + S
-    labels = counts + S
-    order = labels + S
+    starts, counts, labels, _first_run, _segment_of_run, order = _sections(plan, S, L, M)
+    several = tl.load(plan + 1)
+    present = tl.load(plan + 2)
+    total_j = tl.zeros((BLOCK_J,), tl.float32)
+    weighted_j = tl.zeros((BLOCK_J,), tl.float32)
+    positive_j = tl.zeros((BLOCK_J,), tl.float32)  # of one term that is not 0
 
     # Classes of one row: each row of a tile is a class, so nothing waits for the end of a class.
-    total = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
-    weighted = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
-    positive = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
-    for start in range(several + split * BLOCK_N, present, splits * BLOCK_N):
-        segment = start + tl.arange(0, BLOCK_N)
-        in_rows = segment < present
-        rows = tl.load(order + tl.load(starts + segment, mask=in_rows, other=0), mask=in_rows, other=0)
-        own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
-        p, _, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols), own)
-        # Zeroed twice: a logit of -inf in its own column has a = inf, and 0 inf is not 0.
-        e = tl.where(in_rows[:, None] & ~own, tl.exp(beta * p - shift), 0.0)
-        total += e
-        weighted += e * tl.where(own, 0.0, a)
-        positive += tl.where(own, a, 0.0)
-    total_j = tl.sum(total, 0)
-    weighted_j = tl.sum(weighted, 0)
-    positive_j = tl.sum(positive, 0)
+    step = splits * BLOCK_N
+    for stretch in range(several + split * BLOCK_N, present, step * _STRETCH):
+        total = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
+        weighted = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
+        positive = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
+        for start in range(stretch, tl.minimum(present, stretch + step * _STRETCH), step):
+            segment = start + tl.arange(0, BLOCK_N)
+            in_rows = segment < present
+            rows = tl.load(order + tl.load(starts + segment, mask=in_rows, other=0), mask=in_rows, other=0)
+            own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
+            p, _, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols, VEC), own)
+            # Zeroed twice: a logit of -inf in its own column, or a bias of inf, has a = inf, and 0 inf is not 0.
+            pushes = in_rows[:, None] & ~own
+            e = tl.where(pushes, tl.exp(beta * p - shift), 0.0)
+            total += e
+            weighted += e * tl.where(pushes, a, 0.0)
+            positive += tl.where(own, a, 0.0)
+        total_j += tl.sum(total, 0)
+        weighted_j += tl.sum(weighted, 0)
+        positive_j += tl.sum(positive, 0)
 
-    for segment in range(split, several, splits):
-        own = names == tl.load(labels + segment)
-        P, A = _class_means(
-            z,
-            stride,
-            bias,
-            order + tl.load(starts + segment),
-            tl.load(counts + segment),
-            own,
-            cols,
-            in_cols,
-            BLOCK_N,
-            BLOCK_J,
-        )
-        e = tl.where(own, 0.0, tl.exp(beta * P - shift))
-        total_j += e
-        weighted_j += e * tl.where(own, 0.0, A)
-        positive_j += tl.where(own, A, 0.0)
+    short = 0
+    if LONG:
+        short = tl.load(plan)
+    for stretch in range(short + split, several, splits * _STRETCH):
+        total = tl.zeros((BLOCK_J,), tl.float32)
+        weighted = tl.zeros((BLOCK_J,), tl.float32)
+        for segment in range(stretch, tl.minimum(several, stretch + splits * _STRETCH), splits):
+            own = names == tl.load(labels + segment)
+            rows = order + tl.load(starts + segment)
+            n = tl.load(counts + segment)
+            p_sum, a_sum = _sums(z, stride, bias, rows, n, own, cols, in_cols, VEC, BLOCK_N, BLOCK_J)
+            e = tl.where(own, 0.0, tl.exp(beta * (p_sum / n.to(tl.float32)) - shift))
+            A = a_sum / n.to(tl.float32)
+            total += e
+            weighted += e * tl.where(own, 0.0, A)
+            positive_j += tl.where(own, A, 0.0)
+        total_j += total
+        weighted_j += weighted
+
+    if LONG:
+        for segment in range(split, tl.load(plan), splits):
+            own = names == tl.load(labels + segment)
+            at = means + tl.cast(segment, tl.int64) * 2 * K + cols
+            e = tl.where(own, 0.0, tl.exp(beta * tl.load(at, mask=in_cols, other=0.0) - shift))
+            A = tl.load(at + K, mask=in_cols, other=0.0)
+            total_j += e
+            weighted_j += e * tl.where(own, 0.0, A)
+            positive_j += tl.where(own, A, 0.0)
 
     at = partial + split.to(tl.int64) * 3 * K + cols
     tl.store(at, total_j, mask=in_cols)
@@ -134,35 +258,66 @@ def finish(partial, splits, pos_weight, loss, total, average, K, BLOCK_J: tl.con
     """Add the shares up: D = sum e, Abar = sum e A / D, and the column's loss."""
     cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
     in_cols = cols < K
-    D = tl.zeros((BLOCK_J,), tl.float32)
-    T = tl.zeros((BLOCK_J,), tl.float32)
-    L = tl.zeros((BLOCK_J,), tl.float32)
+    D = tl.zeros((BLOCK_J,), tl.float64)
+    T = tl.zeros((BLOCK_J,), tl.float64)
+    positive = tl.zeros((BLOCK_J,), tl.float64)
     for _ in range(splits):
-        D += tl.load(partial + cols, mask=in_cols, other=0.0)
-        T += tl.load(partial + K + cols, mask=in_cols, other=0.0)
-        L += tl.load(partial + 2 * K + cols, mask=in_cols, other=0.0)
+        D += tl.load(partial + cols, mask=in_cols, other=0.0).to(tl.float64)
+        T += tl.load(partial + K + cols, mask=in_cols, other=0.0).to(tl.float64)
+        positive += tl.load(partial + 2 * K + cols, mask=in_cols, other=0.0).to(tl.float64)
         partial += 3 * K
     # D = 0 exactly where the batch holds no negative of the column; NaN stays NaN.
     A = tl.where(D == 0, 0.0, T / tl.where(D == 0, 1.0, D))
     if pos_weight is not None:
-        L *= tl.load(pos_weight + cols, mask=in_cols, other=0.0)
-    tl.store(total + cols, D, mask=in_cols)
-    tl.store(average + cols, A, mask=in_cols)
-    tl.store(loss + cols, L + A, mask=in_cols)
+        positive *= tl.load(pos_weight + cols, mask=in_cols, other=0.0).to(tl.float64)
+    tl.store(total + cols, D.to(tl.float32), mask=in_cols)
+    tl.store(average + cols, A.to(tl.float32), mask=in_cols)
+    tl.store(loss + cols, (positive + A).to(tl.float32), mask=in_cols)
 
 
 @triton.jit
-def _store_gradient(grad, rows, in_rows, cols, in_cols, K, g):
-    at = rows.to(tl.int64)[:, None] * K + cols[None, :]
+def _store_gradient(grad, rows, in_rows, cols, in_cols, K, g, VEC: tl.constexpr):
+    at = rows.to(tl.int64)[:, None] * (K // VEC * VEC) + cols[None, :]
     tl.store(grad + at, g.to(grad.dtype.element_ty), mask=in_rows[:, None] & in_cols[None, :])
 
 
-@triton.jit(do_not_specialize=["first"])
+@triton.jit
+def _rows_of_class(
+    z,
+    stride,
+    bias,
+    order,
+    n,
+    own,
+    cols,
+    in_cols,
+    scale,
+    b,
+    grad,
+    K,
+    DETACH: tl.constexpr,
+    VEC: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+):
+    """The gradient of the n rows that `order` lists, all of one class: scale p (1 + b q)."""
+    for i in range(0, n, BLOCK_N):
+        at = i + tl.arange(0, BLOCK_N)
+        in_rows = at < n
+        rows = tl.load(order + at, mask=in_rows, other=0)
+        p, q, _ = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols, VEC), own[None, :])
+        g = scale[None, :] * p
+        if not DETACH:
+            g *= 1.0 + b[None, :] * q
+        _store_gradient(grad, rows, in_rows, cols, in_cols, K, g, VEC)
+
+
+@triton.jit(do_not_specialize=["first", "K", "stride"])
 def gradient(
     z,
     stride,
     bias,
     plan,
+    means,
     grad_loss,
     pos_weight,
     total,
@@ -171,28 +326,29 @@ def gradient(
     N,
     K,
     S,
+    L,
+    M,
     first,
     beta,
     shift,
     DETACH: tl.constexpr,
+    LONG: tl.constexpr,
+    VEC: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
-    """grad (N, K) of the column losses times grad_loss, over this program's share of the classes."""
+    """grad (N, K) of the column losses times grad_loss, over this program's share of classes and of runs."""
     cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
-    in_cols = cols < K
+    in_cols = cols < K // VEC * VEC
     names = first + cols  # of their classes
     if bias is not None:
         bias = tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)
     split = tl.program_id(1)
     splits = tl.num_programs(1)
-    several = tl.load(plan)
-    present = tl.load(plan + 1)
-    counted = tl.load(plan + 2)
-    starts = plan + 3
-    counts = starts + S
-    labels = counts + S
-    order = labels + S
+    starts, counts, labels, first_run, segment_of_run, order = _sections(plan, S, L, M)
+    several = tl.load(plan + 1)
+    present = tl.load(plan + 2)
+    counted = tl.load(plan + 3)
 
     upstream = tl.load(grad_loss + cols, mask=in_cols, other=0.0)
     D = tl.load(total + cols, mask=in_cols, other=1.0)
@@ -207,35 +363,47 @@ def gradient(
         in_rows = segment < present
         rows = tl.load(order + tl.load(starts + segment, mask=in_rows, other=0), mask=in_rows, other=0)
         own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
-        p, q, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols), own)
+        p, q, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols, VEC), own)
         g = push[None, :] * tl.exp(beta * p - shift) * p
         if not DETACH:
             g *= 1.0 + tl.where(own, 0.0, beta * (a - Abar[None, :])) * q
         g = tl.where(own, pull[None, :] * p, g)
-        _store_gradient(grad, rows, in_rows, cols, in_cols, K, g)
+        _store_gradient(grad, rows, in_rows, cols, in_cols, K, g, VEC)
 
-    for segment in range(split, several, splits):
+    short = 0
+    if LONG:
+        short = tl.load(plan)
+    for segment in range(short + split, several, splits):
         n = tl.load(counts + segment)
-        rows_of_class = order + tl.load(starts + segment)
+        rows = order + tl.load(starts + segment)
         own = names == tl.load(labels + segment)
-        P, A = _class_means(z, stride, bias, rows_of_class, n, own, cols, in_cols, BLOCK_N, BLOCK_J)
-        scale = tl.where(own, pull, push * tl.exp(beta * P - shift)) / n.to(tl.float32)
-        b = tl.where(own, 0.0, beta * (A - Abar))
-        for i in range(0, n, BLOCK_N):  # the rows again: the tile was just read, so it comes from the cache
-            at = i + tl.arange(0, BLOCK_N)
-            in_rows = at < n
-            rows = tl.load(rows_of_class + at, mask=in_rows, other=0)
-            p, q, _ = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols), own[None, :])
-            g = scale[None, :] * p
-            if not DETACH:
-                g *= 1.0 + b[None, :] * q
-            _store_gradient(grad, rows, in_rows, cols, in_cols, K, g)
+        p_sum, a_sum = _sums(z, stride, bias, rows, n, own, cols, in_cols, VEC, BLOCK_N, BLOCK_J)
+        number = n.to(tl.float32)
+        scale = tl.where(own, pull, push * tl.exp(beta * (p_sum / number) - shift)) / number
+        b = tl.where(own, 0.0, beta * (a_sum / number - Abar))
+        # The rows again: they were just read, so they come from the cache.
+        _rows_of_class(z, stride, bias, rows, n, own, cols, in_cols, scale, b, grad, K, DETACH, VEC, BLOCK_N)
+
+    if LONG:
+        for run in range(split, tl.load(plan + 4), splits):
+            segment, start, n = _run(run, starts, counts, first_run, segment_of_run)
+            own = names == tl.load(labels + segment)
+            at = means + tl.cast(segment, tl.int64) * 2 * K + cols
+            P = tl.load(at, mask=in_cols, other=0.0)
+            A = tl.load(at + K, mask=in_cols, other=0.0)
+            number = tl.load(counts + segment).to(tl.float32)
+            scale = tl.where(own, pull, push * tl.exp(beta * P - shift)) / number
+            b = tl.where(own, 0.0, beta * (A - Abar))
+            _rows_of_class(
+                z, stride, bias, order + start, n, own, cols, in_cols, scale, b, grad, K, DETACH, VEC, BLOCK_N
+            )
 
     for start in range(counted + split * BLOCK_N, N, splits * BLOCK_N):  # rows that count for nothing
         at = start + tl.arange(0, BLOCK_N)
         in_rows = at < N
         rows = tl.load(order + at, mask=in_rows, other=0)
-        _store_gradient(grad, rows, in_rows, cols, in_cols, K, tl.zeros((BLOCK_N, BLOCK_J), tl.float32))
+        zeros = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
+        _store_gradient(grad, rows, in_rows, cols, in_cols, K, zeros, VEC)
 
 
 # TRITON_INTERPRET was set before the import: tensors of the CPU will do.
