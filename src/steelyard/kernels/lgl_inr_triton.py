@@ -31,7 +31,7 @@ from steelyard.kernels.closed_form import DifferentiableOnce
 from steelyard.kernels.lgl_inr import _FIXED_SHIFT_BETA, _segments
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
-_RUN = 512  # rows, as in the device code
+_RUN = 1024  # rows, as in the device code
 _HEAD = 5  # numbers in front of a plan
 
 

@@ -22,7 +22,7 @@ import triton
 import triton.language as tl
 
 HEAD = tl.constexpr(5)  # numbers in front of a plan
-RUN = tl.constexpr(512)
+RUN = tl.constexpr(1024)
 _STRETCH = tl.constexpr(32)
 
 
