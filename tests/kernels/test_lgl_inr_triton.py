@@ -125,6 +125,7 @@ assert "steelyard.kernels.lgl_inr_triton_kernels" not in sys.modules
         ({"capability": (7, 5)}, False),
         ({"installed": False}, False),
         ({"launches": False}, False),
+        ({"hip": "7.0"}, False),
     ],
 )
 def test_which_logits_it_takes(monkeypatch, changed, expected):
@@ -135,9 +136,11 @@ def test_which_logits_it_takes(monkeypatch, changed, expected):
         "capability": (9, 0),
         "installed": True,
         "launches": True,
+        "hip": None,
     } | changed
     logits = SimpleNamespace(dtype=case["dtype"], is_cuda=case["is_cuda"], device=torch.device("cuda", 0))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: case["capability"])
+    monkeypatch.setattr(torch.version, "hip", case["hip"])
     monkeypatch.setattr(lgl_inr_triton, "_INSTALLED", case["installed"])
     monkeypatch.setattr(lgl_inr_triton, "_launches", lambda: case["launches"])
     assert lgl_inr_triton.takes(logits, case["beta"]) is expected
@@ -146,7 +149,7 @@ def test_which_logits_it_takes(monkeypatch, changed, expected):
 @needs_triton
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there triton starts")
 def test_triton_that_does_not_start_is_warned_of_once():
-    lgl_inr_triton._launches.cache_clear()
+    lgl_inr_triton._starts.cache_clear()
     with pytest.warns(RuntimeWarning, match=r"triton failed to start \(RuntimeError: 0 active drivers"):
         assert not lgl_inr_triton._launches()
     assert not lgl_inr_triton._launches()  # another warning would be an error here
@@ -170,6 +173,15 @@ def test_asking_for_the_gpu_breaks_no_graph(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     ask = torch.compile(lambda x: x + lgl_inr_triton._recent(0), backend="eager", fullgraph=True)
     assert ask(torch.zeros(())).item() == 1
+
+
+@needs_triton
+@pytest.mark.filterwarnings("ignore")  # that triton does not start here
+def test_starting_triton_breaks_no_graph():
+    torch._dynamo.reset()
+    lgl_inr_triton._starts.cache_clear()
+    ask = torch.compile(lambda x: x + lgl_inr_triton._launches(), backend="eager", fullgraph=True)
+    assert ask(torch.zeros(())).item() == torch.cuda.is_available()
 
 
 # The label plan and the division of work ---------------------------------------------------------------------

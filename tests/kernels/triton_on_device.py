@@ -195,6 +195,23 @@ def test_many_rows_of_a_class_in_many_tiles(monkeypatch, long, processors):
     check(logits, target[torch.randperm(len(target), generator=torch.Generator().manual_seed(0))])
 
 
+@pytest.mark.skipif(not INTERPRETED, reason="the compiler knows the constant")
+@pytest.mark.parametrize("processors", [1, 132])
+def test_several_classes_of_many_runs(monkeypatch, processors):
+    import triton.language as tl
+
+    from steelyard.kernels import lgl_inr_triton_kernels as kernels
+
+    assert (kernels.RUN.value, kernels.HEAD.value) == (lgl_inr_triton._RUN, lgl_inr_triton._HEAD)
+    monkeypatch.setattr(kernels, "RUN", tl.constexpr(4))
+    monkeypatch.setattr(lgl_inr_triton, "_RUN", 4)
+    monkeypatch.setattr(lgl_inr_triton, "_processors", lambda device: processors)
+    target = torch.tensor([5] * 97 + [0] * 9 + [7] * 8 + [3] * 4 + [2] + [-100] * 11)
+    assert lgl_inr_triton._layout(130, 40, 40, processors).block_rows < 97 / 4
+    logits, _ = batch(len(target), 40, dtype=torch.float32)
+    check(logits, target[torch.randperm(len(target), generator=torch.Generator().manual_seed(0))])
+
+
 @pytest.mark.parametrize("classes", [2, 20])
 def test_sums_over_many_rows_stay_exact(classes):
     """Equal logits: each term rounds in the same direction, and all classes that push a column push alike."""

@@ -7,6 +7,7 @@ from pathlib import Path
 import mpmath
 import pytest
 import torch
+from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from steelyard.kernels import lgl_inr as kernel
@@ -208,6 +209,29 @@ def test_the_last_backward_pass_allocates_no_gradient():
         loss.backward()
     assert not allocated
     torch.testing.assert_close(leaf.grad, value_and_grad(lgl_inr_loss, logits.detach(), target)[1])
+
+
+def test_a_gradient_that_others_may_hold_is_not_scaled_in_place():
+    logits, target = batch(6, 5, dtype=torch.float32)
+    leaf, seen = logits.requires_grad_(), []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: seen.append(t.detach()) or t, lambda t: t):
+        loss = lgl_inr_loss(leaf, target)
+    kept = [t.clone() for t in seen]
+    loss.backward(torch.tensor(3.0))
+    assert len(kept) > 1
+    assert all(map(torch.equal, seen, kept))
+    torch.testing.assert_close(leaf.grad, 3 * value_and_grad(lgl_inr_loss, logits.detach(), target)[1])
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own, of what it imports
+def test_the_gradient_has_a_tangent_in_the_upstream_gradient():
+    logits, target = batch(6, 5)
+    leaf = logits.requires_grad_()
+    with forward_ad.dual_level():
+        upstream = forward_ad.make_dual(torch.tensor(3.0).double(), torch.tensor(2.0).double())
+        (grad,) = torch.autograd.grad(lgl_inr_loss(leaf, target), leaf, upstream)
+        value, tangent = forward_ad.unpack_dual(grad)
+    torch.testing.assert_close(3 * tangent, 2 * value)
 
 
 def test_peak_memory_of_forward_and_backward():

@@ -4,12 +4,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 
-def scaled(made: Tensor, upstream: Tensor) -> Tensor:
-    """`made * upstream` in the dtype of `made`; in its memory if this backward pass is the last that needs it."""
-    last = not torch.compiler.is_compiling() and not torch._C._autograd._get_current_graph_task_keep_graph()
-    if not last or _batched(upstream) or _batched(made):
+def scaled(made: Tensor, upstream: Tensor, ours: bool) -> Tensor:
+    """`made * upstream` in the dtype of `made`; in its memory if this backward pass is the last that needs it.
+
+    `ours` says that nobody but the graph may hold `made`: not so where `saving_elsewhere` when it was saved.
+    """
+    if not ours or torch.compiler.is_compiling() or torch._C._autograd._get_current_graph_task_keep_graph():
+        return (made * upstream).to(made.dtype)
+    if _batched(upstream) or _batched(made) or _has_tangent(upstream) or _captured(made):
         return (made * upstream).to(made.dtype)
     with torch.no_grad():
         made.mul_(upstream)
@@ -20,6 +25,21 @@ def _batched(x: Tensor) -> bool:
     """Whether x stands for several tensors: under `torch.vmap` or `is_grads_batched=True`."""
     functorch = torch._C._functorch
     return functorch.is_functorch_wrapped_tensor(x) or functorch.is_legacy_batchedtensor(x)
+
+
+def _has_tangent(x: Tensor) -> bool:
+    return forward_ad.unpack_dual(x).tangent is not None  # type: ignore[no-untyped-call]
+
+
+def _captured(x: Tensor) -> bool:
+    """Whether this becomes part of a CUDA graph, which may be replayed as often as one likes."""
+    return x.is_cuda and torch.cuda.is_current_stream_capturing()
+
+
+def saving_elsewhere() -> bool:
+    """Whether hooks take saved tensors, as gradient checkpointing and offloading to the CPU do."""
+    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
+    return top is not None and not torch.compiler.is_compiling() and top(False) is not None
 
 
 class DifferentiableOnce(torch.autograd.Function):

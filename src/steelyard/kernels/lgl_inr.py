@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from steelyard._validation import compute_dtype
 from steelyard.kernels import lgl_inr_native
-from steelyard.kernels.closed_form import DifferentiableOnce, scaled
+from steelyard.kernels.closed_form import DifferentiableOnce, saving_elsewhere, scaled
 
 # Elements of one (N, B) block. On the CPU a few of them fit the cache; an accelerator wants to be filled.
 _BLOCK_ELEMENTS = {"cpu": 1 << 20}
@@ -344,7 +344,7 @@ class _LGLINR(torch.autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
         logits, anchor, *_ = inputs
-        ctx.logits_dtype = logits.dtype
+        ctx.logits_dtype, ctx.ours = logits.dtype, not saving_elsewhere()
         ctx.mark_non_differentiable(output[1])
         ctx.set_materialize_grads(False)  # its gradient would be as many zeros
         ctx.save_for_backward(anchor, output[1])
@@ -354,7 +354,7 @@ class _LGLINR(torch.autograd.Function):
         if grad_loss is None:
             return (None,) * 8
         anchor, made = ctx.saved_tensors
-        grad = scaled(made, grad_loss).to(ctx.logits_dtype)
+        grad = scaled(made, grad_loss, ctx.ours).to(ctx.logits_dtype)
         if torch.is_grad_enabled():  # create_graph=True: a second derivative must raise, not be taken as 0
             grad = DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
         return grad, None, None, None, None, None, None, None

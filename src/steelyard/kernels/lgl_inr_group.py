@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard.kernels.closed_form import DifferentiableOnce, scaled
+from steelyard.kernels.closed_form import DifferentiableOnce, saving_elsewhere, scaled
 
 # Mean confusion P (K, K) -> the weights omega (K, K)
 Weigh = Callable[[Tensor], Tensor]
@@ -90,13 +90,14 @@ class _GroupColumns(torch.autograd.Function):
             by_sums = torch.autograd.grad(loss.sum(), whole, allow_unused=True)
             parts = [(m * d).sum() for m, d in zip(mine, by_sums, strict=True) if d is not None]
             (gradient,) = torch.autograd.grad(torch.stack(parts).sum(), z)
+        ctx.ours = not saving_elsewhere()
         ctx.save_for_backward(gradient * dist.get_world_size(group), anchor)
         return loss.detach()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         gradient, anchor = ctx.saved_tensors
-        gradient = scaled(gradient, upstream[0])
+        gradient = scaled(gradient, upstream[0], ctx.ours)
         if torch.is_grad_enabled():
             gradient = DifferentiableOnce.apply(gradient, anchor)  # type: ignore[no-untyped-call]
         return gradient, None, None, None, None, None, None

@@ -49,6 +49,7 @@ def takes(logits: Tensor, beta: float) -> bool:
     """Whether these logits go to the Triton kernels: on a GPU that runs them, not float64, moderate beta."""
     return (
         _INSTALLED
+        and torch.version.hip is None  # which has other machine code
         and logits.is_cuda
         and logits.dtype in _DTYPES
         and abs(beta) <= _FIXED_SHIFT_BETA
@@ -64,8 +65,12 @@ def _recent(index: int) -> bool:
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-@functools.cache
 def _launches() -> bool:
+    return _starts()  # not cached itself: torch.compile looks through caches
+
+
+@functools.cache
+def _starts() -> bool:
     """Whether triton works here: with it comes no C compiler, without which it launches nothing."""
     try:
         from triton.runtime import driver
@@ -76,7 +81,7 @@ def _launches() -> bool:
             f"LGL-INR runs on torch's operations on this GPU, which is slower, as triton failed to start "
             f"({type(error).__name__}: {error}); it needs a C compiler",
             RuntimeWarning,
-            stacklevel=2,
+            stacklevel=3,
         )
         return False
     return True
@@ -330,12 +335,13 @@ def _layout(rows: int, columns: int, num_classes: int, processors: int) -> _Layo
     block_rows = min(1024 // block_columns, max(4, _power_of_two(2 * rows // num_classes)))
     tiles = -(-columns // block_columns)
     wanted = -(-4 * processors // tiles)
-    # Below some classes a program adding shares up costs more than it gains, beyond a thousand sums lose digits.
+    # Below some rows and classes a program adding shares up costs more than it gains; sums over more than a
+    # thousand classes lose digits.
+    fewer = min(rows, num_classes)
+    most = max(fewer // 4, min(fewer, rows // 16))
     least = -(-min(rows // 2, num_classes) // 1024)
     sizes = _sizes(rows, num_classes)
-    splits, run_splits, long_splits = (
-        max(1, min(wanted, n)) for n in (min(rows, num_classes) // 4, sizes.runs, sizes.long)
-    )
+    splits, run_splits, long_splits = (max(1, min(wanted, n)) for n in (most, sizes.runs, sizes.long))
     return _Layout(block_rows, block_columns, tiles, max(splits, least), run_splits, long_splits)
 
 

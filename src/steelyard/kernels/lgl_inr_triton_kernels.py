@@ -14,8 +14,8 @@ The K columns of z are those of the classes from `first` on. Vectors of columns 
 divides K and the stride of z: arithmetic says so, and so the compiler learns that it may load so many at once, and
 no more, which would take registers.
 
-Sums over many classes are taken in stretches of _STRETCH terms a lane, and these added up; those over many runs
-and over the shares of programs, in float64, which would take too many registers where the logits are read.
+Sums over many classes of few rows are taken in stretches of _STRETCH terms a lane, and these added up; those over
+many runs and over the shares of programs, in float64, which would take too many registers where logits are read.
 """
 
 import triton

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from steelyard.kernels import lgl_inr_triton
-from steelyard.kernels.closed_form import DifferentiableOnce, scaled
+from steelyard.kernels.closed_form import DifferentiableOnce, saving_elsewhere, scaled
 from steelyard.kernels.lgl_inr import Batch, assert_labels
 
 # Elements of a chunk of logits, up to some eight of which live at a time. Each chunk takes some ten launches, so
@@ -281,12 +281,6 @@ def fused_loss(
     return result
 
 
-def _saving_elsewhere() -> bool:
-    """Whether hooks take saved tensors, as gradient checkpointing and offloading to the CPU do."""
-    top = getattr(torch._C._autograd, "_top_saved_tensors_default_hooks", None)
-    return top is not None and not torch.compiler.is_compiling() and top(False) is not None
-
-
 class _FusedLoss(torch.autograd.Function):
     """A weighted sum of losses, whose gradients are made with it; or the losses, with gradients made on demand.
 
@@ -312,7 +306,7 @@ class _FusedLoss(torch.autograd.Function):
             need and x is not None and x.dtype == torch.float16
             for need, x in zip(wanted[1:], (weight, bias), strict=True)
         ]
-        early = factor is not None and not any(half) and not _saving_elsewhere()
+        early = factor is not None and not any(half) and not saving_elsewhere()
         needs = wanted if early else (False, False, False)
         given = input.new_ones(len(weight if name == "lgl-inr" else input)) if factor is None else factor
         losses, *grads = _OPERATORS[name](input, weight, bias, target, given, *rest, *needs)
@@ -325,7 +319,7 @@ class _FusedLoss(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         input, weight, bias, target, factor, *grads = ctx.saved_tensors
         if grads:
-            grads = [scaled(g, grad) for g in grads]
+            grads = [scaled(g, grad, ours=True) for g in grads]
         else:
             upstream = grad if factor is None else factor * grad
             _, *grads = _OPERATORS[ctx.name](input, weight, bias, target, upstream, *ctx.rest, *ctx.wanted)
