@@ -162,6 +162,8 @@ def compare(
             progress=display,
         )
     _print_table(results)
+    for label, reason in results.get("diverged", {}).items():
+        click.echo(f"left out: {label}, of which some seed diverged at every learning rate ({reason})")
     click.echo(f"report: {folder / 'report.html'}")
 
 

@@ -1,6 +1,8 @@
 """Data sets, and what is said of those that cannot be used. Small ones are made here: nothing is downloaded."""
 
 import io
+import pickle
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 
 import datasets
@@ -70,6 +72,16 @@ def test_many_images_are_decoded_in_parts_and_kept_in_a_file(tmp_path, monkeypat
     assert str(aside) in Path("/proc/self/maps").read_text()
     assert list(aside.iterdir()) == []  # nobody has to clean up
     assert torch.equal(images, expected)
+    images.share_memory_()  # as on the way to other processes
+    copy = pickle.loads(ForkingPickler.dumps(images))
+    assert torch.equal(copy, expected)
+
+
+def test_deep_images_are_not_cut_off(tmp_path):
+    deep = Image.fromarray(np.arange(0, 60_000, 600, dtype=np.uint16).reshape(10, 10))
+    folder = _save(tmp_path / "set", [(_image(size=(10, 10)), 0), (deep, 1)])
+    with pytest.raises(ValueError, match=r"row 1 is of mode I;16, more than 8 bits a pixel"):
+        load_dataset(folder, image_mode="L").images("train", torch.arange(2))
 
 
 def test_classes_are_preferred_to_groups_of_them(tmp_path):

@@ -152,9 +152,51 @@ def test_a_seed_that_diverged_is_left_out_of_the_pairs():
     assert "+10.2" in result["verdict"]
 
 
+@pytest.mark.parametrize(
+    ("ours", "held", "words"),
+    [
+        ([0.82, 0.83, 0.83, 0.82], "yes", "less than a point behind in 1,"),
+        ([0.70, 0.95, 0.60, 0.99], "partly", "less than a point behind in 0,"),  # ahead on average, of noise
+        ([0.70, 0.71, 0.70, 0.72], "no", "worse beyond chance or by more divergence in 1."),
+        ([None, None, 0.95, 0.95], "no", "Diverged: lgl-inr in 2 of 4 seeds (digits)."),
+        ([None] * 4, "no", "Diverged: lgl-inr in 4 of 4 seeds (digits)."),
+    ],
+)
+def test_verdict_of_the_leaderboard(ours, held, words):
+    config = read_claim_config(
+        "leaderboard",
+        losses=["softmax", "lgl-inr"],
+        tasks=["digits"],
+        reference="softmax",
+        candidate="lgl-inr",
+        seeds=4,
+    )
+    records = [r | {"dataset": "digits"} for r in _records(ours, [0.80, 0.81, 0.82, 0.80])]
+    result = CLAIMS["leaderboard"].conclude([r for r in records if r["loss"] != "logistic"], config)
+    assert result["held"] == held
+    assert words in result["verdict"]
+    json.dumps(result, allow_nan=False)
+
+
+def test_weights_of_c3_start_when_they_are_said_to():
+    config = read_claim_config(
+        "c3", losses=["softmax:inverse", "softmax:inverse:from=1"], epochs=2, seeds=1, limit_train=200
+    )
+    always, late = (CLAIMS["c3"].work(job)["ratio"] for job in CLAIMS["c3"].jobs(config).values())
+    assert always != late
+
+
+def test_data_are_looked_at_before_anything_is_written(tmp_path):
+    config = read_claim_config("c3", imbalance="exponential:100000", seeds=1, epochs=1)
+    with pytest.raises(ValueError, match="imbalance"):
+        reproduce("c3", config, tmp_path / "c3")
+    assert not (tmp_path / "c3" / "config.json").exists()
+
+
 def test_p_values_and_their_correction():
     assert p_value([0.0, 0.0]) == 1
-    assert p_value([0.25, 0.25]) == 0
+    assert p_value([0.25, 0.25]) == 0.5
+    assert p_value([-0.25] * 5) == 2 * 0.5**5
     assert p_value([1.0, 2.0, 3.0]) == pytest.approx(0.0742, abs=1e-4)
     rows = [{"p": 0.01}, {"p": None}, {"p": 0.04}, {"p": 0.03}]
     holm(rows)

@@ -7,6 +7,8 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -161,8 +163,68 @@ def test_diverged_trial_is_recorded_and_diverged_training_stops(tmp_path):
         "the loss became"
         in json.loads((tmp_path / "tuning" / "softmax-1e+09" / "result.json").read_text())["diverged"]
     )
-    with pytest.raises(Diverged, match="softmax, seed 0: the loss became"):
-        bench.final(parse_loss("softmax"), 1e9, 0)
+    for _ in range(2):  # the second time from disk
+        with pytest.raises(Diverged, match="softmax, seed 0: the loss became"):
+            bench.final(parse_loss("softmax"), 1e9, 0, Path("softmax"))
+
+
+def test_a_loss_that_diverges_at_every_rate_is_left_out(tmp_path, monkeypatch):
+    config = make_config(losses=["softmax", "logistic"], seeds=1, epochs=1, learning_rates=[0.1])
+    train = _Bench.train
+
+    def diverging(self, spec, *rest):
+        if spec.name == "softmax":
+            raise Diverged("the loss became nan at step 3")
+        return train(self, spec, *rest)
+
+    monkeypatch.setattr(_Bench, "train", diverging)
+    results = compare(config, tmp_path / "run", accelerator="cpu")
+    assert [loss["label"] for loss in results["losses"]] == ["logistic"]
+    assert results["diverged"] == {"softmax": "softmax, seed 0: the loss became nan at step 3"}
+    assert "softmax</strong> is not in the table" in (tmp_path / "run" / "report.html").read_text()
+    alone = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[0.1])
+    with pytest.raises(Diverged, match="softmax, seed 0"):
+        compare(alone, tmp_path / "alone", accelerator="cpu")
+
+
+def test_all_seeds_have_the_best_rate_at_which_none_diverges(tmp_path, monkeypatch):
+    config = make_config(losses=["softmax"], seeds=3, epochs=1, learning_rates=[0.1, 0.2, 0.4])
+    bench = _Bench(config, tmp_path, "cpu", Silent())
+    monkeypatch.setattr(bench, "trial", lambda spec, rate: {0.1: 0.6, 0.2: 0.8, 0.4: 0.7}[rate])
+    train = bench.train
+
+    def diverging(spec, rate, seed, folder):
+        if (rate, seed) == (0.2, 1):
+            raise Diverged("the loss became nan")
+        return train(spec, rate, seed, folder)
+
+    monkeypatch.setattr(bench, "train", diverging)
+    result = bench.run(parse_loss("softmax"))
+    assert result["lr"] == 0.4
+    assert [t["lr"] for t in result["lr_search"] if t.get("diverged_later")] == [0.2]
+    assert [run["folder"] for run in result["runs"]] == [f"softmax/rate-0.4/seed-{s}" for s in range(3)]
+
+
+def test_data_that_cannot_be_used_leave_no_folder_behind(tmp_path):
+    with pytest.raises(ValueError, match="image_size"):
+        compare(make_config(losses=["softmax"], image_size=16), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_prior_bias_is_that_of_each_loss(tmp_path, monkeypatch):
+    config = make_config(losses=["softmax"], initial_bias="prior", imbalance="exponential:10", epochs=1)
+    bench = _Bench(config, tmp_path, "cpu", Silent())
+    given = []
+    monkeypatch.setattr(
+        "steelyard.experiments.comparison.create_backbone", lambda *_, initial_bias: given.append(initial_bias)
+    )
+    monkeypatch.setattr(
+        "steelyard.experiments.comparison.fit", lambda *_, **__: SimpleNamespace(network=0, history=0)
+    )
+    for loss in ("softmax", "softmax:tau=1", "lgl-inr"):
+        bench.train(parse_loss(loss), 0.1, 0, tmp_path / "x")
+    assert given[0].argmax() == bench.class_counts.argmax()
+    assert given[1:] == [None, None]
 
 
 @pytest.mark.slow
@@ -214,6 +276,9 @@ def test_names_of_new_and_latest_folders(tmp_path):
         with RunFolder(tmp_path / name).open(CONFIG, resume=False):
             pass
     (tmp_path / "a-3").mkdir()
+    assert next_folder(tmp_path, "a") == tmp_path / "a-4"
+    assert latest_folder(tmp_path, "a", CONFIG) == tmp_path / "a-2"
+    (tmp_path / "a").rename(tmp_path / "elsewhere")  # a gap
     assert next_folder(tmp_path, "a") == tmp_path / "a-4"
     assert latest_folder(tmp_path, "a", CONFIG) == tmp_path / "a-2"
 

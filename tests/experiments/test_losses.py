@@ -41,6 +41,7 @@ def test_adjusted_logits():
     spec = parse_loss("lgl-inr:tau=0.5")
     loss, _ = spec.build(COUNTS, 64)
     assert spec.slug == "lgl-inr-tau-0.5"
+    assert parse_loss("lgl-inr:beta=-1").slug == "lgl-inr-beta-minus1"
     torch.testing.assert_close(loss.logit_adjustment, 0.5 * (COUNTS / 100).log())
     assert torch.equal(loss.logit_adjustment, spec.adjustment(COUNTS, 64))
     assert parse_loss("lgl-inr").adjustment(COUNTS, 64) is None

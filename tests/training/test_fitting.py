@@ -65,6 +65,12 @@ def test_gpus_are_asked_for_deterministic_forms_while_a_network_trains(monkeypat
     assert not torch.are_deterministic_algorithms_enabled()
 
 
+def test_a_cluster_that_the_process_was_started_on_changes_nothing(images, tmp_path, monkeypatch):
+    for name, value in {"SLURM_JOB_ID": "1", "SLURM_JOB_NAME": "x", "SLURM_NTASKS": "4"}.items():
+        monkeypatch.setenv(name, value)
+    assert len(_fit(images, tmp_path / "a").history) > 0
+
+
 def test_same_seed_twice_is_the_same(images, tmp_path):
     first, second = (_fit(images, tmp_path / "a.ckpt") for _ in range(2))
     assert torch.equal(predict(first.network, images[0]), predict(second.network, images[0]))

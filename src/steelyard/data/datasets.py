@@ -245,10 +245,16 @@ def _decode_images(
             source = io.BytesIO(record["bytes"]) if record["bytes"] is not None else os.fspath(record["path"])
             with Image.open(source) as image:
                 image.load()
+                deep = image.mode if image.mode == "F" or image.mode.startswith("I") else None
                 picture: Image.Image = image.convert(mode) if mode is not None else image.copy()
         except (OSError, SyntaxError, TypeError, ValueError, Image.DecompressionBombError):
             corrupt.append(row)
             continue
+        if deep is not None:
+            raise ValueError(
+                f"{where}, row {row} is of mode {deep}, more than 8 bits a pixel, which conversion would cut off; "
+                "scale it to 8 bits"
+            )
         if mode is None and picture.mode not in ("L", "RGB"):
             raise ValueError(f"{where}, row {row} is of mode {picture.mode}; say image_mode L or RGB to convert")
         if size is not None:
@@ -284,4 +290,5 @@ def _pixels(shape: tuple[int, ...]) -> Tensor:
     with tempfile.NamedTemporaryFile(prefix="steelyard-") as file:  # its pages stay mapped without the name
         if hasattr(os, "posix_fallocate"):
             os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a crash later
-        return torch.from_file(file.name, shared=True, size=size, dtype=torch.uint8).view(shape)
+        # numpy's map: other processes get a copy in shared memory, where torch's own is an error
+        return torch.from_numpy(np.memmap(file.name, dtype=np.uint8, mode="r+", shape=shape))

@@ -39,7 +39,7 @@ from steelyard.experiments.metrics import METRICS, recalls, run_metrics, summary
 from steelyard.experiments.runs import RunFolder, environment, read_json, write_atomically, write_json
 from steelyard.experiments.tuning import best_rate
 from steelyard.losses.functional import adjusted_logits
-from steelyard.priors import batch_presence, initial_bias
+from steelyard.priors import batch_presence
 from steelyard.report import write_report
 from steelyard.training import Diverged, Recipe, create_backbone, fit, predict, predict_features
 
@@ -98,25 +98,35 @@ def compare(
 
     Raises:
         FileExistsError, ValueError: the folder cannot be used, or the data cannot.
-        Diverged: a final training diverged.
+        Diverged: every loss diverged, each with some seed at every rate that was tried. One that did beside others
+            that did not is left out of the results, and named in them.
     """
     runs = RunFolder(folder)
     started = time.monotonic()
+    bench: _Bench | None = None
+    if runs.new():  # data that cannot be used leaves no folder behind
+        bench = _Bench(config, folder, accelerator, progress or Silent(), devices)
     with runs.open(config, resume=resume):
         if runs.finished():
             write_report(folder)
             results: dict[str, Any] = read_json(folder / "results.json")
             return results
-        bench = _Bench(config, folder, accelerator, progress or Silent(), devices)
-        losses = []
+        bench = bench or _Bench(config, folder, accelerator, progress or Silent(), devices)
+        losses, diverged = [], {}
         for spec in parse_losses(",".join(config.losses)):
-            losses.append(bench.run(spec))
+            try:
+                losses.append(bench.run(spec))
+            except Diverged as error:
+                diverged[spec.label] = str(error)
+        if not losses:
+            raise Diverged(next(iter(diverged.values())))
         results = bench.describe() | {
             "name": folder.name,
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "seconds": round(time.monotonic() - started, 1),
             "metrics": METRICS,
             "losses": losses,
+            "diverged": diverged,
         }
         if command is not None:
             results["config"]["command"] = command
@@ -197,8 +207,7 @@ class _Bench:
 
     def run(self, spec: LossSpec) -> dict[str, Any]:
         """Tune a loss, train it with every seed, and gather what came of it."""
-        rate, search = self.tune(spec)
-        runs = [self.final(spec, rate, seed) for seed in range(self.config.seeds)]
+        rate, search, runs = self.tuned_runs(spec)
         weights = spec.weights(self.class_counts)
         return {
             "label": spec.label,
@@ -214,7 +223,24 @@ class _Bench:
             "runs": runs,
         }
 
-    def tune(self, spec: LossSpec) -> tuple[float, list[dict[str, float | None]]]:
+    def tuned_runs(self, spec: LossSpec) -> tuple[float, list[dict[str, Any]], list[dict[str, Any]]]:
+        """Every seed at the best learning rate of those at which none diverges, and the search for it."""
+        best, search = self.tune(spec)
+        tried = sorted((t for t in search if t["balanced_accuracy"] is not None), key=_falling)
+        rates = [best, *(t["lr"] for t in tried if t["lr"] != best)]
+        for rate in rates:
+            part = Path(spec.slug) if rate == best else Path(spec.slug, f"rate-{rate:g}")
+            if rate != best:
+                self.progress.plan(self.config.seeds)
+            try:
+                return rate, search, [self.final(spec, rate, seed, part) for seed in range(self.config.seeds)]
+            except Diverged:
+                if rate == rates[-1]:
+                    raise
+                next(t for t in search if t["lr"] == rate)["diverged_later"] = True
+        raise AssertionError("unreachable")
+
+    def tune(self, spec: LossSpec) -> tuple[float, list[dict[str, Any]]]:
         """The learning rate with the best balanced accuracy on the validation split, and all that were tried."""
 
         def score(rate: float) -> float | None:
@@ -241,16 +267,17 @@ class _Bench:
         score: float | None = self.once(folder, title, work)["balanced_accuracy"]
         return score
 
-    def final(self, spec: LossSpec, rate: float, seed: int) -> dict[str, Any]:
+    def final(self, spec: LossSpec, rate: float, seed: int, part: Path) -> dict[str, Any]:
         """One training that counts: predictions, model and mean confusions on disk, and its record."""
-        folder = self.folder / spec.slug / f"seed-{seed}"
+        folder = self.folder / part / f"seed-{seed}"
 
         def work() -> dict[str, Any]:
             began = time.monotonic()
             try:
                 network, history = self.train(spec, rate, seed, folder)
             except Diverged as error:
-                raise Diverged(f"{spec.label}, seed {seed}: {error}") from None
+                (folder / "last.ckpt").unlink(missing_ok=True)
+                return {"diverged": f"{spec.label}, seed {seed}: {error}"}
             split = self.split(seed)
             logits, train_logits = predict(network, self.test[0]), predict(network, split.train[0])
             state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -282,14 +309,17 @@ class _Bench:
                 "seconds": round(time.monotonic() - began, 2),
             }
 
-        return self.once(folder, f"{spec.label}, seed {seed}", work)
+        record = self.once(folder, f"{spec.label}, seed {seed}", work)
+        if "diverged" in record:
+            raise Diverged(record["diverged"])
+        return record
 
     def train(
         self, spec: LossSpec, rate: float, seed: int, folder: Path
     ) -> tuple[torch.nn.Module, list[dict[str, float]]]:
         split = self.split(seed)
         torch.manual_seed(seed)
-        bias = initial_bias(split.class_counts, spec.entry.link) if self.config.initial_bias == "prior" else None
+        bias = spec.first_bias(split.class_counts) if self.config.initial_bias == "prior" else None
         network = create_backbone(self.config.backbone, split.train[0], len(split.class_counts), initial_bias=bias)
         loss, schedule = spec.build(split.class_counts, self.config.batch_size)
         folder.mkdir(parents=True, exist_ok=True)
@@ -320,6 +350,11 @@ class _Bench:
             self.progress.end(title, "done")
         record: dict[str, Any] = read_json(file)
         return record
+
+
+def _falling(trial: dict[str, Any]) -> tuple[float, float]:
+    """From the best score down; of equal ones the lowest rate first, as `best_rate` has it."""
+    return -trial["balanced_accuracy"], trial["lr"]
 
 
 _LAW_TEXT = {

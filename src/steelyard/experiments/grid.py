@@ -3,6 +3,7 @@
 import contextlib
 import multiprocessing
 import os
+import re
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -199,5 +200,5 @@ def _gpus() -> list[str]:
 def _take_one_gpu(gpus: list[str]) -> None:
     """In a new worker, before CUDA starts: workers are numbered on and on, and have the GPUs in turn."""
     if gpus:
-        number = int(multiprocessing.current_process().name.rpartition("-")[2])
+        number = int(re.findall(r"\d+", multiprocessing.current_process().name)[-1])
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]

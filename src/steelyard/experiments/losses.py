@@ -49,7 +49,7 @@ class LossSpec:
     @property
     def slug(self) -> str:
         """The label as a folder name."""
-        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower()).strip("-")
+        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower().replace("=-", "=minus")).strip("-")
 
     @property
     def weights_text(self) -> str:

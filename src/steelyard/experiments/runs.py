@@ -1,5 +1,6 @@
 """Run folders: opened once, by one process, for one configuration; every file is written aside and renamed."""
 
+import glob
 import json
 import os
 import platform
@@ -83,26 +84,36 @@ class RunFolder:
                     f"run folder {self.path} is of another run: {key} is {before[key]!r}, not {now[key]!r}"
                 )
 
+    def new(self) -> bool:
+        """Whether no run was begun here."""
+        return not (self.path / "config.yaml").exists()
+
     def finished(self) -> bool:
         return (self.path / "results.json").exists()
 
 
 def next_folder(parent: Path, stem: str) -> Path:
-    """The first of `stem`, `stem-2`, `stem-3`, ... in `parent` that does not exist."""
-    number = 1
-    while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
-        number += 1
-    return path
+    """`stem` in `parent`, or `stem-2`, `stem-3`, ...: what comes after those that exist."""
+    number = max(_numbered(parent, stem), default=0) + 1
+    return parent / (stem if number == 1 else f"{stem}-{number}")
 
 
 def latest_folder(parent: Path, stem: str, config: CompareConfig) -> Path | None:
     """The newest folder of that stem with this configuration, or None."""
-    number, found = 1, None
-    while (path := parent / (stem if number == 1 else f"{stem}-{number}")).exists():
+    for _, path in sorted(_numbered(parent, stem).items(), reverse=True):
         file = path / "config.yaml"
         if file.exists() and read_config(file) == config:
-            found = path
-        number += 1
+            return path
+    return None
+
+
+def _numbered(parent: Path, stem: str) -> dict[int, Path]:
+    """The folders of a stem that exist, gaps or not."""
+    found = {1: parent / stem} if (parent / stem).exists() else {}
+    for path in parent.glob(f"{glob.escape(stem)}-*"):
+        number = path.name.removeprefix(f"{stem}-")
+        if number.isdecimal():
+            found[int(number)] = path
     return found
 
 

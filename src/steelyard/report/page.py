@@ -58,6 +58,7 @@ def render(results: dict[str, Any], confusions: list[tuple[str, Array]]) -> str:
         columns=columns,
         rows=_rows(losses, columns),
         losses=[loss | _search(loss) for loss in losses],
+        diverged=results.get("diverged", {}),
         searched=any(loss["lr_search"] for loss in losses),
         command=command,
         settings=[(key, json.dumps(value, ensure_ascii=False)) for key, value in setting.items()],
@@ -157,10 +158,11 @@ def _search(loss: dict[str, Any]) -> dict[str, Any]:
     scores = [
         f"{t['lr']:g}: "
         + ("diverged" if t["balanced_accuracy"] is None else f"{100 * t['balanced_accuracy']:.1f}")
+        + (", but another seed diverged" if t.get("diverged_later") else "")
         for t in tried
     ]
     at_edge = bool(tried) and loss["lr"] in (tried[0]["lr"], tried[-1]["lr"])
-    return {"label": shown(loss["label"], 60), "tried": ", ".join(scores), "at_edge": at_edge}
+    return {"label": shown(loss["label"], 60), "tried": "; ".join(scores), "at_edge": at_edge}
 
 
 def _history(loss: dict[str, Any], key: str) -> Array:

@@ -82,10 +82,10 @@ def fit(
 
     On a GPU so does it of torch's operations that have a deterministic form; torch warns of others.
 
-    Every few seconds the state is saved to `checkpoint`, written aside and renamed. If that file exists,
-    training goes on from it; it is removed at the end. The order of samples in an epoch is a function of seed
-    and epoch alone, and torch's generators are seeded at every step (dropout draws from them), so a resumed
-    training sees what an uninterrupted one sees.
+    At the end of an epoch, but not more often than every few seconds, the state is saved to `checkpoint`,
+    written aside and renamed. If that file exists, training goes on from it; it is removed at the end. The order
+    of samples in an epoch is a function of seed and epoch alone, and torch's generators are seeded at every step
+    (dropout draws from them), so a resumed training sees what an uninterrupted one sees.
 
     With several devices each has a process of its own, takes its share of every batch, and computes the loss of
     the whole batch from everybody's logits, which are gathered. So any loss, also one of batch statistics such as
@@ -138,19 +138,24 @@ def fit(
 
 
 @torch.no_grad()
-def predict(network: nn.Module, images: Tensor, batch_size: int = 1024) -> Tensor:
+def predict(network: nn.Module, images: Tensor) -> Tensor:
     """Logits (N, K), float32 on the CPU, of images (N, C, H, W), in evaluation mode."""
     network.eval()
     device = next(network.parameters()).device
-    return torch.cat([network(part.to(device)).float().cpu() for part in images.split(batch_size)])
+    return torch.cat([network(part.to(device)).float().cpu() for part in images.split(_at_once(images))])
+
+
+def _at_once(images: Tensor) -> int:
+    """How many images an evaluation takes at a time: a thousand small ones."""
+    return min(1024, max(16, 2**22 // images[0].numel()))
 
 
 @torch.no_grad()
-def predict_features(network: nn.Module, images: Tensor, batch_size: int = 1024) -> Tensor:
+def predict_features(network: nn.Module, images: Tensor) -> Tensor:
     """Features (N, D), float32 on the CPU, of images (N, C, H, W): what the network's head multiplies."""
     network.eval()
     device = next(network.parameters()).device
-    parts = [network.forward_features(part.to(device)) for part in images.split(batch_size)]  # type: ignore[operator]
+    parts = [network.forward_features(part.to(device)) for part in images.split(_at_once(images))]  # type: ignore[operator]
     return torch.cat([part.float().cpu() for part in parts])
 
 
@@ -194,7 +199,7 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
-                plugins=[_SafeCheckpointIO(), *([LightningEnvironment()] if several else [])],
+                plugins=[_SafeCheckpointIO(), LightningEnvironment()],  # a cluster's own processes are not ours
             )
         except MisconfigurationException as error:
             reason = " ".join(str(error).split())
@@ -211,7 +216,7 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
             )
         train, validation = (Shares(*split, rank, devices) for split in (setting.train, setting.validation))
         sampler = EpochBatches(len(train), module.recipe.batch_size, module.seed)
-        parts = torch.arange(len(validation)).tensor_split(-(-len(validation) // 1024))
+        parts = torch.arange(len(validation)).tensor_split(-(-len(validation) // _at_once(setting.validation[0])))
         with _deterministic(trainer.strategy.root_device):
             trainer.fit(
                 module,

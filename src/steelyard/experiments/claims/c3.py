@@ -42,8 +42,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     counts = ranked_counts(data.train_target, size, job)
     chosen = draw(data.train_target, counts, seed=job["seed"])
     spec = parse_loss(job["loss"])
-    loss, _ = spec.build(torch.tensor(counts), job["batch_size"])
-    trained = train(data, chosen, loss, job, outputs=size)
+    loss, schedule = spec.build(torch.tensor(counts), job["batch_size"])
+    trained = train(data, chosen, loss, job, outputs=size, schedule=schedule)
     link = spec.entry.link
     P, _ = mean_confusion(trained.test_logits, trained.test_target, link=link)
     train_P, seen = mean_confusion(trained.logits, trained.target, link=link)

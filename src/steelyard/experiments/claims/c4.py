@@ -2,7 +2,17 @@
 
 from typing import Any
 
-from steelyard.experiments.claims.standings import differences, holm, jobs_of, p_value, paired, shown, stand, work
+from steelyard.experiments.claims.standings import (
+    differences,
+    divergence,
+    holm,
+    jobs_of,
+    p_value,
+    paired,
+    shown,
+    stand,
+    work,
+)
 
 __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 
@@ -36,7 +46,9 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
     words = "; ".join(f"against {other} {shown(ahead[other])}" for other in others)
     verdict = f"Balanced accuracy of {_OURS}, in points with the 95% interval over paired seeds: {words}."
     if config.seeds < 2:
-        return "partly", verdict + " One seed has no interval: nothing is decided."
+        return "partly", verdict + " One seed has no interval: nothing is decided." + divergence(
+            records, "imbalance"
+        )
     of = {(r["imbalance"], r["loss"]): r["balanced_accuracy"] for r in records}
     tests: list[dict[str, Any]] = [
         {
@@ -55,5 +67,6 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
         f" Of the {len(tests)} comparisons, corrected for their number (Holm, 5%), it is ahead in "
         + ", ".join(f"{count} against {other}" for other, count in better.items())
         + f", and behind in {worse}."
+        + divergence(records, "imbalance")
     )
     return ("no" if worse else "yes" if better[others[0]] else "partly"), verdict

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from steelyard.experiments.claims.standings import jobs_of, paired, shown, stand, work
+from steelyard.experiments.claims.standings import divergence, jobs_of, paired, shown, stand, work
 
 __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 
@@ -12,6 +12,8 @@ STATEMENT = (
     "least as good as softmax on logits so adjusted, with few classes and with many."
 )
 
+_MARGIN = 1.0  # points that count as nothing
+
 
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
     """Every task and loss."""
@@ -19,7 +21,7 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
-    """Standings, and a verdict by how often the candidate is no worse than the reference."""
+    """Standings, and a verdict by how often the candidate is surely no worse than the reference by a margin."""
     held, verdict = _judge(records, config)
     return {"held": held, "verdict": verdict} | stand(records, "dataset", config)
 
@@ -33,9 +35,18 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
         f"Balanced accuracy of {ours} less that of {other}, in points with the 95% interval over paired seeds: "
         f"{shown(ahead)}."
     )
+    lost = divergence(records, "dataset")
     if config.seeds < 2:
-        return "partly", verdict + " One seed has no interval: nothing is decided."
-    level = sum(mean >= 0 for mean, _, _ in ahead.values())
-    worse = sum(high is not None and high < 0 for _, _, high in ahead.values())
-    verdict += f" At least as good in {level} of {len(ahead)} tasks, worse beyond chance in {worse}."
-    return ("yes" if 2 * level > len(ahead) and worse == 0 else "partly" if level else "no"), verdict
+        return "partly", verdict + " One seed has no interval: nothing is decided." + lost
+    of = {(r["dataset"], r["loss"]): r["balanced_accuracy"].count(None) for r in records}
+    fails = [task for task in config.tasks if of[task, ours] > of[task, other]]
+    sure = sum(low is not None and low > -_MARGIN for task, (_, low, _) in ahead.items() if task not in fails)
+    level = sum(mean >= 0 for task, (mean, _, _) in ahead.items() if task not in fails)
+    worse = sum(high is not None and high < 0 for task, (_, _, high) in ahead.items() if task not in fails)
+    worse += len(fails)
+    number = len(config.tasks)
+    verdict += (
+        f" On average it is at least as good in {level} of {number} tasks, with 95% confidence less than a point "
+        f"behind in {sure}, worse beyond chance or by more divergence in {worse}."
+    )
+    return ("yes" if 2 * sure > number and worse == 0 else "partly" if level else "no"), verdict + lost

@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 import steelyard
 from steelyard.data import parse_imbalance
 from steelyard.experiments.claims import c1, c2, c3, c4, leaderboard
+from steelyard.experiments.claims.trainings import dataset, ranked_counts
 from steelyard.experiments.config import Backbone, one_sentence
 from steelyard.experiments.grid import Engine, run_grid
 from steelyard.experiments.losses import check_starts, parse_losses
@@ -151,12 +152,14 @@ def reproduce(
             odd = next((key for key in given if before[key] != given[key]), None)
             if odd is not None:
                 raise ValueError(
-                    f"run folder {folder} is of another run: {odd} is {before[odd]!r}, not {given[odd]!r}"
+                    f"run folder {folder} is of another run: {odd} is {before[odd]!r}, not {given[odd]!r}; "
+                    "name another with --out"
                 )
-        else:
-            write_json(file, given)
         started = time.monotonic()
         jobs = module.jobs(config)
+        if not file.exists():
+            _check_data(jobs)  # before anything is written, and any job fails for it
+            write_json(file, given)
         on_plan(len(jobs))
         ran = 0
 
@@ -187,6 +190,19 @@ def reproduce(
         return result
     finally:
         lock.release()
+
+
+def _check_data(jobs: dict[str, dict[str, Any]]) -> None:
+    """Open every data set of the jobs, and see that the imbalances leave samples of each class.
+
+    Raises:
+        ValueError, OSError: as loading and imbalance do.
+    """
+    keys = ("dataset", "image_mode", "image_size", "imbalance", "limit_train")
+    for job in {tuple(job.get(key) for key in keys): job for job in jobs.values()}.values():
+        data = dataset(job)
+        if "imbalance" in job:
+            ranked_counts(data.train_target, len(data.class_names), job)
 
 
 def _commit() -> str | None:

@@ -93,6 +93,8 @@ def stand(records: list[dict[str, Any]], key: str, config: Any) -> dict[str, Any
         rows = []
         for loss, r in part.items():
             values = r["balanced_accuracy"]
+            if all(value is None for value in values):
+                continue  # the verdict names it
             p = None
             if reference is not None and loss != config.reference and len(values) > 1:
                 p = p_value(differences(values, reference["balanced_accuracy"]))
@@ -125,7 +127,7 @@ def stand(records: list[dict[str, Any]], key: str, config: Any) -> dict[str, Any
             "points": [
                 [groups.index(r[key]), 100 * mean_interval(r["balanced_accuracy"])[0]]
                 for r in records
-                if r["loss"] == loss
+                if r["loss"] == loss and any(value is not None for value in r["balanced_accuracy"])
             ],
         }
         for loss in config.losses
@@ -153,12 +155,25 @@ def stand(records: list[dict[str, Any]], key: str, config: Any) -> dict[str, Any
 def paired(
     records: list[dict[str, Any]], key: str, ours: str, other: str
 ) -> dict[str, tuple[float, float | None, float | None]]:
-    """Points of balanced accuracy that `ours` is ahead in each group, over seeds: mean and 95% interval."""
+    """Points of balanced accuracy that `ours` is ahead in each group, over seeds: mean and 95% interval.
+
+    Left out are groups in which in every seed one of them diverged.
+    """
     of = {(r[key], r["loss"]): r["balanced_accuracy"] for r in records}
-    return {
-        group: mean_interval([100 * d for d in differences(of[group, ours], of[group, other])])
-        for group in dict.fromkeys(r[key] for r in records)
+    pairs = {
+        group: differences(of[group, ours], of[group, other]) for group in dict.fromkeys(r[key] for r in records)
     }
+    return {group: mean_interval([100 * d for d in found]) for group, found in pairs.items() if found}
+
+
+def divergence(records: list[dict[str, Any]], key: str) -> str:
+    """A sentence on the trainings that diverged, which no mean holds; nothing if none did."""
+    parts = [
+        f"{r['loss']} in {lost} of {len(r['balanced_accuracy'])} seeds ({r[key]})"
+        for r in records
+        if (lost := sum(value is None for value in r["balanced_accuracy"]))
+    ]
+    return f" Diverged: {', '.join(parts)}." if parts else ""
 
 
 def differences(values: list[float | None], others: list[float | None]) -> list[float]:
@@ -167,11 +182,11 @@ def differences(values: list[float | None], others: list[float | None]) -> list[
 
 
 def p_value(found: list[float]) -> float:
-    """Of a paired t-test; 1 for fewer than two differences. Equal ones have no noise: 1 if they are 0, else 0."""
+    """Of a paired t-test, or a sign test where differences are equal; 1 for fewer than two."""
     if len(found) < 2:
         return 1.0
     if len(set(found)) == 1:
-        return float(found[0] == 0)
+        return 1.0 if found[0] == 0 else 2.0 ** (1 - len(found))
     return float(stats.ttest_1samp(found, 0).pvalue)
 
 
