@@ -346,8 +346,9 @@ class _Bench:
             self.progress.end(title, "was finished")
         else:
             self.progress.start(title, self.config.epochs)
-            write_json(file, work())
-            self.progress.end(title, "done")
+            made = work()
+            write_json(file, made)
+            self.progress.end(title, "diverged" if "diverged" in made else "done")
         record: dict[str, Any] = read_json(file)
         return record
 
