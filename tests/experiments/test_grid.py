@@ -48,6 +48,14 @@ def die(job):
     return {"value": job["x"]}
 
 
+def die_first(job):
+    if job["x"] == 0:
+        time.sleep(0.2)  # another has begun
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(0.4)
+    return {"value": job["x"]}
+
+
 def note(job):
     """Says that it was done, and by whom, where the caller is."""
     Path(f"done-{job['x']}-{os.getpid()}").touch()
@@ -125,6 +133,14 @@ def test_a_job_that_kills_every_worker_is_reported_and_the_rest_is_kept(tmp_path
     with pytest.raises(JobsFailed, match=r"1 of 5 jobs failed twice, the first job-2 \(its worker was killed"):
         run_grid(tmp_path, JOBS, die, workers=2, on_done=told.__setitem__)
     assert told == dict.fromkeys(JOBS, "done") | {"job-2": "failed"}
+
+
+@pytest.mark.slow
+def test_jobs_beside_one_that_kills_every_worker_are_not_lost(tmp_path):
+    told = {}
+    with pytest.raises(JobsFailed, match=r"1 of 5 jobs failed twice, the first job-0 \(its worker was killed"):
+        run_grid(tmp_path, JOBS, die_first, workers=2, on_done=told.__setitem__)
+    assert told == dict.fromkeys(JOBS, "done") | {"job-0": "failed"}
 
 
 GRID = """

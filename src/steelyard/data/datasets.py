@@ -289,6 +289,10 @@ def _pixels(shape: tuple[int, ...]) -> Tensor:
         return torch.empty(shape, dtype=torch.uint8)
     with tempfile.NamedTemporaryFile(prefix="steelyard-") as file:  # its pages stay mapped without the name
         if hasattr(os, "posix_fallocate"):
-            os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a crash later
+            try:
+                os.posix_fallocate(file.fileno(), 0, size)  # a full disk is an error here, not a crash later
+            except OSError as error:
+                error.filename = file.name
+                raise
         # numpy's map: other processes get a copy in shared memory, where torch's own is an error
         return torch.from_numpy(np.memmap(file.name, dtype=np.uint8, mode="r+", shape=shape))

@@ -72,13 +72,17 @@ def run_grid(
         if _record(folder, name).exists():
             on_done(name, "was finished")
             del tries[name]
+    suspects: set[str] = set()  # each of which may have had its worker killed, or another beside it
     with _cluster(engine, workers) as backend:
         while waiting := [name for name in tries if tries[name] < _TRIES]:
-            for name, failed in _round(folder, {name: jobs[name] for name in waiting}, work, workers, backend):
-                if not failed:
+            together = [name for name in waiting if name not in suspects] or waiting[:1]
+            for name, outcome in _round(folder, {name: jobs[name] for name in together}, work, workers, backend):
+                if outcome == "done":
                     del tries[name]
                     on_done(name, "done")
                     continue
+                if outcome == "killed":
+                    suspects.add(name)
                 tries[name] += 1
                 if tries[name] == _TRIES:
                     on_done(name, "failed")
@@ -95,8 +99,8 @@ def _round(
     work: Callable[[Any], dict[str, Any]],
     workers: int,
     backend: dict[str, Any],
-) -> Iterator[tuple[str, bool]]:
-    """Each job's name and whether it failed; those that were not begun before workers were killed are left out."""
+) -> Iterator[tuple[str, Literal["done", "failed", "killed"]]]:
+    """What came of each job, by its name; those that were not begun before workers were killed are left out."""
     left = dict.fromkeys(jobs)
     returned = "list" if backend["backend"] == "ray" else "generator_unordered"  # Ray's backend has no generators
     here = Path.cwd()
@@ -108,15 +112,15 @@ def _round(
             )
             for name, failed in outcomes:
                 del left[name]
-                yield name, failed
+                yield name, "failed" if failed else "done"
     except BrokenProcessPool as error:
         begun = [name for name in left if _lock(folder, name).exists()] or list(left)
         text = f"its worker was killed, for want of memory perhaps ({str(error).splitlines()[0]})"
         for name in begun:
-            failed = not _record(folder, name).exists()
-            if failed:
+            killed = not _record(folder, name).exists()
+            if killed:
                 _reason(folder, name).write_text(text, encoding="utf-8")
-            yield name, failed
+            yield name, "killed" if killed else "done"
 
 
 def _do(work: Callable[[Any], dict[str, Any]], folder: Path, here: Path, name: str, job: Any) -> tuple[str, bool]:
