@@ -148,7 +148,7 @@ def test_page_says_what_it_shows(tmp_path):
     )
     assert "one seed has no interval" in text
     assert "<td>–</td>" in text
-    assert "0.1: 80.0, 0.3: diverged" in text
+    assert "0.1: 80.0; 0.3: diverged" in text
     assert "(at an edge of those tried)" in text
     assert "default-src 'none'" in text
 
