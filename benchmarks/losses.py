@@ -9,6 +9,7 @@ and the ratio of each to one-hot `F.binary_cross_entropy_with_logits`, which is 
 import argparse
 import csv
 import platform
+import random
 import statistics
 import time
 from collections.abc import Callable
@@ -51,14 +52,15 @@ def measure(rows: int, classes: int, rounds: int) -> dict[str, float]:
     logits = torch.randn(rows, classes, generator=generator, requires_grad=True)
     target = torch.randint(classes, (rows,), generator=generator)
     times: dict[str, list[float]] = {}
+    order = random.Random(0)  # a turn starts with the cache and the heap that another left
     for turn in range(rounds + 2):
-        for name, loss in competitors(target, classes).items():
+        for name, loss in order.sample(turns := [*competitors(target, classes).items()], len(turns)):
             logits.grad = None
             start = time.perf_counter()
             loss(logits).backward()
             if turn >= 2:  # the first two warm up
                 times.setdefault(name, []).append(time.perf_counter() - start)
-    return {name: statistics.median(values) for name, values in times.items()}
+    return {name: statistics.median(times[name]) for name in competitors(target, classes)}
 
 
 def machine(threads: int) -> str:
