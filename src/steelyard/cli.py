@@ -285,7 +285,11 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 @click.option("--image-size", type=int, help="Resize every image to this height and width.")
 @click.option("--workers", type=int, show_default="one a GPU, else one a core", help="Trainings at a time.")
 @click.option("--engine", default="local", show_default=True, help="local, ray or dask.")
-@click.option("--out", type=click.Path(path_type=Path), default=Path("runs/claims"), show_default=True)
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of claims.  [default: runs/claims, where each run has its own]",
+)
 @click.pass_obj
 def reproduce(
     command: str,
@@ -297,14 +301,14 @@ def reproduce(
     imbalance: str | None,
     workers: int | None,
     engine: str,
-    out: Path,
+    out: Path | None,
     **changes: Any,
 ) -> None:
     """Run the paper's claims (all: c1 to c4) or a leaderboard of losses; each gets a folder and a page in OUT.
 
     What an option does not change is in the configuration that ships with the claim. An unfinished run goes on.
     """
-    from steelyard.experiments.claims import read_claim_config
+    from steelyard.experiments.claims import claim_folder, read_claim_config
     from steelyard.experiments.claims import reproduce as run
     from steelyard.experiments.grid import default_workers
 
@@ -325,10 +329,11 @@ def reproduce(
     configs = {name: read_claim_config(name, full=full, **given) for name in claims}
     with _Display() as display:
         for name, config in configs.items():
+            folder = claim_folder(Path("runs/claims"), name, config) if out is None else out / name
             result = run(
                 name,
                 config,
-                out / name,
+                folder,
                 workers=default_workers() if workers is None else workers,
                 engine=engine,  # type: ignore[arg-type]
                 command=command,
@@ -336,7 +341,7 @@ def reproduce(
                 on_done=lambda job, outcome, name=name: display.end(f"{name} {job}", outcome),  # type: ignore[misc]
             )
             held = {"yes": "held", "no": "did not hold", "partly": "held in part"}[result["held"]]
-            click.echo(f"{name} {held}. {result['verdict']}\nreport: {out / name / 'report.html'}")
+            click.echo(f"{name} {held}. {result['verdict']}\nreport: {folder / 'report.html'}")
 
 
 def _parts(text: str) -> list[str]:

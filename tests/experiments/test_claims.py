@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from steelyard.experiments.claims import CLAIMS, read_claim_config, reproduce
+from steelyard.experiments.claims import CLAIMS, claim_folder, read_claim_config, reproduce
 from steelyard.experiments.claims.standings import holm, p_value
 from steelyard.report import write_claim_page
 from tests.report.browser import check_page
@@ -184,6 +184,22 @@ def test_weights_of_c3_start_when_they_are_said_to():
     )
     always, late = (CLAIMS["c3"].work(job)["ratio"] for job in CLAIMS["c3"].jobs(config).values())
     assert always != late
+
+
+def test_without_out_every_configuration_has_a_folder_of_its_own(tmp_path):
+    def folder(**changes):
+        return claim_folder(tmp_path, "c4", read_claim_config("c4", **changes)).name
+
+    assert folder() == "c4"
+    (tmp_path / "c4").mkdir()
+    assert folder(seeds=1) == "c4"  # nothing was begun there
+    given = {"claim": "c4"} | read_claim_config("c4").model_dump()
+    (tmp_path / "c4" / "config.json").write_text(json.dumps(given))
+    assert folder() == "c4"
+    assert folder(seeds=1) == "c4-2"
+    (tmp_path / "c4-2").mkdir()
+    (tmp_path / "c4-2" / "config.json").write_text(json.dumps(given | {"seeds": 1}))
+    assert (folder(), folder(seeds=1), folder(seeds=2)) == ("c4", "c4-2", "c4-3")
 
 
 def test_data_are_looked_at_before_anything_is_written(tmp_path):

@@ -94,20 +94,20 @@ class RunFolder:
 
 def next_folder(parent: Path, stem: str) -> Path:
     """`stem` in `parent`, or `stem-2`, `stem-3`, ...: what comes after those that exist."""
-    number = max(_numbered(parent, stem), default=0) + 1
+    number = max(numbered_folders(parent, stem), default=0) + 1
     return parent / (stem if number == 1 else f"{stem}-{number}")
 
 
 def latest_folder(parent: Path, stem: str, config: CompareConfig) -> Path | None:
     """The newest folder of that stem with this configuration, or None."""
-    for _, path in sorted(_numbered(parent, stem).items(), reverse=True):
+    for _, path in sorted(numbered_folders(parent, stem).items(), reverse=True):
         file = path / "config.yaml"
         if file.exists() and read_config(file) == config:
             return path
     return None
 
 
-def _numbered(parent: Path, stem: str) -> dict[int, Path]:
+def numbered_folders(parent: Path, stem: str) -> dict[int, Path]:
     """The folders of a stem that exist, gaps or not."""
     found = {1: parent / stem} if (parent / stem).exists() else {}
     for path in parent.glob(f"{glob.escape(stem)}-*"):

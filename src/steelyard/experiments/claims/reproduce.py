@@ -22,7 +22,14 @@ from steelyard.experiments.claims.trainings import dataset, ranked_counts
 from steelyard.experiments.config import Backbone, one_sentence
 from steelyard.experiments.grid import Engine, run_grid
 from steelyard.experiments.losses import check_starts, parse_losses
-from steelyard.experiments.runs import environment, read_json, write_atomically, write_json
+from steelyard.experiments.runs import (
+    environment,
+    next_folder,
+    numbered_folders,
+    read_json,
+    write_atomically,
+    write_json,
+)
 from steelyard.report import write_claim_page
 from steelyard.training import Augmentation, Precision
 
@@ -147,8 +154,7 @@ def reproduce(
         given = {"claim": claim} | config.model_dump()
         file = folder / "config.json"
         if file.exists():
-            # a setting that a later version added was, before, what its default is
-            before = {"claim": None} | ClaimConfig().model_dump() | read_json(file)
+            before = _configuration(file)
             odd = next((key for key in given if before[key] != given[key]), None)
             if odd is not None:
                 raise ValueError(
@@ -190,6 +196,22 @@ def reproduce(
         return result
     finally:
         lock.release()
+
+
+def claim_folder(parent: Path, claim: str, config: ClaimConfig) -> Path:
+    """The newest folder of a claim in `parent` with this configuration, or the next that does not exist."""
+    given = {"claim": claim} | config.model_dump()
+    for _, folder in sorted(numbered_folders(parent, claim).items(), reverse=True):
+        file = folder / "config.json"
+        if not file.exists() or given.items() <= _configuration(file).items():
+            return folder
+    return next_folder(parent, claim)
+
+
+def _configuration(file: Path) -> dict[str, Any]:
+    """Of a run; a setting that a later version added was, before, what its default is."""
+    before: dict[str, Any] = {"claim": None} | ClaimConfig().model_dump() | read_json(file)
+    return before
 
 
 def _check_data(jobs: dict[str, dict[str, Any]]) -> None:
