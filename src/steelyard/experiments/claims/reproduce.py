@@ -186,9 +186,9 @@ def reproduce(
             "seconds": round(time.monotonic() - started, 1),
             "command": command,
         }
-        before = folder / "claim.json"
-        if ran == 0 and before.exists():  # nothing is new but the page: when and where it ran stays true
-            result |= {key: read_json(before)[key] for key in ("environment", "finished", "seconds", "command")}
+        page = folder / "claim.json"
+        if ran == 0 and page.exists():  # nothing is new but the page: when and where it ran stays true
+            result |= {key: read_json(page)[key] for key in ("environment", "finished", "seconds", "command")}
         result |= module.conclude(list(records.values()), config)
         write_atomically(folder / "rows.csv", lambda out: out.write(_csv(list(records.values())).encode()))
         write_json(folder / "claim.json", result)
