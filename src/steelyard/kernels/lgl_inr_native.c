@@ -17,9 +17,10 @@
 #include <string.h>
 
 #define ABI 1        /* of the functions below: lgl_inr_native.py takes no other */
-#define WIDEST 256   /* columns of a tile, at most */
+#define WIDEST 128   /* columns of a tile, at most */
 #define NARROWEST 16 /* a cache line of float32 */
 #define ROOM 262144  /* floats of P, and of A, of a tile: together the cache of one core */
+#define AHEAD 512    /* columns of coming rows, of logits and of gradient, that are fetched before their turn */
 #define RUN 32       /* floats that are added up before their sum joins one in double: what keeps it exact */
 /* P lies in [0, 1]: up to this beta, exp(beta P - max(beta, 0)) needs no maximum over the classes. */
 #define FIXED_SHIFT_BETA 30.0f
@@ -77,12 +78,25 @@ typedef struct {
     int64_t grad_stride;
 } Batch;
 
+/* Let the cache fetch a tile's part of the row that comes some AHEAD columns after row i. Rows lie pages apart, where
+ * a processor does not always fetch ahead by itself: without this a pass takes up to twice as long. */
+INLINE void fetch_ahead_of(const Batch *b, int64_t i, int64_t at, int width) {
+    i += (AHEAD + width - 1) / width;
+    if (i >= b->offsets[b->segments]) return;
+    const float *z = b->logits + b->order[i] * b->logits_stride + at;
+    for (int j = 0; j < width; j += NARROWEST) __builtin_prefetch(z + j, 0);
+    if (!b->grad) return;
+    const float *g = b->grad + b->order[i] * b->grad_stride + at;
+    for (int j = 0; j < width; j += NARROWEST) __builtin_prefetch(g + j, 1);
+}
+
 /* Sums of p and of softplus over rows [start, end) of one class, into p and a; the smaller of p and 1 - p into grad. */
 INLINE void add_rows(const Batch *b, int64_t start, int64_t end, int64_t at, int width, float *restrict p,
                      float *restrict a) {
     for (int j = 0; j < width; j++) p[j] = 0, a[j] = 0;
     for (int64_t i = start; i < end; i++) {
         const float *restrict z = b->logits + b->order[i] * b->logits_stride + at;
+        fetch_ahead_of(b, i, at, width);
         float unused[WIDEST];
         float *restrict g = b->grad ? b->grad + b->order[i] * b->grad_stride + at : unused;
         for (int j = 0; j < width; j++) {
@@ -189,6 +203,7 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
         for (int64_t i = start; i < end; i++) {
             const float *restrict z = b->logits + b->order[i] * b->logits_stride + at;
             float *restrict g = b->grad + b->order[i] * b->grad_stride + at;
+            fetch_ahead_of(b, i, at, width);
             if (ignored) {
                 memset(g, 0, (size_t)width * sizeof(float));
                 continue;
