@@ -57,7 +57,8 @@ types |= dict(stride="i64", plan="*i32", beta="fp32", shift="fp32")
 for dtype, capability, blocks in [("bf16", 80, (8, 128)), ("fp32", 90, (64, 16))]:
     for kernel in (kernels.runs, kernels.join, kernels.statistics, kernels.finish, kernels.gradient):
         for pos_weight in (True, False):  # and bias, or neither
-            constants = dict(BLOCK_N=blocks[0], BLOCK_J=blocks[1], DETACH=not pos_weight, LONG=pos_weight, VEC=4)
+            constants = dict(BLOCK_N=blocks[0], BLOCK_S=2048 // blocks[1], BLOCK_J=blocks[1], VEC=4)
+            constants |= dict(DETACH=not pos_weight, LONG=pos_weight)
             if not pos_weight:  # the launcher makes constants of ones
                 constants |= dict(pos_weight=None, bias=None, S=1, L=1, M=1, N=1, splits=1, VEC=1)
             constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
@@ -210,13 +211,15 @@ def test_plan_lists_every_class_with_its_rows(labels, classes, monkeypatch):
     S = sizes.segments
     assert plan.dtype == torch.int32
     long, several, present, counted, runs = plan[:5].tolist()
-    starts, counts, names = plan[5 : 5 + 3 * S].view(3, S).tolist()
-    first_run, owner, order = (x.tolist() for x in plan[5 + 3 * S :].split([sizes.long, sizes.runs, rows]))
+    starts, counts, names, first_rows = plan[5 : 5 + 4 * S].view(4, S).tolist()
+    first_run, owner, order = (x.tolist() for x in plan[5 + 4 * S :].split([sizes.long, sizes.runs, rows]))
     found = {names[s]: order[starts[s] : starts[s] + counts[s]] for s in range(present)}
     assert found == {k: [i for i, y in enumerate(labels) if y == k] for k in set(labels) - {-100}}
     assert all(n > 3 for n in counts[:long])
     assert all(1 < n <= 3 for n in counts[long:several])
     assert all(n == 1 for n in counts[several:present])
+    assert names[several:present] == sorted(names[several:present])
+    assert first_rows[:present] == [order[start] for start in starts[:present]]
     cut = [(k, j) for k in range(long) for j in range(-(-counts[k] // 3))]
     assert [(k, r - first_run[k]) for r, k in enumerate(owner[:runs])] == cut
     assert sorted(order) == list(range(rows))
@@ -235,7 +238,7 @@ def test_plan_does_not_wait_for_the_gpu(rows, classes):
 @pytest.mark.parametrize("rows", [1, 7, 256, 4096, 1_000_000])
 def test_layout_covers_the_columns_in_tiles_that_fit(rows, classes, processors):
     layout = lgl_inr_triton._layout(rows, classes, classes, processors)
-    for block in (layout.block_rows, layout.block_columns):
+    for block in (layout.block_rows, layout.block_singles, layout.block_columns):
         assert block & (block - 1) == 0  # triton takes powers of two only
     assert 0 <= layout.tiles * layout.block_columns - classes < layout.block_columns
     assert layout.block_rows >= 4
@@ -244,7 +247,7 @@ def test_layout_covers_the_columns_in_tiles_that_fit(rows, classes, processors):
     assert 1 <= layout.run_splits <= max(1, lgl_inr_triton._sizes(rows, classes).runs)
     assert 1 <= layout.long_splits <= max(1, lgl_inr_triton._sizes(rows, classes).long)
     for splits in (layout.splits, layout.run_splits, layout.long_splits):
-        assert splits <= max(1, 4 * processors / layout.tiles + 1, min(rows // 2, classes) / 1024 + 1)
+        assert splits <= max(1, 32 * processors / layout.tiles + 1, min(rows // 2, classes) / 1024 + 1)
 
 
 def test_few_long_classes_fill_a_gpu():

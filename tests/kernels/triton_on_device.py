@@ -146,9 +146,7 @@ def test_every_logit_keeps_its_relative_accuracy(target):
     loss, grad = value_and_grad(columns, z.to(DEVICE), torch.tensor(target).to(DEVICE), 1.0, beta=0.0)
     sign = torch.ones(3001, dtype=torch.float64).index_fill_(0, torch.tensor(target), -1.0)
     s = z[0].double() * sign
-    bound = (2.5e-7 if INTERPRETED else 3.5e-7) + (
-        0 if INTERPRETED else 1.2e-7
-    ) * s.abs()  # a GPU's exp is one of base 2 with scaled argument
+    bound = 3.5e-7 + 1.2e-7 * s.abs()  # exp is one of base 2 with scaled argument
     softplus = torch.where(s < 0, s.clamp(max=0).exp().log1p(), s + (-s.clamp(min=0)).exp().log1p())
     assert ((loss.double().cpu() / softplus - 1).abs() <= bound).all()
     assert ((grad[0].double().cpu() * sign / torch.sigmoid(s) - 1).abs() <= bound).all()
@@ -183,6 +181,17 @@ def test_sharing_the_classes_out_changes_nothing(monkeypatch, rows, classes):
     if classes == 5:
         monkeypatch.setattr(lgl_inr_triton, "_layout", lambda *_: layout._replace(splits=7))  # more than classes
     check(logits, target, pos_weight=torch.linspace(0, 2, classes))
+
+
+@pytest.mark.parametrize("beta", [-3.0, 1.0, 30.0])
+def test_tiles_without_own_columns(beta):
+    """Classes of one row, in tiles of 16 rows by 128 columns: most have no row in its own column. Infinite logits
+    that push, and one that does not."""
+    target = torch.arange(0, 400, 8)[torch.randperm(50, generator=torch.Generator().manual_seed(0))]
+    logits, _ = batch(50, 400, dtype=torch.float32)
+    logits[3, (target[3] + 200) % 400] = -torch.inf
+    logits[9, target[9]] = torch.inf
+    check(logits, target, beta=beta, pos_weight=torch.linspace(0, 2, 400))
 
 
 @pytest.mark.parametrize("long", [70, 1024, 1025])
@@ -289,7 +298,7 @@ def test_nothing_of_the_logits_size_is_saved_but_the_logits():
         loss = columns(leaf, target.to(DEVICE), pos_weight=torch.ones(300, device=DEVICE))
     other = sum(t.nbytes for t in saved if t.data_ptr() != leaf.data_ptr())
     assert any(t.data_ptr() == leaf.data_ptr() for t in saved)
-    assert other <= 4 * (3 * 300 + 4 * 5 + 8)
+    assert other <= 4 * (3 * 300 + 5 * 5 + 8)
     loss.sum().backward()
 
 

@@ -200,6 +200,7 @@ class _Launch:
             "BLOCK_J": self.layout.block_columns,
             "enable_fp_fusion": True,
         }
+        self.singles = {"LONG": self.sizes.long > 0, "BLOCK_S": self.layout.block_singles}
 
     def statistics(self, pos_weight: Tensor | None, loss: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Write the losses of the columns, (B,), and make what the gradient needs of them: D and Abar, (B,) each,
@@ -225,7 +226,7 @@ class _Launch:
                 columns,
                 *self.numbers,
                 *self.exponent,
-                LONG=sizes.long > 0,
+                **self.singles,
                 **self.options,
             )
             self.kernels.finish[(layout.tiles,)](
@@ -251,8 +252,8 @@ class _Launch:
     ) -> None:
         """Write the gradient, (N, B) contiguous, given that of the column losses, (B,)."""
         total, average, means = statistics
-        layout, long = self.layout, self.sizes.long > 0
-        splits = max(layout.splits, layout.run_splits) if long else layout.splits
+        layout = self.layout
+        splits = max(layout.splits, layout.run_splits) if self.sizes.long else layout.splits
         with _on(self.logits.device):
             self.kernels.gradient[layout.tiles, splits](
                 self.logits,
@@ -269,7 +270,7 @@ class _Launch:
                 *self.numbers,
                 *self.exponent,
                 DETACH=detach_weights or self.exponent[0] == 0,
-                LONG=long,
+                **self.singles,
                 **self.options,
             )
 
@@ -290,7 +291,7 @@ def _sizes(rows: int, num_classes: int) -> _Sizes:
 
 def _length(rows: int, num_classes: int) -> int:
     sizes = _sizes(rows, num_classes)
-    return _HEAD + 3 * sizes.segments + sizes.long + sizes.runs + rows
+    return _HEAD + 4 * sizes.segments + sizes.long + sizes.runs + rows
 
 
 def _plan(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
@@ -304,7 +305,8 @@ def _plan(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
     single = present & (segments.counts == 1)
     long = present & (segments.counts > _RUN)
     rank = torch.argsort(1 + single.int() + 2 * (~present).int() - long.int(), stable=True)
-    per_segment = torch.stack([segments.offsets[:-1], segments.counts, segments.labels])[:, rank]
+    first_rows = segments.order[segments.offsets[:-1].clamp(max=len(target) - 1)]
+    per_segment = torch.stack([segments.offsets[:-1], segments.counts, segments.labels, first_rows])[:, rank]
     pieces = (segments.counts + _RUN - 1) // _RUN * long
     counted = segments.counts * present
     head = [x.sum() for x in (long, present & ~single, present, counted, pieces)]
@@ -320,7 +322,8 @@ def _plan(target: Tensor, num_classes: int, ignore_index: int) -> Tensor:
 class _Layout(NamedTuple):
     """How the kernels divide the (N, B) logits."""
 
-    block_rows: int
+    block_rows: int  # of one class
+    block_singles: int  # rows, each of a class of its own
     block_columns: int
     tiles: int  # of columns
     splits: int  # of the classes
@@ -329,12 +332,13 @@ class _Layout(NamedTuple):
 
 
 def _layout(rows: int, columns: int, num_classes: int, processors: int) -> _Layout:
-    """Tiles of at most 1024 elements, which stay in registers; rows of a tile about twice those of a class, as
-    lanes beyond the end of a class idle; and four programs a processor, if there is something to share out."""
+    """Tiles of at most 1024 elements, or 2048 of classes of one row, which stay in registers; rows of a tile about
+    twice those of a class, as lanes beyond the end of a class idle. Four programs a processor, if there is enough
+    to share out, and up to 32 while each has 256 rows, so that the last to end leave little of the GPU idle."""
     block_columns = min(128, max(16, _power_of_two(columns)))
     block_rows = min(1024 // block_columns, max(4, _power_of_two(2 * rows // num_classes)))
     tiles = -(-columns // block_columns)
-    wanted = -(-4 * processors // tiles)
+    wanted = max(-(-4 * processors // tiles), min(-(-32 * processors // tiles), rows // 256))
     # Below some rows and classes a program adding shares up costs more than it gains; sums over more than a
     # thousand classes lose digits.
     fewer = min(rows, num_classes)
@@ -342,7 +346,8 @@ def _layout(rows: int, columns: int, num_classes: int, processors: int) -> _Layo
     least = -(-min(rows // 2, num_classes) // 1024)
     sizes = _sizes(rows, num_classes)
     splits, run_splits, long_splits = (max(1, min(wanted, n)) for n in (most, sizes.runs, sizes.long))
-    return _Layout(block_rows, block_columns, tiles, max(splits, least), run_splits, long_splits)
+    block_singles = 2048 // block_columns
+    return _Layout(block_rows, block_singles, block_columns, tiles, max(splits, least), run_splits, long_splits)
 
 
 def _together(columns: int, stride: int) -> int:

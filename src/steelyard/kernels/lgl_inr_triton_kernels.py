@@ -1,18 +1,23 @@
 """The device code of `lgl_inr_triton`, which says what it computes. Importing this module imports triton.
 
-All programs own BLOCK_J columns and walk over rows, BLOCK_N at a time. The batch comes sorted by label in `plan`,
-one int32 tensor:
+All programs own BLOCK_J columns and walk over rows: over those of one class BLOCK_N at a time, over classes of one
+row BLOCK_S at a time. The batch comes sorted by label in `plan`, one int32 tensor:
 
 - five numbers: of long classes, which have more than RUN rows; of classes with several rows, long ones included;
   of classes present; of rows that count; of runs, the pieces of at most RUN rows that long classes are cut into;
 - the start, the row count and the label of each of S segments: long classes, then the others of several rows,
   then those of one row, then empty ones;
+- the first row of each segment: of a class of one row, the row;
 - the first run of each of the L segments that may be long, and for each of at most M runs its segment;
 - the N rows in sorted order, those that do not count last.
 
 The K columns of z are those of the classes from `first` on. Vectors of columns start with z's first column. VEC
 divides K and the stride of z: arithmetic says so, and so the compiler learns that it may load so many at once, and
 no more, which would take registers.
+
+Most tiles of classes of one row hold no row in its own column and lack none: what is not there is not looked for,
+which saves a third of the instructions. P of a class is kept as P - 1/2: exp(beta P) needs no more digits, and the
+sigmoid's two branches become a sign.
 
 Sums over many classes of few rows are taken in stretches of _STRETCH terms a lane, and these added up; those over
 many runs and over the shares of programs, in float64, which would take too many registers where logits are read.
@@ -27,17 +32,12 @@ _STRETCH = tl.constexpr(32)
 
 
 @triton.jit
-def _exp(x):
-    """exp(x), 0 instead of a subnormal number: triton's own spends three more instructions on those."""
+def _exp2(x):
+    """2^x, 0 instead of a subnormal number: triton's own spends three more instructions on those."""
     if INTERPRETED:
-        return tl.exp(x)
+        return tl.exp2(x)
     return tl.inline_asm_elementwise(
-        "ex2.approx.ftz.f32 $0, $1;",
-        "=f,f",
-        [x * 1.4426950408889634],  # log2(e)
-        dtype=tl.float32,
-        is_pure=True,
-        pack=1,
+        "ex2.approx.ftz.f32 $0, $1;", "=f,f", [x], dtype=tl.float32, is_pure=True, pack=1
     )
 
 
@@ -52,45 +52,83 @@ def _reciprocal(x):
 
 
 @triton.jit
-def _terms(z, own):
-    """sigmoid(s), sigmoid(-s) and softplus(s) of s = -z for a row's own column and z elsewhere.
+def _terms(s):
+    """t = exp(-|s|), 1 / (1 + t), which is the larger of sigmoid(s) and sigmoid(-s), and softplus(s).
 
-    One exponential and one division, and log(1 + t) on [0, 1] as t + t^2 q(t), where q interpolates
-    (log(1 + t) - t) / t^2 at nine Chebyshev nodes: relative error below 2e-7 at any t, which log(1 + t) itself in
-    float32 does not give at small t.
+    One exponential and one division, and log(1 + t) on [0, 1] as t r(t), where r is the polynomial of degree 8 of
+    least relative error, 3e-8; with rounding it stays below 2e-7 at any t, which log(1 + t) itself in float32
+    does not give at small t.
     """
-    s = tl.where(own, -z, z)
-    t = _exp(-tl.abs(s))
-    inverse = _reciprocal(1.0 + t)
-    q = -4.466211601265708e-3
-    q = q * t + 2.522405434666260e-2
-    q = q * t - 6.675772506317361e-2
-    q = q * t + 1.156184544646635e-1
-    q = q * t - 1.584756572045947e-1
-    q = q * t + 1.985410623120243e-1
-    q = q * t - 2.498652616818728e-1
-    q = q * t + 3.333284188737135e-1
-    q = q * t - 4.999999698308403e-1
-    softplus = tl.maximum(s, 0.0) + (t + t * (t * q))
-    return tl.where(s >= 0, 1.0, t) * inverse, tl.where(s >= 0, t, 1.0) * inverse, softplus
+    t = _exp2(tl.abs(s) * -1.4426950408889634)  # log2(e)
+    r = 5.232690027468886e-3
+    r = r * t - 2.950521991923025e-2
+    r = r * t + 7.822591750629002e-2
+    r = r * t - 1.366324250230002e-1
+    r = r * t + 1.910600499441252e-1
+    r = r * t - 2.484298169297674e-1
+    r = r * t + 3.331909673175758e-1
+    r = r * t - 4.999949313655991e-1
+    r = r * t + 9.999999698798083e-1
+    return t, _reciprocal(1.0 + t), t * r + tl.maximum(s, 0.0)
+
+
+@triton.jit
+def _off_half(s, larger):
+    """sigmoid(s) - 1/2, given the larger of sigmoid(s) and sigmoid(-s)."""
+    sign = s.to(tl.int32, bitcast=True) & -0x80000000
+    return ((larger - 0.5).to(tl.int32, bitcast=True) | sign).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _sigmoids(s, t, larger):
+    """sigmoid(s) and sigmoid(-s), to all their digits where they are small."""
+    smaller = t * larger
+    return tl.where(s >= 0, larger, smaller), tl.where(s >= 0, smaller, larger)
+
+
+@triton.jit
+def _exponent(beta, shift):
+    """a and b of exp(beta P - shift) = 2^(a (P - 1/2) + b)."""
+    return beta * 1.4426950408889634, (beta * 0.5 - shift) * 1.4426950408889634
+
+
+@triton.jit
+def _offsets(rows, stride, cols, VEC: tl.constexpr):
+    """Of a tile's elements, in int64, as N K may pass 2^31."""
+    return rows.to(tl.int64)[:, None] * (stride // VEC) * VEC + cols[None, :]
 
 
 @triton.jit
 def _load(z, stride, bias, rows, in_rows, cols, in_cols, VEC: tl.constexpr):
-    """float32 of z[rows, cols], plus the bias of the columns if any; offsets in int64, as N K may pass 2^31."""
-    at = rows.to(tl.int64)[:, None] * (stride // VEC * VEC) + cols[None, :]
-    value = tl.load(z + at, mask=in_rows[:, None] & in_cols[None, :], other=0.0).to(tl.float32)
+    """float32 of z[rows, cols], plus the bias of the columns if any. No `in_rows`: all is there, columns too."""
+    at = _offsets(rows, stride, cols, VEC)
+    if in_rows is None:
+        value = tl.load(z + at).to(tl.float32)
+    else:
+        value = tl.load(z + at, mask=in_rows[:, None] & in_cols[None, :], other=0.0).to(tl.float32)
     if bias is not None:
         value += bias[None, :]
     return value
 
 
 @triton.jit
+def _strangers(labels, start, present, first, K, BLOCK_S: tl.constexpr, BLOCK_J: tl.constexpr):
+    """Whether the tile of the BLOCK_S classes of one row from `start` on is full, columns too, and holds no row in
+    its own column."""
+    left = tl.program_id(0) * BLOCK_J
+    least = tl.load(labels + start)  # labels ascend
+    most = tl.load(labels + tl.minimum(start + BLOCK_S, present) - 1)
+    apart = (least >= first + left + BLOCK_J) | (most < first + left)
+    return (start + BLOCK_S <= present) & (left + BLOCK_J <= K) & apart
+
+
+@triton.jit
 def _sections(plan, S, L, M):
-    """Where the parts of the plan begin: starts, counts, labels, first runs, segments of runs, order of rows."""
+    """Where the parts of the plan begin: of each segment its start, count, label and first row; first runs, the
+    segments of runs, and the order of rows."""
     starts = plan + HEAD
-    first_run = starts + 3 * S
-    return starts, starts + S, starts + 2 * S, first_run, first_run + L, first_run + L + M
+    first_run = starts + 4 * S
+    return starts, starts + S, starts + 2 * S, starts + 3 * S, first_run, first_run + L, first_run + L + M
 
 
 @triton.jit
@@ -115,15 +153,17 @@ def _sums(
     BLOCK_N: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
-    """Sums of sigmoid and softplus over the n rows that `order` lists, (BLOCK_J,) each."""
+    """Sums of sigmoid - 1/2 and of softplus over the n rows that `order` lists, (BLOCK_J,) each."""
     p_sum = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
     a_sum = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
     for i in range(0, n, BLOCK_N):
         at = i + tl.arange(0, BLOCK_N)
         in_rows = at < n
         rows = tl.load(order + at, mask=in_rows, other=0)
-        p, _, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols, VEC), own[None, :])
-        p_sum += tl.where(in_rows[:, None], p, 0.0)
+        s = _load(z, stride, bias, rows, in_rows, cols, in_cols, VEC)
+        s = tl.where(own[None, :], -s, s)
+        _t, larger, a = _terms(s)
+        p_sum += tl.where(in_rows[:, None], _off_half(s, larger), 0.0)
         a_sum += tl.where(in_rows[:, None], a, 0.0)
     return tl.sum(p_sum, 0), tl.sum(a_sum, 0)
 
@@ -146,12 +186,12 @@ def runs(
     BLOCK_N: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
-    """Sums of sigmoid and softplus over each run, into run_sums (M, 2, K)."""
+    """Sums of sigmoid - 1/2 and of softplus over each run, into run_sums (M, 2, K)."""
     cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
     in_cols = cols < K // VEC * VEC
     if bias is not None:
         bias = tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)
-    starts, counts, labels, first_run, segment_of_run, order = _sections(plan, S, L, M)
+    starts, counts, labels, _first_rows, first_run, segment_of_run, order = _sections(plan, S, L, M)
     for run in range(tl.program_id(1), tl.load(plan + 4), tl.num_programs(1)):
         segment, start, n = _run(run, starts, counts, first_run, segment_of_run)
         own = first + cols == tl.load(labels + segment)
@@ -163,10 +203,11 @@ def runs(
 
 @triton.jit(do_not_specialize=["K"])
 def join(run_sums, plan, means, K, S, L, M, VEC: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_J: tl.constexpr):
-    """P and A of long classes, means of sigmoid and softplus, into means (L, 2, K), of the sums of their runs."""
+    """P - 1/2 and A of long classes, means of sigmoid - 1/2 and of softplus, into means (L, 2, K), of the sums of
+    their runs."""
     cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
     in_cols = cols < K // VEC * VEC
-    _starts, counts, _labels, first_run, _segment_of_run, _order = _sections(plan, S, L, M)
+    _starts, counts, _labels, _first_rows, first_run, _segment_of_run, _order = _sections(plan, S, L, M)
     for segment in range(tl.program_id(1), tl.load(plan), tl.num_programs(1)):
         n = tl.load(counts + segment)
         run = tl.load(first_run + segment)
@@ -201,12 +242,13 @@ def statistics(
     shift,
     LONG: tl.constexpr,
     VEC: tl.constexpr,
+    BLOCK_S: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
     """Sums over this program's share of the classes, into partial (splits, 3, K): of e = exp(beta P - shift) and
     of e A over the column's negative classes, and the mean of softplus(-z) over its own. LONG says that there may
-    be long classes, whose P and A are in means (L, 2, K)."""
+    be long classes, whose P - 1/2 and A are in means (L, 2, K)."""
     cols = tl.program_id(0) * BLOCK_J + tl.arange(0, BLOCK_J)
     in_cols = cols < K // VEC * VEC
     names = first + cols  # of their classes
@@ -214,34 +256,42 @@ def statistics(
         bias = tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)
     split = tl.program_id(1)
     splits = tl.num_programs(1)
-    starts, counts, labels, _first_run, _segment_of_run, order = _sections(plan, S, L, M)
+    starts, counts, labels, first_rows, _first_run, _segment_of_run, order = _sections(plan, S, L, M)
     several = tl.load(plan + 1)
     present = tl.load(plan + 2)
+    rate, level = _exponent(beta, shift)
     total_j = tl.zeros((BLOCK_J,), tl.float32)
     weighted_j = tl.zeros((BLOCK_J,), tl.float32)
     positive_j = tl.zeros((BLOCK_J,), tl.float32)  # of one term that is not 0
 
     # Classes of one row: each row of a tile is a class, so nothing waits for the end of a class.
-    step = splits * BLOCK_N
-    for stretch in range(several + split * BLOCK_N, present, step * _STRETCH):
-        total = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
-        weighted = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
-        positive = tl.zeros((BLOCK_N, BLOCK_J), tl.float32)
+    step = splits * BLOCK_S
+    for stretch in range(several + split * BLOCK_S, present, step * _STRETCH):
+        total = tl.zeros((BLOCK_S, BLOCK_J), tl.float32)
+        weighted = tl.zeros((BLOCK_S, BLOCK_J), tl.float32)
         for start in range(stretch, tl.minimum(present, stretch + step * _STRETCH), step):
-            segment = start + tl.arange(0, BLOCK_N)
-            in_rows = segment < present
-            rows = tl.load(order + tl.load(starts + segment, mask=in_rows, other=0), mask=in_rows, other=0)
-            own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
-            p, _, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols, VEC), own)
-            # Zeroed twice: a logit of -inf in its own column, or a bias of inf, has a = inf, and 0 inf is not 0.
-            pushes = in_rows[:, None] & ~own
-            e = tl.where(pushes, _exp(beta * p - shift), 0.0)
-            total += e
-            weighted += e * tl.where(pushes, a, 0.0)
-            positive += tl.where(own, a, 0.0)
+            segment = start + tl.arange(0, BLOCK_S)
+            if _strangers(labels, start, present, first, K, BLOCK_S, BLOCK_J):
+                s = _load(z, stride, bias, tl.load(first_rows + segment), None, cols, in_cols, VEC)
+                _t, larger, a = _terms(s)
+                e = _exp2(rate * _off_half(s, larger) + level)
+                total += e
+                weighted += e * a
+            else:
+                in_rows = segment < present
+                rows = tl.load(first_rows + segment, mask=in_rows, other=0)
+                own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
+                s = _load(z, stride, bias, rows, in_rows, cols, in_cols, VEC)
+                s = tl.where(own, -s, s)
+                _t, larger, a = _terms(s)
+                # Added or not, as a product with 0 will not do: a may be infinite.
+                pushes = in_rows[:, None] & ~own
+                e = _exp2(rate * _off_half(s, larger) + level)
+                total += tl.where(pushes, e, 0.0)
+                weighted = tl.where(pushes, weighted + e * a, weighted)
+                positive_j += tl.sum(tl.where(own, a, 0.0), 0)
         total_j += tl.sum(total, 0)
         weighted_j += tl.sum(weighted, 0)
-        positive_j += tl.sum(positive, 0)
 
     short = 0
     if LONG:
@@ -254,7 +304,7 @@ def statistics(
             rows = order + tl.load(starts + segment)
             n = tl.load(counts + segment)
             p_sum, a_sum = _sums(z, stride, bias, rows, n, own, cols, in_cols, VEC, BLOCK_N, BLOCK_J)
-            e = tl.where(own, 0.0, _exp(beta * (p_sum / n.to(tl.float32)) - shift))
+            e = tl.where(own, 0.0, _exp2(rate * (p_sum / n.to(tl.float32)) + level))
             A = a_sum / n.to(tl.float32)
             total += e
             weighted += e * tl.where(own, 0.0, A)
@@ -266,7 +316,7 @@ def statistics(
         for segment in range(split, tl.load(plan), splits):
             own = names == tl.load(labels + segment)
             at = means + tl.cast(segment, tl.int64) * 2 * K + cols
-            e = tl.where(own, 0.0, _exp(beta * tl.load(at, mask=in_cols, other=0.0) - shift))
+            e = tl.where(own, 0.0, _exp2(rate * tl.load(at, mask=in_cols, other=0.0) + level))
             A = tl.load(at + K, mask=in_cols, other=0.0)
             total_j += e
             weighted_j += e * tl.where(own, 0.0, A)
@@ -302,8 +352,11 @@ def finish(partial, splits, pos_weight, loss, total, average, K, BLOCK_J: tl.con
 
 @triton.jit
 def _store_gradient(grad, rows, in_rows, cols, in_cols, K, g, VEC: tl.constexpr):
-    at = rows.to(tl.int64)[:, None] * (K // VEC * VEC) + cols[None, :]
-    tl.store(grad + at, g.to(grad.dtype.element_ty), mask=in_rows[:, None] & in_cols[None, :])
+    at = _offsets(rows, K, cols, VEC)
+    if in_rows is None:
+        tl.store(grad + at, g.to(grad.dtype.element_ty))
+    else:
+        tl.store(grad + at, g.to(grad.dtype.element_ty), mask=in_rows[:, None] & in_cols[None, :])
 
 
 @triton.jit
@@ -329,7 +382,10 @@ def _rows_of_class(
         at = i + tl.arange(0, BLOCK_N)
         in_rows = at < n
         rows = tl.load(order + at, mask=in_rows, other=0)
-        p, q, _ = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols, VEC), own[None, :])
+        s = _load(z, stride, bias, rows, in_rows, cols, in_cols, VEC)
+        s = tl.where(own[None, :], -s, s)
+        t, larger, _softplus = _terms(s)
+        p, q = _sigmoids(s, t, larger)
         g = scale[None, :] * p
         if not DETACH:
             g *= 1.0 + b[None, :] * q
@@ -359,6 +415,7 @@ def gradient(
     DETACH: tl.constexpr,
     LONG: tl.constexpr,
     VEC: tl.constexpr,
+    BLOCK_S: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_J: tl.constexpr,
 ):
@@ -370,11 +427,12 @@ def gradient(
         bias = tl.load(bias + cols, mask=in_cols, other=0.0).to(tl.float32)
     split = tl.program_id(1)
     splits = tl.num_programs(1)
-    starts, counts, labels, first_run, segment_of_run, order = _sections(plan, S, L, M)
+    starts, counts, labels, first_rows, first_run, segment_of_run, order = _sections(plan, S, L, M)
     several = tl.load(plan + 1)
     present = tl.load(plan + 2)
     counted = tl.load(plan + 3)
 
+    rate, level = _exponent(beta, shift)
     upstream = tl.load(grad_loss + cols, mask=in_cols, other=0.0)
     D = tl.load(total + cols, mask=in_cols, other=1.0)
     Abar = tl.load(average + cols, mask=in_cols, other=0.0)
@@ -382,18 +440,33 @@ def gradient(
     pull = -upstream
     if pos_weight is not None:
         pull *= tl.load(pos_weight + cols, mask=in_cols, other=0.0)
+    # Spread here: inside the loop this would go through shared memory, tile by tile.
+    push_row, pull_row, slope_row = push[None, :], pull[None, :], (beta * Abar)[None, :]
 
-    for start in range(several + split * BLOCK_N, present, splits * BLOCK_N):  # classes of one row
-        segment = start + tl.arange(0, BLOCK_N)
-        in_rows = segment < present
-        rows = tl.load(order + tl.load(starts + segment, mask=in_rows, other=0), mask=in_rows, other=0)
-        own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
-        p, q, a = _terms(_load(z, stride, bias, rows, in_rows, cols, in_cols, VEC), own)
-        g = push[None, :] * _exp(beta * p - shift) * p
-        if not DETACH:
-            g *= 1.0 + tl.where(own, 0.0, beta * (a - Abar[None, :])) * q
-        g = tl.where(own, pull[None, :] * p, g)
-        _store_gradient(grad, rows, in_rows, cols, in_cols, K, g, VEC)
+    for start in range(several + split * BLOCK_S, present, splits * BLOCK_S):  # classes of one row
+        segment = start + tl.arange(0, BLOCK_S)
+        if _strangers(labels, start, present, first, K, BLOCK_S, BLOCK_J):
+            rows = tl.load(first_rows + segment)
+            s = _load(z, stride, bias, rows, None, cols, in_cols, VEC)
+            t, larger, a = _terms(s)
+            p, q = _sigmoids(s, t, larger)
+            g = _exp2(rate * _off_half(s, larger) + level) * (push_row * p)
+            if not DETACH:
+                g *= 1.0 + (beta * a - slope_row) * q
+            _store_gradient(grad, rows, None, cols, in_cols, K, g, VEC)
+        else:
+            in_rows = segment < present
+            rows = tl.load(first_rows + segment, mask=in_rows, other=0)
+            own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
+            s = _load(z, stride, bias, rows, in_rows, cols, in_cols, VEC)
+            s = tl.where(own, -s, s)
+            t, larger, a = _terms(s)
+            p, q = _sigmoids(s, t, larger)
+            g = _exp2(rate * _off_half(s, larger) + level) * (push_row * p)
+            if not DETACH:
+                g *= 1.0 + tl.where(own, 0.0, beta * a - slope_row) * q
+            g = tl.where(own, pull_row * p, g)
+            _store_gradient(grad, rows, in_rows, cols, in_cols, K, g, VEC)
 
     short = 0
     if LONG:
@@ -404,7 +477,7 @@ def gradient(
         own = names == tl.load(labels + segment)
         p_sum, a_sum = _sums(z, stride, bias, rows, n, own, cols, in_cols, VEC, BLOCK_N, BLOCK_J)
         number = n.to(tl.float32)
-        scale = tl.where(own, pull, push * _exp(beta * (p_sum / number) - shift)) / number
+        scale = tl.where(own, pull, push * _exp2(rate * (p_sum / number) + level)) / number
         b = tl.where(own, 0.0, beta * (a_sum / number - Abar))
         # The rows again: they were just read, so they come from the cache.
         _rows_of_class(z, stride, bias, rows, n, own, cols, in_cols, scale, b, grad, K, DETACH, VEC, BLOCK_N)
@@ -417,7 +490,7 @@ def gradient(
             P = tl.load(at, mask=in_cols, other=0.0)
             A = tl.load(at + K, mask=in_cols, other=0.0)
             number = tl.load(counts + segment).to(tl.float32)
-            scale = tl.where(own, pull, push * _exp(beta * P - shift)) / number
+            scale = tl.where(own, pull, push * _exp2(rate * P + level)) / number
             b = tl.where(own, 0.0, beta * (A - Abar))
             _rows_of_class(
                 z, stride, bias, order + start, n, own, cols, in_cols, scale, b, grad, K, DETACH, VEC, BLOCK_N
