@@ -72,6 +72,33 @@ def test_equals_the_float64_operations(seed, rows, classes, beta, detach_weights
 
 
 @built
+@given(
+    classes=st.sampled_from([1, 2, 255, 256, 257, 70_000, 2**40]),
+    ignore_index=st.sampled_from([-100, 0, 2]),
+    data=st.data(),
+)
+def test_segments_are_the_classes_of_the_batch_in_order(classes, ignore_index, data):
+    labels = data.draw(
+        st.lists(st.one_of(st.integers(0, min(classes, 5) - 1), st.integers(0, classes - 1)), min_size=1)
+    )
+    where = data.draw(st.sets(st.integers(0, len(labels) - 1)))
+    labels = [ignore_index if i in where else y for i, y in enumerate(labels)]
+    order, offsets, names = native.segments(torch.tensor(labels), classes, ignore_index)
+    keys = [classes if y == ignore_index else y for y in labels]
+    assert order.tolist() == sorted(range(len(labels)), key=keys.__getitem__)  # stable
+    assert names.tolist() == sorted(set(keys))
+    assert offsets.diff().tolist() == [keys.count(k) for k in sorted(set(keys))]
+    assert offsets[0] == 0
+
+
+@built
+@pytest.mark.parametrize("wrong", [-1, 4])
+def test_a_label_of_no_class_is_named_with_its_position(wrong):
+    with pytest.raises(RuntimeError, match=f"labels from 0 to 3 or -100, got {wrong} at position 2"):
+        native.segments(torch.tensor([0, -100, wrong, 9]), 4, -100)
+
+
+@built
 @pytest.mark.parametrize("beta", [1.0, 50.0])
 def test_many_rows_of_a_class_lose_no_precision(beta):
     generator = torch.Generator().manual_seed(0)

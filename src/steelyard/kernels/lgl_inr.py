@@ -5,6 +5,7 @@ columns are exact and small enough to stay in cache. Blocks of float32 on a CPU 
 some. Argument checks live in `steelyard.losses`.
 """
 
+import inspect
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -117,9 +118,7 @@ class Batch:
     ) -> None:
         self.num_classes, self.beta, self.detach_weights = num_classes, beta, detach_weights
         self.pos_weight, self.width, self.dtype = pos_weight, width, dtype
-        self.segments = _segments(target, num_classes, ignore_index)
-        self.ignored = target == ignore_index  # (N,)
-        self.label = target.masked_fill(self.ignored, 0)
+        self.target, self.ignore_index = target, ignore_index
 
     def columns(self, z: Tensor, first: int, out: Tensor | None) -> Tensor:
         """Losses (B,) of a block of columns, whose logits z are (N, B), from class `first` on.
@@ -130,7 +129,7 @@ class Batch:
             return lgl_inr_native.columns(
                 z,
                 first,
-                *self.segments[:3],
+                *self._native_segments,
                 num_classes=self.num_classes,
                 pos_weight=self.pos_weight,
                 beta=self.beta,
@@ -138,6 +137,10 @@ class Batch:
                 out=out,
             )
         return self._parts.columns(z, first, out)
+
+    @cached_property
+    def _native_segments(self) -> tuple[Tensor, Tensor, Tensor]:
+        return lgl_inr_native.segments(self.target, self.num_classes, self.ignore_index)
 
     @cached_property
     def _parts(self) -> "_Parts":
@@ -148,9 +151,12 @@ class _Parts:
     """The same in torch's own operations, on any device and in float64 too."""
 
     def __init__(self, batch: Batch) -> None:
-        self.batch, segments = batch, batch.segments
+        self.batch = batch
+        self.segments = segments = _segments(batch.target, batch.num_classes, batch.ignore_index)
+        self.ignored = batch.target == batch.ignore_index  # (N,)
+        self.label = batch.target.masked_fill(self.ignored, 0)
         # Ignored rows may hold anything, NaN too: where there may be some, they are masked out of every result.
-        self.any_ignored = batch.label.device.type != "cpu" or bool(batch.ignored.any())
+        self.any_ignored = self.label.device.type != "cpu" or bool(self.ignored.any())
         present = (segments.counts > 0) & (segments.labels < batch.num_classes)  # (S,)
         self.absent = ~present[:, None]
         self.counts = segments.counts.clamp(min=1).to(batch.dtype)  # (S,)
@@ -163,11 +169,11 @@ class _Parts:
         if batch.pos_weight is not None:
             pull = pull * F.pad(batch.pos_weight.to(pull), (0, 1))[segments.labels]
         self.pull = pull
-        self.buffers = [self.counts.new_empty(len(batch.label) * batch.width) for _ in range(3)]
+        self.buffers = [self.counts.new_empty(len(self.label) * batch.width) for _ in range(3)]
 
     def sums(self, x: Tensor) -> Tensor:
         """(N, B) -> (S, B): sums over the rows of each class, 0 for the absent."""
-        order, offsets = self.batch.segments.order, self.batch.segments.offsets
+        order, offsets = self.segments.order, self.segments.offsets
         if self.runs is None:
             bags = F.embedding_bag(order, x, offsets, mode="sum", include_last_offset=True)
         else:  # a plain sum of many float32 loses digits: runs of them join in double
@@ -179,11 +185,11 @@ class _Parts:
     def columns(self, z: Tensor, first: int, out: Tensor | None) -> Tensor:
         """As of the batch."""
         rows, width = z.shape
-        beta, segments = self.batch.beta, self.batch.segments
+        beta, segments = self.batch.beta, self.segments
         # Where a row has its own column, (N, 1), and whether the block has it; where each class has its own.
-        column = (self.batch.label - first).clamp(0, width - 1)[:, None]
-        inside = (self.batch.label >= first) & (self.batch.label < first + width)
-        inside = (inside & ~self.batch.ignored)[:, None]
+        column = (self.label - first).clamp(0, width - 1)[:, None]
+        inside = (self.label >= first) & (self.label < first + width)
+        inside = (inside & ~self.ignored)[:, None]
         held = (segments.labels >= first) & (segments.labels < first + width)
 
         p, a, other = (b[: rows * width].view(rows, width) for b in self.buffers)
@@ -226,7 +232,7 @@ class _Parts:
             a.add_(torch.index_select(v, 0, of_row, out=other))
         torch.mul(p, a, out=out)
         if self.any_ignored:
-            out.masked_fill_(self.batch.ignored[:, None], 0.0)
+            out.masked_fill_(self.ignored[:, None], 0.0)
         pulled = -torch.sigmoid(-own) * self.pull[of_row, None]
         out.scatter_(1, column, torch.where(inside, pulled, out.gather(1, column)))
         return loss
@@ -358,3 +364,7 @@ class _LGLINR(torch.autograd.Function):
         if torch.is_grad_enabled():  # create_graph=True: a second derivative must raise, not be taken as 0
             grad = DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
         return grad, None, None, None, None, None, None, None
+
+
+# torch asks for it at every call; made there, it takes an eighth of a small loss's time.
+_LGLINR.forward.__signature__ = inspect.signature(_LGLINR.forward)  # type: ignore[attr-defined]

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ABI 1        /* of the functions below: lgl_inr_native.py takes no other */
+#define ABI 2        /* of the functions below: lgl_inr_native.py takes no other */
 #define WIDEST 128   /* columns of a tile, at most */
 #define NARROWEST 16 /* a cache line of float32 */
 #define ROOM 262144  /* floats of P, and of A, of a tile: together the cache of one core */
@@ -151,7 +151,7 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
     }
     for (int64_t s = 0; s < b->segments; s++) {
         const int64_t label = b->labels[s], start = b->offsets[s], end = b->offsets[s + 1];
-        if (start == end || label >= b->num_classes) continue;
+        if (label >= b->num_classes) continue;
         float *restrict p = P + s * spacing, *restrict a = A + s * spacing;
         if (end - start <= RUN)
             add_rows(b, start, end, at, width, p, a);
@@ -187,7 +187,7 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
     if (!fixed_shift)
         for (int64_t s = 0; s < b->segments; s++) {
             const int64_t label = b->labels[s], n = b->offsets[s + 1] - b->offsets[s], column = label - b->first - at;
-            if (n == 0 || label >= b->num_classes) continue;
+            if (label >= b->num_classes) continue;
             weigh(b, (float)n, column >= 0 && column < width ? (int)column : -1, width, shift, P + s * spacing,
                   A + s * spacing, total, sum);
             if (++weighed % RUN == 0) join(width, total, whole_total), join(width, sum, whole_sum);
@@ -206,7 +206,7 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
         const int64_t column = label - b->first - at;
         const int ignored = label >= b->num_classes, own = !ignored && column >= 0 && column < width;
         float *restrict p = P + s * spacing, *restrict a = A + s * spacing;
-        if (start < end && !ignored)
+        if (!ignored)
             for (int j = 0; j < width; j++) p[j] *= total[j], a[j] = slope == 0 ? 0.0f : slope * (a[j] - sum[j]);
         for (int64_t i = start; i < end; i++) {
             const float *restrict z = b->logits + b->order[i] * b->logits_stride + at;
@@ -228,7 +228,43 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
     }
 }
 
+INLINE int64_t key_of(int64_t label, int64_t num_classes, int64_t ignore_index) {
+    return label == ignore_index ? num_classes : label;
+}
+
+INLINE int digit_of(int64_t key, int digit) { return (int)(key >> (8 * digit)) & 255; }
+
 int lgl_inr_abi(void) { return ABI; }
+
+/* Sort the rows by label, those of one class as they came and the ignored last: into order (rows,), and as segments,
+ * one a class, that start at offsets (rows + 1,) and have labels (rows,), num_classes of the ignored.
+ * Returns their number, or -1 - i where row i has no label of the num_classes nor is ignored. */
+int64_t lgl_inr_segments(const int64_t *target, int64_t rows, int64_t num_classes, int64_t ignore_index,
+                         int64_t *order, int64_t *offsets, int64_t *labels) {
+    int digits = 1; /* of a key, to base 256 */
+    while (digits < 8 && num_classes >> (8 * digits)) digits++;
+    int64_t *from = digits % 2 ? labels : order, *to = digits % 2 ? order : labels; /* the last to is order */
+    for (int64_t i = 0; i < rows; i++) {
+        if (target[i] != ignore_index && (target[i] < 0 || target[i] >= num_classes)) return -1 - i;
+        from[i] = i;
+    }
+    for (int digit = 0; digit < digits; digit++) {
+        int64_t place[257] = {0};
+        for (int64_t i = 0; i < rows; i++) place[1 + digit_of(key_of(target[i], num_classes, ignore_index), digit)]++;
+        for (int v = 0; v < 256; v++) place[v + 1] += place[v];
+        for (int64_t i = 0; i < rows; i++)
+            to[place[digit_of(key_of(target[from[i]], num_classes, ignore_index), digit)]++] = from[i];
+        int64_t *const filled = to;
+        to = from, from = filled;
+    }
+    int64_t segments = 0;
+    for (int64_t i = 0; i < rows; i++) {
+        const int64_t label = key_of(target[order[i]], num_classes, ignore_index);
+        if (segments == 0 || labels[segments - 1] != label) offsets[segments] = i, labels[segments++] = label;
+    }
+    offsets[segments] = rows;
+    return segments;
+}
 
 /* Losses (width,) of the columns from class `first` on, and the gradient (N, width) of each in its own logits.
  * Rows of label `num_classes` are ignored. Returns 0, or 1 where there was no memory to work in. */

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 _LIBRARY = Path(__file__).with_name("liblgl_inr.so")
-_ABI = 1  # as in the source: a library of another is left alone
+_ABI = 2  # as in the source: a library of another is left alone
 
 
 def takes(logits: Tensor) -> bool:
@@ -31,6 +31,8 @@ def library() -> ctypes.CDLL | None:
     except (OSError, AttributeError):  # no library, or one without these functions
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    found.lgl_inr_segments.argtypes = [pointer, integer, integer, integer, pointer, pointer, pointer]
+    found.lgl_inr_segments.restype = integer
     found.lgl_inr_columns.argtypes = [
         *(pointer, integer, integer, integer, integer),
         *(pointer, pointer, pointer, integer),
@@ -38,6 +40,28 @@ def library() -> ctypes.CDLL | None:
         *(pointer, pointer, integer, ctypes.c_int),
     ]
     return found
+
+
+def segments(target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows sorted by label, (N,), as S segments, one a class: their starts, (S + 1,), and labels, (S,).
+
+    The ignored rows form one of label `num_classes`, the last.
+    """
+    compiled = library()
+    assert compiled is not None
+    target, rows = target.long().contiguous(), len(target)
+    order, offsets, labels = (target.new_empty(size) for size in (rows, rows + 1, rows))
+    size = compiled.lgl_inr_segments(
+        *(target.data_ptr(), rows, num_classes, ignore_index),
+        *(order.data_ptr(), offsets.data_ptr(), labels.data_ptr()),
+    )
+    if size < 0:
+        wrong = -1 - size
+        raise RuntimeError(
+            f"target must hold labels from 0 to {num_classes - 1} or {ignore_index}, "
+            f"got {int(target[wrong])} at position {wrong}"
+        )
+    return order, offsets[: size + 1], labels[:size]
 
 
 def columns(
@@ -55,8 +79,7 @@ def columns(
 ) -> Tensor:
     """Losses (B,) of the columns of (N, B) logits, from class `first` on; their gradient goes to `out`, (N, B).
 
-    The rows come sorted by label, `order`, as segments that start at `offsets`, (S + 1,), and have `labels`, (S,):
-    `num_classes` where a segment is empty or its rows are ignored.
+    The rows come sorted by label, as `segments` makes them.
     """
     compiled = library()
     assert compiled is not None
