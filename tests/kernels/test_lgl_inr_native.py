@@ -1,7 +1,10 @@
 """The compiled CPU code of LGL-INR against torch's own operations, which the oracles hold to in turn."""
 
+import gc
 import os
 import shutil
+import threading
+import weakref
 
 import pytest
 import torch
@@ -123,6 +126,73 @@ def test_many_alike_are_added_up_without_a_bias(rows, classes, value):
     found = wide(logits, target, classes)
     torch.testing.assert_close(found[0].double(), exact[0], rtol=1e-6, atol=0)
     torch.testing.assert_close(found[1].double(), exact[1], rtol=2e-6, atol=1e-12)
+
+
+@built
+def test_no_rows_and_no_columns_cost_nothing():
+    """As when an exported program, which has lost the branch for them, meets an empty batch."""
+    loss, grad = torch.ops.steelyard.lgl_inr(
+        torch.randn(0, 5), torch.zeros(0, dtype=torch.long), None, 1.0, False, -100, True
+    )
+    assert loss.tolist() == [0.0] * 5
+    assert grad.shape == (0, 5)
+    loss, grad = wide(torch.randn(2, 0), torch.tensor([0, 1]), 3)
+    assert loss.shape == (0,)
+    assert grad.shape == (2, 0)
+
+
+@built
+def test_as_many_labels_as_rows():
+    with pytest.raises(RuntimeError, match="a row for each of the 4 labels, got 3 rows"):
+        torch.ops.steelyard.lgl_inr(
+            torch.randn(3, 5), torch.zeros(4, dtype=torch.long), None, 1.0, False, -100, True
+        )
+
+
+@built
+def test_labels_that_change_meanwhile_leave_the_memory_whole():
+    """ctypes lets other threads run: a label is read once, or a changed one would find no place in the order."""
+    target, stop = torch.zeros(200_000, dtype=torch.long), threading.Event()
+
+    def disturb():
+        other = torch.ones_like(target)
+        while not stop.is_set():
+            target.copy_(other)
+            target.zero_()
+
+    thread = threading.Thread(target=disturb)
+    thread.start()
+    try:
+        for _ in range(100):
+            order, offsets, labels = native.segments(target, 2, -100)
+            assert torch.equal(order.sort()[0], torch.arange(len(target)))
+            assert offsets[-1] == len(target)
+            assert set(labels.tolist()) <= {0, 1}
+    finally:
+        stop.set()
+        thread.join()
+
+
+def test_buffers_go_with_their_batch(monkeypatch):
+    monkeypatch.setattr(native, "library", lambda: None)
+    batch = kernel.Batch(
+        torch.tensor([0, 1]),
+        3,
+        -100,
+        pos_weight=None,
+        beta=1.0,
+        detach_weights=False,
+        width=3,
+        dtype=torch.float32,
+    )
+    batch.columns(torch.randn(2, 3), 0, None)
+    parts = weakref.ref(batch._parts)
+    gc.disable()
+    try:
+        del batch
+        assert parts() is None
+    finally:
+        gc.enable()
 
 
 @built

@@ -6,6 +6,7 @@ some. Argument checks live in `steelyard.losses`.
 """
 
 import inspect
+import weakref
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -151,7 +152,7 @@ class _Parts:
     """The same in torch's own operations, on any device and in float64 too."""
 
     def __init__(self, batch: Batch) -> None:
-        self.batch = batch
+        self.batch: Batch = weakref.proxy(batch)  # which holds this
         self.segments = segments = _segments(batch.target, batch.num_classes, batch.ignore_index)
         self.ignored = batch.target == batch.ignore_index  # (N,)
         self.label = batch.target.masked_fill(self.ignored, 0)

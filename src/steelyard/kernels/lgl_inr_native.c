@@ -32,12 +32,18 @@
 #endif
 #define INLINE static inline __attribute__((always_inline))
 
-/* Where another core wrote a line last, to fetch it as if to read moves it twice. A compiler would say prefetchw for
- * the newest processors only; those that do not know it take it for no operation. */
+/* A line that another core wrote last moves twice if it is fetched as if to be read. No level of x86-64 above has the
+ * instruction to fetch it to be written, so the processor is asked: once, as that is slow in a virtual machine. */
+static int has_prefetchw;
 #if defined(__x86_64__) && defined(__GNUC__)
-#define FETCH_TO_WRITE(x) __asm__ volatile("prefetchw %0" : : "m"(x))
+#include <cpuid.h>
+__attribute__((constructor)) static void ask_for_prefetchw(void) {
+    unsigned a, b, c = 0, d;
+    has_prefetchw = __get_cpuid(0x80000001, &a, &b, &c, &d) && (c & 0x100);
+}
+#define PREFETCHW(x) __asm__ volatile("prefetchw %0" : : "m"(x))
 #else
-#define FETCH_TO_WRITE(x) __builtin_prefetch(&(x), 1)
+#define PREFETCHW(x) ((void)0)
 #endif
 
 /* exp(x) of x <= 0, to 2 units in the last place; 0 below -87, where float32 ends; NaN of NaN. */
@@ -95,7 +101,10 @@ INLINE void fetch_ahead_of(const Batch *b, int64_t i, int64_t at, int width) {
     for (int j = 0; j < width; j += NARROWEST) __builtin_prefetch(z + j, 0);
     if (!b->grad) return;
     const float *g = b->grad + b->order[i] * b->grad_stride + at;
-    for (int j = 0; j < width; j += NARROWEST) FETCH_TO_WRITE(g[j]);
+    if (has_prefetchw)
+        for (int j = 0; j < width; j += NARROWEST) PREFETCHW(g[j]);
+    else
+        for (int j = 0; j < width; j += NARROWEST) __builtin_prefetch(g + j, 1);
 }
 
 /* Sums of p and of softplus over rows [start, end) of one class, into p and a; the smaller of p and 1 - p into grad. */
@@ -228,10 +237,6 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
     }
 }
 
-INLINE int64_t key_of(int64_t label, int64_t num_classes, int64_t ignore_index) {
-    return label == ignore_index ? num_classes : label;
-}
-
 INLINE int digit_of(int64_t key, int digit) { return (int)(key >> (8 * digit)) & 255; }
 
 int lgl_inr_abi(void) { return ABI; }
@@ -244,22 +249,26 @@ int64_t lgl_inr_segments(const int64_t *target, int64_t rows, int64_t num_classe
     int digits = 1; /* of a key, to base 256 */
     while (digits < 8 && num_classes >> (8 * digits)) digits++;
     int64_t *from = digits % 2 ? labels : order, *to = digits % 2 ? order : labels; /* the last to is order */
+    /* One read of each label, which another thread may be writing: keys stay where offsets go later. */
+    int64_t *const key = offsets;
     for (int64_t i = 0; i < rows; i++) {
-        if (target[i] != ignore_index && (target[i] < 0 || target[i] >= num_classes)) return -1 - i;
+        const int64_t label = target[i];
+        if (label != ignore_index && (label < 0 || label >= num_classes)) return -1 - i;
+        key[i] = label == ignore_index ? num_classes : label;
         from[i] = i;
     }
     for (int digit = 0; digit < digits; digit++) {
         int64_t place[257] = {0};
-        for (int64_t i = 0; i < rows; i++) place[1 + digit_of(key_of(target[i], num_classes, ignore_index), digit)]++;
+        for (int64_t i = 0; i < rows; i++) place[1 + digit_of(key[i], digit)]++;
         for (int v = 0; v < 256; v++) place[v + 1] += place[v];
-        for (int64_t i = 0; i < rows; i++)
-            to[place[digit_of(key_of(target[from[i]], num_classes, ignore_index), digit)]++] = from[i];
+        for (int64_t i = 0; i < rows; i++) to[place[digit_of(key[from[i]], digit)]++] = from[i];
         int64_t *const filled = to;
         to = from, from = filled;
     }
+    for (int64_t i = 0; i < rows; i++) labels[i] = key[order[i]];
     int64_t segments = 0;
     for (int64_t i = 0; i < rows; i++) {
-        const int64_t label = key_of(target[order[i]], num_classes, ignore_index);
+        const int64_t label = labels[i]; /* segments <= i: not overwritten yet */
         if (segments == 0 || labels[segments - 1] != label) offsets[segments] = i, labels[segments++] = label;
     }
     offsets[segments] = rows;
@@ -272,10 +281,14 @@ int lgl_inr_columns(const float *logits, int64_t logits_stride, int64_t width, i
                     const int64_t *order, const int64_t *offsets, const int64_t *labels, int64_t segments,
                     const float *pos_weight, float beta, int detach_weights, float *loss, float *grad,
                     int64_t grad_stride, int threads) {
+    if (segments == 0 || width == 0) { /* no rows or no columns */
+        for (int64_t j = 0; j < width; j++) loss[j] = 0;
+        return 0;
+    }
     const Batch batch = {logits, logits_stride, first, num_classes, segments, order, offsets, labels,
                          pos_weight, beta, detach_weights, loss, grad, grad_stride};
-    /* Tiles of equal width, as many to each thread. And the same ones in every call: a gradient that is made anew in
-     * the same memory then stays with its core, which matters twofold where cores share no cache. */
+    /* Tiles of equal width, about as many to each thread. And the same ones in every call with as many rows: a gradient
+     * that is made anew in the same memory then stays with its core, which halves the time where cores share no cache. */
     int64_t most = ROOM / segments / NARROWEST * NARROWEST;
     most = most > WIDEST ? WIDEST : most < NARROWEST ? NARROWEST : most;
     const int64_t tiles = ((width + threads - 1) / threads + most - 1) / most * threads;

@@ -83,6 +83,8 @@ def columns(
     """
     compiled = library()
     assert compiled is not None
+    if len(order) != len(logits):
+        raise RuntimeError(f"logits must have a row for each of the {len(order)} labels, got {len(logits)} rows")
     loss = logits.new_empty(logits.shape[1])
     if pos_weight is not None:
         pos_weight = pos_weight.to(torch.float32).contiguous()
