@@ -250,6 +250,15 @@ def test_layout_covers_the_columns_in_tiles_that_fit(rows, classes, processors):
         assert splits <= max(1, 32 * processors / layout.tiles + 1, min(rows // 2, classes) / 1024 + 1)
 
 
+@pytest.mark.parametrize(
+    ("rows", "columns", "classes"), [(256, 1000, 1000), (512, 1000, 100_000), (4096, 16, 131_072)]
+)
+def test_classes_of_one_row_fill_a_gpu(rows, columns, classes):
+    layout = lgl_inr_triton._layout(rows, columns, classes, 132)
+    busy = min(layout.splits, -(-rows // layout.block_singles))
+    assert layout.tiles * busy >= 3 * 132
+
+
 def test_few_long_classes_fill_a_gpu():
     layout = lgl_inr_triton._layout(1_000_000, 10, 10, 132)
     assert layout.tiles * layout.run_splits >= 4 * 132

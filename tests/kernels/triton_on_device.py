@@ -183,6 +183,18 @@ def test_sharing_the_classes_out_changes_nothing(monkeypatch, rows, classes):
     check(logits, target, pos_weight=torch.linspace(0, 2, classes))
 
 
+@pytest.mark.parametrize("beta", [-30.0, 30.0])
+def test_small_probabilities_of_many_rows_keep_their_digits(monkeypatch, beta):
+    """All alike, so that every rounding of their sum goes the same way, which beta and a bracket that cancels show."""
+    layout = lgl_inr_triton._layout(1027, 130, 4200, 1)
+    monkeypatch.setattr(lgl_inr_triton, "_layout", lambda *_: layout)
+    target = torch.tensor([0] * 1024 + [1] + [5, 5])
+    logits = torch.full((1027, 130), -5.634675)
+    logits[1024] += 0.01
+    logits[1025:] -= 0.02
+    check(logits, target, beta=beta)
+
+
 @pytest.mark.parametrize("beta", [-3.0, 1.0, 30.0])
 def test_tiles_without_own_columns(beta):
     """Classes of one row, in tiles of 16 rows by 128 columns: most have no row in its own column. Infinite logits

@@ -67,17 +67,17 @@ INLINE float exp_of_negative(float x) {
     return x < least ? 0.0f : e * scale;
 }
 
-/* log(1 + t) of t in [0, 1]: t times the polynomial of degree 8 of least relative error, 3e-8. */
+/* log(1 + t) of t in [0, 1]: t r(t), r the polynomial of degree 8 with r(0) = 1 of least relative error, 3e-8. */
 INLINE float log_of_one_plus(float t) {
-    float r = 5.232690027468886e-3f;
-    r = r * t - 2.950521991923025e-2f;
-    r = r * t + 7.822591750629002e-2f;
-    r = r * t - 1.366324250230002e-1f;
-    r = r * t + 1.910600499441252e-1f;
-    r = r * t - 2.484298169297674e-1f;
-    r = r * t + 3.331909673175758e-1f;
-    r = r * t - 4.999949313655991e-1f;
-    r = r * t + 9.999999698798083e-1f;
+    float r = 5.36481901691252e-3f;
+    r = r * t - 3.006577253211882e-2f;
+    r = r * t + 7.920450593250887e-2f;
+    r = r * t - 1.375380004886992e-1f;
+    r = r * t + 1.915365397110934e-1f;
+    r = r * t - 2.485716345004408e-1f;
+    r = r * t + 3.332132259502222e-1f;
+    r = r * t - 4.99996479626613e-1f;
+    r = r * t + 1.0f;
     return t * r;
 }
 

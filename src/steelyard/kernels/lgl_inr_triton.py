@@ -346,8 +346,9 @@ def _layout(rows: int, columns: int, num_classes: int, processors: int) -> _Layo
     least = -(-min(rows // 2, num_classes) // 1024)
     sizes = _sizes(rows, num_classes)
     splits, run_splits, long_splits = (max(1, min(wanted, n)) for n in (most, sizes.runs, sizes.long))
-    block_singles = 2048 // block_columns
-    return _Layout(block_rows, block_singles, block_columns, tiles, max(splits, least), run_splits, long_splits)
+    splits = max(splits, least)
+    block_singles = min(2048 // block_columns, max(4, _power_of_two(fewer // splits)))  # so that all have some
+    return _Layout(block_rows, block_singles, block_columns, tiles, splits, run_splits, long_splits)
 
 
 def _together(columns: int, stride: int) -> int:
