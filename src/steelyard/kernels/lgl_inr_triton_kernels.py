@@ -56,8 +56,8 @@ def _terms(s):
     """t = exp(-|s|), 1 / (1 + t), which is the larger of sigmoid(s) and sigmoid(-s), and softplus(s).
 
     One exponential and one division, and log(1 + t) on [0, 1] as t r(t), where r is the polynomial of degree 8,
-    r(0) = 1, of least relative error, 3e-8; with rounding it stays below 2.5e-7 at any t, which log(1 + t) itself in
-    float32 does not give at small t.
+    r(0) = 1, of least relative error, 3e-8; with rounding it stays below 2.5e-7 at any t, which log(1 + t) itself
+    in float32 does not give at small t.
     """
     t = _exp2(tl.abs(s) * -1.4426950408889634)  # log2(e)
     r = 5.36481901691252e-3
