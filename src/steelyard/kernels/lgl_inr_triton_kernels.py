@@ -123,6 +123,17 @@ def _strangers(labels, start, present, first, K, BLOCK_S: tl.constexpr, BLOCK_J:
 
 
 @triton.jit
+def _singles(z, stride, bias, first_rows, labels, segment, present, names, cols, in_cols, VEC: tl.constexpr):
+    """Of any tile of one-row classes: the rows, which of them are there, which elements are in their own column,
+    and the logits, negated there."""
+    in_rows = segment < present
+    rows = tl.load(first_rows + segment, mask=in_rows, other=0)
+    own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
+    s = _load(z, stride, bias, rows, in_rows, cols, in_cols, VEC)
+    return rows, in_rows, own, tl.where(own, -s, s)
+
+
+@triton.jit
 def _sections(plan, S, L, M):
     """Where the parts of the plan begin: of each segment its start, count, label and first row; first runs, the
     segments of runs, and the order of rows."""
@@ -279,11 +290,9 @@ def statistics(
                 total += e
                 weighted += e * a
             else:
-                in_rows = segment < present
-                rows = tl.load(first_rows + segment, mask=in_rows, other=0)
-                own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
-                s = _load(z, stride, bias, rows, in_rows, cols, in_cols, VEC)
-                s = tl.where(own, -s, s)
+                rows, in_rows, own, s = _singles(
+                    z, stride, bias, first_rows, labels, segment, present, names, cols, in_cols, VEC
+                )
                 _t, larger, a = _terms(s)
                 # Added or not, as a product with 0 will not do: a may be infinite.
                 pushes = in_rows[:, None] & ~own
@@ -456,11 +465,9 @@ def gradient(
                 g *= 1.0 + (beta * a - slope_row) * q
             _store_gradient(grad, rows, None, cols, in_cols, K, g, VEC)
         else:
-            in_rows = segment < present
-            rows = tl.load(first_rows + segment, mask=in_rows, other=0)
-            own = names[None, :] == tl.load(labels + segment, mask=in_rows, other=-1)[:, None]
-            s = _load(z, stride, bias, rows, in_rows, cols, in_cols, VEC)
-            s = tl.where(own, -s, s)
+            rows, in_rows, own, s = _singles(
+                z, stride, bias, first_rows, labels, segment, present, names, cols, in_cols, VEC
+            )
             t, larger, a = _terms(s)
             p, q = _sigmoids(s, t, larger)
             g = _exp2(rate * _off_half(s, larger) + level) * (push_row * p)
