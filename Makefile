@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # What an installation depends on: after a change to any of it the package is installed anew.
-INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steelyard/kernels/*.c)
+INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steelyard/kernels/*/*.c)
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
 .PHONY: demo test test-all bench lint clean

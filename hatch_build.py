@@ -9,7 +9,7 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("src/steelyard/kernels/lgl_inr_native.c")
+SOURCE = Path("src/steelyard/kernels/lgl_inr/native.c")
 # No -ffast-math: infinities and NaN must stay what they are.
 FLAGS = ["-O3", "-fPIC", "-shared", "-fopenmp", "-fno-math-errno", "-fno-trapping-math"]
 

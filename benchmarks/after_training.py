@@ -20,10 +20,11 @@ import torch
 from scipy.stats import spearmanr
 
 from steelyard import correct_logits
-from steelyard.balance import forecast, mean_confusion
+from steelyard.balance import mean_confusion
 from steelyard.data import open_predictions
-from steelyard.experiments.losses import parse_loss
 from steelyard.experiments.metrics import log_probabilities, recalls
+from steelyard.forecasting import forecast
+from steelyard.notation import parse_loss
 
 
 def whole(file, values):

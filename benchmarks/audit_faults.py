@@ -14,11 +14,11 @@ from pathlib import Path
 
 import torch
 
-from steelyard.balance import audit
+from steelyard.auditing import audit
 from steelyard.data import exponential, load_dataset, subsample
 from steelyard.losses import LogisticLoss, SoftmaxLoss
-from steelyard.priors import class_weights
 from steelyard.training import Recipe, SmallCNN, fit, predict
+from steelyard.weights.class_weights import class_weights
 
 
 def shuffled(weights, seed):

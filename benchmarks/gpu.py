@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import steelyard
-from steelyard.kernels import lgl_inr_triton
+from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
 from steelyard.losses import lgl_inr_linear, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss
 

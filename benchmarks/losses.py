@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import steelyard
-from steelyard.kernels import lgl_inr_native
+from steelyard.kernels.lgl_inr import native as lgl_inr_native
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
 
 SHAPES = [(128, 10), (256, 1000), (1024, 1000), (256, 10_000), (1024, 21_841)]

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 
-from steelyard.experiments.audits import audit_file
-from steelyard.report.drawing import Classes
+from steelyard.commands.audit import audit_file
 from steelyard.report.figures import Series, misfit_figure, recall_figure, trades_figure, weights_figure
+from steelyard.report.style import Classes
 
 
 def main() -> None:

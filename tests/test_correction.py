@@ -6,7 +6,7 @@ import torch
 from steelyard import correct_logits
 from steelyard.balance import lgl_inr_law, mean_confusion
 from steelyard.losses.functional import class_means, lgl_inr_loss, logistic_loss, softmax_loss
-from steelyard.priors import batch_presence
+from steelyard.weights.adjustments import batch_presence
 
 WEIGHTS = torch.tensor([1.0, 10.0, 100.0, 0.5], dtype=torch.float64)
 POSITIVE = torch.tensor([3.0, 1.0, 0.2, 7.0], dtype=torch.float64)

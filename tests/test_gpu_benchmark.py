@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from steelyard.kernels import lgl_inr_triton
+from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
 
 FILE = Path(__file__).parents[1] / "benchmarks" / "gpu.py"
 

@@ -2,7 +2,9 @@
 
 from steelyard.correction import correct_logits
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
-from steelyard.priors import DeferredReweighting, batch_presence, class_weights, initial_bias, logit_adjustment
+from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
+from steelyard.weights.class_weights import class_weights
+from steelyard.weights.schedules import DeferredReweighting
 
 __version__ = "0.1.0"
 

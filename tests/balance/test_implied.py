@@ -11,8 +11,8 @@ from steelyard.balance import MeanConfusion, implied_weights, mean_confusion
 from steelyard.data import exponential, load_dataset, subsample
 from steelyard.losses import SoftmaxLoss
 from steelyard.losses.functional import softmax_loss
-from steelyard.priors import class_weights
 from steelyard.training import Recipe, SmallCNN, fit, predict
+from steelyard.weights.class_weights import class_weights
 from tests.balance.test_laws import COUNTS, WEIGHTS, _fit
 
 

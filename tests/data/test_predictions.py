@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from steelyard.data import open_predictions, predictions
+from steelyard.data import open_predictions
+from steelyard.data.predictions import tables
 
 N, K = 10, 3
 NAMES = ("cat", "dog", "sea_lion")
@@ -102,7 +103,7 @@ def test_every_format_gives_the_same(tmp_path, name, rows):
 
 
 def test_csv_of_many_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(predictions, "_CSV_BLOCK", 128)
+    monkeypatch.setattr(tables, "_CSV_BLOCK", 128)
     save_csv(tmp_path / "a.csv")
     assert len(list(opened(tmp_path / "a.csv").batches())) > 2
     assert read(tmp_path / "a.csv", 3)[1].tolist() == TARGET.tolist()
@@ -312,7 +313,7 @@ BAD_CSV = [
 
 @pytest.mark.parametrize(("text", "message"), BAD_CSV)
 def test_bad_csv(tmp_path, monkeypatch, text, message):
-    monkeypatch.setattr(predictions, "_CSV_BLOCK", 256)
+    monkeypatch.setattr(tables, "_CSV_BLOCK", 256)
     path = tmp_path / "a.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):

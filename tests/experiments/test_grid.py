@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
+from steelyard._common.files import read_json, write_json
 from steelyard.experiments.grid import JobsFailed, run_grid
-from steelyard.experiments.runs import read_json, write_json
 
 
 def square(job):

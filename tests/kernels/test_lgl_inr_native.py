@@ -11,8 +11,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from steelyard.kernels import lgl_inr as kernel
-from steelyard.kernels import lgl_inr_native as native
+from steelyard.kernels.lgl_inr import native as native
+from steelyard.kernels.lgl_inr import reference as kernel
 
 built = pytest.mark.skipif(native.library() is None, reason="installed without a C compiler")
 

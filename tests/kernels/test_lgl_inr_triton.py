@@ -10,7 +10,8 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from steelyard.kernels import lgl_inr, lgl_inr_triton
+from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
+from steelyard.kernels.lgl_inr.plan import make_segments
 from steelyard.losses.functional import lgl_inr_loss
 from tests.losses.cases import batch
 
@@ -50,7 +51,7 @@ COMPILE = """
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
-from steelyard.kernels import lgl_inr_triton_kernels as kernels
+from steelyard.kernels.lgl_inr import device as kernels
 
 types = dict.fromkeys(["N", "K", "S", "L", "M", "splits", "first"], "i32")
 types |= dict(stride="i64", plan="*i32", beta="fp32", shift="fp32")
@@ -88,7 +89,7 @@ def test_kernels_compile_for_gpus(tmp_path, monkeypatch):
 def test_without_a_gpu_the_operators_say_so():
     code = """
 import torch
-from steelyard.kernels.lgl_inr_triton import lgl_inr_triton_columns
+from steelyard.kernels.lgl_inr.triton import lgl_inr_triton_columns
 lgl_inr_triton_columns(torch.zeros(2, 3), torch.tensor([0, 1]), None, 1.0, False, -100)
 """
     child = run_python("-c", code)
@@ -107,7 +108,7 @@ import torch
 from steelyard.losses import LGLINRLoss
 logits = torch.zeros(2, 3, requires_grad=True)
 LGLINRLoss()(logits, torch.tensor([0, 1])).backward()
-assert "steelyard.kernels.lgl_inr_triton_kernels" not in sys.modules
+assert "steelyard.kernels.lgl_inr.device" not in sys.modules
 """
     child = run_python("-c", code)
     assert child.returncode == 0, child.stderr
@@ -172,7 +173,7 @@ def test_asking_for_the_gpu_breaks_no_graph(monkeypatch):
 
     torch._dynamo.reset()
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
-    ask = torch.compile(lambda x: x + lgl_inr_triton._recent(0), backend="eager", fullgraph=True)
+    ask = torch.compile(lambda x: x + lgl_inr_triton.is_recent(0), backend="eager", fullgraph=True)
     assert ask(torch.zeros(())).item() == 1
 
 
@@ -271,5 +272,5 @@ def test_elements_loaded_at_once(columns, stride, expected):
 
 def test_the_plan_is_that_of_the_torch_path():
     for rows, classes in [(3, 9), (9, 3), (5, 5)]:
-        segments = lgl_inr._segments(torch.zeros(rows, dtype=torch.long), classes, -100)
+        segments = make_segments(torch.zeros(rows, dtype=torch.long), classes, -100)
         assert len(segments.labels) == lgl_inr_triton._sizes(rows, classes).segments

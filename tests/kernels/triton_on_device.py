@@ -13,8 +13,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from steelyard.kernels import lgl_inr_triton, linear
-from steelyard.kernels.lgl_inr_triton import lgl_inr_gradient, lgl_inr_statistics, lgl_inr_triton_columns
+from steelyard.kernels.heads import chunks as head_kernel
+from steelyard.kernels.heads import dispatch as fused
+from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
+from steelyard.kernels.lgl_inr.triton import lgl_inr_gradient, lgl_inr_statistics, lgl_inr_triton_columns
 from steelyard.losses import lgl_inr_linear, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss
 from tests.losses.cases import batch, value_and_grad
@@ -221,7 +223,7 @@ def test_many_rows_of_a_class_in_many_tiles(monkeypatch, long, processors):
 def test_several_classes_of_many_runs(monkeypatch, processors):
     import triton.language as tl
 
-    from steelyard.kernels import lgl_inr_triton_kernels as kernels
+    from steelyard.kernels.lgl_inr import device as kernels
 
     assert (kernels.RUN.value, kernels.HEAD.value) == (lgl_inr_triton._RUN, lgl_inr_triton._HEAD)
     monkeypatch.setattr(kernels, "RUN", tl.constexpr(4))
@@ -389,7 +391,7 @@ def as_on_a_gpu():
         if INTERPRETED:
             halves = (torch.float16, torch.bfloat16)
             patch.setattr(lgl_inr_triton, "takes", lambda logits, beta: logits.dtype == torch.float32)
-            patch.setattr(linear, "_half_products", lambda x, w: x.dtype == w.dtype and x.dtype in halves)
+            patch.setattr(head_kernel, "_half_products", lambda x, w: x.dtype == w.dtype and x.dtype in halves)
         yield counts
 
 
@@ -484,7 +486,7 @@ def test_shards_of_a_head_make_up_the_whole(cuts, dtype):
     with as_on_a_gpu() as counts:
         for first, last in itertools.pairwise(cuts):
             own, rest = slice(first, last), (1.0, False, -100, first, 37, 6, True, True, True)
-            shards.append(linear._lgl_inr(x, weight[own], bias[own], target, factor[own], pos_weight, *rest))
+            shards.append(fused.lgl_inr_linear(x, weight[own], bias[own], target, factor[own], pos_weight, *rest))
     assert counts["plans"] == len(shards)
     losses, grad_x, grad_weight, grad_bias = zip(*shards, strict=True)
     found = torch.cat(losses) * factor, [sum(grad_x), torch.cat(grad_weight), torch.cat(grad_bias)]
@@ -577,8 +579,8 @@ def test_operators_read_nothing(rows, classes, monkeypatch):
     with as_on_a_gpu(), ReadsNothing() as mode:
         *statistics, plan = lgl_inr_statistics._init_fn(logits, target, ones, 1.0, -100)
         lgl_inr_gradient._init_fn(ones, logits, ones, *statistics[1:], plan, 1.0, False)
-        linear._lgl_inr._init_fn(x, weight, bias, target, ones, ones, 1.0, False, *rest)
-        linear._logistic._init_fn(x, weight, bias, target, torch.ones(rows), ones, ones, *rest)
+        fused.lgl_inr_linear._init_fn(x, weight, bias, target, ones, ones, 1.0, False, *rest)
+        fused.logistic_linear._init_fn(x, weight, bias, target, torch.ones(rows), ones, ones, *rest)
     assert {"sort", "addmm", "_assert_async"} <= set(mode.seen)
     with pytest.raises(AssertionError, match="_local_scalar_dense"), ReadsNothing():
         target.max().item()
@@ -594,7 +596,7 @@ def test_a_further_chunk_takes_eight_launches(monkeypatch):
         names.clear()
         with as_on_a_gpu(), ReadsNothing() as mode:
             rest = (1.0, False, -100, 0, 40, width, True, True, True)
-            linear._lgl_inr._init_fn(x, weight, bias, target, torch.ones(40), torch.ones(40), *rest)
+            fused.lgl_inr_linear._init_fn(x, weight, bias, target, torch.ones(40), torch.ones(40), *rest)
         seen.append(mode.seen + Counter(names))
     more = seen[1] - seen[0]
     for name in ("slice", "view", "t", "new_empty", "unbind"):  # which launch nothing

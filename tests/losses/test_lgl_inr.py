@@ -10,8 +10,8 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from steelyard.kernels import lgl_inr as kernel
-from steelyard.kernels import lgl_inr_native
+from steelyard.kernels.lgl_inr import native as lgl_inr_native
+from steelyard.kernels.lgl_inr import reference as kernel
 from steelyard.losses import LGLINRLoss, lgl_inr_linear
 from steelyard.losses.functional import class_means, in_negative_weights, lgl_inr_loss
 from tests.losses.cases import batch, value_and_grad, weights_of

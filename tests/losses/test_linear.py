@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from steelyard.kernels import linear as kernel
+from steelyard.kernels.heads import chunks as kernel
+from steelyard.kernels.heads import dispatch as fused
 from steelyard.losses import LGLINRLinear, LGLINRLoss, LogisticLinear, lgl_inr_linear, linear_topk, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss
 from steelyard.losses.registry import LOSSES
@@ -296,13 +297,13 @@ def test_gradient_checkpointing(name, monkeypatch):
             use_reentrant=False,
         )
 
-    made, operator = [], kernel._OPERATORS[name]
+    made, operator = [], fused._OPERATORS[name]
 
     def counted(*arguments):
         made.append(any(arguments[-3:]))
         return operator(*arguments)
 
-    monkeypatch.setitem(kernel._OPERATORS, name, counted)
+    monkeypatch.setitem(fused._OPERATORS, name, counted)
     assert_same(run(checkpointed, parts, target), expected, rtol=0, atol=0)
     assert sum(made) == 1  # gradients, once
 
@@ -330,9 +331,11 @@ def test_operators_pass_opcheck(layout, flags):
     if layout == "no bias":
         bias, flags = None, (*flags[:2], False)
     factor, u = torch.linspace(0.5, 2, 5), torch.linspace(2, 0.5, 5)
-    torch.library.opcheck(kernel._lgl_inr, (x, weight, bias, target, factor, u, 1.0, False, -100, 0, 5, 2, *flags))
+    torch.library.opcheck(
+        fused.lgl_inr_linear, (x, weight, bias, target, factor, u, 1.0, False, -100, 0, 5, 2, *flags)
+    )
     rows = torch.linspace(0, 1, 12)
-    torch.library.opcheck(kernel._logistic, (x, weight, bias, target, rows, u, factor, -100, 0, 5, 2, *flags))
+    torch.library.opcheck(fused.logistic_linear, (x, weight, bias, target, rows, u, factor, -100, 0, 5, 2, *flags))
 
 
 @every_loss

@@ -10,8 +10,8 @@ from steelyard.experiments import compare
 from steelyard.experiments.config import make_config
 from steelyard.experiments.metrics import METRICS
 from steelyard.report import write_report
-from steelyard.report.drawing import Classes, shown
 from steelyard.report.figures import Series, balance_figure, confusion_figure, recall_figure
+from steelyard.report.style import Classes, shown
 from tests.report.browser import check_page
 
 NASTY = ["<script>alert(1)</script>", "\"'&", "$x^2$", "\x1b[31mred\x07", "🦉 owl", "שלום", "x" * 300, "a_b", "", "line\nbreak"]  # fmt: skip

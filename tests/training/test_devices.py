@@ -7,9 +7,9 @@ import torch
 from torch import nn
 
 from steelyard.losses import create_loss
-from steelyard.priors import DeferredReweighting
 from steelyard.training import Diverged, Recipe, ResNet32, SmallCNN, fit
 from steelyard.training.processes import in_processes
+from steelyard.weights.schedules import DeferredReweighting
 
 RECIPE = Recipe(epochs=3, batch_size=25, learning_rate=0.1, augmentation="crop-flip")
 WEIGHTS = torch.tensor([0.2, 0.5, 1.0, 3.0])

@@ -9,10 +9,10 @@ import torch
 
 from steelyard.data import load_dataset
 from steelyard.losses import create_loss
-from steelyard.priors import DeferredReweighting
 from steelyard.training import Diverged, Recipe, SmallCNN, create_backbone, fit, predict, predict_features
 from steelyard.training.batches import EpochBatches, Shares
-from steelyard.training.fitting import _deterministic
+from steelyard.training.lightning import deterministic
+from steelyard.weights.schedules import DeferredReweighting
 
 RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.1)
 
@@ -59,7 +59,7 @@ def test_resumed_training_ends_with_the_same_numbers(images, tmp_path, monkeypat
 @pytest.mark.parametrize(("kind", "strict"), [("cpu", False), ("cuda", True)])
 def test_gpus_are_asked_for_deterministic_forms_while_a_network_trains(monkeypatch, kind, strict):
     monkeypatch.delenv("CUBLAS_WORKSPACE_CONFIG", raising=False)
-    with _deterministic(torch.device(kind)):
+    with deterministic(torch.device(kind)):
         assert torch.are_deterministic_algorithms_enabled() == strict
         assert ("CUBLAS_WORKSPACE_CONFIG" in os.environ) == strict  # without it matrix products may differ
     assert not torch.are_deterministic_algorithms_enabled()

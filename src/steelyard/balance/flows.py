@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelyard._validation import check_number
+from steelyard._common.checks import check_number
 from steelyard.balance.laws import masses
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard._validation import check_number
+from steelyard._common.checks import check_number
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steelyard._validation import Beta, check_beta, check_choice, check_logits, check_number, check_target
+from steelyard._common.checks import Beta, check_beta, check_choice, check_logits, check_number, check_target
 from steelyard.losses.functional import in_negative_weights
 
 

@@ -1,16 +1,10 @@
 """Data: image data sets, imbalance profiles, splits, files of predictions."""
 
-from steelyard.data.datasets import ImageDataset, load_dataset
-from steelyard.data.imbalance import (
-    ImbalanceProfile,
-    exponential,
-    parse_imbalance,
-    shot_groups,
-    split_validation,
-    step,
-    subsample,
-)
+from steelyard.data.dataset import ImageDataset
+from steelyard.data.imbalance import ImbalanceProfile, exponential, parse_imbalance, step
+from steelyard.data.loading import load_dataset
 from steelyard.data.predictions import Predictions, open_predictions
+from steelyard.data.splits import shot_groups, split_validation, subsample
 
 __all__ = [
     "ImageDataset",

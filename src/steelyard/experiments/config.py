@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from steelyard.data import parse_imbalance
-from steelyard.experiments.losses import check_starts, parse_losses
+from steelyard.notation import check_starts, parse_losses
 from steelyard.training import Augmentation, Precision, check_backbone
 
 DEFAULT_LEARNING_RATES = [0.03, 0.1, 0.3]

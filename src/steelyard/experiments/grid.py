@@ -16,7 +16,7 @@ import torch
 from filelock import FileLock
 from joblib import Parallel, delayed, parallel_config
 
-from steelyard.experiments.runs import read_json, write_atomically, write_json
+from steelyard._common.files import read_json, write_atomically, write_json
 
 Engine = Literal["local", "ray", "dask"]
 _TRIES = 2

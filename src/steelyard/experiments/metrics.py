@@ -1,10 +1,6 @@
 """What a table of results holds: metrics of one run, and their mean and interval over seeds."""
 
-import math
-from collections.abc import Sequence
-
 import torch
-from scipy import stats
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
@@ -51,16 +47,3 @@ def run_metrics(
         "nll": -log_p.gather(1, target[:, None]).mean().item(),
         "ece": ece.item(),
     }
-
-
-def summary(values: Sequence[float | None]) -> dict[str, float | int | None] | None:
-    """Mean and 95% Student interval over seeds; no interval for one seed, None where there are no values."""
-    known = [v for v in values if v is not None]
-    if not known:
-        return None
-    mean = math.fsum(known) / len(known)
-    if len(known) == 1:
-        return {"mean": mean, "low": None, "high": None, "n": 1}
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (len(known) - 1) / len(known))
-    half = float(stats.t.ppf(0.975, len(known) - 1)) * spread
-    return {"mean": mean, "low": mean - half, "high": mean + half, "n": len(known)}

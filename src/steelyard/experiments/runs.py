@@ -1,19 +1,16 @@
 """Run folders: opened once, by one process, for one configuration; every file is written aside and renamed."""
 
 import glob
-import json
-import os
 import platform
-import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import torch
 from filelock import FileLock, Timeout
 
 import steelyard
+from steelyard._common.files import write_atomically
 from steelyard.experiments.config import CompareConfig, dump_config, read_config
 
 
@@ -115,26 +112,3 @@ def numbered_folders(parent: Path, stem: str) -> dict[int, Path]:
         if number.isdecimal():
             found[int(number)] = path
     return found
-
-
-def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
-    """Call `write` with a binary file beside `path`, make it durable, and rename it to `path`."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # nobody else's
-    try:
-        with aside.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def write_json(path: Path, value: object) -> None:
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1)
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def read_json(path: Path) -> Any:
-    return json.loads(path.read_text(encoding="utf-8"))

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard._validation import (
+from steelyard._common.checks import (
     REDUCTIONS,
     Beta,
     Reduction,
@@ -27,8 +27,8 @@ from steelyard._validation import (
     compute_dtype,
     values_readable,
 )
-from steelyard.kernels.lgl_inr import lgl_inr_columns
-from steelyard.kernels.lgl_inr_group import check_group, lgl_inr_group_columns
+from steelyard.kernels.lgl_inr.dispatch import lgl_inr_columns
+from steelyard.kernels.lgl_inr.group import check_group, lgl_inr_group_columns
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

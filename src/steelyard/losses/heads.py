@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from steelyard.kernels.lgl_inr_group import check_group
+from steelyard.kernels.lgl_inr.group import check_group
 from steelyard.losses.linear import (
     check_chunk_size,
     check_num_sampled,

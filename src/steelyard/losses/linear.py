@@ -8,7 +8,7 @@ import torch.distributed as dist
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard._validation import (
+from steelyard._common.checks import (
     REDUCTIONS,
     Beta,
     Reduction,
@@ -19,9 +19,10 @@ from steelyard._validation import (
     check_values,
     check_weights,
 )
-from steelyard.kernels.lgl_inr import assert_labels
-from steelyard.kernels.lgl_inr_group import check_group
-from steelyard.kernels.linear import chunk_columns, fused_loss
+from steelyard.kernels.heads.chunks import chunk_columns
+from steelyard.kernels.heads.dispatch import fused_loss
+from steelyard.kernels.lgl_inr.group import check_group
+from steelyard.kernels.lgl_inr.plan import assert_labels
 from steelyard.losses import functional
 
 if TYPE_CHECKING:

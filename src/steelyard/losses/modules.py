@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, nn
 
-from steelyard._validation import (
+from steelyard._common.checks import (
     REDUCTIONS,
     Beta,
     Reduction,
@@ -17,7 +17,7 @@ from steelyard._validation import (
     check_flag,
     check_number,
 )
-from steelyard.kernels.lgl_inr_group import check_group, group_class_sums
+from steelyard.kernels.lgl_inr.group import check_group, group_class_sums
 from steelyard.losses import functional
 
 if TYPE_CHECKING:

@@ -7,15 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.report.drawing import Array, Classes, shown
-from steelyard.report.figures import (
-    balance_figure,
-    confusion_figure,
-    misfit_figure,
-    trades_figure,
-    weights_figure,
-)
+from steelyard.report.figures import balance_figure, confusion_figure, misfit_figure, trades_figure, weights_figure
 from steelyard.report.html import render_template, save_page
+from steelyard.report.style import Array, Classes, shown
 
 _MOST_ROWS = 50  # of more classes the table shows those that are most off
 

@@ -9,7 +9,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
-from steelyard.report.drawing import (
+from steelyard.report.style import (
     NAMED_TICKS,
     STYLE,
     WIDTH,

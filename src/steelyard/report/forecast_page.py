@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from steelyard.report.drawing import Array, Classes, shown
 from steelyard.report.figures import Series, confusion_figure, recall_figure
 from steelyard.report.html import render_template, save_page
+from steelyard.report.style import Array, Classes, shown
 
 _MOST_ROWS = 50
 

@@ -1,8 +1,10 @@
 """Training: networks by name, their Lightning module, and functions that fit and predict."""
 
 from steelyard.training.augmentation import Augmentation, augment
-from steelyard.training.backbone import MLP, ImageNetwork, ResNet32, SmallCNN, check_backbone, create_backbone
-from steelyard.training.fitting import Diverged, Fitted, Precision, Recipe, fit, predict, predict_features
+from steelyard.training.fitting import Diverged, Fitted, fit
+from steelyard.training.networks import MLP, ImageNetwork, ResNet32, SmallCNN, check_backbone, create_backbone
+from steelyard.training.predicting import predict, predict_features
+from steelyard.training.recipe import Precision, Recipe
 
 __all__ = [
     "MLP",

@@ -1,54 +1,35 @@
 """Fitting one network with one loss, resumable at any moment; what to fit is decided by `experiments`."""
 
-import contextlib
 import copy
 import functools
-import logging
 import math
-import os
 import tempfile
 import time
-import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import lightning as L
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.plugins.io import TorchCheckpointIO
 from lightning.pytorch.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from steelyard._validation import check_choice
-from steelyard.priors import DeferredReweighting
-from steelyard.training.augmentation import Augmentation, augment
+from steelyard._common.checks import check_choice
+from steelyard.training.augmentation import augment
 from steelyard.training.batches import EpochBatches, Shares, steps
+from steelyard.training.lightning import SafeCheckpointIO, deterministic, quiet_lightning
+from steelyard.training.predicting import at_once
 from steelyard.training.processes import Report, in_processes
+from steelyard.training.recipe import Precision, Recipe
+from steelyard.weights.schedules import DeferredReweighting
 
 Split = tuple[Tensor, Tensor]
-Precision = Literal["32-true", "16-mixed", "bf16-mixed"]
 _SECONDS_BETWEEN_CHECKPOINTS = 10.0
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """How to train: SGD with Nesterov momentum, linear warm-up over a tenth of the steps, then half a cosine.
-
-    Weight decay leaves biases alone: on a bias it would enter the balance law. `augmentation` changes the training
-    images of every step.
-    """
-
-    epochs: int
-    batch_size: int
-    learning_rate: float
-    momentum: float = 0.9
-    weight_decay: float = 5e-4
-    augmentation: Augmentation = "none"
 
 
 @dataclass(frozen=True)
@@ -127,7 +108,7 @@ def fit(
         module.on_epoch = on_epoch
         _run(module, setting)
     else:
-        with tempfile.TemporaryDirectory() as folder, _quiet_lightning():
+        with tempfile.TemporaryDirectory() as folder, quiet_lightning():
             file = Path(folder) / "fitted.pt"
             in_processes(functools.partial(_run_copy, module, setting, file), devices, on_epoch)
             found = torch.load(file, map_location="cpu", weights_only=True)
@@ -135,28 +116,6 @@ def fit(
         module.history = found["history"]
     checkpoint.unlink(missing_ok=True)
     return Fitted(network.cpu().eval(), module.history)
-
-
-@torch.no_grad()
-def predict(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits (N, K), float32 on the CPU, of images (N, C, H, W), in evaluation mode."""
-    network.eval()
-    device = next(network.parameters()).device
-    return torch.cat([network(part.to(device)).float().cpu() for part in images.split(_at_once(images))])
-
-
-def _at_once(images: Tensor) -> int:
-    """How many images an evaluation takes at a time: a thousand small ones."""
-    return min(1024, max(16, 2**22 // images[0].numel()))
-
-
-@torch.no_grad()
-def predict_features(network: nn.Module, images: Tensor) -> Tensor:
-    """Features (N, D), float32 on the CPU, of images (N, C, H, W): what the network's head multiplies."""
-    network.eval()
-    device = next(network.parameters()).device
-    parts = [network.forward_features(part.to(device)) for part in images.split(_at_once(images))]  # type: ignore[operator]
-    return torch.cat([part.float().cpu() for part in parts])
 
 
 @dataclass(frozen=True)
@@ -184,7 +143,7 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
     """Train in this process, the only one or one of a group."""
     devices, precision = setting.devices, setting.precision
     several = devices > 1
-    with _quiet_lightning():
+    with quiet_lightning():
         try:
             trainer = L.Trainer(
                 accelerator=setting.accelerator,
@@ -199,7 +158,7 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
                 enable_progress_bar=False,
                 enable_model_summary=False,
                 num_sanity_val_steps=0,
-                plugins=[_SafeCheckpointIO(), LightningEnvironment()],  # a cluster's own processes are not ours
+                plugins=[SafeCheckpointIO(), LightningEnvironment()],  # a cluster's own processes are not ours
             )
         except MisconfigurationException as error:
             reason = " ".join(str(error).split())
@@ -216,8 +175,8 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
             )
         train, validation = (Shares(*split, rank, devices) for split in (setting.train, setting.validation))
         sampler = EpochBatches(len(train), module.recipe.batch_size, module.seed)
-        parts = torch.arange(len(validation)).tensor_split(-(-len(validation) // _at_once(setting.validation[0])))
-        with _deterministic(trainer.strategy.root_device):
+        parts = torch.arange(len(validation)).tensor_split(-(-len(validation) // at_once(setting.validation[0])))
+        with deterministic(trainer.strategy.root_device):
             trainer.fit(
                 module,
                 DataLoader(train, sampler=sampler, batch_size=None),
@@ -225,19 +184,6 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
                 ckpt_path=str(module.checkpoint) if module.checkpoint.exists() else None,
                 weights_only=True,
             )
-
-
-@contextlib.contextmanager
-def _deterministic(device: torch.device) -> Iterator[None]:
-    """On a GPU: of each operation the form that gives the same numbers every time; torch warns of one without."""
-    before = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
-    if device.type == "cuda":
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.use_deterministic_algorithms(True, warn_only=True)
-    try:
-        yield
-    finally:
-        torch.use_deterministic_algorithms(before[0], warn_only=before[1])
 
 
 class _Training(L.LightningModule):
@@ -365,43 +311,3 @@ class _Training(L.LightningModule):
         except RuntimeError as error:
             reason = " ".join(str(error).split())[:200]
             raise ValueError(f"checkpoint {self.checkpoint} is of another model ({reason}); remove it") from error
-
-
-class _SafeCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
-    """Written aside and renamed; read without executing anything."""
-
-    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        aside = Path(path).with_suffix(".tmp")
-        with aside.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
-
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:
-            raise ValueError(
-                f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); remove it to train anew"
-            ) from error
-
-
-class _quiet_lightning:  # noqa: N801 (a context manager, used as a function)
-    """Notices about loaders, devices and processes are not for the readers of a table."""
-
-    def __enter__(self) -> None:
-        names = ("lightning.pytorch", "lightning.fabric", "torch.multiprocessing.spawn")
-        self.loggers = [logging.getLogger(name) for name in names]
-        self.levels = [logger.level for logger in self.loggers]
-        for logger in self.loggers:
-            logger.setLevel(logging.ERROR)
-        self.warnings = warnings.catch_warnings()
-        self.warnings.__enter__()
-        warnings.filterwarnings("ignore", module="lightning|pytorch_lightning")
-        warnings.filterwarnings("ignore", message=".*(num_workers|isinstance.treespec|logging interval).*")
-
-    def __exit__(self, *error: object) -> None:
-        self.warnings.__exit__(None, None, None)
-        for logger, level in zip(self.loggers, self.levels, strict=True):
-            logger.setLevel(level)

@@ -1,0 +1,171 @@
+"""One clear sentence for every bad argument of the losses; no arithmetic lives here."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from steelyard._common.private_torch import is_transformed
+
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Beta = float | Literal["auto"]
+
+
+def check_logits(logits: Tensor) -> None:
+    """Refuse logits that are not a floating tensor of shape (N, K) or (N, K, d1, ...)."""
+    if not isinstance(logits, Tensor):
+        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+    if logits.dtype not in _FLOATS:
+        raise TypeError(f"logits must be floating point, got {_name(logits.dtype)}")
+    if logits.dim() < 2 or logits.shape[1] == 0:
+        raise ValueError(
+            f"logits must have shape (N, K) or (N, K, d1, ...) with K >= 1, got {tuple(logits.shape)}"
+        )
+
+
+def check_target(
+    logits: Tensor, target: Tensor, *, num_labels: int, ignore_index: int, validate: bool | None
+) -> None:
+    """Refuse targets that are not labels in 0..num_labels-1 (or `ignore_index`) of the right shape."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
+    if target.dtype not in _INTEGERS and not (target.dtype == torch.bool and num_labels == 2):
+        accepted = "an integer dtype" + (" or bool" if num_labels == 2 else "")
+        raise TypeError(
+            f"target must hold class labels as {accepted}, got {_name(target.dtype)}"
+            + ("; convert 0/1 labels with target.long()" if target.is_floating_point() else "")
+        )
+    expected = logits.shape[:1] + logits.shape[2:]
+    if target.shape != expected:
+        raise ValueError(
+            f"target must have shape {tuple(expected)} for logits of shape {tuple(logits.shape)}, "
+            f"got {tuple(target.shape)}"
+        )
+    if target.device != logits.device:
+        raise ValueError(f"target must be on the device of logits, {logits.device}, got {target.device}")
+    if not isinstance(ignore_index, int):
+        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    if values_readable(target, validate):
+        labels = target.detach().long().reshape(-1)
+        bad = (labels != ignore_index) & ((labels < 0) | (labels >= num_labels))
+        if bool(bad.any()):
+            position = int(bad.nonzero()[0])
+            index = tuple(int(i) for i in torch.unravel_index(torch.tensor(position), target.shape))
+            raise ValueError(
+                f"target must hold labels from 0 to {num_labels - 1} or ignore_index {ignore_index}, "
+                f"got {int(labels[position])} at position {index[0] if len(index) == 1 else index}"
+            )
+
+
+def check_weights(
+    name: str,
+    weights: Tensor | None,
+    *,
+    length: int,
+    logits: Tensor,
+    validate: bool | None,
+    constant: bool = False,
+) -> Tensor | None:
+    """Return `weights` in the dtype that the loss computes in, after refusing what cannot be weights.
+
+    `constant` ones get no gradient from the loss, so they may not ask for one.
+    """
+    if weights is None:
+        return None
+    if constant and isinstance(weights, Tensor) and weights.requires_grad and torch.is_grad_enabled():
+        raise ValueError(f"{name} must not require a gradient, as this loss has none for it: pass {name}.detach()")
+    return check_values(name, weights, length=length, logits=logits, validate=validate, low=0)
+
+
+def check_values(
+    name: str, values: Tensor, *, length: int, logits: Tensor, validate: bool | None, low: float = -math.inf
+) -> Tensor:
+    """Return one finite value per class, in the dtype that the loss computes in, or refuse it."""
+    if not isinstance(values, Tensor):
+        raise TypeError(f"{name} must be a tensor of shape ({length},), got {type(values).__name__}")
+    if values.dtype not in _FLOATS + _INTEGERS:
+        raise TypeError(f"{name} must be of a floating or integer dtype, got {_name(values.dtype)}")
+    if values.shape != (length,):
+        raise ValueError(f"{name} must have shape ({length},), got {tuple(values.shape)}")
+    if values.device != logits.device:
+        raise ValueError(f"{name} must be on the device of logits, {logits.device}, got {values.device}")
+    if values_readable(values, validate):
+        check_finite(name, values, low=low)
+    return values.to(compute_dtype(logits))
+
+
+def check_finite(name: str, values: Tensor, *, low: float = -math.inf) -> None:
+    """Refuse values that are NaN, infinite or below `low` (0 for weights), naming the first."""
+    bad = ~(torch.isfinite(values) & (values >= low))
+    if bool(bad.any()):
+        position = int(bad.nonzero()[0])
+        limit = " and not negative" if low == 0 else ""
+        raise ValueError(f"{name} must be finite{limit}, got {float(values[position])} at position {position}")
+
+
+def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
+    """Refuse a value outside `choices`, listing them."""
+    if value not in choices:
+        listed = ", ".join(repr(c) for c in choices)
+        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+
+
+def check_number(name: str, value: float, *, low: float = -math.inf, high: float = math.inf) -> float:
+    """Return `value` as a float after refusing what is not a finite number in [low, high]."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if not (-math.inf < value < math.inf and low <= value <= high):  # so that torch.compile can trace it
+        limits = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}]"
+        raise ValueError(f"{name} must be a finite number{limits}, got {value}")
+    return float(value)
+
+
+def check_beta(beta: Beta, num_classes: int) -> float:
+    """A finite beta, or 2 log(K - 1) for "auto"; beyond 1e30 its products could leave the range of float32."""
+    if beta == "auto":
+        return 2 * math.log(max(num_classes - 1, 1))
+    if isinstance(beta, str):
+        raise ValueError(f"beta must be a number or 'auto', got {beta!r}")
+    return check_number("beta", beta, low=-1e30, high=1e30)
+
+
+def check_presence(presence: Tensor, num_classes: int) -> None:
+    """Refuse what is not one share of batches, in [0, 1], for each class."""
+    if not isinstance(presence, Tensor) or presence.shape != (num_classes,):
+        came = tuple(presence.shape) if isinstance(presence, Tensor) else type(presence).__name__
+        raise ValueError(f"presence must have shape ({num_classes},), got {came}")
+    bad = ~((presence >= 0) & (presence <= 1))
+    if bool(bad.any()):
+        position = int(bad.nonzero()[0])
+        raise ValueError(f"presence must lie in [0, 1], got {float(presence[position])} at position {position}")
+
+
+def check_flag(name: str, value: bool) -> None:
+    """Refuse what is no bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+
+
+def compute_dtype(logits: Tensor) -> torch.dtype:
+    """float64 for float64 logits, float32 for every other: what losses compute in and return."""
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+def values_readable(tensor: Tensor, validate: bool | None) -> bool:
+    """Whether values may be looked at: by default only where that costs no synchronisation (the CPU)."""
+    if validate is False or torch.compiler.is_compiling():
+        return False
+    if is_transformed(tensor):  # under vmap values have no truth
+        return False
+    return bool(validate) or tensor.device.type == "cpu"
+
+
+def _name(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")
+
+
+Reduction = Literal["none", "mean", "sum"]
+REDUCTIONS: tuple[Reduction, ...] = ("none", "mean", "sum")

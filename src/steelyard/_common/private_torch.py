@@ -1,0 +1,85 @@
+"""Every private name of torch that this project uses, each behind a function with a fallback.
+
+torch may drop such a name in any release. Then the fallback, built on public names, takes over: slower, or more
+careful, never wrong.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+_functorch: Any = getattr(torch._C, "_functorch", None)
+_autograd: Any = getattr(torch._C, "_autograd", None)
+_is_wrapped: Any = getattr(_functorch, "is_functorch_wrapped_tensor", None)
+_is_legacy_batched: Any = getattr(_functorch, "is_legacy_batchedtensor", None)
+_keep_graph: Any = getattr(_autograd, "_get_current_graph_task_keep_graph", None)
+_top_hooks: Any = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
+_assert_async: Any = getattr(torch, "_assert_async", None)
+_softplus: Any = getattr(getattr(torch._C, "_nn", None), "softplus", None)
+
+
+def is_transformed(x: Tensor) -> bool:
+    """Whether a transformation of `torch.func` holds x, so that its values cannot be read.
+
+    Without torch's own answer it is told by reading one, which such a tensor refuses.
+    """
+    if _is_wrapped is not None:
+        return bool(_is_wrapped(x))
+    try:
+        x.reshape(-1)[:1].sum().item()
+    except RuntimeError:
+        return True
+    return False
+
+
+def is_batched(x: Tensor) -> bool:
+    """Whether x stands for several tensors: under `torch.vmap` or `is_grads_batched=True`.
+
+    Without torch's own answer, yes: the caller then makes a new tensor instead of writing into one.
+    """
+    if _is_wrapped is None or _is_legacy_batched is None:
+        return True
+    return bool(_is_wrapped(x) or _is_legacy_batched(x))
+
+
+def keeps_graph() -> bool:
+    """Whether the backward pass that runs may be followed by another one through the same graph.
+
+    Without torch's own answer, yes.
+    """
+    return True if _keep_graph is None else bool(_keep_graph())
+
+
+def saves_elsewhere() -> bool:
+    """Whether hooks take saved tensors, as gradient checkpointing and offloading to the CPU do.
+
+    Without torch's own answer, yes.
+    """
+    if torch.compiler.is_compiling():
+        return False
+    return True if _top_hooks is None else _top_hooks(False) is not None
+
+
+def assert_on_device(condition: Tensor, message: str) -> None:
+    """Stop where a tensor of one bool is false, without waiting for the device.
+
+    Without torch's own function the host waits for it.
+    """
+    if _assert_async is not None:
+        _assert_async(condition, message)
+    elif not bool(condition):
+        raise RuntimeError(message)
+
+
+def softplus(z: Tensor, out: Tensor | None = None) -> Tensor:
+    """log(1 + exp(z)), exact in float64 too (threshold 40); written to `out` where one is given.
+
+    torch's public function takes no `out`: without the private one a buffer more is made.
+    """
+    if _softplus is None:
+        result = F.softplus(z, threshold=40.0)
+        return result if out is None else out.copy_(result)
+    softened: Tensor = _softplus(z, 1, 40) if out is None else _softplus(z, 1, 40, out=out)
+    return softened

@@ -1,0 +1,257 @@
+"""The mean confusion of a classifier from its logits, at once or in a stream; its laws are in `laws`."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torchmetrics import Metric
+
+from steelyard._common.checks import check_choice, check_logits, check_target, compute_dtype
+from steelyard.losses.functional import class_means
+
+Link = Literal["softmax", "logistic"]
+_DENSE = 256  # up to so many cells a product with their one-hot rows is faster than sums over sorted rows
+
+
+class MeanConfusion(Metric):
+    r"""Mean confusion of a stream of batches, in memory that does not grow with the samples.
+
+    .. math:: P_{kj} = \frac{1}{N_k} \sum_{i \in k} p_{ij}, \qquad
+        \mathrm{SE}_{kj}^2 = \frac{1}{N_k (N_k - 1)} \sum_{i \in k} (p_{ij} - P_{kj})^2
+
+    Probabilities and the sums of a batch are float32 (float64 for float64 logits); batches are added in float64.
+    Processes merge by adding up, so the result of several differs from one's by rounding alone: the order of the
+    additions is another.
+
+    Args:
+        num_classes: K.
+        link: ``"softmax"`` or ``"logistic"``.
+        ignore_index: label of positions that count for nothing.
+        folds: keep the sums in so many parts, each class spread evenly over them, for :meth:`jackknife`: errors of
+            anything that is made of P. Memory grows by K x K numbers for each.
+        **options: of ``torchmetrics.Metric``.
+
+    ``update(logits, target)`` takes what the losses take; ``compute()`` gives (K, K) float64, NaN rows for classes
+    without samples. :attr:`class_counts`, :meth:`standard_error`, :meth:`replicates` and :meth:`jackknife` belong
+    to it; under data parallelism each gathers all processes, as ``compute()`` does.
+
+    Raises:
+        TypeError, ValueError: as the losses do.
+
+    Source:
+        Li, Li, Pan, Zhu, AAAI 2020 (mean predicted probabilities); the standard errors are the usual ones.
+
+    Example:
+        >>> metric = MeanConfusion(2, link="softmax")
+        >>> metric.update(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
+        >>> metric.update(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+        >>> metric.compute()
+        tensor([[0.7499, 0.2501],
+                [0.5000, 0.5000]], dtype=torch.float64)
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    fold_sums: Tensor
+    fold_counts: Tensor
+    square_sums: Tensor
+
+    def __init__(
+        self, num_classes: int, *, link: Link, ignore_index: int = -100, folds: int = 1, **options: Any
+    ) -> None:
+        super().__init__(**options)
+        for name, value in (("num_classes", num_classes), ("folds", folds)):
+            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+        check_choice("link", link, ("softmax", "logistic"))
+        self.num_classes, self.link, self.ignore_index, self.folds = num_classes, link, ignore_index, folds
+        sums = torch.zeros(folds, num_classes, num_classes, dtype=torch.float64)
+        self.add_state("fold_sums", sums, dist_reduce_fx="sum")
+        self.add_state("fold_counts", torch.zeros(folds, num_classes, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("square_sums", torch.zeros_like(sums[0]), dist_reduce_fx="sum")
+        self.set_dtype(torch.float64)
+
+    def update(self, logits: Tensor, target: Tensor) -> None:
+        """Add a batch."""
+        check_logits(logits)
+        if logits.shape[1] != self.num_classes:
+            raise ValueError(f"logits must have {self.num_classes} columns, got {logits.shape[1]}")
+        check_target(logits, target, num_labels=self.num_classes, ignore_index=self.ignore_index, validate=None)
+        rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes)
+        rows, labels = rows.to(compute_dtype(rows)), target.long().reshape(-1)
+        p = torch.softmax(rows, 1) if self.link == "softmax" else torch.sigmoid(rows)
+        # The ignored come last, in a segment of their own.
+        labels = labels.masked_fill(labels == self.ignore_index, self.num_classes)
+        cells = labels if self.folds == 1 else labels * self.folds + self._turn(labels)
+        cut, squares, counts = _segment_sums(p, cells, self.num_classes * self.folds, self.folds)
+        self.fold_sums += cut.reshape(self.num_classes, self.folds, self.num_classes).transpose(0, 1)
+        self.fold_counts += counts.reshape(self.num_classes, self.folds).T
+        self.square_sums += squares
+
+    def _turn(self, labels: Tensor) -> Tensor:
+        """The fold of each sample: a class takes the folds in turn, on from where the last batch stopped."""
+        ordered, order = torch.sort(labels, stable=True)
+        starts = torch.searchsorted(ordered, torch.arange(self.num_classes + 1, device=labels.device))
+        seen = torch.cat([self.fold_counts.sum(0), self.fold_counts.new_zeros(1)]).long()
+        turn = torch.arange(len(labels), device=labels.device) - starts[ordered] + seen[ordered] + ordered
+        return torch.empty_like(labels).scatter_(0, order, turn % self.folds)
+
+    def compute(self) -> Tensor:
+        """(K, K) float64 mean confusion so far."""
+        with self._gathered():
+            return _means(self.fold_sums.sum(0), self.fold_counts.sum(0))
+
+    @property
+    def class_counts(self) -> Tensor:
+        """(K,) int64 samples of each class so far."""
+        with self._gathered():
+            return self.fold_counts.sum(0).long()
+
+    def standard_error(self) -> Tensor:
+        """(K, K) float64 standard errors of the means; NaN for classes with fewer than two samples."""
+        with self._gathered():
+            counts = self.fold_counts.sum(0)[:, None].double()
+            mean = self.fold_sums.sum(0) / counts
+            variance = (self.square_sums / counts - mean.square()).clamp(min=0) / (counts - 1)
+            return variance.sqrt().masked_fill(counts < 2, torch.nan)
+
+    def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Mean confusion and class counts without the first fold, without the second, and so on.
+
+        Raises:
+            ValueError: there is one fold only.
+        """
+        if self.folds < 2:
+            raise ValueError("folds must be at least 2 for replicates, got 1")
+        with self._gathered():
+            sums, counts = self.fold_sums, self.fold_counts
+        total, samples = sums.sum(0), counts.sum(0)
+        for part, number in zip(sums, counts, strict=True):
+            yield _means((total - part).clamp(min=0), samples - number), samples - number
+
+    def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        r"""Standard error of a function of mean confusion and class counts, by the delete-a-group jackknife.
+
+        .. math:: \mathrm{SE}^2 = \frac{F - 1}{F} \sum_f (\theta_{(f)} - \bar\theta)^2
+
+        Args:
+            statistic: of (P, class counts), any shape; called once for each fold, with that fold left out.
+
+        Returns:
+            The error, in the statistic's shape. With F folds it has F - 1 degrees of freedom. It is not finite
+            where a replicate is not, such as for a class of one sample.
+
+        Source:
+            Delete-a-group jackknife: Kott, Journal of Official Statistics 2001.
+
+        Example:
+            >>> metric = MeanConfusion(2, link="softmax", folds=2)
+            >>> logits = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
+            >>> metric.update(logits, torch.tensor([0, 0, 1, 1]))
+            >>> metric.jackknife(lambda P, counts: P[0, 0])
+            tensor(0.1155, dtype=torch.float64)
+        """
+        values = torch.stack([statistic(P, counts) for P, counts in self.replicates()])
+        return ((self.folds - 1) * values.var(0, correction=0)).sqrt()
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        """The states of all processes together, unless they are already."""
+        if self._is_synced:
+            yield
+        else:
+            with self.sync_context():
+                yield
+
+
+def mean_confusion(
+    logits: Tensor, target: Tensor, *, link: Link, ignore_index: int = -100
+) -> tuple[Tensor, Tensor]:
+    r"""Mean probabilities by true class, and the classes' counts.
+
+    .. math:: P_{kj} = \frac{1}{N_k} \sum_{i \in k} p_{ij}
+
+    Args:
+        logits: (N, K) or (N, K, d1, ...), floating; probabilities are taken in float64.
+        target: (N,) or (N, d1, ...), labels from 0 to K - 1.
+        link: ``"softmax"`` (rows sum to 1) or ``"logistic"`` (one sigmoid an output).
+        ignore_index: label of positions that count for nothing.
+
+    Returns:
+        (K, K) float64, row k over the samples of class k, NaN for a class without samples; (K,) int64 counts.
+
+    Raises:
+        TypeError, ValueError: as the losses do.
+
+    Source:
+        Li, Li, Pan, Zhu, AAAI 2020 (mean predicted probabilities).
+
+    Example:
+        >>> mean_confusion(torch.tensor([[0.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]), link="softmax")[0]
+        tensor([[0.5000, 0.5000],
+                [0.5000, 0.5000]], dtype=torch.float64)
+    """
+    check_logits(logits)
+    check_target(logits, target, num_labels=logits.shape[1], ignore_index=ignore_index, validate=None)
+    check_choice("link", link, ("softmax", "logistic"))
+    logits = logits.double()
+    probabilities = torch.softmax(logits, 1) if link == "softmax" else torch.sigmoid(logits)
+    means, counts = class_means(probabilities, target, ignore_index=ignore_index)
+    return means.masked_fill(counts[:, None] == 0, torch.nan), counts
+
+
+def logistic_statistics(logits: Tensor, target: Tensor, *, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
+    r"""What the law of LGL-INR needs beside P when the gradient flows through its weights.
+
+    .. math:: A_{kj} = \frac{1}{N_k} \sum_{i \in k} \log(1 + e^{z_{ij}}), \qquad
+        V_{kj} = \frac{1}{N_k} \sum_{i \in k} p_{ij} (1 - p_{ij})
+
+    Args:
+        logits, target, ignore_index: as in :func:`mean_confusion`.
+
+    Returns:
+        A and V, (K, K) float64, NaN rows for classes without samples.
+
+    Raises:
+        TypeError, ValueError: as the losses do.
+
+    Source:
+        Derived for this project from the authors' published loss.
+
+    Example:
+        >>> logistic_statistics(torch.zeros(2, 2), torch.tensor([0, 1]))[1]
+        tensor([[0.2500, 0.2500],
+                [0.2500, 0.2500]], dtype=torch.float64)
+    """
+    check_logits(logits)
+    check_target(logits, target, num_labels=logits.shape[1], ignore_index=ignore_index, validate=None)
+    logits = logits.double()
+    softplus, counts = class_means(
+        torch.logaddexp(logits, torch.zeros_like(logits)), target, ignore_index=ignore_index
+    )
+    variance, _ = class_means(torch.sigmoid(logits) * torch.sigmoid(-logits), target, ignore_index=ignore_index)
+    absent = counts[:, None] == 0
+    return softplus.masked_fill(absent, torch.nan), variance.masked_fill(absent, torch.nan)
+
+
+def _means(sums: Tensor, counts: Tensor) -> Tensor:
+    return (sums / counts[:, None]).masked_fill(counts[:, None] == 0, torch.nan)
+
+
+def _segment_sums(p: Tensor, cells: Tensor, size: int, folds: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Sums of p over the rows of each cell, of its squares over the cells of each class, and the cells' counts.
+
+    Rows whose cell is `size` or above count for nothing; p is overwritten.
+    """
+    if size <= _DENSE:
+        member = p.new_zeros(len(p), size + folds).scatter_(1, cells[:, None], 1.0)[:, :size]
+        sums = member.T @ p
+        of_class = member.reshape(len(p), -1, folds).sum(2) if folds > 1 else member
+        return sums, of_class.T @ p.square_(), torch.bincount(cells, minlength=size + 1)[:size]
+    ordered, order = torch.sort(cells)
+    starts = torch.searchsorted(ordered, torch.arange(size + 1, device=cells.device))
+    sums = F.embedding_bag(order, p, starts, mode="sum")[:-1]
+    return sums, F.embedding_bag(order, p.square_(), starts[::folds], mode="sum")[:-1], starts.diff()

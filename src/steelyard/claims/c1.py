@@ -1,0 +1,125 @@
+"""C1: with two classes weights and counts determine what weights do, whatever the data and the network."""
+
+import math
+from typing import Any
+
+import torch
+from scipy import stats
+
+from steelyard.balance import mean_confusion
+from steelyard.experiments.trainings import dataset, draw, settings, train
+from steelyard.forecasting import binary_ratio, fit_head
+from steelyard.losses import LogisticLoss
+
+TITLE = "Binary logistic: the effect of weights is deterministic"
+STATEMENT = (
+    "At a critical point of the weighted binary logistic loss P_0 / (1 - P_1) = w_1 N_1 / (w_0 N_0), with P_1 and "
+    "P_0 the mean probability of the positive class over positives and negatives: weights and counts alone fix "
+    "the ratio."
+)
+
+
+def jobs(config: Any) -> dict[str, dict[str, Any]]:
+    """Every weight, imbalance, weight decay and seed."""
+    return {
+        f"w{weight:g}-i{ratio:g}-d{decay:g}-s{seed}": settings(config)
+        | {"weight": weight, "ratio": ratio, "weight_decay": decay, "seed": seed}
+        for weight in config.weights
+        for ratio in config.ratios
+        for decay in config.weight_decays
+        for seed in range(config.seeds)
+    }
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Train a network to tell classes of odd number from the others; measure, polish its head, measure again."""
+    data = dataset(job)
+    target, test_target = data.train_target % 2, data.test_target % 2
+    available = torch.bincount(target).tolist()
+    most = min(available) if job["limit_train"] is None else min(min(available), job["limit_train"] // 2)
+    counts = (most, max(2, round(most / job["ratio"])))
+    chosen = draw(target, counts, seed=job["seed"])
+    w = torch.tensor([1.0, job["weight"]])
+    w *= sum(counts) / (
+        w[0] * counts[0] + w[1] * counts[1]
+    )  # mean 1 over samples: the same steps for every weight
+    trained = train(data, chosen, LogisticLoss(class_weights=w), job, outputs=1, labels=(target, test_target))
+    law = binary_ratio(counts, (1.0, job["weight"]))
+    p = torch.sigmoid(trained.logits[:, 0].double())
+    p1, p0 = p[trained.target == 1].mean().item(), p[trained.target == 0].mean().item()
+    miss = torch.sigmoid(-trained.logits[:, 0].double())[trained.target == 1].mean().item()
+    head = fit_head(trained.features, trained.target, class_weights=w, weight_decay=max(job["weight_decay"], 1e-4))
+    P, _ = mean_confusion(head.logits(trained.features), trained.target, link="softmax")
+    return job | {
+        "counts": list(counts),
+        "law": law,
+        "p1": p1,
+        "p0": p0,
+        "measured": p0 / miss,
+        "polished": float(P[0, 1] / P[1, 0]),
+    }
+
+
+def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
+    """Numbers, verdict and figures."""
+    known = [r for r in records if r["measured"] > 0 and math.isfinite(r["measured"])]
+    x = [math.log(r["law"]) for r in known]
+    y = [math.log(r["measured"]) for r in known]
+    varied = len(set(x)) > 1 and len(x) > 2  # or there is no line through them
+    slope, half = 0.0, math.inf
+    if varied:
+        line = stats.linregress(x, y)
+        slope, half = float(line.slope), float(stats.t.ppf(0.975, len(x) - 2) * line.stderr)
+    off = sorted(abs(b - a) for a, b in zip(x, y, strict=True))
+    factor = math.exp(off[len(off) // 2])
+    polished = max(abs(r["polished"] / r["law"] - 1) for r in records)
+    held = polished <= 1e-6
+    law_range = (min(r["law"] for r in records), max(r["law"] for r in records))
+    by_decay = []
+    for decay in config.weight_decays:
+        part = sorted(abs(math.log(r["measured"] / r["law"])) for r in known if r["weight_decay"] == decay)
+        by_decay.append(f"{math.exp(part[len(part) // 2]):.2f} at weight decay {decay:g}")
+    power = "."
+    if varied:
+        power = (
+            f", and the ratio goes with the law to the power {slope:.2f} [{slope - half:.2f}, {slope + half:.2f}]."
+        )
+    return {
+        "held": "yes" if held and slope - half >= 0.9 and slope + half <= 1.1 else "partly" if held else "no",
+        "verdict": (
+            f"With its head at the optimum every network is on the law, to {polished:.1e} relative, for ratios "
+            f"from {law_range[0]:.2g} to {law_range[1]:.2g}. As stochastic gradient descent leaves it, half of "
+            f"them are within a factor of {factor:.2f} ({', '.join(by_decay)})" + power
+        ),
+        "numbers": [
+            {"name": "largest relative error, head polished", "value": polished, "low": None, "high": None},
+            {
+                "name": "power of the law in the measured ratio, as trained",
+                "value": slope if varied else None,
+                "low": slope - half if varied else None,
+                "high": slope + half if varied else None,
+            },
+            {"name": "median factor off the law, as trained", "value": factor, "low": None, "high": None},
+            {"name": "trainings", "value": len(records), "low": None, "high": None},
+        ],
+        "figures": [
+            {
+                "id": "ratio",
+                "kind": "points",
+                "title": "Measured ratio against the law",
+                "x": "w₁N₁ / (w₀N₀)",
+                "y": "P₀ / (1 − P₁), measured",
+                "log": True,
+                "diagonal": True,
+                "series": [
+                    {
+                        "label": f"as trained, imbalance {ratio:g}",
+                        "points": [[r["law"], r["measured"]] for r in known if r["ratio"] == ratio],
+                    }
+                    for ratio in config.ratios
+                ]
+                + [{"label": "head polished", "points": [[r["law"], r["polished"]] for r in records]}],
+                "caption": "A point is a training. On the diagonal the law holds.",
+            }
+        ],
+    }

@@ -1,0 +1,213 @@
+"""C2: with more classes the law holds and does not decide; what weights guarantee, and what they do not."""
+
+import statistics
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from steelyard.auditing import audit
+from steelyard.balance import mean_confusion, softmax_law
+from steelyard.experiments.statistics import in_words, mean_interval
+from steelyard.experiments.trainings import dataset, draw, ranked_counts, settings, train
+from steelyard.forecasting import fit_head
+from steelyard.losses import SoftmaxLoss
+from steelyard.weights.class_weights import class_weights
+
+TITLE = "Softmax with more classes: the effect of weights is indeterminate"
+STATEMENT = (
+    "The law of the softmax loss is one equation for each class, K - 1 of them independent, for K (K - 1) mean "
+    "probabilities: (K - 1)^2 degrees of freedom remain, so weights and counts fix no class's probability."
+)
+
+
+def jobs(config: Any) -> dict[str, dict[str, Any]]:
+    """Every scheme of weights, order in which classes get rare, and seed."""
+    return {
+        f"{scheme}-{order}-s{seed}": settings(config)
+        | {
+            "imbalance": config.imbalance,
+            "scheme": scheme,
+            "order": order,
+            "seed": seed,
+            "factor": config.factor,
+        }
+        for scheme in ("none", "inverse")
+        for order in ("first", "last", "shuffled")
+        for seed in range(config.seeds)
+    }
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Train, measure, and refit the head with each class's weight raised alone."""
+    data = dataset(job)
+    size = len(data.class_names)
+    ranked = ranked_counts(data.train_target, size, job)
+    order = {
+        "first": torch.arange(size),
+        "last": torch.arange(size).flip(0),
+        "shuffled": torch.randperm(size, generator=torch.Generator().manual_seed(job["seed"])),
+    }[job["order"]]
+    counts = torch.empty(size, dtype=torch.long)
+    counts[order] = torch.tensor(ranked)
+    chosen = draw(data.train_target, counts.tolist(), seed=job["seed"])
+    weights = class_weights(counts, job["scheme"])
+    trained = train(data, chosen, SoftmaxLoss(weight=weights), job, outputs=size)
+    P, seen = mean_confusion(trained.logits, trained.target, link="softmax")
+    stated = None if job["scheme"] == "none" else weights
+    report = audit(trained.logits, trained.target, link="softmax", class_weights=stated)
+    test_P, _ = mean_confusion(trained.test_logits, trained.test_target, link="softmax")
+    return job | {
+        "misfit": softmax_law(P, seen, weights).misfit,
+        "faults": list(report.faults),
+        "own_by_rank": test_P.diagonal()[order].tolist(),
+        **_search(trained.features, trained.target, weights.double(), job["factor"]),
+    }
+
+
+def _search(features: Tensor, target: Tensor, weights: Tensor, factor: float) -> dict[str, Any]:
+    """Raise each class's weight alone, all else in the objective the same, and see which way its numbers go."""
+    size, scale = len(weights), 1e-3
+
+    def fitted(w: Tensor, start: Any = None) -> tuple[Any, Tensor, Tensor, float]:
+        # the objective is the plain sum over samples: its normalisation goes into the decay
+        decay = scale * float(weights[target].sum() / w[target].sum())
+        head = fit_head(features, target, class_weights=w, num_classes=size, weight_decay=decay, start=start)
+        z = head.logits(features)
+        losses = torch.nn.functional.cross_entropy(z, target, reduction="none")
+        own = torch.bincount(target, losses, minlength=size) / torch.bincount(target, minlength=size)
+        P, counts = mean_confusion(z, target, link="softmax")
+        return head, P, own, softmax_law(P, counts, w).misfit
+
+    head, P, own, misfit = fitted(weights)
+    fell, rose, worst = 0, 0, -1.0
+    changes = []
+    for k in range(size):
+        w = weights.clone()
+        w[k] *= factor
+        _, after, own_after, _ = fitted(w, head)
+        worst = max(worst, float((own_after[k] - own[k]) / own[k].clamp(min=1e-300)))
+        change = (after[k, k] - P[k, k]).item()
+        fell += change < -1e-12
+        others = torch.arange(size) != k
+        # naively every other class loses some of its own probability
+        rose += int(((after - P).diagonal()[others] > 1e-12).sum())
+        changes.append(change)
+    return {
+        "polished_misfit": misfit,
+        "own_fell": int(fell),
+        "raised": size,
+        "others_rose": int(rose),
+        "others": size * (size - 1),
+        "largest_rise_of_own_loss": worst,
+        "own_change": changes,
+    }
+
+
+def _differences(records: list[dict[str, Any]], seeds: int) -> tuple[list[float], list[float]]:
+    """For each seed: how far the ranks' mean probabilities lie apart between the assignments `first` and `last`,
+    and between it and the next seed under the same one, which is what training and sampling do alone."""
+    of = {(r["scheme"], r["order"], r["seed"]): r["own_by_rank"] for r in records}
+    schemes = sorted({r["scheme"] for r in records})
+
+    def apart(one: tuple[str, str, int], other: tuple[str, str, int]) -> list[float]:
+        return [abs(a - b) for a, b in zip(of[one], of[other], strict=True)]
+
+    between, within = [], []
+    for seed in range(seeds):
+        pairs = [apart((scheme, "first", seed), (scheme, "last", seed)) for scheme in schemes]
+        between.append(statistics.fmean(value for pair in pairs for value in pair))
+        if seeds > 1:
+            pairs = [
+                apart((scheme, order, seed), (scheme, order, (seed + 1) % seeds))
+                for scheme in schemes
+                for order in ("first", "last")
+            ]
+            within.append(statistics.fmean(value for pair in pairs for value in pair))
+    return between, within
+
+
+def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
+    """Numbers, verdict and figures."""
+    size = len(records[0]["own_by_rank"])
+    between, within = _differences(records, config.seeds)
+    mean, noise = statistics.fmean(between), statistics.fmean(within) if within else None
+    excess = mean_interval([a - b for a, b in zip(between, within, strict=True)]) if within else None
+    fell, raised = sum(r["own_fell"] for r in records), sum(r["raised"] for r in records)
+    rose, others = sum(r["others_rose"] for r in records), sum(r["others"] for r in records)
+    worst = max(r["largest_rise_of_own_loss"] for r in records)
+    polished = max(r["polished_misfit"] for r in records)
+    misfit = statistics.median(r["misfit"] for r in records)
+    lawful = polished <= 1e-6 and worst <= 1e-6
+    sure = excess is not None and excess[1] is not None and excess[1] > 0
+    against = (
+        ""
+        if excess is None or noise is None
+        else (f", against {noise:.2f} between seeds of one assignment: {in_words(excess, '.2f')} more over seeds")
+    )
+    return {
+        "held": "no" if not lawful else "yes" if sure else "partly",
+        "verdict": (
+            f"The law holds in every network (misfit {misfit:.2f} in the median as trained, at most "
+            f"{polished:.0e} with the head polished), and yet with the same counts and the same weights a "
+            f"class's mean probability on test samples differs by {mean:.2f} between two assignments of the "
+            f"counts to classes{against}. Raising one weight by "
+            f"{config.factor:g} never raised its class's mean training loss, as is guaranteed (largest relative "
+            f"change {worst:+.1e}); it lowered its class's mean probability in {fell} of {raised} cases, and "
+            f"raised that of another class in {rose} of {others}, both against the naive expectation."
+        ),
+        "numbers": [
+            {"name": "degrees of freedom", "value": (size - 1) ** 2, "low": None, "high": None},
+            {"name": "misfit as trained, median", "value": misfit, "low": None, "high": None},
+            {"name": "largest misfit, head polished", "value": polished, "low": None, "high": None},
+            {
+                "name": "difference of a rank's mean probability between two assignments of the counts",
+                "value": mean,
+                "low": None,
+                "high": None,
+            },
+            {"name": "the same between seeds of one assignment", "value": noise, "low": None, "high": None},
+            {
+                "name": "the former less the latter, over seeds",
+                "value": None if excess is None else excess[0],
+                "low": None if excess is None else excess[1],
+                "high": None if excess is None else excess[2],
+            },
+            {"name": "own mean probability fell with its weight raised", "value": fell, "low": None, "high": None},
+            {"name": "of cases", "value": raised, "low": None, "high": None},
+            {"name": "another class's rose with it", "value": rose, "low": None, "high": None},
+            {"name": "of pairs", "value": others, "low": None, "high": None},
+            {
+                "name": "largest relative rise of a class's own mean loss",
+                "value": worst,
+                "low": None,
+                "high": None,
+            },
+        ],
+        "figures": [
+            {
+                "id": "own",
+                "kind": "points",
+                "title": "Mean probability of a class by its rank, under three assignments of the same counts",
+                "x": "rank of the class, from frequent to rare",
+                "y": "mean probability of the own class, test split",
+                "log": False,
+                "diagonal": False,
+                "series": [
+                    {
+                        "label": f"{scheme}, rare are {order}",
+                        "points": [
+                            [k + 1 + 0.08 * i, value]
+                            for r in records
+                            if r["scheme"] == scheme and r["order"] == order
+                            for k, value in enumerate(r["own_by_rank"])
+                        ],
+                    }
+                    for i, (scheme, order) in enumerate(
+                        (s, o) for s in ("none", "inverse") for o in ("first", "last", "shuffled")
+                    )
+                ],
+                "caption": "Counts and weights are the same at each rank; which class has them is not.",
+            }
+        ],
+    }

@@ -1,0 +1,124 @@
+"""C3: one-vs-all logistic losses tie only the average over the other classes, and a hard class hides behind it."""
+
+import statistics
+from typing import Any
+
+import torch
+
+from steelyard.balance import hard_classes, mean_confusion
+from steelyard.experiments.metrics import recalls
+from steelyard.experiments.statistics import in_words, mean_interval
+from steelyard.experiments.trainings import dataset, draw, ranked_counts, settings, train
+from steelyard.notation import parse_loss
+
+TITLE = "One-vs-all logistic: an average over the other classes"
+STATEMENT = (
+    "The law of a one-vs-all output ties only the count-weighted average of its false probabilities, so a hard "
+    "class may hide behind many easy ones (multi-modality neglect); LGL-INR weighs them by how hard they are."
+)
+
+
+def jobs(config: Any) -> dict[str, dict[str, Any]]:
+    """Every loss and seed."""
+    return {
+        f"{parse_loss(loss).slug}-s{seed}": settings(config)
+        | {"imbalance": config.imbalance, "loss": loss, "seed": seed}
+        for loss in config.losses
+        for seed in range(config.seeds)
+    }
+
+
+def work(job: dict[str, Any]) -> dict[str, Any]:
+    """Train, and measure how far the hardest of the other classes stands out in each column."""
+    data = dataset(job)
+    size = len(data.class_names)
+    counts = ranked_counts(data.train_target, size, job)
+    chosen = draw(data.train_target, counts, seed=job["seed"])
+    spec = parse_loss(job["loss"])
+    loss, schedule = spec.build(torch.tensor(counts), job["batch_size"])
+    trained = train(data, chosen, loss, job, outputs=size, schedule=schedule)
+    link = spec.entry.link
+    P, _ = mean_confusion(trained.test_logits, trained.test_target, link=link)
+    train_P, seen = mean_confusion(trained.logits, trained.target, link=link)
+    others = ~torch.eye(size, dtype=torch.bool)
+    share = (torch.tensor(counts).double()[:, None] * others).T  # weights of the law's average, by column
+    average = (share.T / share.sum(1) * P).sum(0)
+    hardest = P.masked_fill(~others, 0.0).amax(0)
+    columns = hard_classes(train_P, seen)
+    return job | {
+        "average": average.tolist(),
+        "hardest": hardest.tolist(),
+        "ratio": (hardest / average).median().item(),
+        "averaged_away": sum(len(column.averaged_away) for column in columns),
+        "balanced_accuracy": recalls(trained.test_logits, trained.test_target).nanmean().item(),
+    }
+
+
+def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
+    """Numbers, verdict and figures."""
+    of = {
+        loss: [r | {"largest": statistics.median(r["hardest"])} for r in records if r["loss"] == loss]
+        for loss in config.losses
+    }
+    numbers = []
+    for loss, part in of.items():
+        for key, text in (
+            ("ratio", "hardest over average false probability, median column"),
+            ("largest", "hardest false probability, median column"),
+            ("averaged_away", "pairs averaged away"),
+            ("balanced_accuracy", "balanced accuracy"),
+        ):
+            mean, low, high = mean_interval([r[key] for r in part])
+            numbers.append({"name": f"{loss}: {text}", "value": mean, "low": low, "high": high})
+    held, words = "partly", "It cannot be judged without logistic and lgl-inr among the losses."
+    if "logistic" in of and "lgl-inr" in of:
+        pairs = list(zip(of["logistic"], of["lgl-inr"], strict=True))
+        ratio = mean_interval([a["ratio"] - b["ratio"] for a, b in pairs])
+        largest = mean_interval([a["largest"] - b["largest"] for a, b in pairs])
+        sure = ratio[1] is not None and ratio[1] > 0
+        lower = largest[1] is not None and largest[1] > 0
+        held = "yes" if sure and lower else "partly" if ratio[0] > 0 else "no"
+        means = {loss: {k: statistics.fmean(r[k] for r in of[loss]) for k in ("ratio", "largest")} for loss in of}
+        words = (
+            "In the median column the hardest other class gets "
+            f"{means['logistic']['ratio']:.1f} times the average that the law of one-vs-all logistic ties, under "
+            f"LGL-INR {means['lgl-inr']['ratio']:.1f} times: a difference of {in_words(ratio, '.1f')} over paired "
+            f"seeds. The hardest false probability itself is {means['logistic']['largest']:.3f} under logistic "
+            f"and {means['lgl-inr']['largest']:.3f} under LGL-INR, a difference of {in_words(largest, '.3f')}: "
+        )
+        words += (
+            "it falls too."
+            if lower
+            else "it does not fall, so the share of the hardest shrinks because the average of the others rises."
+        )
+    return {
+        "held": held,
+        "verdict": words,
+        "numbers": numbers,
+        "figures": [
+            {
+                "id": "hardest",
+                "kind": "points",
+                "title": "The hardest other class of each column against the average that the law ties",
+                "x": "average false probability of the column, as the law weighs it",
+                "y": "largest mean false probability",
+                "log": True,
+                "diagonal": True,
+                "series": [
+                    {
+                        "label": loss,
+                        "points": [
+                            [a, h]
+                            for r in records
+                            if r["loss"] == loss
+                            for a, h in zip(r["average"], r["hardest"], strict=True)
+                            if a > 0 and h > 0
+                        ],
+                    }
+                    for loss in config.losses
+                ],
+                "caption": "A point is a column (a class's output) of one training, on test samples. "
+                "On the line nothing hides.",
+            }
+        ],
+    }

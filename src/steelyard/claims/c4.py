@@ -1,0 +1,63 @@
+"""C4: LGL-INR improves the one-vs-all logistic loss and is competitive with softmax."""
+
+from typing import Any
+
+from steelyard.experiments.standings import divergence, jobs_of, paired, shown, stand, work
+from steelyard.experiments.statistics import differences, holm, p_value
+
+__all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
+
+TITLE = "LGL-INR against logistic and softmax losses"
+STATEMENT = (
+    "LGL-INR improves the one-vs-all logistic loss and is competitive with softmax, under balanced and imbalanced "
+    "training data; which of its parts (balanced classes, balanced positives and negatives, hardness) does it?"
+)
+_OURS = "lgl-inr"
+
+
+def jobs(config: Any) -> dict[str, dict[str, Any]]:
+    """Every imbalance and loss."""
+    return jobs_of(config, {imbalance: {"imbalance": imbalance} for imbalance in config.imbalances})
+
+
+def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
+    """Standings, and a verdict by the paper's own loss, LGL-INR as it is by default."""
+    held, verdict = _judge(records, config)
+    return {"held": held, "verdict": verdict} | stand(records, "imbalance", config)
+
+
+def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
+    others = [loss for loss in ("logistic", config.reference) if loss in config.losses]
+    if _OURS not in config.losses or not others:
+        return (
+            "partly",
+            f"Neither can be judged without {_OURS}, logistic and {config.reference} among the losses.",
+        )
+    ahead = {other: paired(records, "imbalance", _OURS, other) for other in others}
+    words = "; ".join(f"against {other} {shown(ahead[other])}" for other in others)
+    verdict = f"Balanced accuracy of {_OURS}, in points with the 95% interval over paired seeds: {words}."
+    if config.seeds < 2:
+        return "partly", verdict + " One seed has no interval: nothing is decided." + divergence(
+            records, "imbalance"
+        )
+    of = {(r["imbalance"], r["loss"]): r["balanced_accuracy"] for r in records}
+    tests: list[dict[str, Any]] = [
+        {
+            "other": other,
+            "ahead": mean > 0,
+            "p": p_value(differences(of[group, _OURS], of[group, other])),
+        }
+        for other in others
+        for group, (mean, _, _) in ahead[other].items()
+    ]
+    holm(tests)
+    sure = [test for test in tests if test["p"] < 0.05]
+    better = {other: sum(t["ahead"] for t in sure if t["other"] == other) for other in others}
+    worse = sum(not test["ahead"] for test in sure)
+    verdict += (
+        f" Of the {len(tests)} comparisons, corrected for their number (Holm, 5%), it is ahead in "
+        + ", ".join(f"{count} against {other}" for other, count in better.items())
+        + f", and behind in {worse}."
+        + divergence(records, "imbalance")
+    )
+    return ("no" if worse else "yes" if better[others[0]] else "partly"), verdict

@@ -1,0 +1,217 @@
+"""From a claim's name to its page: configuration, jobs, numbers, verdict."""
+
+import csv
+import datetime
+import io
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from pydantic import ValidationError
+
+import steelyard
+from steelyard._common.files import read_json, write_atomically, write_json
+from steelyard.claims import c1, c2, c3, c4, leaderboard
+from steelyard.claims.config import ClaimConfig
+from steelyard.data import parse_imbalance
+from steelyard.experiments.config import one_sentence
+from steelyard.experiments.grid import Engine, run_grid
+from steelyard.experiments.runs import environment, next_folder, numbered_folders
+from steelyard.experiments.trainings import dataset, ranked_counts
+from steelyard.notation import check_starts, parse_losses
+from steelyard.report import write_claim_page
+
+CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "leaderboard": leaderboard}
+
+
+def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> ClaimConfig:
+    """The configuration that ships for a claim, with changes.
+
+    Args:
+        claim: one of ``CLAIMS``.
+        full: at the paper's scale, which wants GPUs, not at that of two cores.
+        **changes: settings of :class:`ClaimConfig`; None leaves what ships.
+
+    Raises:
+        ValueError: an unknown claim or a value that cannot be meant.
+    """
+    if claim not in CLAIMS:
+        raise ValueError(f"claim must be one of {', '.join(CLAIMS)} or all, got {claim!r}")
+    text = resources.files("steelyard.claims").joinpath(f"{claim}.yaml").read_text(encoding="utf-8")
+    shipped = yaml.safe_load(text)
+    larger = shipped.pop("full")
+    values = (
+        shipped | (larger if full else {}) | {key: value for key, value in changes.items() if value is not None}
+    )
+    try:
+        config = ClaimConfig(**values)
+    except ValidationError as error:
+        raise ValueError(one_sentence(error, ClaimConfig)) from None
+    for imbalance in (config.imbalance, *config.imbalances):
+        parse_imbalance(imbalance)
+    check_starts(parse_losses(",".join(config.losses)), config.epochs)
+    return config
+
+
+def reproduce(
+    claim: str,
+    config: ClaimConfig,
+    folder: Path,
+    *,
+    workers: int = 1,
+    engine: Engine = "local",
+    command: str | None = None,
+    on_done: Callable[[str, str], None] = lambda name, outcome: None,
+    on_plan: Callable[[int], None] = lambda number: None,
+) -> dict[str, Any]:
+    """Run a claim's jobs into a folder, those that are not finished, and write its page.
+
+    Args:
+        claim: ``c1`` to ``c4``.
+        config: see :func:`read_claim_config`.
+        folder: of this claim and configuration; an unfinished run goes on.
+        workers, engine: see :func:`run_grid`.
+        command: the command line to show on the page.
+        on_done, on_plan: told each job's outcome, and how many there are.
+
+    Returns:
+        What claim.json holds; beside it rows.csv, jobs/ with a record each, and report.html.
+
+    Raises:
+        ValueError: the folder is of another configuration, or another process works in it.
+        JobsFailed: jobs that failed twice; finished ones are kept.
+    """
+    module: Any = CLAIMS[claim]
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"run folder {folder} is in use by another process") from None
+    try:
+        given = {"claim": claim} | config.model_dump()
+        file = folder / "config.json"
+        if file.exists():
+            before = _configuration(file)
+            odd = next((key for key in given if before[key] != given[key]), None)
+            if odd is not None:
+                raise ValueError(
+                    f"run folder {folder} is of another run: {odd} is {before[odd]!r}, not {given[odd]!r}; "
+                    "name another with --out"
+                )
+        started = time.monotonic()
+        jobs = module.jobs(config)
+        if not file.exists():
+            _check_data(jobs)  # before anything is written, and any job fails for it
+            write_json(file, given)
+        on_plan(len(jobs))
+        ran = 0
+
+        def tell(name: str, outcome: str) -> None:
+            nonlocal ran
+            ran += outcome != "was finished"
+            on_done(name, outcome)
+
+        records = run_grid(folder / "jobs", jobs, module.work, workers=workers, engine=engine, on_done=tell)
+        result: dict[str, Any] = {
+            "schema": 1,
+            "claim": claim,
+            "title": module.TITLE,
+            "statement": module.STATEMENT,
+            "config": given,
+            "environment": environment(f"{workers} workers, engine {engine}") | {"commit": _commit()},
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "seconds": round(time.monotonic() - started, 1),
+            "command": command,
+        }
+        page = folder / "claim.json"
+        if ran == 0 and page.exists():  # nothing is new but the page: when and where it ran stays true
+            result |= {key: read_json(page)[key] for key in ("environment", "finished", "seconds", "command")}
+        result |= module.conclude(list(records.values()), config)
+        write_atomically(folder / "rows.csv", lambda out: out.write(_csv(list(records.values())).encode()))
+        write_json(folder / "claim.json", result)
+        write_claim_page(folder)
+        return result
+    finally:
+        lock.release()
+
+
+def claim_folder(parent: Path, claim: str, config: ClaimConfig) -> Path:
+    """The newest folder of a claim in `parent` with this configuration, or the next that does not exist."""
+    given = {"claim": claim} | config.model_dump()
+    for _, folder in sorted(numbered_folders(parent, claim).items(), reverse=True):
+        file = folder / "config.json"
+        if not file.exists() or given.items() <= _configuration(file).items():
+            return folder
+    return next_folder(parent, claim)
+
+
+def _configuration(file: Path) -> dict[str, Any]:
+    """Of a run; a setting that a later version added was, before, what its default is."""
+    before: dict[str, Any] = {"claim": None} | ClaimConfig().model_dump() | read_json(file)
+    return before
+
+
+def _check_data(jobs: dict[str, dict[str, Any]]) -> None:
+    """Open every data set of the jobs, and see that the imbalances leave samples of each class.
+
+    Raises:
+        ValueError, OSError: as loading and imbalance do.
+    """
+    keys = ("dataset", "image_mode", "image_size", "imbalance", "limit_train")
+    for job in {tuple(job.get(key) for key in keys): job for job in jobs.values()}.values():
+        data = dataset(job)
+        if "imbalance" in job:
+            ranked_counts(data.train_target, len(data.class_names), job)
+
+
+def _commit() -> str | None:
+    """Of the source tree that runs, with a + where it has changes; None for an installed package."""
+    here = Path(steelyard.__file__).parent
+    asked = {
+        "commit": [
+            "log",
+            "-1",
+            "--format=%h",
+            "--",
+            str(here / "__init__.py"),
+        ],  # nothing where git has not this file
+        "changes": ["status", "--porcelain", "--", str(here)],
+        "head": ["rev-parse", "--short", "HEAD"],
+    }
+    try:
+        said = {
+            key: subprocess.run(
+                ["git", "-C", str(here), *words], capture_output=True, text=True, check=True
+            ).stdout
+            for key, words in asked.items()
+        }
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return said["head"].strip() + "+" * bool(said["changes"].strip()) if said["commit"].strip() else None
+
+
+def _csv(records: Sequence[dict[str, Any]]) -> str:
+    """The scalars and lists of scalars of every job."""
+    text = io.StringIO()
+    rows = [{key: _cell(value) for key, value in record.items()} for record in records]
+    keys = [key for key in rows[0] if not isinstance(rows[0][key], list)]
+    writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def _cell(value: Any) -> Any:
+    """A scalar as it is; a list of numbers, such as one a seed, with spaces between, and of pairs with colons."""
+    if isinstance(value, list) and value and all(isinstance(item, int | float | None) for item in value):
+        return " ".join("diverged" if item is None else f"{item:.6g}" for item in value)
+    if isinstance(value, list) and value and all(isinstance(item, list) for item in value):  # rates tried
+        return " ".join(":".join("diverged" if v is None else f"{v:.6g}" for v in item) for item in value)
+    return value

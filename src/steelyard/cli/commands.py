@@ -1,0 +1,329 @@
+"""Commands: parse, call, print. Tables go to standard output, everything else to standard error."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+import steelyard
+from steelyard.cli.progress import Display
+from steelyard.cli.tables import print_audit, print_forecast, print_table
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(steelyard.__version__, prog_name="steelyard")
+def commands() -> None:
+    """Which loss, which weights, and what did they do: classifiers on imbalanced data."""
+
+
+_BACKBONES = (
+    "small-cnn; resnet32, for images of 32 x 32; mlp, one hidden layer; or a model of another library: "
+    "timm:NAME, torchvision:NAME, transformers:NAME."
+)
+
+
+@commands.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path),
+    help="YAML file of the options below; those given here win.",
+)
+@click.option("--dataset", help="digits (built in), a folder, or a Hugging Face hub name.  [default: digits]")
+@click.option("--imbalance", help="none, exponential:RATIO or step:RATIO[:FRACTION].  [default: none]")
+@click.option(
+    "--losses",
+    help="Comma-separated, each NAME[:SCHEME[@VALUE]][:OPTION=VALUE][:from=EPOCH], "
+    "such as softmax:inverse or lgl-inr:beta=5.",
+)
+@click.option("--seeds", type=int, help="How many seeds.  [default: 3]")
+@click.option("--epochs", type=int, help="Epochs; results are those of the last.  [default: 30]")
+@click.option("--batch-size", type=int, help="[default: 64]")
+@click.option(
+    "--learning-rates",
+    help="One fixes it; several, comma-separated, are tried for every loss on a validation split.  "
+    "[default: 0.03,0.1,0.3]",
+)
+@click.option("--momentum", type=float, help="[default: 0.9]")
+@click.option("--weight-decay", type=float, help="Not applied to biases.  [default: 0.0005]")
+@click.option("--validation-fraction", type=float, help="[default: 0.1]")
+@click.option("--backbone", help=f"{_BACKBONES}  [default: small-cnn]")
+@click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.  [default: none]")
+@click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.  [default: 32-true]")
+@click.option("--initial-bias", help="zero, or prior: the log (odds) of the class counts.  [default: zero]")
+@click.option("--image-mode", help="L or RGB: convert every image.")
+@click.option("--image-size", type=int, help="Resize every image to this height and width.")
+@click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
+@click.option(
+    "--resume", is_flag=True, help="Go on with an unfinished run: --out, or the latest of these options."
+)
+@click.option(
+    "--accelerator", default="auto", show_default=True, help="As Lightning takes it: auto, cpu, gpu, mps."
+)
+@click.option(
+    "--devices",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="How many of them train together, each on its share of every batch.",
+)
+@click.pass_obj
+def compare(
+    command: str,
+    /,
+    config_file: Path | None,
+    out: Path | None,
+    resume: bool,
+    accelerator: str,
+    devices: int,
+    **options: Any,
+) -> None:
+    """Train a small network under each loss and seed, print a table, write a report."""
+    from steelyard.experiments import compare as run
+    from steelyard.experiments.config import make_config, read_config
+    from steelyard.experiments.runs import latest_folder, next_folder
+
+    given = {key: value for key, value in options.items() if value is not None}
+    if "losses" in given:
+        given["losses"] = [part.strip() for part in given["losses"].split(",") if part.strip()]
+    if "learning_rates" in given:
+        given["learning_rates"] = [_number(part) for part in given["learning_rates"].split(",")]
+    base = read_config(config_file).model_dump() if config_file is not None else {}
+    config = make_config(**(base | given))
+
+    stem = "-".join((Path(config.dataset).name or "data", *config.imbalance.split(":")))
+    if out is not None:
+        folder = out
+    elif resume:
+        found = latest_folder(Path("runs"), stem, config)
+        if found is None:
+            raise ValueError(f"nothing to resume: no folder runs/{stem}* holds a run of these options")
+        folder = found
+    else:
+        folder = next_folder(Path("runs"), stem)
+    with Display() as display:
+        results = run(
+            config,
+            folder,
+            resume=resume,
+            command=command,
+            accelerator=accelerator,
+            devices=devices,
+            progress=display,
+        )
+    print_table(results)
+    for label, reason in results.get("diverged", {}).items():
+        click.echo(f"left out: {label}, of which some seed diverged at every learning rate ({reason})")
+    click.echo(f"report: {folder / 'report.html'}")
+
+
+_WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or a JSON file"
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--link", help="softmax, or logistic for one-vs-all outputs.  [default: what the file says]")
+@click.option(
+    "--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: what the file says]"
+)
+@click.option("--pos-weights", help="Weights said to be on each output's positives, alike; for logistic.")
+@click.option("--sampler", help="How often the sampler draws a sample of each class, alike.")
+@click.option("--corrected", help="Weights taken out of the logits after training, alike.")
+@click.option("--beta", type=float, help="The loss was LGL-INR of this beta.  [default: what the file says]")
+@click.option("--detach-weights", is_flag=True, help="Of LGL-INR.")
+@click.option(
+    "--batch-size", type=int, help="Of LGL-INR, which balances the classes of each batch.  [default: alike]"
+)
+@click.option("--counts", help="Training samples of each class.  [default: those of the file]")
+@click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
+@click.option("--target", help="Label column; for .npy the file of labels.  [default: target, label, labels or y]")
+@click.option(
+    "--from", "values", default="logits", show_default=True, help="What the numbers are: logits or probabilities."
+)
+@click.option("--drop-invalid", is_flag=True, help="Leave out rows with NaN or infinite numbers.")
+@click.option(
+    "--tolerance", type=float, default=1e-9, show_default=True, help="Mean probabilities that are no confusion."
+)
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, audit.json, classes.csv.")
+@click.pass_obj
+def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **options: Any) -> None:
+    """Say what class weights did to a trained model, from its predictions on its training samples.
+
+    FILE holds logits and labels: parquet, Arrow, CSV, NPZ or NPY.
+    """
+    from steelyard.commands.audit import audit_file
+
+    names = options.pop("class_names")
+    given = None if names is None else [name.strip() for name in names.split(",")]
+    _, found = audit_file(
+        file,
+        out=out,
+        class_counts=counts,
+        class_names=given,
+        command=command,
+        say=lambda text: click.echo(text, err=True),
+        **options,
+    )
+    print_audit(found)
+    if out is not None:
+        click.echo(f"report: {out / 'report.html'}")
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--losses", default="softmax", show_default=True, help="softmax, logistic, or both, comma-separated."
+)
+@click.option(
+    "--weights",
+    default="none,sqrt_inverse,inverse",
+    show_default=True,
+    help="Comma-separated: schemes such as inverse or power@0.5, or JSON files.",
+)
+@click.option(
+    "--test",
+    type=click.Path(path_type=Path),
+    help="Features of held-out samples to judge by.  [default: for train_NAME the file NAME beside it]",
+)
+@click.option(
+    "--weight-decay", type=float, help="Of the head's matrix.  [default: what the file says, else 0.0005]"
+)
+@click.option("--target", help="Label column.  [default: target, label, labels or y]")
+@click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
+)
+@click.pass_obj
+def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path | None, **options: Any) -> None:
+    """Say what other class weights would do, before anything is trained again.
+
+    FILE holds the features of the training samples, what the network's linear head multiplies, and their labels.
+    """
+    from steelyard.commands.forecast import forecast_file
+
+    names = options.pop("class_names")
+    found = forecast_file(
+        file,
+        losses=[part.strip() for part in losses.split(",") if part.strip()],
+        weights=[part.strip() for part in weights.split(",") if part.strip()],
+        class_names=None if names is None else [name.strip() for name in names.split(",")],
+        out=out,
+        command=command,
+        say=lambda text: click.echo(text, err=True),
+        **options,
+    )
+    print_forecast(found)
+    if out is not None:
+        click.echo(f"report: {out / 'report.html'}")
+
+
+@commands.command()
+@click.argument("claim", metavar="{c1|c2|c3|c4|leaderboard|all}")
+@click.option("--dataset", help="As for compare; for leaderboard several, comma-separated.")
+@click.option("--full", is_flag=True, help="At the paper's scale: data from the hub, larger networks, for GPUs.")
+@click.option("--losses", help="As for compare; for c3, c4 and leaderboard.")
+@click.option(
+    "--imbalance", help="none, exponential:RATIO or step:RATIO[:FRACTION]; for c4 several, comma-separated."
+)
+@click.option("--epochs", type=int)
+@click.option("--seeds", type=int)
+@click.option("--backbone", help=_BACKBONES)
+@click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.")
+@click.option("--limit-train", type=int, help="At most so many training samples, before imbalance.")
+@click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.")
+@click.option("--image-mode", help="L or RGB: convert every image.")
+@click.option("--image-size", type=int, help="Resize every image to this height and width.")
+@click.option("--workers", type=int, show_default="one a GPU, else one a core", help="Trainings at a time.")
+@click.option("--engine", default="local", show_default=True, help="local, ray or dask.")
+@click.option(
+    "--out",
+    type=click.Path(path_type=Path),
+    help="Folder of claims.  [default: runs/claims, where each run has its own]",
+)
+@click.pass_obj
+def reproduce(
+    command: str,
+    /,
+    claim: str,
+    full: bool,
+    dataset: str | None,
+    losses: str | None,
+    imbalance: str | None,
+    workers: int | None,
+    engine: str,
+    out: Path | None,
+    **changes: Any,
+) -> None:
+    """Run the paper's claims (all: c1 to c4) or a leaderboard of losses; each gets a folder and a page in OUT.
+
+    What an option does not change is in the configuration that ships with the claim. An unfinished run goes on.
+    """
+    from steelyard.claims import claim_folder, read_claim_config
+    from steelyard.claims import reproduce as run
+    from steelyard.experiments.grid import default_workers
+
+    claims = ["c1", "c2", "c3", "c4"] if claim == "all" else [claim]
+    if claim == "c1" and (imbalance or losses):
+        raise ValueError("c1 has imbalances and a loss of its own, got --imbalance or --losses")
+    if claim == "c2" and losses:
+        raise ValueError("c2 has a loss of its own, got --losses")
+    if claim != "c4" and imbalance is not None and len(_parts(imbalance)) > 1:
+        raise ValueError(f"only c4 takes several imbalances, got {imbalance} for {claim}")
+    given = dict(changes)
+    if dataset is not None:
+        given |= {"tasks": _parts(dataset)} if claim == "leaderboard" else {"dataset": dataset}
+    if imbalance is not None:
+        given |= {"imbalances": _parts(imbalance), "imbalance": _parts(imbalance)[0]}
+    if losses is not None:
+        given |= {"losses": _parts(losses)}
+    configs = {name: read_claim_config(name, full=full, **given) for name in claims}
+    with Display() as display:
+        for name, config in configs.items():
+            folder = claim_folder(Path("runs/claims"), name, config) if out is None else out / name
+            result = run(
+                name,
+                config,
+                folder,
+                workers=default_workers() if workers is None else workers,
+                engine=engine,  # type: ignore[arg-type]
+                command=command,
+                on_plan=display.plan,
+                on_done=lambda job, outcome, name=name: display.end(f"{name} {job}", outcome),  # type: ignore[misc]
+            )
+            held = {"yes": "held", "no": "did not hold", "partly": "held in part"}[result["held"]]
+            click.echo(f"{name} {held}. {result['verdict']}\nreport: {folder / 'report.html'}")
+
+
+def _parts(text: str) -> list[str]:
+    """Of a list with commas, of which there is one at least."""
+    return [part.strip() for part in text.split(",") if part.strip()] or [text]
+
+
+@commands.command()
+@click.argument("folder", type=click.Path(path_type=Path))
+def report(folder: Path) -> None:
+    """Make the report of a finished run, audit, forecast or claim anew from its files."""
+    from steelyard.report import write_audit_page, write_claim_page, write_forecast_page, write_report
+
+    write = write_report
+    for name, other in (
+        ("audit.json", write_audit_page),
+        ("forecast.json", write_forecast_page),
+        ("claim.json", write_claim_page),
+    ):
+        if (folder / name).is_file():
+            write = other
+    click.echo(f"report: {write(folder)}")
+
+
+@commands.command()
+def losses() -> None:
+    """List the losses."""
+    click.echo("\n".join(steelyard.list_losses()))
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise ValueError(f"learning-rates must be numbers, comma-separated, got {text!r}") from None

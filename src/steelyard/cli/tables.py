@@ -1,0 +1,139 @@
+"""Results as tables on standard output."""
+
+import os
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+
+def _console() -> Console:
+    console = Console(highlight=False)
+    if not console.is_terminal and "COLUMNS" not in os.environ:
+        console = Console(highlight=False, width=160)  # a file is as wide as it needs to be
+    return console
+
+
+_MOST_CLASSES = 20
+
+
+def print_audit(found: dict[str, Any]) -> None:
+    """The verdicts in words, then the classes that are most off."""
+    from steelyard.report import class_rows
+
+    console = _console()
+    for verdict in found["verdicts"]:
+        fault = "" if verdict["fault"] is None else f" [{verdict['fault'].replace('_', ' ')}]"
+        console.print(Text(verdict["topic"].upper() + fault, style="bold"))
+        console.print(Padding(_plain(verdict["text"]), (0, 0, 1, 2)))
+    rows = class_rows(found)
+    kind = "weight" if found["implied_weights"] is not None else "positive weight"
+    titles = ["samples", f"stated {kind}", f"implied {kind}", "relative residual"]
+    lines = [
+        (
+            row["name"],
+            [
+                str(row["samples"]),
+                _significant(row["stated"]),
+                _significant(row["implied"]) + _between(row["implied_low"], row["implied_high"]),
+                "-" if row["relative_residual"] is None else f"{row['relative_residual']:+.2f}",
+            ],
+        )
+        for row in rows[:_MOST_CLASSES]
+    ]
+    _print_rows(console, "class", titles, lines, None)
+    if len(rows) > _MOST_CLASSES:
+        click.echo(f"the {_MOST_CLASSES} of {len(rows)} classes that are most off")
+
+
+def print_forecast(found: dict[str, Any]) -> None:
+    """The metrics of each weighting, the recall of its classes from frequent to rare, and what is guaranteed."""
+    console = _console()
+    binary = len(found["class_names"]) == 2
+    titles = ["Accuracy, %", "Balanced accuracy, %", "NLL", "ECE, %"] + (["P0/(1-P1), law"] if binary else [])
+    lines = []
+    for one in found["forecasts"]:
+        cells = [f"{100 * one['accuracy']:.1f}", f"{100 * one['balanced_accuracy']:.1f}"]
+        cells += [f"{one['nll']:.3f}", f"{100 * one['ece']:.1f}"]
+        cells += [_significant(one["binary_ratio"])] if binary else []
+        lines.append((f"{one['loss']}:{one['name']}", cells))
+    judged = found["judged_by"] or "the training samples, which flatters"
+    _print_rows(console, "loss and weights", titles, lines, _plain(f"judged by {judged}"))
+    counts = found["class_counts"]
+    order = sorted(range(len(counts)), key=lambda k: -counts[k])
+    rarest = order[-_MOST_CLASSES:]
+    lines = [
+        (
+            f"{found['class_names'][k]} ({counts[k]})",
+            ["-" if one["recall"][k] is None else f"{100 * one['recall'][k]:.1f}" for one in found["forecasts"]],
+        )
+        for k in rarest
+    ]
+    titles = [f"{one['loss']}:{one['name']}" for one in found["forecasts"]]
+    which = (
+        "recall of each class, %"
+        if len(order) == len(rarest)
+        else f"recall of the {len(rarest)} rarest classes, %"
+    )
+    _print_rows(console, "class (training samples)", titles, lines, _plain(which))
+    console.print(_plain(found["guarantee"]))
+
+
+def _significant(value: float | None) -> str:
+    return "-" if value is None else f"{value:.3g}"
+
+
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:.2g}, {high:.2g}]"
+
+
+def _print_rows(
+    console: Console, first: str, titles: list[str], rows: list[tuple[str, list[str]]], title: Text | None
+) -> None:
+    """A table, or a list where the terminal is too narrow for one."""
+    if console.width < 100:
+        for label, cells in rows:
+            console.print(_plain(label))
+            for name, cell in zip(titles, cells, strict=True):
+                console.print(f"  {name:21s} {cell}")
+        return
+    table = Table(title=title)
+    table.add_column(first, no_wrap=True)
+    for name in titles:
+        table.add_column(name, justify="right")
+    for label, cells in rows:
+        table.add_row(_plain(label), *cells)
+    console.print(table)
+
+
+def print_table(results: dict[str, Any]) -> None:
+    """The metrics of each loss."""
+    console = _console()
+    groups = results["data"]["groups"]
+    metrics = [m for m in results["metrics"] if groups.get(m["key"].removeprefix("recall_"), True)]
+    titles = [m["title"] + (f", {m['unit']}" if m["unit"] else "") for m in metrics]
+    sign = "±" if console.encoding.startswith("utf") else "+/-"
+    rows = [
+        (loss["label"], [_cell(loss["summary"][m["key"]], 100 if m["unit"] == "%" else 1, sign) for m in metrics])
+        for loss in results["losses"]
+    ]
+    title = _plain(f"{results['config']['dataset']}, imbalance {results['config']['imbalance']}")
+    _print_rows(console, "loss", titles, rows, title)
+    seeds = results["config"]["seeds"]
+    click.echo(f"mean over {seeds} seeds {sign} half the 95% interval" if seeds > 1 else "one seed: no intervals")
+
+
+def _cell(value: dict[str, Any] | None, scale: int, sign: str) -> str:
+    if value is None:
+        return "-"
+    digits = 1 if scale == 100 else 3
+    text = f"{value['mean'] * scale:.{digits}f}"
+    return text if value["low"] is None else f"{text} {sign} {(value['high'] - value['mean']) * scale:.{digits}f}"
+
+
+def _plain(text: str) -> Text:
+    """Text that is shown as it is: no markup, no control characters."""
+    return Text("".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text))

@@ -1,0 +1,1 @@
+"""Commands: file in, folder out. The command line parses and prints."""

@@ -1,0 +1,144 @@
+"""Forecast from a file of features: read it, refit heads, write what they would do."""
+
+import csv
+import datetime
+import io
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import steelyard
+from steelyard._common.files import write_atomically, write_json
+from steelyard.data import Predictions, open_predictions
+from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
+from steelyard.losses.registry import find_loss
+from steelyard.notation import parse_weights
+from steelyard.report import write_forecast_page
+
+_WEIGHT_DECAY = 5e-4
+
+
+def forecast_file(
+    path: Path,
+    *,
+    losses: Sequence[str],
+    weights: Sequence[str],
+    test: Path | None = None,
+    weight_decay: float | None = None,
+    target: str | None = None,
+    class_names: Sequence[str] | None = None,
+    out: Path | None = None,
+    command: str | None = None,
+    say: Callable[[str], None] = lambda text: None,
+) -> dict[str, Any]:
+    """Refit the head for each loss and weighting on the features of the training samples.
+
+    Args:
+        path: file of features and labels; see :func:`steelyard.data.open_predictions`.
+        losses: ``softmax`` or ``logistic``.
+        weights: each as :func:`parse_weights` takes it.
+        test: the same of held-out samples, to judge by. Default: for `train_NAME`, the file `NAME` beside it if
+            there is one; else the training samples, which flatters.
+        weight_decay: of the head's matrix. Default: what the file says of its training, else 0.0005.
+        target: name of the label column.
+        class_names: K. Default: what the file says.
+        out: folder to write forecast.json, forecast.csv, mean_confusion.npz and report.html to; new or empty.
+        command: the command line to show in the report.
+        say: told what was taken from the file.
+
+    Returns:
+        What forecast.json holds.
+
+    Raises:
+        FileExistsError: the folder holds something already.
+        ValueError, TypeError, FileNotFoundError: a file or an argument that cannot be meant.
+        ArithmeticError: a head that could not be fitted.
+    """
+    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} holds something already; name another folder")
+    for loss in losses:
+        if loss not in ("softmax", "logistic"):
+            known = find_loss(loss.partition(":")[0])  # an unknown name is refused there, with the nearest
+            raise ValueError(f"losses of a forecast must be softmax or logistic, got {loss!r} ({known.link} link)")
+    if not losses or not weights:
+        raise ValueError(f"losses and weights must name at least one each, got {list(losses)} and {list(weights)}")
+    opened = open_predictions(path, target=target, values="features", class_names=class_names)
+    decay = opened.weight_decay if weight_decay is None else weight_decay
+    decay = _WEIGHT_DECAY if decay is None else decay
+    beside = path.with_name(path.name.removeprefix("train_"))
+    if test is None and beside != path and beside.is_file():
+        test = beside
+        say(f"judged by the held-out samples in {test}")
+    features, labels = _whole(opened)
+    names = opened.class_names
+    held_out = None
+    if test is not None:
+        held_out = _whole(open_predictions(test, target=target, values="features", class_names=names))
+    else:
+        say("judged by the training samples themselves, which flatters; --test names a file of held-out ones")
+    size = len(names) if names is not None else int(labels.max()) + 1
+    counts = torch.bincount(labels, minlength=size)
+    made = {text: parse_weights(text, counts, names) for text in weights}
+    named = list(names) if names is not None else [f"class {k}" for k in range(size)]
+    found: list[tuple[str, Forecast]] = []
+    for loss in losses:
+        for one in forecast(
+            features,
+            labels,
+            class_weights={k: torch.ones(size, dtype=torch.float64) if w is None else w for k, w in made.items()},
+            loss=loss,  # type: ignore[arg-type]
+            test=held_out,
+            weight_decay=decay,
+        ):
+            found.append((loss, one))
+    result = {
+        "schema": 1,
+        "name": path.name,
+        "judged_by": None if test is None else test.name,
+        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "version": steelyard.__version__,
+        "command": command,
+        "class_names": named,
+        "class_counts": counts.tolist(),
+        "weight_decay": decay,
+        "guarantee": GUARANTEE,
+        "forecasts": [{"loss": loss} | one.to_dict() | _law(one, counts) for loss, one in found],
+    }
+    if out is not None:
+        P = {f"{loss}:{one.name}": one.mean_confusion.numpy() for loss, one in found}
+        write_atomically(out / "mean_confusion.npz", lambda file: np.savez(file, **P))  # type: ignore[arg-type]
+        write_atomically(out / "forecast.csv", lambda file: file.write(_csv(result).encode()))
+        write_json(out / "forecast.json", result)
+        write_forecast_page(out)
+    return result
+
+
+def _whole(opened: Predictions) -> tuple[Tensor, Tensor]:
+    parts = list(opened.batches())
+    return torch.cat([rows for rows, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def _law(one: Forecast, counts: Tensor) -> dict[str, float | None]:
+    """For two classes the ratio that the weights fix."""
+    if len(counts) != 2 or not bool((counts > 0).all()):
+        return {"binary_ratio": None}
+    n, w = counts.tolist(), one.class_weights.tolist()
+    return {"binary_ratio": binary_ratio((n[0], n[1]), (w[0], w[1]))}
+
+
+def _csv(result: dict[str, Any]) -> str:
+    """One row for each forecast and class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    numbers = ("accuracy", "balanced_accuracy", "nll", "ece")
+    vectors = ("class_weights", "recall", "precision", "class_loss")
+    writer.writerow(["loss", "weights", *numbers, "class", "training_samples", *vectors])
+    for one in result["forecasts"]:
+        for k, count in enumerate(result["class_counts"]):
+            cells = ["" if one[key][k] is None else repr(one[key][k]) for key in vectors]
+            writer.writerow([one["loss"], one["name"], *(repr(one[key]) for key in numbers), k, count, *cells])
+    return text.getvalue()

@@ -1,0 +1,128 @@
+"""What the claims' jobs share: a small network trained on imbalanced images, and what came of it."""
+
+import functools
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steelyard.data import ImageDataset, load_dataset, parse_imbalance
+from steelyard.training import Recipe, create_backbone, fit, predict, predict_features
+from steelyard.weights.schedules import DeferredReweighting
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A training's outputs on the samples that it was trained on, and on the test split."""
+
+    logits: Tensor
+    features: Tensor
+    target: Tensor
+    test_logits: Tensor
+    test_features: Tensor
+    test_target: Tensor
+
+
+def dataset(job: dict[str, Any]) -> ImageDataset:
+    """A job's data set, opened once in each process."""
+    return _opened(job["dataset"], job["image_mode"], job["image_size"])
+
+
+_opened = functools.lru_cache(maxsize=2)(
+    lambda name, mode, size: load_dataset(name, image_mode=mode, image_size=size)
+)
+
+
+def settings(config: Any) -> dict[str, Any]:
+    """What every training of a claim's configuration has in common, as a part of each job."""
+    return {
+        "dataset": config.dataset,
+        "epochs": config.epochs,
+        "batch_size": config.batch_size,
+        "learning_rate": config.learning_rate,
+        "weight_decay": config.weight_decays[0],
+        "limit_train": config.limit_train,
+        "backbone": config.backbone,
+        "augmentation": config.augmentation,
+        "initial_bias": config.initial_bias,
+        "precision": config.precision,
+        "image_mode": config.image_mode,
+        "image_size": config.image_size,
+    }
+
+
+def ranked_counts(target: Tensor, size: int, job: dict[str, Any]) -> list[int]:
+    """How many samples of each class, from most to fewest, the job's imbalance and limit leave."""
+    most = int(torch.bincount(target, minlength=size).min())
+    if job["limit_train"] is not None:
+        most = min(most, max(2, job["limit_train"] // size))
+    return parse_imbalance(job["imbalance"]).counts([most] * size)
+
+
+def draw(target: Tensor, counts: Sequence[int], *, seed: int) -> Tensor:
+    """Indices of so many samples of each class, in rising order; the same seed draws the same."""
+    generator = torch.Generator().manual_seed(seed)
+    order = torch.randperm(len(target), generator=generator)
+    return torch.cat([order[target[order] == k][:count] for k, count in enumerate(counts)]).sort().values
+
+
+def train(
+    data: ImageDataset,
+    chosen: Tensor,
+    loss: nn.Module,
+    job: dict[str, Any],
+    *,
+    outputs: int,
+    labels: tuple[Tensor, Tensor] | None = None,
+    initial_bias: Tensor | None = None,
+    schedule: tuple[str, DeferredReweighting] | None = None,
+    validation: Tensor | None = None,
+    limit_test: int = 2000,
+) -> Trained:
+    """Train a network on the chosen training images, as the job's settings and seed say, to the last epoch.
+
+    It is judged on every so many-th test image, or on the training images that `validation` names. `labels`, of
+    the training and the test split, take the place of the data set's own.
+    """
+    target, test_target = labels or (data.train_target, data.test_target)
+    images, seed = data.images("train", chosen), job["seed"]
+    recipe = Recipe(
+        job["epochs"],
+        job["batch_size"],
+        job["learning_rate"],
+        weight_decay=job["weight_decay"],
+        augmentation=job["augmentation"],
+    )
+    torch.manual_seed(seed)
+    network = create_backbone(job["backbone"], images, outputs, initial_bias=initial_bias)
+    judged = torch.arange(len(test_target))[:: max(1, -(-len(test_target) // limit_test))]
+    test = data.images("test", judged), test_target[judged]
+    if validation is not None:
+        test = data.images("train", validation), target[validation]
+    with tempfile.TemporaryDirectory() as folder:
+        # the history needs some validation samples; nothing is decided by them
+        few = images[:64], target[chosen[:64]]
+        checkpoint = Path(folder) / "last.ckpt"
+        fit(
+            network,
+            loss,
+            (images, target[chosen]),
+            few,
+            recipe,
+            seed=seed,
+            checkpoint=checkpoint,
+            schedule=schedule,
+            precision=job["precision"],
+        )
+    return Trained(
+        predict(network, images),
+        predict_features(network, images),
+        target[chosen],
+        predict(network, test[0]),
+        predict_features(network, test[0]),
+        test[1],
+    )

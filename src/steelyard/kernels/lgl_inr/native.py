@@ -1,0 +1,100 @@
+"""LGL-INR of float32 logits on a CPU by compiled C, where the installation could build it (native.c)."""
+
+import ctypes
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+_LIBRARY = Path(__file__).with_name("liblgl_inr.so")
+_ABI = 2  # as in the source: a library of another is left alone
+
+
+def takes(logits: Tensor) -> bool:
+    """Whether these logits can go to the compiled code."""
+    return (
+        logits.device.type == "cpu"
+        and logits.dtype == torch.float32
+        and (logits.stride(1) == 1 or logits.shape[1] == 1)
+        and library() is not None
+    )
+
+
+@cache
+def library() -> ctypes.CDLL | None:
+    """The compiled code; None where the installation has none."""
+    try:
+        found = ctypes.CDLL(str(_LIBRARY))
+        if found.lgl_inr_abi() != _ABI:
+            return None
+    except (OSError, AttributeError):  # no library, or one without these functions
+        return None
+    pointer, integer = ctypes.c_void_p, ctypes.c_int64
+    found.lgl_inr_segments.argtypes = [pointer, integer, integer, integer, pointer, pointer, pointer]
+    found.lgl_inr_segments.restype = integer
+    found.lgl_inr_columns.argtypes = [
+        *(pointer, integer, integer, integer, integer),
+        *(pointer, pointer, pointer, integer),
+        *(pointer, ctypes.c_float, ctypes.c_int),
+        *(pointer, pointer, integer, ctypes.c_int),
+    ]
+    return found
+
+
+def segments(target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
+    """The rows sorted by label, (N,), as S segments, one a class: their starts, (S + 1,), and labels, (S,).
+
+    The ignored rows form one of label `num_classes`, the last.
+    """
+    compiled = library()
+    assert compiled is not None
+    target, rows = target.long().contiguous(), len(target)
+    order, offsets, labels = (target.new_empty(size) for size in (rows, rows + 1, rows))
+    size = compiled.lgl_inr_segments(
+        *(target.data_ptr(), rows, num_classes, ignore_index),
+        *(order.data_ptr(), offsets.data_ptr(), labels.data_ptr()),
+    )
+    if size < 0:
+        wrong = -1 - size
+        raise RuntimeError(
+            f"target must hold labels from 0 to {num_classes - 1} or {ignore_index}, "
+            f"got {int(target[wrong])} at position {wrong}"
+        )
+    return order, offsets[: size + 1], labels[:size]
+
+
+def columns(
+    logits: Tensor,
+    first: int,
+    order: Tensor,
+    offsets: Tensor,
+    labels: Tensor,
+    *,
+    num_classes: int,
+    pos_weight: Tensor | None,
+    beta: float,
+    detach_weights: bool,
+    out: Tensor | None,
+) -> Tensor:
+    """Losses (B,) of the columns of (N, B) logits, from class `first` on; their gradient goes to `out`, (N, B).
+
+    The rows come sorted by label, as `segments` makes them.
+    """
+    compiled = library()
+    assert compiled is not None
+    if len(order) != len(logits):
+        raise RuntimeError(f"logits must have a row for each of the {len(order)} labels, got {len(logits)} rows")
+    loss = logits.new_empty(logits.shape[1])
+    if pos_weight is not None:
+        pos_weight = pos_weight.to(torch.float32).contiguous()
+    failed = compiled.lgl_inr_columns(
+        *(logits.data_ptr(), logits.stride(0), logits.shape[1], first, num_classes),
+        *(order.data_ptr(), offsets.data_ptr(), labels.data_ptr(), len(labels)),
+        *(None if pos_weight is None else pos_weight.data_ptr(), beta, detach_weights),
+        *(loss.data_ptr(), None if out is None else out.data_ptr(), 0 if out is None else out.stride(0)),
+        torch.get_num_threads(),
+    )
+    if failed:
+        raise MemoryError("no memory for the statistics of the classes of this batch")
+    return loss

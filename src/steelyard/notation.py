@@ -1,0 +1,285 @@
+"""Losses as the command line names them: `softmax:inverse`, `lgl-inr:beta=5`, `softmax:power@0.5:from=10`."""
+
+import ast
+import inspect
+import json
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+from torch import Tensor, nn
+
+from steelyard._common.checks import check_beta, check_number
+from steelyard._common.text import nearest
+from steelyard.losses.registry import LossEntry, create_loss, find_loss
+from steelyard.weights.adjustments import initial_bias, logit_adjustment
+from steelyard.weights.class_weights import Scheme, class_weights
+from steelyard.weights.schedules import DeferredReweighting
+
+_SCHEMES = get_args(Scheme)
+_SCHEME_OPTION = {"effective_number": "beta", "power": "exponent"}
+
+
+@dataclass(frozen=True)
+class LossSpec:
+    """A loss, its options, and how class weights are made from counts.
+
+    Attributes:
+        label: as written, which is its name in every table.
+        name: in the registry.
+        options: of the loss's module.
+        scheme: of the class weights, or None for no weights.
+        scheme_options: of the scheme.
+        from_epoch: first epoch (from 0) with weights; before it all weigh 1.
+        tau: strength of the logit adjustment in training by class frequencies; 0 for none.
+        presence: the same by how many batches have each class, for LGL-INR.
+    """
+
+    label: str
+    name: str
+    options: dict[str, object] = field(default_factory=dict)
+    scheme: Scheme | None = None
+    scheme_options: dict[str, float] = field(default_factory=dict)
+    from_epoch: int = 0
+    tau: float = 0.0
+    presence: float = 0.0
+
+    @property
+    def slug(self) -> str:
+        """The label as a folder name."""
+        return re.sub(r"[^a-z0-9.]+", "-", self.label.lower().replace("=-", "=minus")).strip("-")
+
+    @property
+    def weights_text(self) -> str:
+        """The weight scheme as :func:`parse_scheme` takes it; ``none`` without one."""
+        if self.scheme is None:
+            return "none"
+        return self.scheme + "".join(f"@{value:g}" for value in self.scheme_options.values())
+
+    @property
+    def constant_weights(self) -> bool:
+        """Whether LGL-INR's weights carry no gradient."""
+        return bool(self.options.get("detach_weights", False)) or self.options.get("statistics") == "running"
+
+    @property
+    def entry(self) -> LossEntry:
+        return find_loss(self.name)
+
+    def weights(self, class_counts: Tensor) -> Tensor | None:
+        """(K,) class weights, or None."""
+        if self.scheme is None:
+            return None
+        return class_weights(class_counts, self.scheme, **self.scheme_options)  # type: ignore[arg-type]
+
+    def beta(self, num_classes: int) -> float:
+        """Of LGL-INR, as a number."""
+        return check_beta(self.options.get("beta", 1.0), num_classes)  # type: ignore[arg-type]
+
+    def adjustment(self, class_counts: Tensor, batch_size: int) -> Tensor | None:
+        """(K,) what training adds to the logits, or None."""
+        if self.presence:
+            return logit_adjustment(class_counts, tau=self.presence, batch_size=batch_size)
+        return logit_adjustment(class_counts, tau=self.tau) if self.tau else None
+
+    def first_bias(self, class_counts: Tensor) -> Tensor | None:
+        """(K,) bias of the constant solution of the loss without class weights, or None where that is zero."""
+        if self.tau or self.entry.separable_over == "columns":  # LGL-INR weighs positives and negatives alike
+            return None
+        return initial_bias(class_counts, self.entry.link)
+
+    def build(
+        self, class_counts: Tensor, batch_size: int
+    ) -> tuple[nn.Module, tuple[str, DeferredReweighting] | None]:
+        """The loss for batches of data of these counts, and the schedule of its weights if they start later."""
+        options = dict(self.options)
+        if options.get("statistics") == "running":
+            options.setdefault("num_classes", len(class_counts))
+        weights = self.weights(class_counts)
+        argument = self.entry.class_weights_argument
+        if weights is not None:
+            options[argument] = weights
+        adjustment = self.adjustment(class_counts, batch_size)
+        if adjustment is not None:
+            options["logit_adjustment"] = adjustment
+        loss = create_loss(self.name, **options)
+        if weights is None or self.from_epoch == 0:
+            return loss, None
+        return loss, (argument, DeferredReweighting(weights, start_epoch=self.from_epoch))
+
+
+def parse_losses(text: str) -> list[LossSpec]:
+    """Comma-separated losses; see :func:`parse_loss`.
+
+    Raises:
+        ValueError: none, or the same one twice.
+    """
+    specs = [parse_loss(part) for part in text.split(",") if part.strip()]
+    if not specs:
+        raise ValueError(f"losses must name at least one loss, got {text!r}")
+    slugs = [spec.slug for spec in specs]
+    for spec in specs:
+        if slugs.count(spec.slug) > 1:
+            raise ValueError(f"losses must differ, got {spec.label!r} twice")
+    return specs
+
+
+def check_starts(specs: Sequence[LossSpec], epochs: int) -> None:
+    """Refuse weights that would start after the last epoch."""
+    for spec in specs:
+        if spec.from_epoch >= epochs:
+            raise ValueError(
+                f"from must be an epoch below {epochs}, the epochs of training, got loss {spec.label!r}"
+            )
+
+
+def parse_loss(text: str) -> LossSpec:
+    """A loss as `name[:scheme[@value]][:option=value ...][:from=EPOCH]`.
+
+    Args:
+        text: for instance ``softmax``, ``softmax:inverse``, ``logistic:effective_number@0.999``,
+            ``lgl-inr:beta=5:detach_weights=true``, ``softmax:inverse:from=10`` (weights from epoch 10 on),
+            ``softmax:tau=1`` (logits adjusted by the log of the class frequencies), ``lgl-inr:presence=1`` (by the
+            log of the share of batches that have the class).
+
+    Returns:
+        The specification; the loss has been made once, so its options are known to be good.
+
+    Raises:
+        ValueError: an unknown loss, scheme or option, or a value that the loss refuses.
+
+    Example:
+        >>> parse_loss("softmax:power@0.5").scheme_options
+        {'exponent': 0.5}
+    """
+    label = text.strip()
+    name, *parts = label.split(":")
+    entry = find_loss(name)
+    options: dict[str, object] = {}
+    scheme: Scheme | None = None
+    scheme_options: dict[str, float] = {}
+    from_epoch, strengths = 0, {"tau": 0.0, "presence": 0.0}
+    not_text = ("weight", "pos_weight", "class_weights", "logit_adjustment", "process_group")
+    accepted = [p for p in inspect.signature(entry.module).parameters if p not in not_text]
+    for part in parts:
+        key, equals, value = part.partition("=")
+        if equals and key == "from":
+            if not value.isdecimal():
+                raise ValueError(f"from must be an epoch, a whole number >= 0, got {value!r} in loss {label!r}")
+            from_epoch = int(value)
+        elif equals and key in strengths:
+            try:
+                strengths[key] = check_number(key, ast.literal_eval(value))
+            except (TypeError, ValueError, SyntaxError):
+                raise ValueError(f"{key} must be a finite number, got {value!r} in loss {label!r}") from None
+        elif equals and key in accepted:
+            options[key] = _value(value)
+        elif equals:
+            choices = [*accepted, "from", *strengths]
+            near = nearest(key, choices)
+            raise ValueError(
+                f"loss {label!r} has an unknown option {key!r}{near}; choose from {', '.join(choices)}"
+            )
+        else:
+            try:
+                scheme, scheme_options = parse_scheme(part)
+            except ValueError as error:
+                raise ValueError(f"loss {label!r}: {error}") from None
+    if from_epoch and scheme is None:
+        raise ValueError(f"from needs a weight scheme that it starts, got loss {label!r}")
+    if strengths["presence"] and entry.separable_over != "columns":
+        raise ValueError(f"presence is for losses that balance the classes of a batch, got loss {label!r}")
+    if all(strengths.values()):
+        raise ValueError(f"tau and presence adjust the same logits, got both in loss {label!r}")
+    spec = LossSpec(label, name, options, scheme, scheme_options, from_epoch, **strengths)
+    try:
+        spec.build(torch.tensor([3, 2]), batch_size=1)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"loss {label!r}: {error}") from error
+    return spec
+
+
+def parse_scheme(text: str) -> tuple[Scheme, dict[str, float]]:
+    """A weight scheme as `name[@value]`, such as ``inverse`` or ``power@0.5``.
+
+    Returns:
+        The scheme and its options for :func:`steelyard.class_weights`.
+
+    Raises:
+        ValueError: an unknown scheme (the nearest is named), or a value that is none.
+    """
+    name, at, number = text.partition("@")
+    if name not in _SCHEMES:
+        near = nearest(name, _SCHEMES)
+        raise ValueError(f"unknown weight scheme {name!r}{near}; choose from {', '.join(_SCHEMES)}")
+    options = {}
+    if at:
+        if name not in _SCHEME_OPTION:
+            raise ValueError(f"scheme {name!r} takes no value, got {text!r}")
+        try:
+            options[_SCHEME_OPTION[name]] = float(number)
+        except ValueError:
+            raise ValueError(f"{text!r} must end in a number") from None
+    return name, options  # type: ignore[return-value]
+
+
+def parse_weights(
+    text: str, class_counts: Tensor, class_names: Sequence[str] | None = None, *, option: str = "weights"
+) -> Tensor | None:
+    """Class weights as the command line gives them.
+
+    Args:
+        text: a scheme (see :func:`parse_scheme`), K comma-separated numbers, or a JSON file that holds a list of K
+            numbers or an object from class name to number. ``none`` is no weights.
+        class_counts: (K,) that a scheme is made from; classes without samples weigh 1.
+        class_names: names that an object may use.
+        option: what to call it in an error.
+
+    Returns:
+        (K,) float64, or None.
+
+    Raises:
+        ValueError: what is none of these, or not K positive numbers.
+        FileNotFoundError: a name that ends in .json and is no file.
+    """
+    size = len(class_counts)
+    if text == "none":
+        return None
+    values: Any
+    if text.endswith(".json"):
+        values = json.loads(Path(text).read_text(encoding="utf-8"))
+        if isinstance(values, dict):
+            names = list(class_names) if class_names is not None else [str(k) for k in range(size)]
+            missing = [name for name in names if name not in values]
+            unknown = [name for name in values if name not in names]
+            if missing or unknown:
+                odd = f"no weight for {missing[0]!r}" if missing else f"an unknown class {unknown[0]!r}"
+                raise ValueError(f"{option} {text} has {odd}")
+            values = [values[name] for name in names]
+    elif re.fullmatch(r"[-+\d.eE,\s]+", text):
+        values = [float(part) for part in text.split(",")]
+    else:
+        try:
+            scheme, options = parse_scheme(text)
+        except ValueError as error:
+            raise ValueError(f"{option}: {error}; or {size} numbers, or a JSON file") from None
+        return class_weights(class_counts, scheme, on_empty="one", dtype=torch.float64, **options)  # type: ignore[arg-type]
+    if not isinstance(values, list) or len(values) != size:
+        came = f"{len(values)} numbers" if isinstance(values, list) else type(values).__name__
+        raise ValueError(f"{option} must be {size} numbers, one for each class, got {came}")
+    if not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < math.inf for v in values):
+        raise ValueError(f"{option} must be positive numbers, got {text}")
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def _value(text: str) -> object:
+    if text.lower() in ("true", "false"):
+        return text.lower() == "true"
+    try:
+        value: object = ast.literal_eval(text)
+    except (ValueError, SyntaxError):
+        return text
+    return value

@@ -1,0 +1,7 @@
+"""Class counts to class weights, adjustments of logits and first biases; schedules. No losses here."""
+
+from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
+from steelyard.weights.class_weights import class_weights
+from steelyard.weights.schedules import DeferredReweighting
+
+__all__ = ["DeferredReweighting", "batch_presence", "class_weights", "initial_bias", "logit_adjustment"]

@@ -1,0 +1,132 @@
+"""From class counts to first biases, adjustments of logits, and the share of batches that have a class."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from steelyard._common.checks import check_choice, check_number
+from steelyard.weights.counts import Counts, count_tensor, some_classes
+
+_MOST_NUMBERS = 1 << 20  # of an intermediate table
+
+
+def initial_bias(class_counts: Counts, link: Literal["softmax", "logistic"]) -> Tensor:
+    r"""Bias of a classifier's head with which it starts at the class frequencies.
+
+    .. math:: b_k = \log \frac{n_k}{N} \quad \text{(softmax)}, \qquad
+        b_k = \log \frac{n_k}{N - n_k} \quad \text{(logistic)}
+
+    One-vs-all outputs at zero bias start with a loss of K log 2, nearly all of it from negatives that a bias
+    alone would settle. LGL-INR needs none: it weighs positives and negatives one to one, and its constant
+    solution is a probability of 1/2.
+
+    Args:
+        class_counts: K counts, as in :func:`class_weights`.
+        link: ``"softmax"`` or ``"logistic"``.
+
+    Returns:
+        (K,) float32.
+
+    Raises:
+        ValueError: a class without samples, or with all of them under ``"logistic"``: its bias is infinite.
+
+    Source:
+        Lin et al., ICCV 2017 (prior for rare positives); here from the counts.
+
+    Example:
+        >>> initial_bias([75, 25], "logistic")
+        tensor([ 1.0986, -1.0986])
+    """
+    check_choice("link", link, ("softmax", "logistic"))
+    counts = count_tensor(class_counts).double()
+    total = counts.sum()
+    if bool((counts == 0).any()):
+        raise ValueError(
+            f"class_counts has no samples of {some_classes(counts == 0, class_counts, None)}: its bias is -inf"
+        )
+    if link == "softmax":
+        return (counts / total).log().float()
+    if len(counts) == 1:
+        raise ValueError("class_counts must have at least two classes for link 'logistic', got one")
+    return (counts / (total - counts)).log().float()
+
+
+def batch_presence(class_counts: Counts, batch_size: int) -> Tensor:
+    r"""Share of the mini-batches that have a sample of each class, of batches drawn without replacement.
+
+    .. math:: \rho_k = 1 - \prod_{i=0}^{B-1} \Big(1 - \frac{n_k}{N - i}\Big) \approx 1 - (1 - n_k / N)^B
+
+    LGL-INR balances the classes *of a batch*: over many batches a class counts by how often it is there. So its
+    balance law, the undoing of its probabilities and its :func:`logit_adjustment` all take this share.
+
+    Args:
+        class_counts: K counts, as in :func:`class_weights`; 0 has a share of 0.
+        batch_size: B samples, >= 1; from N on every batch has everything.
+
+    Returns:
+        (K,) float64.
+
+    Raises:
+        TypeError, ValueError: counts or a batch size that are none, counts that are all zero.
+
+    Source:
+        Derived for this project.
+
+    Example:
+        >>> batch_presence([900, 90, 10], batch_size=64)
+        tensor([1.0000, 0.9981, 0.4855], dtype=torch.float64)
+    """
+    n = count_tensor(class_counts).double()
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
+    total = int(n.sum())
+    if total == 0:
+        raise ValueError("class_counts must have a sample of at least one class, got none")
+    log_absent = torch.zeros_like(n)
+    drawn = torch.arange(min(batch_size, total))
+    for part in torch.split(drawn, max(1, _MOST_NUMBERS // len(n))):
+        log_absent += torch.log1p(-(n / (total - part)[:, None]).clamp(max=1)).sum(0)
+    return -torch.expm1(log_absent)
+
+
+def logit_adjustment(class_counts: Counts, *, tau: float = 1.0, batch_size: int | None = None) -> Tensor:
+    r"""What to add to the logits in training, so that the logits themselves are free of the training prior.
+
+    .. math:: \tau \log \frac{n_k}{N}, \qquad \text{or } \tau \log \rho_k \text{ with a batch size}
+
+    Pass it to a loss as ``logit_adjustment`` and predict from the logits as they are. The softmax of logits *plus*
+    adjustment is the posterior under the training frequencies; for one-vs-all losses the adjustment acts as a
+    margin, larger for rarer classes.
+
+    Args:
+        class_counts: K counts, as in :func:`class_weights`.
+        tau: strength, finite; 1 is the prior itself, 0 nothing.
+        batch_size: of the mini-batches of LGL-INR, which has balanced all else: then the adjustment is the log of
+            each class's :func:`batch_presence`, the prior that it leaves.
+
+    Returns:
+        (K,) float32.
+
+    Raises:
+        ValueError: a class without samples: its adjustment is infinite.
+
+    Source:
+        Menon et al., ICLR 2021 (softmax); Ren et al., NeurIPS 2020 (balanced softmax). For LGL-INR it is ours.
+
+    Example:
+        >>> logit_adjustment([75, 25])
+        tensor([-0.2877, -1.3863])
+        >>> logit_adjustment([900, 90, 10], batch_size=64)
+        tensor([ 0.0000, -0.0019, -0.7226])
+    """
+    tau = check_number("tau", tau)
+    if batch_size is None:
+        return tau * initial_bias(class_counts, "softmax")
+    presence = batch_presence(class_counts, batch_size)
+    if bool((presence == 0).any()):
+        raise ValueError(
+            f"class_counts has no samples of {some_classes(presence == 0, class_counts, None)}: "
+            "its adjustment is -inf"
+        )
+    return (tau * presence.log()).float()

@@ -1,0 +1,74 @@
+"""Class weights that start late."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+
+class DeferredReweighting:
+    """Class weights that start at a later epoch: first learn features, then rebalance.
+
+    Args:
+        class_weights: (K,) tensor or sequence, not negative.
+        start_epoch: first epoch, counted from 0, with the weights.
+
+    Attributes:
+        weight: (K,) ones before ``start_epoch``, the weights from then on; hand it to the loss at each epoch.
+
+    Raises:
+        TypeError, ValueError: weights or an epoch that are none.
+
+    Source:
+        Cao et al., NeurIPS 2019 (deferred re-weighting).
+
+    Example:
+        >>> schedule = DeferredReweighting([0.5, 1.5], start_epoch=160)
+        >>> schedule.weight
+        tensor([1., 1.])
+        >>> schedule.set_epoch(160)
+        >>> schedule.weight
+        tensor([0.5000, 1.5000])
+    """
+
+    def __init__(self, class_weights: Tensor | Sequence[float], *, start_epoch: int) -> None:
+        weights = torch.as_tensor(class_weights).detach().clone()
+        weights = weights if weights.is_floating_point() else weights.float()
+        if weights.dim() != 1 or len(weights) == 0:
+            raise ValueError(f"class_weights must have shape (K,), got {tuple(weights.shape)}")
+        bad = ~(torch.isfinite(weights) & (weights >= 0))
+        if bool(bad.any()):
+            position = int(bad.nonzero()[0])
+            raise ValueError(
+                "class_weights must be one finite weight >= 0 per class, "
+                f"got {float(weights[position])} at position {position}"
+            )
+        self._weights = weights
+        self.start_epoch = _epoch("start_epoch", start_epoch)
+        self.epoch = 0
+
+    @property
+    def weight(self) -> Tensor:
+        return self._weights.clone() if self.epoch >= self.start_epoch else torch.ones_like(self._weights)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Say which epoch begins; going back is refused (restore a state with `load_state_dict`)."""
+        if _epoch("epoch", epoch) < self.epoch:
+            raise ValueError(f"epoch must not go back, got {epoch} after {self.epoch}")
+        self.epoch = epoch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.epoch}
+
+    def load_state_dict(self, state: Mapping[str, int]) -> None:
+        if "epoch" not in state:
+            raise ValueError(f"state must have the key 'epoch', got {sorted(state)}")
+        self.epoch = _epoch("epoch", state["epoch"])
+
+
+def _epoch(name: str, value: int) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if value < 0:
+        raise ValueError(f"{name} must be >= 0, got {value}")
+    return value

@@ -1,0 +1,205 @@
+"""Audits of files: every format the same, weights as the command line gives them, pages that open."""
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from steelyard.auditing import audit
+from steelyard.commands.audit import audit_file
+from steelyard.notation import parse_weights
+from steelyard.report import write_audit_page
+from steelyard.weights.adjustments import logit_adjustment
+from tests.report.browser import check_page
+from tests.report.test_page import NASTY
+
+
+def _samples(classes=5, rows=400):
+    generator = torch.Generator().manual_seed(0)
+    share = torch.logspace(0, -1, classes)
+    target = torch.multinomial(share, rows, replacement=True, generator=generator)
+    return 2 * torch.eye(classes)[target] + torch.randn(rows, classes, generator=generator), target
+
+
+def _write(path, logits, target, metadata=None):
+    classes = logits.shape[1]
+    if path.suffix == ".parquet":
+        flat = pa.array(logits.reshape(-1).numpy())
+        columns = {"target": target.numpy(), "logits": pa.FixedSizeListArray.from_arrays(flat, classes)}
+        pq.write_table(pa.table(columns).replace_schema_metadata(metadata), path)
+    elif path.suffix == ".csv":
+        columns = {"target": target.numpy()} | {f"logit_{k}": logits[:, k].numpy() for k in range(classes)}
+        pyarrow.csv.write_csv(pa.table(columns), path)
+    else:
+        np.savez(path, logits=logits.numpy(), target=target.numpy())
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npz"])
+def test_every_format_gives_what_the_tensors_give(tmp_path, suffix):
+    logits, target = _samples()
+    file = _write(tmp_path / f"p{suffix}", logits, target)
+    report, _ = audit_file(file, link="softmax", weights="inverse", out=tmp_path / "out")
+    weights = parse_weights("inverse", torch.bincount(target))
+    whole = audit(logits, target, link="softmax", class_weights=weights)
+    torch.testing.assert_close(report.mean_confusion, whole.mean_confusion, rtol=1e-6, atol=1e-9)
+    assert report.faults == whole.faults
+    found = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert found["faults"] == list(report.faults)
+    stored = np.load(tmp_path / "out" / "mean_confusion.npz")
+    np.testing.assert_allclose(stored["ledger"].sum(0), report.residual.residual, atol=1e-12)
+    lines = (tmp_path / "out" / "classes.csv").read_text().splitlines()
+    assert len(lines) == 6
+    assert lines[0].startswith("class,name,samples")
+
+
+def test_what_was_used_may_be_said_in_every_way(tmp_path):
+    logits, target = _samples()
+    file = _write(tmp_path / "p.parquet", logits, target)
+    counts = torch.bincount(target)
+    inverse = parse_weights("inverse", counts)
+    (tmp_path / "w.json").write_text(json.dumps(inverse.tolist()))
+    one = audit_file(file, link="softmax", weights="inverse")[0].residual.misfit
+    numbers = ",".join(str(v) for v in inverse.tolist())
+    for weights in (numbers, str(tmp_path / "w.json")):
+        assert audit_file(file, link="softmax", weights=weights)[0].residual.misfit == pytest.approx(one)
+    assert audit_file(file, link="softmax", sampler="inverse")[0].residual.misfit == pytest.approx(one)
+    given = ",".join(str(10 * n) for n in counts.tolist())
+    assert audit_file(file, link="softmax", weights="inverse", class_counts=given)[0].residual.misfit == (
+        pytest.approx(one)
+    )
+    twice, _ = audit_file(file, link="softmax", weights="inverse", sampler="inverse")
+    assert "counted_twice" in twice.faults
+    # taken out again, the weights are as if they had never been
+    back, _ = audit_file(file, link="softmax", weights="inverse", corrected="inverse")
+    assert back.residual.misfit == pytest.approx(audit_file(file, link="softmax")[0].residual.misfit)
+
+
+def test_logits_are_audited_as_training_saw_them(tmp_path):
+    logits, target = _samples()
+    adjustment = logit_adjustment(torch.bincount(target))
+    told = {
+        "steelyard.loss": "softmax:tau=1",
+        "steelyard.link": "softmax",
+        "steelyard.logit_adjustment": " ".join(map(repr, adjustment.tolist())),
+    }
+    said = []
+    report, _ = audit_file(_write(tmp_path / "p.parquet", logits, target, told), say=said.append)
+    expected = audit(logits.double() + adjustment.double(), target, link="softmax")
+    torch.testing.assert_close(report.mean_confusion, expected.mean_confusion, rtol=1e-12, atol=0)
+    assert said == ["logits with the adjustment that training added: softmax:tau=1"]
+
+
+def test_lgl_inr_is_audited_in_the_batches_of_its_training(tmp_path):
+    logits, target = _samples()
+    told = {"steelyard.loss": "lgl-inr:beta=auto", "steelyard.link": "logistic", "steelyard.batch_size": "8"}
+    file, said = _write(tmp_path / "p.parquet", logits, target, told), []
+    report, _ = audit_file(file, say=said.append)
+    beta = 2 * math.log(logits.shape[1] - 1)
+    expected = audit(logits, target, link="logistic", beta=beta, batch_size=8)
+    assert report.residual.misfit == pytest.approx(expected.residual.misfit)
+    assert report.residual.misfit != pytest.approx(
+        audit(logits, target, link="logistic", beta=beta).residual.misfit
+    )
+    assert said == [
+        f"LGL-INR of beta {beta:g} in batches of 8, from the loss that the file names: lgl-inr:beta=auto"
+    ]
+    with pytest.raises(ValueError, match="batch_size belongs to LGL-INR, got it without beta"):
+        audit(logits, target, link="logistic", batch_size=8)
+
+
+def test_weights_by_class_name(tmp_path):
+    file = tmp_path / "w.json"
+    file.write_text('{"b": 2, "a": 1.5}')
+    counts = torch.tensor([3, 4])
+    assert parse_weights(str(file), counts, ["a", "b"]).tolist() == [1.5, 2]
+    with pytest.raises(ValueError, match="has no weight for 'c'"):
+        parse_weights(str(file), counts, ["a", "c"])
+    file.write_text('{"b": 2, "a": 1, "z": 1}')
+    with pytest.raises(ValueError, match="has an unknown class 'z'"):
+        parse_weights(str(file), counts, ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("1,2", "weights must be 3 numbers, one for each class, got 2 numbers"),
+        ("1,2,-3", "weights must be positive numbers, got 1,2,-3"),
+        ("inverze", "weights: unknown weight scheme 'inverze' .did you mean 'inverse'"),
+    ],
+)
+def test_bad_weights(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_weights(text, torch.ones(3))
+
+
+def test_link_must_be_known(tmp_path):
+    logits, target = _samples()
+    with pytest.raises(ValueError, match="does not say whether its logits are softmax or logistic"):
+        audit_file(_write(tmp_path / "p.parquet", logits, target))
+    told = _write(tmp_path / "q.parquet", logits, target, {"steelyard.link": "logistic"})
+    said = []
+    assert audit_file(told)[0].implied_weights is None
+    audit_file(told, link="softmax", say=said.append)
+    assert said == [f"{told} says that its link is logistic; audited as softmax, as asked"]
+
+
+def test_probabilities_in_a_column_of_either_name(tmp_path):
+    logits, target = _samples()
+    file = _write(tmp_path / "p.parquet", logits.softmax(1), target)
+    with pytest.raises(ValueError, match="logits look like probabilities"):
+        audit_file(file, link="softmax")
+    one, _ = audit_file(file, link="softmax", values="probabilities")
+    whole = audit(logits, target, link="softmax")
+    torch.testing.assert_close(one.mean_confusion, whole.mean_confusion, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1", "@x"])
+def test_names_are_no_formulas_in_the_table(tmp_path, formula):
+    logits, target = _samples(2)
+    file = _write(tmp_path / "p.parquet", logits, target)
+    audit_file(file, link="softmax", class_names=[formula, "b"], out=tmp_path / "out")
+    assert f"'{formula}" in (tmp_path / "out" / "classes.csv").read_text()
+
+
+CASES = {
+    "softmax": (10, {"link": "softmax", "weights": "inverse"}),
+    "one-vs-all": (10, {"link": "logistic", "pos_weights": "inverse"}),
+    "lgl-inr": (10, {"link": "logistic", "beta": 2.0}),
+    "hostile names": (10, {"link": "softmax", "weights": "inverse", "class_names": NASTY}),
+    "two classes": (2, {"link": "softmax"}),
+    "one binary output": (1, {"link": "logistic", "weights": "inverse"}),
+    "hundred classes": (100, {"link": "softmax", "weights": "inverse"}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_page_opens_without_a_word(tmp_path, case):
+    classes, options = CASES[case]
+    logits, target = _samples(max(classes, 2), 30 * classes + 300)
+    file = _write(tmp_path / "p.parquet", logits[:, :1] if classes == 1 else logits, target)
+    audit_file(file, out=tmp_path / "out", command="steelyard audit <p>", **options)
+    page = tmp_path / "out" / "report.html"
+    check_page(page, least=1)
+    text = page.read_text()
+    assert "steelyard audit &lt;p&gt;" in text
+    assert "<script>" not in text
+    assert not any(ord(c) < 32 and c not in "\n\t" for c in text)
+    assert "nan" not in text[text.index('id="classes"') :]
+    assert write_audit_page(tmp_path / "out").read_text() == text
+
+
+def test_folder_without_an_audit(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"holds no audit: there is no audit\.json"):
+        write_audit_page(tmp_path)
+    (tmp_path / "audit.json").write_text("{")
+    with pytest.raises(ValueError, match="is not JSON"):
+        write_audit_page(tmp_path)
+    (tmp_path / "audit.json").write_text('{"schema": 2}')
+    with pytest.raises(ValueError, match="is not an audit of schema 1"):
+        write_audit_page(tmp_path)

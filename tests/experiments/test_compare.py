@@ -1,0 +1,348 @@
+"""The comparison: what it writes, that it resumes, and what it refuses."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+import safetensors.torch
+import torch
+
+from steelyard._common.files import write_atomically
+from steelyard.balance import mean_confusion, softmax_law
+from steelyard.experiments import compare
+from steelyard.experiments.compare import _Bench, balance_of
+from steelyard.experiments.config import make_config
+from steelyard.experiments.metrics import run_metrics
+from steelyard.experiments.progress import Silent
+from steelyard.experiments.runs import RunFolder, latest_folder, next_folder
+from steelyard.notation import parse_loss
+from steelyard.training import Diverged
+
+CONFIG = make_config(
+    losses=["softmax:inverse", "lgl-inr:statistics=running"],
+    imbalance="exponential:10",
+    seeds=2,
+    epochs=2,
+    learning_rates=[0.1],
+)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "small"
+    return folder, compare(CONFIG, folder)
+
+
+def test_writes_what_it_says(finished):
+    folder, results = finished
+    assert json.loads((folder / "results.json").read_text()) == results
+    for slug in ("softmax-inverse", "lgl-inr-statistics-running"):
+        for seed in (0, 1):
+            files = {p.name for p in (folder / slug / f"seed-{seed}").iterdir()}
+            assert files == {
+                "model.safetensors",
+                "predictions.parquet",
+                "train_predictions.parquet",
+                "features.parquet",
+                "train_features.parquet",
+                "mean_confusion.npz",
+                "result.json",
+            }
+    assert {p.name for p in folder.iterdir()} == {
+        "config.yaml",
+        "results.json",
+        "results.csv",
+        "report.html",
+        "softmax-inverse",
+        "lgl-inr-statistics-running",
+        ".lock",
+    }
+    rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
+    assert [(r["loss"], r["seed"]) for r in rows] == [(s, d) for s in CONFIG.losses for d in "01"]
+    assert float(rows[0]["accuracy"]) == results["losses"][0]["runs"][0]["metrics"]["accuracy"]
+
+
+def test_numbers_follow_from_the_predictions(finished):
+    folder, results = finished
+    loss = results["losses"][0]
+    run = loss["runs"][1]
+    tables = {
+        name: pq.read_table(folder / run["folder"] / f"{name}.parquet")
+        for name in ("predictions", "train_predictions", "train_features")
+    }
+    logits, target = (
+        torch.tensor(np.stack(tables["predictions"]["logits"].to_numpy())),
+        torch.tensor(tables["predictions"]["target"].to_numpy()),
+    )
+    assert run_metrics(logits, target, "softmax", results["data"]["groups"]) == run["metrics"]
+    logits, target = (
+        torch.tensor(np.stack(tables["train_predictions"]["logits"].to_numpy())),
+        torch.tensor(tables["train_predictions"]["target"].to_numpy()),
+    )
+    assert torch.bincount(target).tolist() == results["data"]["train_counts"]
+    P, counts = mean_confusion(logits, target, link="softmax")
+    saved = np.load(folder / run["folder"] / "mean_confusion.npz", allow_pickle=False)
+    np.testing.assert_array_equal(saved["train"], P.numpy())
+    law = softmax_law(P, counts, torch.tensor(loss["class_weights"]))
+    assert run["law"] == law.to_dict()
+    state = safetensors.torch.load_file(folder / run["folder"] / "model.safetensors")
+    assert state["head.weight"].shape == (10, 128)
+    features = torch.tensor(np.stack(tables["train_features"]["features"].to_numpy()))
+    torch.testing.assert_close(
+        features @ state["head.weight"].T + state["head.bias"], logits, rtol=1e-4, atol=1e-5
+    )
+    metadata = tables["predictions"].schema.metadata
+    assert metadata[b"steelyard.link"] == b"softmax"
+    assert metadata[b"steelyard.class_names"].decode().split("\x1f") == list("0123456789")
+
+
+def test_law_is_of_the_logits_that_the_loss_saw():
+    """Logits that are all alike fit the class frequencies under an adjustment by them, and not without."""
+    target = torch.arange(3).repeat_interleave(torch.tensor([60, 30, 10]))
+    counts, logits = torch.bincount(target), torch.zeros(100, 3)
+    adjusted = balance_of(parse_loss("softmax:tau=1"), logits, target, counts, 64)
+    plain = balance_of(parse_loss("softmax"), logits, target, counts, 64)
+    assert adjusted.relative_residual.abs().max() < 1e-6
+    assert plain.relative_residual.abs().max() > 0.1
+
+
+def test_interrupted_comparison_ends_with_the_same_numbers(finished, tmp_path, monkeypatch):
+    class Killed(BaseException):
+        pass
+
+    folder, whole = tmp_path / "cut", finished[1]
+    original, seen = _Bench.train, []
+
+    def dies(self, *arguments):
+        seen.append(arguments)
+        if len(seen) == 2:
+            raise Killed
+        return original(self, *arguments)
+
+    monkeypatch.setattr(_Bench, "train", dies)
+    with pytest.raises(Killed):
+        compare(CONFIG, folder)
+    assert not (folder / "results.json").exists()
+    with pytest.raises(FileExistsError, match="holds a run already; resume it or name another folder"):
+        compare(CONFIG, folder)
+    resumed = compare(CONFIG, folder, resume=True)
+    assert len(seen) == 5  # the finished one was not trained again
+    assert _numbers(resumed) == _numbers(whole)
+    assert compare(CONFIG, folder, resume=True) == resumed
+
+
+def _numbers(results):
+    """All but times and names."""
+    drop = {"seconds", "finished", "name", "environment", "command"}
+    if isinstance(results, dict):
+        return {k: _numbers(v) for k, v in results.items() if k not in drop}
+    return [_numbers(v) for v in results] if isinstance(results, list) else results
+
+
+def test_rate_is_searched_beyond_the_edge(tmp_path, monkeypatch):
+    config = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[0.1, 0.2])
+    bench = _Bench(config, tmp_path, "cpu", Silent())
+    monkeypatch.setattr(bench, "trial", lambda spec, rate: -abs(rate - 0.75) + 1)
+    best, search = bench.tune(parse_loss("softmax"))
+    assert best == 0.8
+    assert [t["lr"] for t in search] == [0.1, 0.2, 0.4, 0.8, 1.6]
+
+
+def test_diverged_trial_is_recorded_and_diverged_training_stops(tmp_path):
+    config = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[1e9])
+    bench = _Bench(config, tmp_path, "cpu", Silent())
+    assert bench.trial(parse_loss("softmax"), 1e9) is None
+    assert (
+        "the loss became"
+        in json.loads((tmp_path / "tuning" / "softmax-1e+09" / "result.json").read_text())["diverged"]
+    )
+    for _ in range(2):  # the second time from disk
+        with pytest.raises(Diverged, match="softmax, seed 0: the loss became"):
+            bench.final(parse_loss("softmax"), 1e9, 0, Path("softmax"))
+
+
+def test_a_loss_that_diverges_at_every_rate_is_left_out(tmp_path, monkeypatch):
+    config = make_config(losses=["softmax", "logistic"], seeds=1, epochs=1, learning_rates=[0.1])
+    train = _Bench.train
+
+    def diverging(self, spec, *rest):
+        if spec.name == "softmax":
+            raise Diverged("the loss became nan at step 3")
+        return train(self, spec, *rest)
+
+    monkeypatch.setattr(_Bench, "train", diverging)
+    results = compare(config, tmp_path / "run", accelerator="cpu")
+    assert [loss["label"] for loss in results["losses"]] == ["logistic"]
+    assert results["diverged"] == {"softmax": "softmax, seed 0: the loss became nan at step 3"}
+    assert "softmax</strong> is not in the table" in (tmp_path / "run" / "report.html").read_text()
+    alone = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[0.1])
+    with pytest.raises(Diverged, match="softmax, seed 0"):
+        compare(alone, tmp_path / "alone", accelerator="cpu")
+
+
+def test_all_seeds_have_the_best_rate_at_which_none_diverges(tmp_path, monkeypatch):
+    config = make_config(losses=["softmax"], seeds=3, epochs=1, learning_rates=[0.1, 0.2, 0.4])
+    bench = _Bench(config, tmp_path, "cpu", Silent())
+    monkeypatch.setattr(bench, "trial", lambda spec, rate: {0.1: 0.6, 0.2: 0.8, 0.4: 0.7}[rate])
+    train = bench.train
+
+    def diverging(spec, rate, seed, folder):
+        if (rate, seed) == (0.2, 1):
+            raise Diverged("the loss became nan")
+        return train(spec, rate, seed, folder)
+
+    monkeypatch.setattr(bench, "train", diverging)
+    result = bench.run(parse_loss("softmax"))
+    assert result["lr"] == 0.4
+    assert [t["lr"] for t in result["lr_search"] if t.get("diverged_later")] == [0.2]
+    assert [run["folder"] for run in result["runs"]] == [f"softmax/rate-0.4/seed-{s}" for s in range(3)]
+
+
+def test_data_that_cannot_be_used_leave_no_folder_behind(tmp_path):
+    with pytest.raises(ValueError, match="image_size"):
+        compare(make_config(losses=["softmax"], image_size=16), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_prior_bias_is_that_of_each_loss(tmp_path, monkeypatch):
+    config = make_config(losses=["softmax"], initial_bias="prior", imbalance="exponential:10", epochs=1)
+    bench = _Bench(config, tmp_path, "cpu", Silent())
+    given = []
+    monkeypatch.setattr(
+        "steelyard.experiments.compare.create_backbone", lambda *_, initial_bias: given.append(initial_bias)
+    )
+    monkeypatch.setattr(
+        "steelyard.experiments.compare.fit", lambda *_, **__: SimpleNamespace(network=0, history=0)
+    )
+    for loss in ("softmax", "softmax:tau=1", "lgl-inr"):
+        bench.train(parse_loss(loss), 0.1, 0, tmp_path / "x")
+    assert given[0].argmax() == bench.class_counts.argmax()
+    assert given[1:] == [None, None]
+
+
+@pytest.mark.slow
+def test_several_devices_give_the_numbers_of_one_in_mixed_precision_too(tmp_path):
+    config = make_config(
+        losses=["softmax:inverse"], seeds=1, epochs=2, learning_rates=[0.1], precision="bf16-mixed"
+    )
+    one, two = (
+        compare(config, tmp_path / str(devices), accelerator="cpu", devices=devices)["losses"][0]["summary"]
+        for devices in (1, 2)
+    )
+    assert two["nll"]["mean"] == pytest.approx(one["nll"]["mean"], rel=0.02)
+    assert two["accuracy"]["mean"] == pytest.approx(one["accuracy"]["mean"], abs=0.02)
+    plain = compare(config.model_copy(update={"precision": "32-true"}), tmp_path / "plain", accelerator="cpu")
+    assert plain["losses"][0]["summary"]["nll"]["mean"] != one["nll"]["mean"]
+
+
+# Run folders ---------------------------------------------------------------------------------------------
+
+
+def test_folder_of_another_run_is_refused_with_the_difference(finished):
+    other = CONFIG.model_copy(update={"epochs": 3})
+    with pytest.raises(ValueError, match="is of another run: epochs is 2, not 3"):
+        compare(other, finished[0], resume=True)
+
+
+def test_folder_is_for_one_process(finished):
+    with (
+        RunFolder(finished[0]).open(CONFIG, resume=True),
+        pytest.raises(ValueError, match="is in use by another process"),
+        RunFolder(finished[0]).open(CONFIG, resume=True),
+    ):
+        pass
+
+
+def test_folder_with_other_files_and_file_are_refused(tmp_path):
+    (tmp_path / "thesis.txt").write_text("precious")
+    with pytest.raises(FileExistsError, match=r"holds other files, such as thesis.txt; name another"):
+        compare(CONFIG, tmp_path)
+    with pytest.raises(FileExistsError, match=r"thesis.txt is a file"):
+        compare(CONFIG, tmp_path / "thesis.txt")
+    assert (tmp_path / "thesis.txt").read_text() == "precious"
+
+
+def test_names_of_new_and_latest_folders(tmp_path):
+    assert next_folder(tmp_path, "a") == tmp_path / "a"
+    assert latest_folder(tmp_path, "a", CONFIG) is None
+    for name in ("a", "a-2"):
+        with RunFolder(tmp_path / name).open(CONFIG, resume=False):
+            pass
+    (tmp_path / "a-3").mkdir()
+    assert next_folder(tmp_path, "a") == tmp_path / "a-4"
+    assert latest_folder(tmp_path, "a", CONFIG) == tmp_path / "a-2"
+    (tmp_path / "a").rename(tmp_path / "elsewhere")  # a gap
+    assert next_folder(tmp_path, "a") == tmp_path / "a-4"
+    assert latest_folder(tmp_path, "a", CONFIG) == tmp_path / "a-2"
+
+
+def test_failed_write_leaves_the_old_file(tmp_path):
+    file = tmp_path / "x.json"
+    write_atomically(file, lambda f: f.write(b"old"))
+
+    def half(f):
+        f.write(b"ne")
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space left"):
+        write_atomically(file, half)
+    assert file.read_bytes() == b"old"
+
+
+# The process ---------------------------------------------------------------------------------------------
+
+ARGUMENTS = ["--losses", "softmax,logistic", "--seeds", "2", "--epochs", "12", "--learning-rates", "0.05,0.1"]
+
+
+def _start(folder, *more):
+    command = [
+        sys.executable,
+        "-c",
+        "from steelyard.cli import main; main()",
+        "compare",
+        *ARGUMENTS,
+        "--out",
+        str(folder),
+        *more,
+    ]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def _finish(process):
+    return process.communicate()[1], process.returncode
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
+    ids=["kill", "int", "term"],
+)
+def test_stopped_process_resumes_to_the_same_numbers(tmp_path, number, code):
+    if not (whole := tmp_path.parent / "whole").exists():
+        error, status = _finish(_start(whole))
+        assert status == 0, error
+    process = _start(tmp_path / "cut")
+    while not (tmp_path / "cut/softmax/seed-0/result.json").exists() and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(number)
+    error, status = _finish(process)
+    assert status == code, error
+    if number != signal.SIGKILL:
+        assert error.strip().endswith("steelyard: stopped; the same command with --resume goes on")
+    assert not (tmp_path / "cut" / "results.json").exists()
+    error, status = _finish(_start(tmp_path / "cut", "--resume"))
+    assert status == 0, error
+    assert "softmax, seed 0: was finished" in error
+    first, second = (json.loads((folder / "results.json").read_text()) for folder in (whole, tmp_path / "cut"))
+    assert _numbers(first) == _numbers(second)

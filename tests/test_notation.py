@@ -1,0 +1,101 @@
+"""Losses as the command line names them."""
+
+import math
+
+import pytest
+import torch
+
+from steelyard.notation import parse_loss, parse_losses
+from steelyard.weights.adjustments import logit_adjustment
+
+COUNTS = torch.tensor([80, 15, 5])
+
+
+def test_parts_are_read():
+    spec = parse_loss("lgl_inr:beta=5:detach_weights=true:effective_number@0.99:from=3")
+    assert (spec.name, spec.options) == ("lgl_inr", {"beta": 5, "detach_weights": True})
+    assert (spec.scheme, spec.scheme_options, spec.from_epoch) == ("effective_number", {"beta": 0.99}, 3)
+    assert spec.slug == "lgl-inr-beta-5-detach-weights-true-effective-number-0.99-from-3"
+
+
+def test_weights_go_where_the_loss_takes_them():
+    for text, argument in [
+        ("softmax:inverse", "weight"),
+        ("logistic:inverse", "class_weights"),
+        ("lgl-inr:inverse", "weight"),
+    ]:
+        spec = parse_loss(text)
+        loss, schedule = spec.build(COUNTS, 64)
+        assert torch.equal(getattr(loss, argument), spec.weights(COUNTS))
+        assert schedule is None
+
+
+def test_late_weights_come_with_a_schedule():
+    _, schedule = parse_loss("softmax:inverse:from=4").build(COUNTS, 64)
+    argument, deferred = schedule
+    assert (argument, deferred.start_epoch) == ("weight", 4)
+    assert deferred.weight.tolist() == [1, 1, 1]
+
+
+def test_adjusted_logits():
+    spec = parse_loss("lgl-inr:tau=0.5")
+    loss, _ = spec.build(COUNTS, 64)
+    assert spec.slug == "lgl-inr-tau-0.5"
+    assert parse_loss("lgl-inr:beta=-1").slug == "lgl-inr-beta-minus1"
+    torch.testing.assert_close(loss.logit_adjustment, 0.5 * (COUNTS / 100).log())
+    assert torch.equal(loss.logit_adjustment, spec.adjustment(COUNTS, 64))
+    assert parse_loss("lgl-inr").adjustment(COUNTS, 64) is None
+
+
+def test_logits_adjusted_by_the_presence_of_classes_in_batches():
+    loss, _ = parse_loss("lgl-inr:beta=auto:presence=2").build(COUNTS, 8)
+    torch.testing.assert_close(loss.logit_adjustment, logit_adjustment(COUNTS, tau=2.0, batch_size=8))
+    assert loss.beta == "auto"
+
+
+def test_beta_as_a_number():
+    assert parse_loss("lgl-inr").beta(10) == 1
+    assert parse_loss("lgl-inr:beta=auto").beta(10) == pytest.approx(2 * math.log(9))
+
+
+def test_running_statistics_know_the_number_of_classes():
+    loss, _ = parse_loss("lgl-inr:statistics=running").build(COUNTS, 64)
+    assert loss.running_mean_confusion.shape == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("sofmax", "unknown loss 'sofmax' .did you mean 'softmax'.*; choose from"),
+        ("softmax:invers", "unknown weight scheme 'invers' .did you mean 'inverse'.*; choose from none, inverse"),
+        ("lgl-inr:bta=3", "unknown option 'bta' .did you mean 'beta'.*; choose from beta"),
+        ("softmax:inverse@3", "scheme 'inverse' takes no value, got 'inverse@3'"),
+        ("softmax:power@x", "loss 'softmax:power@x': 'power@x' must end in a number"),
+        ("lgl-inr:beta=inf", "loss 'lgl-inr:beta=inf': beta must be a number or 'auto', got 'inf'"),
+        ("softmax:label_smoothing=2", r"label_smoothing must be a finite number in \[0, 1\], got 2"),
+        ("softmax:inverse:from=-1", "from must be an epoch, a whole number >= 0, got '-1'"),
+        ("softmax:from=3", "from needs a weight scheme that it starts, got loss 'softmax:from=3'"),
+        ("softmax:weight=3", "unknown option 'weight'"),
+        ("softmax:logit_adjustment=3", "unknown option 'logit_adjustment'.*; choose from .*, from, tau, presence"),
+        ("softmax:tau=high", "tau must be a finite number, got 'high' in loss 'softmax:tau=high'"),
+        ("lgl-inr:presence=high", "presence must be a finite number, got 'high'"),
+        (
+            "softmax:presence=1",
+            "presence is for losses that balance the classes of a batch, got loss 'softmax:presence=1'",
+        ),
+        ("lgl-inr:presence=1:tau=1", "tau and presence adjust the same logits, got both"),
+        ("lgl-inr:beta=high", "loss 'lgl-inr:beta=high': beta must be a number or 'auto', got 'high'"),
+        ("softmax:tau=1e999", "tau must be a finite number, got '1e999'"),
+    ],
+)
+def test_bad_loss_gets_one_sentence(text, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_loss(text)
+    assert "\n" not in str(caught.value)
+
+
+def test_lists():
+    assert [s.label for s in parse_losses("softmax, logistic")] == ["softmax", "logistic"]
+    for text, message in [("", "at least one loss"), ("softmax,softmax", "must differ, got 'softmax' twice")]:
+        with pytest.raises(ValueError, match=message):
+            parse_losses(text)
