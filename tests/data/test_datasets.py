@@ -64,7 +64,7 @@ def test_many_images_are_decoded_in_parts_and_kept_in_a_file(tmp_path, monkeypat
     rows = torch.tensor([5, 0, 3, 3, 1])
     expected = data.images("train", rows)
     monkeypatch.setattr("steelyard.data.hub._DECODED_TOGETHER", 2)
-    monkeypatch.setattr("steelyard.data.hub._LARGEST_IN_MEMORY", expected.numel() - 1)
+    monkeypatch.setattr("steelyard.data.images._LARGEST_IN_MEMORY", expected.numel() - 1)
     aside = tmp_path / "aside"
     aside.mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(aside))

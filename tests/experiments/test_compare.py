@@ -19,7 +19,7 @@ import torch
 from steelyard._common.files import write_atomically
 from steelyard.balance import mean_confusion, softmax_law
 from steelyard.experiments import compare
-from steelyard.experiments.compare import _Bench, balance_of
+from steelyard.experiments.comparison import _Bench, balance_of
 from steelyard.experiments.config import make_config
 from steelyard.experiments.metrics import run_metrics
 from steelyard.experiments.progress import Silent
@@ -218,10 +218,10 @@ def test_prior_bias_is_that_of_each_loss(tmp_path, monkeypatch):
     bench = _Bench(config, tmp_path, "cpu", Silent())
     given = []
     monkeypatch.setattr(
-        "steelyard.experiments.compare.create_backbone", lambda *_, initial_bias: given.append(initial_bias)
+        "steelyard.experiments.comparison.create_backbone", lambda *_, initial_bias: given.append(initial_bias)
     )
     monkeypatch.setattr(
-        "steelyard.experiments.compare.fit", lambda *_, **__: SimpleNamespace(network=0, history=0)
+        "steelyard.experiments.comparison.fit", lambda *_, **__: SimpleNamespace(network=0, history=0)
     )
     for loss in ("softmax", "softmax:tau=1", "lgl-inr"):
         bench.train(parse_loss(loss), 0.1, 0, tmp_path / "x")

@@ -32,6 +32,7 @@ def load_dataset(
         ValueError: no data set of images with labels in at least two classes.
 
     Example:
+        >>> import torch
         >>> data = load_dataset("digits")
         >>> data.images("train", torch.arange(5)).shape
         torch.Size([5, 1, 8, 8])

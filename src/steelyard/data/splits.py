@@ -23,6 +23,7 @@ def subsample(target: Tensor, profile: ImbalanceProfile, *, seed: int) -> Tensor
         ValueError: as :meth:`ImbalanceProfile.counts`.
 
     Example:
+        >>> from steelyard.data import exponential
         >>> subsample(torch.tensor([0, 0, 0, 0, 1, 1]), exponential(2), seed=0).shape
         torch.Size([6])
     """

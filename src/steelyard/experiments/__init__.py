@@ -1,6 +1,6 @@
 """Experiments: losses compared on one data set; results are files, which `report` reads."""
 
-from steelyard.experiments.compare import compare
+from steelyard.experiments.comparison import compare
 from steelyard.experiments.config import CompareConfig
 from steelyard.experiments.runs import RunFolder
 
