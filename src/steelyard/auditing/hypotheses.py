@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from steelyard.auditing.findings import Hypothesis, Numbers, Refit
 from steelyard.auditing.gather import Evidence
 from steelyard.auditing.judge import judge
-from steelyard.auditing.report import AuditReport, Hypothesis, Numbers, Refit
+from steelyard.auditing.report import AuditReport
 from steelyard.balance.flows import HardClasses, hard_classes, ledger, trades
 from steelyard.balance.implied import AppliedPower, ImpliedWeights, implied_weights
 from steelyard.balance.laws import Balance, lgl_inr_law, one_vs_all_law, softmax_law
@@ -93,45 +94,38 @@ class Scales:
     def hypotheses(self) -> tuple[Hypothesis, ...]:
         """The statement, and what else could have happened."""
         s, result = self.statement, []
-        result.append(self.weigh("as stated", s.text, s.link, self.stated))
+        result.append(self.weigh("as stated", s.link, self.stated))
         total, u = s.total, s.pos_weight
         if s.beta is None and s.weighted:
-            result.append(self.weigh("no weights", "no weights had any effect", s.link, self.law(s.link, None)))
+            result.append(self.weigh("no weights", s.link, self.law(s.link, None)))
             twice = self.law(s.link, _power(total, 2), _power(u, 2))
-            result.append(self.weigh("twice", "the weights were applied twice", s.link, twice))
+            result.append(self.weigh("twice", s.link, twice))
             if len(s.parts) > 1:
                 for part, weights in s.parts.items():
-                    text = f"of all that is stated only the {part} had an effect"
-                    result.append(self.weigh(f"only the {part}", text, s.link, self.law(s.link, weights)))
+                    result.append(self.weigh(f"only the {part}", s.link, self.law(s.link, weights)))
             if self.order is not None:
-                text = "the same weights were given to other classes"
-                result.append(self.weigh("other order", text, s.link, self.law(s.link, total[self.order])))  # type: ignore[index]
-        others: list[tuple[str, str, Link, Any]] = []
+                result.append(self.weigh("other order", s.link, self.law(s.link, total[self.order])))  # type: ignore[index]
+        others: list[tuple[str, Link, Any]] = []
         if s.link == "softmax":
-            others.append(
-                ("one-vs-all", "the loss was one-vs-all logistic", "logistic", self.law("logistic", None))
-            )
+            others.append(("one-vs-all", "logistic", self.law("logistic", None)))
         else:
-            others.append(("softmax", "the loss was softmax", "softmax", self.law("softmax", None)))
+            others.append(("softmax", "softmax", self.law("softmax", None)))
             if total is not None:
-                text = "the loss was softmax with these weights"
-                others.append(("softmax, weighted", text, "softmax", self.law("softmax", total)))
+                others.append(("softmax, weighted", "softmax", self.law("softmax", total)))
             if s.beta is not None:
-                others.append(
-                    ("one-vs-all", "the loss was one-vs-all logistic", "logistic", self.law("logistic", None))
-                )
+                others.append(("one-vs-all", "logistic", self.law("logistic", None)))
         if s.beta is None and not s.binary:
-            others.append(("LGL-INR", "the loss was LGL-INR", "logistic", lambda P, error=None: lgl_inr_law(P)))
+            others.append(("LGL-INR", "logistic", lambda P, error=None: lgl_inr_law(P)))
         if not s.binary:
-            result += [self.weigh(*other) for other in others if other[2] in self.evidence.metrics]
+            result += [self.weigh(*other) for other in others if other[1] in self.evidence.metrics]
         return tuple(result)
 
-    def weigh(self, name: str, text: str, link: Link, law: Callable[..., Balance]) -> Hypothesis:
+    def weigh(self, name: str, link: Link, law: Callable[..., Balance]) -> Hypothesis:
         metric = self.evidence.metrics[link]
         error = None
         if self.folded:
             error = float(metric.jackknife(lambda P, _: torch.tensor(law(P).misfit, dtype=torch.float64)))
-        return Hypothesis(name, text, link, law(metric.compute()).misfit, error)
+        return Hypothesis(name, link, law(metric.compute()).misfit, error)
 
     @cached_property
     def implied(self) -> ImpliedWeights:
