@@ -4,6 +4,7 @@ from steelyard.auditing.audit import audit, audit_evidence
 from steelyard.auditing.findings import Finding, Hypothesis, Item, Measure
 from steelyard.auditing.gather import Evidence
 from steelyard.auditing.report import AuditReport
+from steelyard.auditing.save import class_rows
 from steelyard.auditing.words import Verdict
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     "Verdict",
     "audit",
     "audit_evidence",
+    "class_rows",
 ]

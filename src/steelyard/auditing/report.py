@@ -1,14 +1,21 @@
 """What an audit returns: findings, their words and the numbers behind them."""
 
+import datetime
+import html
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from steelyard.auditing.findings import Finding, Numbers
-from steelyard.auditing.words import Verdict, clause, tell
+from steelyard.auditing.save import save_audit
+from steelyard.auditing.words import Verdict, clause, headline, tell
 from steelyard.balance.implied import ImpliedWeights
 from steelyard.balance.laws import Balance
+
+_MOST_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -59,13 +66,74 @@ class AuditReport:
         """Classes between which weights have an effect; empty under ``"logistic"``."""
         return () if self.numbers.implied is None else self.numbers.implied.groups
 
+    def __str__(self) -> str:
+        """The audit in a line, and the first sentence of each of its main answers."""
+        told = [f"{v.topic}: {_first_sentence(v.text)}" for v in self.verdicts[: _MOST_LINES - 1]]
+        return "\n".join(_printable(line) for line in [headline(self.findings, self.numbers), *told])
+
+    def _repr_html_(self) -> str:
+        """The answers as a list that notebooks show: no script, no style sheet, nothing from elsewhere."""
+        items = []
+        for verdict in self.verdicts:
+            fault = "" if verdict.fault is None else f"<b>{html.escape(verdict.fault.replace('_', ' '))}</b>. "
+            text = html.escape(_printable(verdict.text))
+            items.append(f"<li><i>{html.escape(verdict.topic)}</i>: {fault}{text}</li>")
+        first = html.escape(_printable(headline(self.findings, self.numbers)))
+        return f"<div><p><b>{first}</b></p><ul>{''.join(items)}</ul></div>"
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        command: str | None = None,
+        page: Callable[[Path], object] | None = None,
+    ) -> Path:
+        """Write the audit into a folder and return the folder's path.
+
+        The files are audit.json (:meth:`to_dict`), classes.csv (one line a class) and mean_confusion.npz (the mean
+        confusion and the ledger). Each is written aside and renamed. A folder that was left unfinished, by a full
+        disk or a killed process, is completed.
+
+        Args:
+            folder: new or empty.
+            name: of what was audited, for pages. Default: the folder's name.
+            command: the command line that made the audit. Default: none.
+            page: called with the folder when its other files are written, such as
+                ``steelyard.report.write_audit_page``; the folder is finished after it.
+
+        Raises:
+            FileExistsError: the folder holds something already.
+        """
+        folder = Path(folder)
+        about = {
+            "schema": 1,
+            "name": folder.resolve().name if name is None else name,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": command,
+        }
+        save_audit(folder, about | self.to_dict(), self.mean_confusion, self.ledger, page)
+        return folder
+
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists for JSON, None for what is not known; without the K x K arrays."""
+        import steelyard  # for its version; the package's own __init__ imports this file
+
         n = self.numbers
         hypotheses = [h.to_dict() | {"text": clause(h, n)} for h in n.hypotheses]
         return {
+            "version": steelyard.__version__,
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "findings": [finding.to_dict() for finding in self.findings],
             "faults": list(self.faults),
             "hypotheses": hypotheses,
         } | n.to_dict()
+
+
+def _first_sentence(text: str) -> str:
+    first, stop, _ = text.partition(". ")
+    return first + stop.strip()
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

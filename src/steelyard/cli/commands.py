@@ -155,7 +155,7 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 
     names = options.pop("class_names")
     given = None if names is None else [name.strip() for name in names.split(",")]
-    _, found = audit_file(
+    report = audit_file(
         file,
         out=out,
         class_counts=counts,
@@ -164,9 +164,10 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
         say=lambda text: click.echo(text, err=True),
         **options,
     )
-    print_audit(found)
+    print_audit(report.to_dict())
     if out is not None:
-        click.echo(f"report: {out / 'report.html'}")
+        page = out / "report.html"
+        click.echo(f"report: {page if page.exists() else out}")
 
 
 @commands.command()

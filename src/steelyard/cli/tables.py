@@ -22,7 +22,7 @@ _MOST_CLASSES = 20
 
 def print_audit(found: dict[str, Any]) -> None:
     """The verdicts in words, then the classes that are most off."""
-    from steelyard.report import class_rows
+    from steelyard.auditing import class_rows
 
     console = _console()
     for verdict in found["verdicts"]:

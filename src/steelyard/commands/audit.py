@@ -1,22 +1,16 @@
 """Audit a file of predictions: read it as a stream, weigh it, write what was found."""
 
-import csv
-import datetime
-import io
+import importlib.util
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 
-import steelyard
-from steelyard._common.files import write_atomically, write_json
+from steelyard._common.files import check_folder
 from steelyard.auditing import AuditReport, Evidence, audit_evidence
 from steelyard.auditing.gather import Values
 from steelyard.data import Predictions, open_predictions
 from steelyard.notation import parse_loss, parse_weights
-from steelyard.report import class_rows, write_audit_page
 
 
 def audit_file(
@@ -39,7 +33,7 @@ def audit_file(
     out: Path | None = None,
     command: str | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> tuple[AuditReport, dict[str, Any]]:
+) -> AuditReport:
     """Audit the predictions of a model on its training samples; the samples are never all in memory.
 
     Args:
@@ -54,19 +48,19 @@ def audit_file(
         target: name of the label column, or for .npy the file of labels.
         values: ``"logits"`` or ``"probabilities"``.
         drop_invalid, tolerance: as in :func:`steelyard.auditing.audit`.
-        out: folder to write audit.json, classes.csv, mean_confusion.npz and report.html to; new or empty.
+        out: folder to save the report to, with its page; see :meth:`AuditReport.save`.
         command: the command line to show in the report.
         say: told what was taken from the file.
 
     Returns:
-        The report, and what audit.json holds.
+        The report.
 
     Raises:
         FileExistsError: the folder holds something already.
         ValueError, TypeError, FileNotFoundError: a file or an argument that cannot be meant.
     """
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} holds something already; name another folder")
+    if out is not None:
+        check_folder(out)
     opened = _open(path, target, values, class_names)
     stated = opened.link if link is None else link
     if stated is None:
@@ -119,16 +113,18 @@ def audit_file(
         class_names=names,
         tolerance=tolerance,
     )
-    found = {
-        "schema": 1,
-        "name": path.name,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "version": steelyard.__version__,
-        "command": command,
-    } | report.to_dict()
     if out is not None:
-        _write(out, found, report)
-    return report, found
+        report.save(out, name=path.name, command=command, page=_page())
+    return report
+
+
+def _page() -> Callable[[Path], object] | None:
+    """What makes the page, or None where the packages for it are not installed."""
+    if importlib.util.find_spec("jinja2") is None or importlib.util.find_spec("matplotlib") is None:
+        return None
+    from steelyard.report import write_audit_page
+
+    return write_audit_page
 
 
 def _open(path: Path, target: str | None, values: Values, class_names: Sequence[str] | None) -> Predictions:
@@ -139,26 +135,3 @@ def _open(path: Path, target: str | None, values: Values, class_names: Sequence[
         if values == "logits":
             raise
         return open_predictions(path, target=target, values="logits", class_names=class_names)
-
-
-def _write(out: Path, found: dict[str, Any], report: AuditReport) -> None:
-    P, ledger = report.mean_confusion.numpy(), report.ledger.numpy()
-    write_atomically(out / "mean_confusion.npz", lambda file: np.savez(file, mean_confusion=P, ledger=ledger))
-    write_atomically(out / "classes.csv", lambda file: file.write(_csv(found).encode()))
-    write_json(out / "audit.json", found)
-    write_audit_page(out)
-
-
-def _csv(found: dict[str, Any]) -> str:
-    text = io.StringIO()
-    rows = sorted(class_rows(found), key=lambda row: row["class"])
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: "" if v is None else _inert(v) for k, v in row.items()})
-    return text.getvalue()
-
-
-def _inert(value: object) -> object:
-    """A name that a spreadsheet would take for a formula is not one."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value

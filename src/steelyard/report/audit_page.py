@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.auditing import class_rows
 from steelyard.report.figures import balance_figure, confusion_figure, misfit_figure, trades_figure, weights_figure
 from steelyard.report.html import render_template, save_page
 from steelyard.report.style import Array, Classes, shown
@@ -85,56 +86,6 @@ def render_audit(found: dict[str, Any], mean_confusion: Array) -> str:
             ),
         },
     )
-
-
-def class_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the audit says of each class, largest residual first; None for what is not known."""
-    residual, implied = found["residual"], found["implied_weights"]
-    unknown = [None] * len(found["class_names"])
-    if implied is not None:
-        stated, weights, errors = found["stated_weights"], implied["weights"], implied["log_error"]
-        if (
-            stated is not None
-        ):  # implied weights have no scale of their own: in each group they take the stated one's
-            ratio = found["implied_over_stated"]
-            weights = [None if r is None else w * r for w, r in zip(stated, ratio, strict=True)]
-    else:
-        stated, weights, errors = found["stated_pos_weight"], found["implied_pos_weight"], None
-    columns = zip(
-        found["class_names"],
-        found["samples"],
-        found["class_counts"],
-        stated or unknown,
-        weights or unknown,
-        errors or unknown,
-        residual["pull_up"],
-        residual["push_down"],
-        residual["relative_residual"],
-        strict=True,
-    )
-    rows = [
-        {
-            "class": k,
-            "name": name,
-            "samples": samples,
-            "class_count": count,
-            "stated": nominal,
-            "implied": weight,
-            "implied_low": _times_exp(weight, -2.131, error),
-            "implied_high": _times_exp(weight, 2.131, error),
-            "pull_up": pull,
-            "push_down": push,
-            "relative_residual": relative,
-        }
-        for k, (name, samples, count, nominal, weight, error, pull, push, relative) in enumerate(columns)
-    ]
-    return sorted(rows, key=lambda row: -abs(row["pull_up"] - row["push_down"]))
-
-
-def _times_exp(weight: float | None, times: float, error: float | None) -> float | None:
-    if weight is None or error is None:
-        return None
-    return weight * math.exp(max(-300.0, min(300.0, times * error)))
 
 
 def _weights_figure(found: dict[str, Any], classes: Classes) -> str:
