@@ -38,7 +38,7 @@ def check_folder(folder: Path) -> None:
 
 @contextmanager
 def filled_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder that the block fills; a mark in it says that it is unfinished until the block ends without an error.
+    """Hold a folder that the block fills; a mark in it says that it is unfinished until the block has ended.
 
     A new or empty folder is taken; one that has the mark of an earlier call is completed.
 
