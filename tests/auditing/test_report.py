@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from steelyard.auditing import audit, save
+from steelyard.balance import TrainingSetup
 
 WEIGHTS = torch.tensor([1.0, 2.0, 4.0, 8.0])
 
@@ -17,7 +18,7 @@ def _report(names=("a", "b", "c", "d"), **statement):
     generator = torch.Generator().manual_seed(0)
     target = torch.multinomial(torch.tensor([8.0, 4, 2, 1]), 400, replacement=True, generator=generator)
     logits = 2 * torch.eye(4)[target] + torch.randn(400, 4, generator=generator)
-    return audit(logits, target, **({"link": "softmax", "class_names": list(names)} | statement))
+    return audit(logits, target, TrainingSetup(**statement), class_names=list(names))
 
 
 def test_implied_over_stated_has_geometric_mean_one_in_each_group():
@@ -33,12 +34,12 @@ def test_implied_over_stated_has_geometric_mean_one_in_each_group():
 
 
 def test_implied_over_stated_of_one_vs_all_is_of_the_positive_weight():
-    implied = _report(link="logistic").implied_over_stated
-    law = _report(link="logistic").residual
+    implied = _report(loss="logistic").implied_over_stated
+    law = _report(loss="logistic").residual
     torch.testing.assert_close(implied, law.push_down / law.pull_up)
-    stated = _report(link="logistic", pos_weight=WEIGHTS)
+    stated = _report(loss="logistic", pos_weight=WEIGHTS)
     torch.testing.assert_close(stated.implied_over_stated, implied / WEIGHTS)
-    assert _report(link="logistic", beta=1.0).implied_over_stated is None
+    assert _report(loss="lgl-inr").implied_over_stated is None
 
 
 def test_text_of_a_report_is_short():

@@ -7,7 +7,7 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from steelyard.auditing import audit
-from steelyard.balance import implied_weights, mean_confusion, one_vs_all_law, softmax_law
+from steelyard.balance import TrainingSetup, implied_weights, mean_confusion, one_vs_all_law, softmax_law
 from steelyard.forecasting import binary_ratio, fit_head, forecast
 
 WEIGHTS = torch.tensor([1.0, 5.0, 0.3, 2.0], dtype=torch.float64)
@@ -35,7 +35,7 @@ def test_laws_hold_at_the_optimum(loss, decay):
     if loss == "softmax":
         ratio = implied_weights(P, counts).ratio_to(WEIGHTS)
         torch.testing.assert_close(ratio, torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=0)
-    report = audit(head.logits(features), target, link=loss, class_weights=WEIGHTS)
+    report = audit(head.logits(features), target, TrainingSetup(loss, class_weights=WEIGHTS))
     assert report.faults == ()
     assert report.numbers.power.power == pytest.approx(1, abs=0.026)
 

@@ -3,6 +3,7 @@
 from steelyard.auditing.audit import audit, audit_evidence
 from steelyard.auditing.findings import Finding, Hypothesis, Item, Measure
 from steelyard.auditing.gather import Evidence
+from steelyard.auditing.model import audit_model
 from steelyard.auditing.report import AuditReport
 from steelyard.auditing.save import class_rows
 from steelyard.auditing.words import Verdict
@@ -17,5 +18,6 @@ __all__ = [
     "Verdict",
     "audit",
     "audit_evidence",
+    "audit_model",
     "class_rows",
 ]

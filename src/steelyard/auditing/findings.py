@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steelyard.auditing.stated import Stated
 from steelyard.balance.flows import HardClasses, Trade
 from steelyard.balance.implied import AppliedPower, ImpliedWeights
 from steelyard.balance.laws import Balance
 from steelyard.balance.means import Link
-from steelyard.balance.setup import Statement
 
 
 @dataclass(frozen=True)
@@ -118,7 +118,7 @@ class Refit:
 class Numbers:
     """All that the findings rest on; see :func:`steelyard.auditing.audit`."""
 
-    statement: Statement
+    statement: Stated
     names: tuple[str, ...]
     rows: int
     dropped: int
@@ -131,12 +131,13 @@ class Numbers:
     power: AppliedPower | None
     frequency_power: AppliedPower | None
     order: Tensor | None
-    refit: Refit
+    refit: Refit | None
     spread: float
     mean_row_sum: float | None
     trades: tuple[Trade, ...]
     hard: tuple[HardClasses, ...]
     standard_error: Tensor
+    notes: tuple[str, ...] = ()
 
     def hypothesis(self, name: str) -> Hypothesis | None:
         return next((h for h in self.hypotheses if h.name == name), None)
@@ -170,7 +171,7 @@ class Numbers:
             "implied_pos_weight": None if self.implied_pos_weight is None else _plain(self.implied_pos_weight),
             "power": _power_dict(self.power),
             "frequency_power": _power_dict(self.frequency_power),
-            "refit": vars(self.refit),
+            "refit": None if self.refit is None else vars(self.refit),
             "spread": self.spread,
             "mean_row_sum": finite(self.mean_row_sum),
             "trades": [{"classes": list(t.classes), "there": t.there, "back": t.back} for t in self.trades],

@@ -26,9 +26,9 @@ def judge(numbers: Numbers) -> tuple[Finding, ...]:
     return (*findings, *_data(numbers))
 
 
-def _critical_point(n: Numbers, stopping: Finding) -> Finding:
+def _critical_point(n: Numbers, stopping: Finding | None) -> Finding:
     stated = n.hypotheses[0]
-    if stated.misfit <= _ROUGHLY and stopping.code == "stopped_early":
+    if stated.misfit <= _ROUGHLY and stopping is not None and stopping.code == "stopped_early":
         code = "balanced_but_far"
     elif stated.misfit <= _CRITICAL:
         code = "critical"
@@ -62,11 +62,12 @@ def _link(n: Numbers) -> Finding | None:
         return None
     best = min(others, key=lambda h: h.misfit)
     same = best.link == n.statement.link
-    clearly = best.misfit <= (_BETTER_LOSS if same else _BETTER) * own and own > _CRITICAL
+    rough = same and n.statement.link == "logistic"
+    clearly = best.misfit <= (_BETTER_LOSS if rough else _BETTER) * own and own > _CRITICAL
     sums = n.mean_row_sum
     # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, often half their number.
     one_vs_all_rows = sums is not None and abs(sums - 1) < 0.1 and len(n.names) > 3
-    if n.statement.link == "softmax":
+    if n.statement.link == "softmax" and not same:
         clearly = clearly or (one_vs_all_rows and best.misfit < own and own > _CRITICAL)
     if not clearly:
         return None
@@ -78,7 +79,7 @@ def _link(n: Numbers) -> Finding | None:
 def _weights(n: Numbers) -> Finding | None:
     """Did the stated weights act?"""
     s = n.statement
-    if not s.weighted or s.beta is not None:
+    if not s.weighted or s.in_negative is not None:
         return None
     stated, none, twice = (n.hypothesis(name) for name in ("as stated", "no weights", "twice"))
     assert stated is not None and none is not None and twice is not None  # noqa: PT018 (weighed for all weights)
@@ -112,9 +113,11 @@ def _moved(n: Numbers) -> tuple[Item, ...]:
     return tuple(Item((k, int(order[k]))) for k in moved if change[k] > 0)
 
 
-def _stopping(n: Numbers) -> Finding:
+def _stopping(n: Numbers) -> Finding | None:
     """Whether much of the loss would go if the logits were only rescaled and shifted."""
     r = n.refit
+    if r is None:
+        return None
     numbers = {name: Measure(value) for name, value in vars(r).items()}
     gain = r.loss - r.best_loss
     if gain > _EARLY * r.chance:
@@ -175,7 +178,7 @@ def _trades(n: Numbers) -> Finding | None:
 
 def _hard(n: Numbers) -> Finding | None:
     """Pairs of a class that hides behind an average, and the output that takes it for its own."""
-    if not n.hard or n.statement.beta is not None:
+    if not n.hard or n.statement.in_negative is not None:
         return None
     away = tuple(Item((k, h.output)) for h in n.hard for k in h.averaged_away)
     if not away:
@@ -191,7 +194,7 @@ def _data(n: Numbers) -> list[Finding]:
     found += [Finding("classes_of_one", items=single)] if single else []
     if n.dropped:
         found.append(Finding("rows_dropped", numbers={"dropped": Measure(n.dropped), "rows": Measure(n.rows)}))
-    return found
+    return found + [Finding(note) for note in n.notes]
 
 
 def _misfit(n: Numbers, name: str) -> Measure:

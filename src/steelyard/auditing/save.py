@@ -23,9 +23,11 @@ def save_audit(
     page: Callable[[Path], object] | None = None,
 ) -> None:
     """Write an audit's files, and what `page` makes of them, into a folder that is finished only at the end."""
-    arrays = {"mean_confusion": mean_confusion.numpy(), "ledger": ledger.numpy()}
+    P, entries = mean_confusion.numpy(), ledger.numpy()
     with filled_folder(folder):
-        write_atomically(folder / "mean_confusion.npz", lambda file: np.savez(file, **arrays))
+        write_atomically(
+            folder / "mean_confusion.npz", lambda file: np.savez(file, mean_confusion=P, ledger=entries)
+        )
         write_atomically(folder / "classes.csv", lambda file: file.write(_csv(found).encode()))
         write_json(folder / "audit.json", found)
         if page is not None:

@@ -34,6 +34,7 @@ TOPICS = {
     "classes_absent": "data",
     "classes_of_one": "data",
     "rows_dropped": "data",
+    "collected_in_evaluation": "data",
 }
 """Every code that a finding can have, with what was asked."""
 
@@ -252,6 +253,13 @@ def _dropped(f: Finding, n: Numbers) -> str:
     return f"{dropped:.0f} of {rows:.0f} rows with NaN or infinite numbers were left out."
 
 
+def _collected(f: Finding, n: Numbers) -> str:
+    return (
+        "The logits were collected in evaluation mode, without dropout and with the running statistics of batch "
+        "norm; training saw others, and the laws hold for those."
+    )
+
+
 def _names(items: tuple[Item, ...], n: Numbers) -> str:
     return listed([label(n, item.classes[0]) for item in items], _NAMED)
 
@@ -274,5 +282,10 @@ _BY_TOPIC: dict[str, Callable[[Finding, Numbers], str]] = {
     "trades": _trades,
     "hard classes": _hard,
 }
-_OF_DATA = {"classes_absent": _absent, "classes_of_one": _single, "rows_dropped": _dropped}
+_OF_DATA = {
+    "classes_absent": _absent,
+    "classes_of_one": _single,
+    "rows_dropped": _dropped,
+    "collected_in_evaluation": _collected,
+}
 _TEXTS = {code: _OF_DATA[code] if topic == "data" else _BY_TOPIC[topic] for code, topic in TOPICS.items()}
