@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from steelyard.experiments.metrics import log_probabilities, run_metrics
 from steelyard.experiments.statistics import summary
-from tests.losses.cases import batch
+from tests.helpers import batch
 
 GROUPS = {"many": [0, 1], "medium": [], "few": [2, 4]}
 

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from steelyard._common.private_torch import is_transformed
 
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Beta = float | Literal["auto"]
 
 
@@ -18,8 +18,8 @@ def check_logits(logits: Tensor) -> None:
     """Refuse logits that are not a floating tensor of shape (N, K) or (N, K, d1, ...)."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
-    if logits.dtype not in _FLOATS:
-        raise TypeError(f"logits must be floating point, got {_name(logits.dtype)}")
+    if logits.dtype not in FLOATS:
+        raise TypeError(f"logits must be floating point, got {dtype_name(logits.dtype)}")
     if logits.dim() < 2 or logits.shape[1] == 0:
         raise ValueError(
             f"logits must have shape (N, K) or (N, K, d1, ...) with K >= 1, got {tuple(logits.shape)}"
@@ -32,10 +32,10 @@ def check_target(
     """Refuse targets that are not labels in 0..num_labels-1 (or `ignore_index`) of the right shape."""
     if not isinstance(target, Tensor):
         raise TypeError(f"target must be a tensor, got {type(target).__name__}")
-    if target.dtype not in _INTEGERS and not (target.dtype == torch.bool and num_labels == 2):
+    if target.dtype not in INTEGERS and not (target.dtype == torch.bool and num_labels == 2):
         accepted = "an integer dtype" + (" or bool" if num_labels == 2 else "")
         raise TypeError(
-            f"target must hold class labels as {accepted}, got {_name(target.dtype)}"
+            f"target must hold class labels as {accepted}, got {dtype_name(target.dtype)}"
             + ("; convert 0/1 labels with target.long()" if target.is_floating_point() else "")
         )
     expected = logits.shape[:1] + logits.shape[2:]
@@ -86,8 +86,8 @@ def check_values(
     """Return one finite value per class, in the dtype that the loss computes in, or refuse it."""
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must be a tensor of shape ({length},), got {type(values).__name__}")
-    if values.dtype not in _FLOATS + _INTEGERS:
-        raise TypeError(f"{name} must be of a floating or integer dtype, got {_name(values.dtype)}")
+    if values.dtype not in FLOATS + INTEGERS:
+        raise TypeError(f"{name} must be of a floating or integer dtype, got {dtype_name(values.dtype)}")
     if values.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), got {tuple(values.shape)}")
     if values.device != logits.device:
@@ -163,7 +163,7 @@ def values_readable(tensor: Tensor, validate: bool | None) -> bool:
     return bool(validate) or tensor.device.type == "cpu"
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import Beta, check_beta, check_choice, check_logits, check_number, check_target
-from steelyard.losses.functional import in_negative_weights
+from steelyard.losses.lgl_inr import in_negative_weights
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torchmetrics import Metric
 
 from steelyard._common.checks import check_choice, check_logits, check_target, compute_dtype
-from steelyard.losses.functional import class_means
+from steelyard.targets import class_means
 
 Link = Literal["softmax", "logistic"]
 _DENSE = 256  # up to so many cells a product with their one-hot rows is faster than sums over sorted rows

@@ -52,7 +52,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     counts[order] = torch.tensor(ranked)
     chosen = draw(data.train_target, counts.tolist(), seed=job["seed"])
     weights = class_weights(counts, job["scheme"])
-    trained = train(data, chosen, SoftmaxLoss(weight=weights), job, outputs=size)
+    trained = train(data, chosen, SoftmaxLoss(class_weights=weights), job, outputs=size)
     P, seen = mean_confusion(trained.logits, trained.target, link="softmax")
     stated = None if job["scheme"] == "none" else weights
     report = audit(trained.logits, trained.target, link="softmax", class_weights=stated)

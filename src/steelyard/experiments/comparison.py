@@ -33,7 +33,6 @@ from steelyard.experiments.progress import Progress, Silent
 from steelyard.experiments.runs import RunFolder, environment
 from steelyard.experiments.statistics import summary
 from steelyard.experiments.tuning import best_rate
-from steelyard.losses.functional import adjusted_logits
 from steelyard.notation import LossSpec, parse_losses
 from steelyard.report import write_report
 from steelyard.training import Diverged, Recipe, create_backbone, fit, predict, predict_features
@@ -290,7 +289,11 @@ class _Bench:
     ) -> tuple[torch.nn.Module, list[dict[str, float]]]:
         split = self.split(seed)
         torch.manual_seed(seed)
-        bias = spec.first_bias(split.class_counts) if self.config.initial_bias == "prior" else None
+        bias = (
+            spec.first_bias(split.class_counts, self.config.batch_size)
+            if self.config.initial_bias == "prior"
+            else None
+        )
         network = create_backbone(self.config.backbone, split.train[0], len(split.class_counts), initial_bias=bias)
         loss, schedule = spec.build(split.class_counts, self.config.batch_size)
         folder.mkdir(parents=True, exist_ok=True)
@@ -340,7 +343,8 @@ _LAW_TEXT = {
 def balance_of(spec: LossSpec, logits: Tensor, target: Tensor, class_counts: Tensor, batch_size: int) -> Balance:
     """Both sides of the law of a loss, on the data that it was trained on, with its final weights."""
     weights = spec.weights(class_counts)
-    logits = adjusted_logits(logits, spec.adjustment(class_counts, batch_size))  # what the loss saw
+    adjustment = spec.adjustment(class_counts, batch_size)
+    logits = logits if adjustment is None else logits + adjustment  # what the loss saw
     P, counts = mean_confusion(logits, target, link=spec.entry.link)
     if spec.name == "softmax":
         smoothing = spec.options.get("label_smoothing", 0.0)

@@ -43,7 +43,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
             loss,
             job | {"learning_rate": rate, "seed": seed},
             outputs=size,
-            initial_bias=spec.first_bias(torch.tensor(counts)) if job["initial_bias"] == "prior" else None,
+            initial_bias=spec.first_bias(torch.tensor(counts), job["batch_size"])
+            if job["initial_bias"] == "prior"
+            else None,
             schedule=schedule,
             validation=held_out if judged == "validation" else None,
             limit_test=10_000,
