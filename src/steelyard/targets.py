@@ -20,7 +20,6 @@ WORDS: dict[Kind, str] = {
     "multi-hot": "numbers from 0 to 1, one for each output",
     "soft": "rows of class probabilities that sum to 1",
 }
-_SUMS_TO_ONE = 1e-3  # as far as half precision keeps a sum
 
 
 class Layout(NamedTuple):
@@ -200,7 +199,9 @@ def read_dense(
     rows = given.to(compute_dtype(logits))
     ignored: Tensor | None = None if soft else given == ignore_index
     if values_readable(target, validate):
-        bad = ~((rows >= 0) & (rows <= 1))
+        # as far as the dtype of the target keeps a sum of two
+        slack = max(1e-6, 4 * torch.finfo(given.dtype).eps) if given.is_floating_point() else 0.0
+        bad = ~((rows >= -slack) & (rows <= 1 + slack))
         if ignored is not None:
             bad &= ~ignored
         if bool(bad.any()):
@@ -212,7 +213,7 @@ def read_dense(
             )
         if soft:
             sums = rows.sum(1)
-            off = (sums - 1).abs() > _SUMS_TO_ONE
+            off = (sums - 1).abs() > max(1e-3, slack)
             if bool(off.any()):
                 row = int(off.nonzero()[0])
                 raise ValueError(f"soft target rows must sum to 1, got {float(sums[row]):g} in row {row}")

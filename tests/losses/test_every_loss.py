@@ -324,6 +324,165 @@ def test_integer_weights_are_converted(name):
     assert torch.equal(CASES[name].function(logits, target, **whole), expected)
 
 
+# Targets -------------------------------------------------------------------------------------------------
+
+
+def test_arrays_and_sequences_are_targets(name):
+    logits, target = batch()
+    expected = CASES[name].function(logits, target)
+    for other in (target.numpy(), target.tolist(), target.to(torch.int16).numpy()):
+        assert torch.equal(CASES[name].function(logits, other), expected)
+
+
+def test_classes_may_come_last(name):
+    logits, target = batch(24, 5)
+    dense = logits.reshape(4, 6, 5)
+    expected, expected_grad = value_and_grad(CASES[name].function, logits, target)
+    loss, grad = value_and_grad(CASES[name].function, dense, target.reshape(4, 6), class_dim=-1)
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=0)
+    torch.testing.assert_close(grad.reshape(24, 5), expected_grad, rtol=1e-12, atol=1e-16)
+    with pytest.raises(ValueError, match="class_dim must be a dimension of logits after the first, got 0"):
+        CASES[name].function(dense, target.reshape(4, 6), class_dim=0)
+
+
+def _rows_only(name):
+    if CASES[name].separable_over != "rows":
+        pytest.skip("a function of the whole batch")
+
+
+@pytest.mark.parametrize("normalization", ["weights", "count", "none"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_sample_weights_multiply_the_losses_of_samples(name, normalization, weighted):
+    _rows_only(name)
+    logits, target = batch(12, 5)
+    options = weights_of(name, 5) if weighted else {}
+    sample = torch.arange(12) % 3 / 2
+    each = CASES[name].function(logits, target, reduction="none", **options)
+    loss = CASES[name].function(
+        logits, target, sample_weight=sample.tolist(), normalization=normalization, **options
+    )
+    c = options["class_weights"][target] if weighted else torch.ones(12, dtype=torch.float64)
+    over = {"weights": (sample * c).sum(), "count": 12, "none": 1}[normalization]
+    torch.testing.assert_close(loss, (each * sample).sum() / over, rtol=1e-13, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("bad", "error", "message"),
+    [
+        (torch.ones(3), ValueError, r"sample_weight must have shape \(12,\), one a sample, got \(3,\)"),
+        (
+            torch.full((12,), -1.0),
+            ValueError,
+            "sample_weight must be finite and not negative, got -1.0 at position 0",
+        ),
+        (torch.full((12,), torch.inf), ValueError, "sample_weight must be finite"),
+        (torch.ones(12, dtype=torch.complex64), TypeError, "sample_weight must be of a floating or integer dtype"),
+    ],
+)
+def test_bad_sample_weights_get_one_sentence(name, bad, error, message):
+    _rows_only(name)
+    with pytest.raises(error, match=message):
+        CASES[name].function(*batch(), sample_weight=bad)
+
+
+@pytest.mark.parametrize("epsilon", [0.1, 1.0])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_label_smoothing_mixes_the_losses_of_all_labels(name, epsilon, weighted):
+    _rows_only(name)
+    logits, target = batch(6, 4)
+    options = weights_of(name, 4) if weighted else {}
+    plain = {key: value for key, value in options.items() if key != "class_weights"} | {"reduction": "none"}
+    own = CASES[name].function(logits, target, **plain)
+    every = torch.stack([CASES[name].function(logits, torch.full((6,), k), **plain) for k in range(4)])
+    expected = (1 - epsilon) * own + epsilon * every.mean(0)
+    if weighted:
+        expected = expected * options["class_weights"][target]
+    smoothed = CASES[name].function(logits, target, label_smoothing=epsilon, reduction="none", **options)
+    torch.testing.assert_close(smoothed, expected, rtol=1e-12, atol=1e-14)
+
+
+def test_targets_in_the_logits_shape(name):
+    """Where a loss takes them, one-hot rows are their labels, and what lies between is linear in the target."""
+    _rows_only(name)
+    logits, target = batch(8, 4)
+    function, one_hot = CASES[name].function, torch.nn.functional.one_hot(target, 4)
+    options = {k: w for k, w in weights_of(name, 4).items() if k != "class_weights"} | {"reduction": "none"}
+    expected = function(logits, target, **options)
+    for dtype in (torch.float32, torch.float64, torch.int64):
+        torch.testing.assert_close(
+            function(logits, one_hot.to(dtype), **options), expected, rtol=1e-12, atol=1e-14
+        )
+    other = torch.nn.functional.one_hot(target.roll(1), 4)
+    mixed = function(logits, 0.7 * one_hot.double() + 0.3 * other, **options)
+    expected = 0.7 * expected + 0.3 * function(logits, other, **options)
+    torch.testing.assert_close(mixed, expected, rtol=1e-12, atol=1e-14)
+    assert torch.autograd.gradcheck(lambda z: function(z, one_hot.double(), **options), logits.requires_grad_())
+    for bad, value in ((-0.1, "-0.1"), (1.5, "1.5")):
+        wrong = one_hot.double()
+        wrong[2, 1] = bad
+        with pytest.raises(ValueError, match=f"numbers from 0 to 1.*got {value} at row 2, output 1"):
+            function(logits, wrong)
+    if CASES[name].link == "softmax":
+        with pytest.raises(ValueError, match="soft target rows must sum to 1, got 2 in row 0"):
+            function(logits, torch.full((8, 4), 0.5))
+    else:
+        with pytest.raises(
+            ValueError, match="are for class labels: a sample of a multi-hot target has no one class"
+        ):
+            function(logits, one_hot.double(), class_weights=torch.ones(4))
+
+
+def test_soft_targets_mix_weighted_samples(name):
+    _rows_only(name)
+    if CASES[name].link != "softmax":
+        pytest.skip("takes multi-hot targets")
+    logits, _ = batch(8, 4)
+    soft, options = torch.softmax(batch(8, 4, seed=3)[0], 1), weights_of(name, 4)
+    each = torch.stack(
+        [CASES[name].function(logits, torch.full((8,), k), reduction="none", **options) for k in range(4)], 1
+    )
+    loss = CASES[name].function(logits, soft, reduction="none", **options)
+    torch.testing.assert_close(loss, (soft * each).sum(1), rtol=1e-12, atol=1e-14)
+
+
+def test_loss_of_a_sample_is_as_trained_without_its_class_weight(name):
+    _rows_only(name)
+    logits, target = batch()
+    options = weights_of(name, 5)
+    module = CASES[name].module(**options, ignore_index=1, reduction="sum")
+    expected = CASES[name].function(
+        logits, target, **{k: w for k, w in options.items() if k != "class_weights"}, reduction="none"
+    )
+    torch.testing.assert_close(module.double().per_sample(logits, target), expected, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_first_bias_is_where_the_counts_alone_leave_the_loss(name, weighted):
+    counts = torch.tensor([60, 30, 9, 1])
+    options = {k: w for k, w in weights_of(name, 4).items() if k != "class_weights"} if weighted else {}
+    module = CASES[name].module(**options)
+    bias = module.first_bias(counts).double().requires_grad_()
+    target = torch.repeat_interleave(torch.arange(4), counts)
+    loss = CASES[name].function(bias.expand(100, 4), target, **options)
+    (gradient,) = torch.autograd.grad(loss, bias)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=3e-7)
+    with pytest.raises(ValueError, match="no samples of class 1"):
+        module.first_bias([3, 0, 2, 1])
+
+
+def test_first_bias_of_multi_label_targets_counts_samples(name):
+    counts, samples = [60, 30, 9], 80
+    if CASES[name].link != "logistic" or CASES[name].separable_over == "columns":
+        with pytest.raises((TypeError, ValueError), match="num_samples"):
+            CASES[name].module().first_bias(counts, num_samples=samples)
+        return
+    module = CASES[name].module(pos_weight=[1.0, 2.0, 0.5])
+    bias = module.first_bias(counts, num_samples=samples).double().requires_grad_()
+    target = torch.stack([(torch.arange(samples) < n).double() for n in counts], 1)
+    (gradient,) = torch.autograd.grad(module(bias.expand(samples, 3), target), bias)
+    torch.testing.assert_close(gradient, torch.zeros_like(gradient), rtol=0, atol=3e-7)
+
+
 # Transformations -----------------------------------------------------------------------------------------
 
 

@@ -226,7 +226,13 @@ class Loss(nn.Module):
         """
         if self.separable_over != "rows":
             raise TypeError(f"{self.name} is a function of a whole batch: it has no loss of a sample")
-        plain = {"class_weights": None, "reduction": "none", "class_dim": 1, "validate": False}
+        plain = {
+            "class_weights": None,
+            "reduction": "none",
+            "class_dim": 1,
+            "validate": False,
+            "ignore_index": -100,
+        }
         return self.evaluate(logits, target, None, self.chosen() | plain)
 
     def first_bias(self, class_counts: Counts, *, num_samples: int | None = None) -> Tensor:
