@@ -413,7 +413,7 @@ def test_targets_in_the_logits_shape(name):
             function(logits, one_hot.to(dtype), **options), expected, rtol=1e-12, atol=1e-14
         )
     other = torch.nn.functional.one_hot(target.roll(1), 4)
-    mixed = function(logits, 0.7 * one_hot.double() + 0.3 * other, **options)
+    mixed = function(logits, 0.7 * one_hot.double() + 0.3 * other.double(), **options)
     expected = 0.7 * expected + 0.3 * function(logits, other, **options)
     torch.testing.assert_close(mixed, expected, rtol=1e-12, atol=1e-14)
     assert torch.autograd.gradcheck(lambda z: function(z, one_hot.double(), **options), logits.requires_grad_())

@@ -317,9 +317,12 @@ def report(folder: Path) -> None:
 
 
 @commands.command()
-def losses() -> None:
+@click.option("--markdown", is_flag=True, help="As the table of the documentation.")
+def losses(markdown: bool) -> None:
     """List the losses."""
-    click.echo("\n".join(steelyard.list_losses()))
+    from steelyard.losses.table import loss_table
+
+    click.echo(loss_table() if markdown else "\n".join(steelyard.list_losses()))
 
 
 def _number(text: str) -> float:

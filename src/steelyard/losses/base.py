@@ -205,7 +205,7 @@ class Loss(nn.Module):
     @property
     def takes(self) -> tuple[Kind, ...]:
         """Kinds of targets that this loss can take."""
-        return self._takes(self.link)
+        return self.takes_under(self.link)
 
     def chosen(self) -> dict[str, Any]:
         """The options as they are now."""
@@ -255,7 +255,8 @@ class Loss(nn.Module):
             ValueError: a class without samples, or an output without negatives: its bias is infinite.
 
         Example:
-            >>> create_loss("focal").first_bias([75, 25]).softmax(0)   # of focal loss less sure than the counts
+            >>> import steelyard
+            >>> steelyard.create_loss("focal").first_bias([75, 25]).softmax(0)   # of focal loss less sure than the counts
             tensor([0.6533, 0.3467])
         """
         start = initial_bias(class_counts, self.link, num_samples=num_samples).double()
@@ -335,7 +336,8 @@ class Loss(nn.Module):
         return layout, targets, rows if adjustment is None else rows.to(adjustment.dtype) + adjustment, vectors
 
     @classmethod
-    def _takes(cls, link: Link) -> tuple[Kind, ...]:
+    def takes_under(cls, link: Link) -> tuple[Kind, ...]:
+        """Return the kinds of targets that the loss takes under a link."""
         beside: Kind = "soft" if link == "softmax" else "multi-hot"
         return ("labels",) if cls.why_labels is not None else ("labels", beside)
 
@@ -375,7 +377,7 @@ class Loss(nn.Module):
             if cls.why_labels is not None:
                 why = f"; {cls.name} takes nothing else: {cls.why_labels}"
             else:
-                beside = WORDS[cls._takes(link)[1]]
+                beside = WORDS[cls.takes_under(link)[1]]
                 why = f"; beside those {cls.name} takes {beside}, in the logits' shape {tuple(logits.shape)}"
             raise TypeError(f"target must hold {WORDS['labels']}, {came}{why}")
         return read_labels(

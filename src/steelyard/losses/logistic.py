@@ -52,6 +52,7 @@ class LogisticLoss(Loss):
         Li, Li, Pan, Zhu, AAAI 2020 (LGL, with class-wise reweighting).
 
     Example:
+        >>> import torch
         >>> LogisticLoss()(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
         tensor(1.1032)
         >>> LogisticLoss(pos_weight=[4.0])(torch.tensor([2.0, 0.0]), torch.tensor([1.0, 0.0]))
