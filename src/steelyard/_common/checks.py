@@ -118,7 +118,7 @@ def check_number(name: str, value: float, *, low: float = -math.inf, high: float
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not (-math.inf < value < math.inf and low <= value <= high):  # so that torch.compile can trace it
-        limits = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}]"
+        limits = f" in [{low:g}, {high:g}]" if math.isfinite(high) else f" >= {low:g}" if math.isfinite(low) else ""
         raise ValueError(f"{name} must be a finite number{limits}, got {value}")
     return float(value)
 

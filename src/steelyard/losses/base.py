@@ -133,6 +133,7 @@ class Loss(nn.Module):
     law_text: ClassVar[str] = "Σᵢ w(yᵢ) ∂ℓ(zᵢ, yᵢ)/∂zⱼ = 0: pull equals push in every output"
     function: ClassVar["LossFunction"]
     options: ClassVar[dict[str, Option]] = {}
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {}
     own: ClassVar[tuple[str, ...]] = ()
     """Names of the options that go to the formula."""
 
@@ -184,6 +185,9 @@ class Loss(nn.Module):
         cls.own = tuple(key for key in declared if key not in Loss.options)
         shared = {key: value for key, value in Loss.options.items() if key not in cls.refuses}
         cls.options = {**declared, **{k: v for k, v in shared.items() if k not in declared}}
+        cls.defaults = {
+            of: {k: v.default for k, v in cls.options.items() if v.of in ("both", of)} for of in ("module", "function")
+        }
         for key, value in declared.items():
             if value.kind == "vector" or value.of != "both":
                 delattr(cls, key)  # a buffer of the instance
@@ -257,7 +261,7 @@ class Loss(nn.Module):
         Example:
             >>> import steelyard
             >>> steelyard.create_loss("focal").first_bias([75, 25]).softmax(0)   # of focal loss less sure than the counts
-            tensor([0.6533, 0.3467])
+            tensor([0.6012, 0.3988])
         """
         start = initial_bias(class_counts, self.link, num_samples=num_samples).double()
         return _constant_solution(self, start, count_tensor(class_counts).double(), num_samples).float()
@@ -275,16 +279,17 @@ class Loss(nn.Module):
             TypeError: an option that the loss does not have; if it refuses it, with the reason.
             ValueError, TypeError: a value that the option does not accept.
         """
-        accepted = {key: value for key, value in cls.options.items() if value.of in ("both", of)}
-        for key in given:
+        options = dict(cls.defaults[of])
+        for key, value in given.items():
             if key in cls.refuses:
                 raise TypeError(f"{cls.name} takes no {key}: {cls.refuses[key]}")
-            if key not in accepted:
+            if key not in options:
                 raise TypeError(
-                    f"loss {cls.name!r} has no option {key!r}{nearest(key, list(accepted))}; "
-                    f"it takes {', '.join(accepted)}"
+                    f"loss {cls.name!r} has no option {key!r}{nearest(key, list(options))}; "
+                    f"it takes {', '.join(options)}"
                 )
-        return {key: one.check(key, given.get(key, one.default)) for key, one in accepted.items()}
+            options[key] = cls.options[key].check(key, value)
+        return options
 
     @classmethod
     def evaluate(
