@@ -118,7 +118,8 @@ def check_number(name: str, value: float, *, low: float = -math.inf, high: float
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not (-math.inf < value < math.inf and low <= value <= high):  # so that torch.compile can trace it
-        limits = f" in [{low:g}, {high:g}]" if math.isfinite(high) else f" >= {low:g}" if math.isfinite(low) else ""
+        below = f" >= {low:g}" if math.isfinite(low) else ""
+        limits = f" in [{low:g}, {high:g}]" if math.isfinite(high) else below
         raise ValueError(f"{name} must be a finite number{limits}, got {value}")
     return float(value)
 

@@ -186,7 +186,8 @@ class Loss(nn.Module):
         shared = {key: value for key, value in Loss.options.items() if key not in cls.refuses}
         cls.options = {**declared, **{k: v for k, v in shared.items() if k not in declared}}
         cls.defaults = {
-            of: {k: v.default for k, v in cls.options.items() if v.of in ("both", of)} for of in ("module", "function")
+            of: {k: v.default for k, v in cls.options.items() if v.of in ("both", of)}
+            for of in ("module", "function")
         }
         for key, value in declared.items():
             if value.kind == "vector" or value.of != "both":
@@ -260,7 +261,7 @@ class Loss(nn.Module):
 
         Example:
             >>> import steelyard
-            >>> steelyard.create_loss("focal").first_bias([75, 25]).softmax(0)   # of focal loss less sure than the counts
+            >>> steelyard.create_loss("focal").first_bias([75, 25]).softmax(0)   # less sure than the counts
             tensor([0.6012, 0.3988])
         """
         start = initial_bias(class_counts, self.link, num_samples=num_samples).double()

@@ -20,7 +20,8 @@ def loss_rows() -> list[dict[str, str]]:
         made = [f"`{key}={value}`" for key, value in preset.options.items()]
         made += ["what its `class_counts` give"] if preset.of_counts is not None else []
         row = _row(LOSSES[preset.loss], preset.options.get("link"))
-        rows.append(row | {"name": name, "options": f"`{preset.loss}`: {', '.join(made)}", "source": preset.source})
+        options = f"`{preset.loss}`: {', '.join(made)}"
+        rows.append(row | {"name": name, "options": options, "source": preset.source})
     return rows
 
 
