@@ -7,7 +7,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from torch import Tensor
 from steelyard._common.checks import check_beta, check_number
 from steelyard._common.text import nearest
 from steelyard.losses import Loss, create_loss
+from steelyard.losses.base import Link
 from steelyard.losses.presets import PRESETS
 from steelyard.losses.registry import find_loss
 from steelyard.weights.adjustments import logit_adjustment
@@ -75,11 +76,11 @@ class LossSpec:
         return loss_class(self.name)
 
     @property
-    def link(self) -> str:
+    def link(self) -> Link:
         """``"softmax"`` or ``"logistic"``, under these options."""
         preset = PRESETS.get(self.name)
         fixed = {} if preset is None else preset.options
-        return str((dict(fixed) | self.options).get("link", self.entry.link))
+        return cast(Link, (dict(fixed) | self.options).get("link", self.entry.link))
 
     def weights(self, class_counts: Tensor) -> Tensor | None:
         """(K,) class weights, or None."""

@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from steelyard.auditing.gather import Values
 from steelyard.data import Predictions, open_predictions
 from steelyard.notation import parse_loss, parse_weights
 from steelyard.report import class_rows, write_audit_page
+from steelyard.report.results import Audit
 
 
 def audit_file(
@@ -144,18 +146,18 @@ def _open(path: Path, target: str | None, values: Values, class_names: Sequence[
 def _write(out: Path, found: dict[str, Any], report: AuditReport) -> None:
     P, ledger = report.mean_confusion.numpy(), report.ledger.numpy()
     write_atomically(out / "mean_confusion.npz", lambda file: np.savez(file, mean_confusion=P, ledger=ledger))
-    write_atomically(out / "classes.csv", lambda file: file.write(_csv(found).encode()))
+    table = _csv(Audit.from_dict(found, "audit.json"))
+    write_atomically(out / "classes.csv", lambda file: file.write(table.encode()))
     write_json(out / "audit.json", found)
     write_audit_page(out)
 
 
-def _csv(found: dict[str, Any]) -> str:
+def _csv(found: Audit) -> str:
     text = io.StringIO()
-    rows = sorted(class_rows(found), key=lambda row: row["class"])
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: "" if v is None else _inert(v) for k, v in row.items()})
+    rows = [asdict(row) for row in sorted(class_rows(found), key=lambda row: row.index)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *list(rows[0])[1:]])
+    writer.writerows([_inert(value) for value in row.values()] for row in rows)
     return text.getvalue()
 
 

@@ -1,7 +1,7 @@
 """The page of an audit, from its folder to one HTML file that opens anywhere."""
 
-import json
 import math
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +9,7 @@ import numpy as np
 
 from steelyard.report.figures import balance_figure, confusion_figure, misfit_figure, trades_figure, weights_figure
 from steelyard.report.html import render_template, save_page
+from steelyard.report.results import Audit, Numbers, read_confusions
 from steelyard.report.style import Array, Classes, shown
 
 _MOST_ROWS = 50  # of more classes the table shows those that are most off
@@ -19,48 +20,38 @@ def write_audit_page(folder: Path) -> Path:
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: audit.json is not one of ours.
+        ValueError: audit.json is not one of ours, or a file was cut off or edited; the sentence names it.
     """
-    file = folder / "audit.json"
-    if not file.is_file():
-        raise FileNotFoundError(f"{folder} holds no audit: there is no audit.json")
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} is not JSON: {error}") from None
-    if not isinstance(found, dict) or found.get("schema") != 1 or "verdicts" not in found:
-        raise ValueError(f"{file} is not an audit of schema 1")
-    arrays = folder / "mean_confusion.npz"
-    if not arrays.is_file():
-        raise FileNotFoundError(f"{arrays} is missing; the audit's folder must be kept whole")
-    P = np.asarray(np.load(arrays, allow_pickle=False)["mean_confusion"], dtype=np.float64)
+    found = Audit.read(folder)
+    file = folder / "mean_confusion.npz"
+    P = read_confusions(file, len(found.class_names), "mean_confusion")["mean_confusion"]
     return save_page(folder / "report.html", render_audit(found, P))
 
 
-def render_audit(found: dict[str, Any], mean_confusion: Array) -> str:
+def render_audit(found: Audit, mean_confusion: Array) -> str:
     """The page's text from an audit's numbers."""
-    classes = Classes(found["class_names"], [int(n) for n in found["class_counts"]])
-    residual, implied = found["residual"], found["implied_weights"]
-    pull, push = _array(residual["pull_up"]), _array(residual["push_down"])
+    classes = Classes(found.class_names, [int(n) for n in found.class_counts])
+    residual, implied = found.residual, found.implied_weights
+    pull, push = _array(residual.pull_up), _array(residual.push_down)
     misplaced = max(float(push.sum()), 1e-300)
     rows = class_rows(found)
     return render_template(
         "audit.html.j2",
         found=found,
-        name=shown(found["name"], 80),
+        name=shown(found.name, 80),
         classes=len(classes.names),
         fewest=min(n for n in classes.counts if n > 0),
         most=max(classes.counts),
-        verdicts=[v | {"text": _clean(v["text"])} for v in found["verdicts"]],
-        rows=[row | {"name": shown(row["name"], 40)} for row in rows[:_MOST_ROWS]],
+        verdicts=[replace(v, text=_clean(v.text)) for v in found.verdicts],
+        rows=[replace(row, name=shown(row.name, 40)) for row in rows[:_MOST_ROWS]],
         left_out=max(0, len(rows) - _MOST_ROWS),
         softmax=implied is not None,
-        stated=found["stated_weights"] is not None,
+        stated=found.stated_weights is not None,
         figures={
             "misfit": misfit_figure(
                 [
-                    (("as stated: " if h["name"] == "as stated" else "") + h["text"], h["misfit"], h["error"])
-                    for h in found["hypotheses"]
+                    (("as stated: " if h.name == "as stated" else "") + h.text, h.misfit, h.error)
+                    for h in found.hypotheses
                 ],
                 title="Misfit of each hypothesis about the training",
             ),
@@ -76,10 +67,12 @@ def render_audit(found: dict[str, Any], mean_confusion: Array) -> str:
             "trades": trades_figure(
                 [
                     (
-                        *(classes.names[k] for k in t["classes"]),
-                        *(100 * t[way] / misplaced for way in ("there", "back")),
+                        classes.names[t.classes[0]],
+                        classes.names[t.classes[1]],
+                        100 * t.there / misplaced,
+                        100 * t.back / misplaced,
                     )
-                    for t in found["trades"]
+                    for t in found.trades
                 ],
                 title="Which pairs of classes give each other most probability",
             ),
@@ -87,48 +80,61 @@ def render_audit(found: dict[str, Any], mean_confusion: Array) -> str:
     )
 
 
-def class_rows(found: dict[str, Any]) -> list[dict[str, Any]]:
-    """What the audit says of each class, largest residual first; None for what is not known."""
-    residual, implied = found["residual"], found["implied_weights"]
-    unknown = [None] * len(found["class_names"])
+@dataclass(frozen=True)
+class ClassRow:
+    """What an audit says of one class; None for what is not known.
+
+    Attributes:
+        index, name: of the class.
+        samples: that were audited.
+        class_count: training samples.
+        stated, implied: weight of the class, or of the output's positives for one-vs-all losses. Implied weights
+            have no scale of their own: in each group of classes they take the stated ones'.
+        implied_low, implied_high: 95% interval.
+        pull_up, push_down, relative_residual: of the law of the stated loss.
+    """
+
+    index: int
+    name: str
+    samples: int
+    class_count: float
+    stated: float | None
+    implied: float | None
+    implied_low: float | None
+    implied_high: float | None
+    pull_up: float | None
+    push_down: float | None
+    relative_residual: float | None
+
+
+def class_rows(found: Audit) -> list[ClassRow]:
+    """What the audit says of each class is returned, largest residual first."""
+    residual, implied = found.residual, found.implied_weights
+    unknown: Numbers = [None] * len(found.class_names)
     if implied is not None:
-        stated, weights, errors = found["stated_weights"], implied["weights"], implied["log_error"]
-        if (
-            stated is not None
-        ):  # implied weights have no scale of their own: in each group they take the stated one's
-            ratio = found["implied_over_stated"]
-            weights = [None if r is None else w * r for w, r in zip(stated, ratio, strict=True)]
+        stated, weights, errors = found.stated_weights, implied.weights, implied.log_error or unknown
+        if stated is not None:
+            ratio = found.implied_over_stated or unknown
+            weights = [None if w is None or r is None else w * r for w, r in zip(stated, ratio, strict=True)]
     else:
-        stated, weights, errors = found["stated_pos_weight"], found["implied_pos_weight"], None
-    columns = zip(
-        found["class_names"],
-        found["samples"],
-        found["class_counts"],
-        stated or unknown,
-        weights or unknown,
-        errors or unknown,
-        residual["pull_up"],
-        residual["push_down"],
-        residual["relative_residual"],
-        strict=True,
-    )
+        stated, weights, errors = found.stated_pos_weight, found.implied_pos_weight or unknown, unknown
     rows = [
-        {
-            "class": k,
-            "name": name,
-            "samples": samples,
-            "class_count": count,
-            "stated": nominal,
-            "implied": weight,
-            "implied_low": _times_exp(weight, -2.131, error),
-            "implied_high": _times_exp(weight, 2.131, error),
-            "pull_up": pull,
-            "push_down": push,
-            "relative_residual": relative,
-        }
-        for k, (name, samples, count, nominal, weight, error, pull, push, relative) in enumerate(columns)
+        ClassRow(
+            index=k,
+            name=name,
+            samples=found.samples[k],
+            class_count=found.class_counts[k],
+            stated=None if stated is None else stated[k],
+            implied=weights[k],
+            implied_low=_times_exp(weights[k], -2.131, errors[k]),
+            implied_high=_times_exp(weights[k], 2.131, errors[k]),
+            pull_up=residual.pull_up[k],
+            push_down=residual.push_down[k],
+            relative_residual=residual.relative_residual[k],
+        )
+        for k, name in enumerate(found.class_names)
     ]
-    return sorted(rows, key=lambda row: -abs(row["pull_up"] - row["push_down"]))
+    return sorted(rows, key=lambda row: -abs((row.pull_up or 0.0) - (row.push_down or 0.0)))
 
 
 def _times_exp(weight: float | None, times: float, error: float | None) -> float | None:
@@ -137,15 +143,15 @@ def _times_exp(weight: float | None, times: float, error: float | None) -> float
     return weight * math.exp(max(-300.0, min(300.0, times * error)))
 
 
-def _weights_figure(found: dict[str, Any], classes: Classes) -> str:
-    implied = found["implied_weights"]
+def _weights_figure(found: Audit, classes: Classes) -> str:
+    implied = found.implied_weights
     if implied is None:
-        values, error = found["implied_pos_weight"], None
-        stated, what = found["stated_pos_weight"], "weight of positives"
+        values, error = found.implied_pos_weight, None
+        stated, what = found.stated_pos_weight, "weight of positives"
     else:
-        values, error = implied["weights"], implied["log_error"]
-        stated, what = found["stated_weights"], "class weight"
-        values = found["implied_over_stated"] if stated is not None else values
+        values, error = implied.weights, implied.log_error
+        stated, what = found.stated_weights, "class weight"
+        values = found.implied_over_stated if stated is not None else values
     numbers = _array(values if values is not None else [None] * len(classes.names))
     if implied is None and stated is not None:
         numbers = numbers / _array(stated)
