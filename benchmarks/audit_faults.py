@@ -29,17 +29,19 @@ def shuffled(weights, seed):
 # name: (loss from inverse weights and seed, epochs, balanced sampler, link audited, weights stated, fault)
 NOT_APPLIED, TWICE, MOVED = "weights_not_applied", "weights_applied_twice", "weights_permuted"
 CASES = {
-    "as stated": (lambda w, s: SoftmaxLoss(weight=w), 40, False, "softmax", True, None),
+    "as stated": (lambda w, s: SoftmaxLoss(class_weights=w), 40, False, "softmax", True, None),
     "no weights, none stated": (lambda w, s: SoftmaxLoss(), 40, False, "softmax", False, None),
     "one-vs-all as stated": (lambda w, s: LogisticLoss(), 40, False, "logistic", False, None),
     "weights never applied": (lambda w, s: SoftmaxLoss(), 40, False, "softmax", True, NOT_APPLIED),
-    "in sampler and loss": (lambda w, s: SoftmaxLoss(weight=w), 40, True, "softmax", True, TWICE),
-    "classes reversed": (lambda w, s: SoftmaxLoss(weight=w.flip(0)), 40, False, "softmax", True, MOVED),
+    "in sampler and loss": (lambda w, s: SoftmaxLoss(class_weights=w), 40, True, "softmax", True, TWICE),
+    "classes reversed": (lambda w, s: SoftmaxLoss(class_weights=w.flip(0)), 40, False, "softmax", True, MOVED),
     "classes shuffled": (
-        lambda w, s: SoftmaxLoss(weight=shuffled(w, s)), 40, False, "softmax", True, MOVED,
+        lambda w, s: SoftmaxLoss(class_weights=shuffled(w, s)), 40, False, "softmax", True, MOVED,
     ),
-    "one epoch": (lambda w, s: SoftmaxLoss(weight=w), 1, False, "softmax", True, "stopped_early"),
-    "softmax audited as logistic": (lambda w, s: SoftmaxLoss(weight=w), 40, False, "logistic", True, "wrong_link"),
+    "one epoch": (lambda w, s: SoftmaxLoss(class_weights=w), 1, False, "softmax", True, "stopped_early"),
+    "softmax audited as logistic": (
+        lambda w, s: SoftmaxLoss(class_weights=w), 40, False, "logistic", True, "wrong_link"
+    ),
     "logistic audited as softmax": (lambda w, s: LogisticLoss(), 40, False, "softmax", False, "wrong_link"),
 }  # fmt: skip
 

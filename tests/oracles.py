@@ -19,13 +19,13 @@ def adjustable(loss):
 
 
 @adjustable
-def softmax(logits, target, *, weight=None, label_smoothing=0.0, normalization="weights", **rest):
+def softmax(logits, target, *, class_weights=None, label_smoothing=0.0, normalization="weights", **rest):
     samples, weights = [], []
     for z, y in zip(logits, target.tolist(), strict=True):
         if y == rest.get("ignore_index", -100):
             continue
         log_p = z - torch.logsumexp(z, 0)
-        w = weight[y] if weight is not None else torch.ones_like(z[0])
+        w = class_weights[y] if class_weights is not None else torch.ones_like(z[0])
         smooth = sum(log_p) / len(z) if label_smoothing else 0.0
         samples.append(-w * ((1 - label_smoothing) * log_p[y] + label_smoothing * smooth))
         weights.append(w)
@@ -33,11 +33,13 @@ def softmax(logits, target, *, weight=None, label_smoothing=0.0, normalization="
 
 
 @adjustable
-def logistic(logits, target, *, weight=None, pos_weight=None, class_weights=None, normalization="count", **rest):
+def logistic(
+    logits, target, *, output_weights=None, pos_weight=None, class_weights=None, normalization="count", **rest
+):
     samples, weights = [], []
     outputs = logits.shape[1]
     one = torch.ones(max(outputs, 2), dtype=logits.dtype)
-    v, u, c = (one if w is None else w for w in (weight, pos_weight, class_weights))
+    v, u, c = (one if w is None else w for w in (output_weights, pos_weight, class_weights))
     for z, y in zip(logits, target.tolist(), strict=True):
         if y == rest.get("ignore_index", -100):
             continue
@@ -45,6 +47,33 @@ def logistic(logits, target, *, weight=None, pos_weight=None, class_weights=None
         for j in range(outputs):
             positive = y == 1 if outputs == 1 else y == j
             total = total + v[j] * (u[j] * softplus(-z[j]) if positive else softplus(z[j]))
+        samples.append(c[y] * total)
+        weights.append(c[y])
+    return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
+
+
+@adjustable
+def focal(logits, target, *, gamma=2.0, link="softmax", class_weights=None, normalization="count", **rest):
+    samples, weights = [], []
+    outputs = logits.shape[1]
+    one = torch.ones(max(outputs, 2), dtype=logits.dtype)
+    c, u, v = (
+        one if w is None else w for w in (class_weights, rest.get("pos_weight"), rest.get("output_weights"))
+    )
+    for z, y in zip(logits, target.tolist(), strict=True):
+        if y == rest.get("ignore_index", -100):
+            continue
+        if link == "softmax":
+            log_p = z - torch.logsumexp(z, 0)
+            others = torch.cat([z[:y], z[y + 1 :]])
+            log_miss = torch.logsumexp(others, 0) - torch.logsumexp(z, 0) if len(others) else z[0] * 0 - torch.inf
+            total = -torch.exp(gamma * log_miss) * log_p[y] if len(others) else z[0] * 0
+        else:
+            total = torch.zeros_like(z[0])
+            for j in range(outputs):
+                positive = y == 1 if outputs == 1 else y == j
+                s = z[j] if positive else -z[j]
+                total = total + v[j] * (u[j] if positive else 1) * torch.exp(-gamma * softplus(s)) * softplus(-s)
         samples.append(c[y] * total)
         weights.append(c[y])
     return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
@@ -63,7 +92,7 @@ def mean_of_samples(samples, weights, logits, normalization, reduction):
 
 
 @adjustable
-def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, weight=None, pos_weight=None, **rest):
+def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, output_weights=None, pos_weight=None, **rest):
     labels, num_classes = target.tolist(), logits.shape[1]
     rows = {k: [i for i, y in enumerate(labels) if y == k] for k in range(num_classes)}
     rows = {k: v for k, v in rows.items() if v}
@@ -79,10 +108,10 @@ def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, weight=None, pos_
             A = torch.stack([softplus(logits[rows[k], j]).mean() for k in others])
             omega = torch.softmax(beta * P, 0)
             loss = loss + ((omega.detach() if detach_weights else omega) * A).sum()
-        columns.append(loss if weight is None else loss * weight[j])
+        columns.append(loss if output_weights is None else loss * output_weights[j])
     columns = torch.stack(columns) + logits.sum(0) * 0 if not rows else torch.stack(columns)
     reduction = rest.get("reduction", "mean")
     return columns if reduction == "none" else columns.sum() if reduction == "sum" else columns.mean()
 
 
-ORACLES = {"softmax": softmax, "logistic": logistic, "lgl-inr": lgl_inr}
+ORACLES = {"focal": focal, "softmax": softmax, "logistic": logistic, "lgl-inr": lgl_inr}

@@ -5,7 +5,8 @@ import torch
 
 from steelyard import correct_logits
 from steelyard.balance import lgl_inr_law, mean_confusion
-from steelyard.losses.functional import class_means, lgl_inr_loss, logistic_loss, softmax_loss
+from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
+from steelyard.targets import class_means
 from steelyard.weights.adjustments import batch_presence
 
 WEIGHTS = torch.tensor([1.0, 10.0, 100.0, 0.5], dtype=torch.float64)
@@ -48,7 +49,7 @@ def _optimum(loss, cells, outputs, start=None):
 
 def test_softmax_weights_are_undone():
     cell, label, posterior, _ = _discrete()
-    table = _optimum(lambda t: softmax_loss(t[cell], label, weight=WEIGHTS), 6, 4)
+    table = _optimum(lambda t: softmax_loss(t[cell], label, class_weights=WEIGHTS), 6, 4)
     assert (table.softmax(1) - posterior).abs().max() > 0.3
     torch.testing.assert_close(
         correct_logits(table, "softmax", class_weights=WEIGHTS).exp(), posterior, rtol=1e-5, atol=1e-8
@@ -120,7 +121,7 @@ def test_gaussian_classes_come_out_within_sampling_error(heavy):
     x = torch.randn(20_000, 2, generator=generator, dtype=torch.float64) + means[label]
     design = torch.cat([x, torch.ones(len(x), 1, dtype=torch.float64)], 1)
     weights = torch.tensor([1.0, heavy, heavy], dtype=torch.float64)
-    linear = _optimum(lambda t: softmax_loss(design @ t, label, weight=weights), 3, 3)
+    linear = _optimum(lambda t: softmax_loss(design @ t, label, class_weights=weights), 3, 3)
     exact = (prior.log() - 0.5 * torch.cdist(x, means).square()).softmax(1)
     corrected = correct_logits(design @ linear, "softmax", class_weights=weights).exp()
     assert (corrected - exact).abs().mean() < 0.01

@@ -6,34 +6,34 @@ import pytest
 import torch
 
 from steelyard.notation import parse_loss, parse_losses
-from steelyard.weights.adjustments import logit_adjustment
+from steelyard.weights import class_weights, logit_adjustment
 
 COUNTS = torch.tensor([80, 15, 5])
 
 
 def test_parts_are_read():
-    spec = parse_loss("lgl_inr:beta=5:detach_weights=true:effective_number@0.99:from=3")
-    assert (spec.name, spec.options) == ("lgl_inr", {"beta": 5, "detach_weights": True})
+    spec = parse_loss("focal:gamma=5:link=logistic:effective_number@0.99:from=3")
+    assert (spec.name, spec.options) == ("focal", {"gamma": 5, "link": "logistic"})
     assert (spec.scheme, spec.scheme_options, spec.from_epoch) == ("effective_number", {"beta": 0.99}, 3)
-    assert spec.slug == "lgl-inr-beta-5-detach-weights-true-effective-number-0.99-from-3"
+    assert spec.slug == "focal-gamma-5-link-logistic-effective-number-0.99-from-3"
 
 
 def test_weights_go_where_the_loss_takes_them():
     for text, argument in [
-        ("softmax:inverse", "weight"),
+        ("softmax:inverse", "class_weights"),
         ("logistic:inverse", "class_weights"),
-        ("lgl-inr:inverse", "weight"),
+        ("lgl-inr:output_weights=inverse", "output_weights"),
     ]:
         spec = parse_loss(text)
         loss, schedule = spec.build(COUNTS, 64)
-        assert torch.equal(getattr(loss, argument), spec.weights(COUNTS))
+        assert torch.equal(getattr(loss, argument).float(), class_weights(COUNTS, "inverse"))
         assert schedule is None
 
 
 def test_late_weights_come_with_a_schedule():
     _, schedule = parse_loss("softmax:inverse:from=4").build(COUNTS, 64)
     argument, deferred = schedule
-    assert (argument, deferred.start_epoch) == ("weight", 4)
+    assert (argument, deferred.start_epoch) == ("class_weights", 4)
     assert deferred.weight.tolist() == [1, 1, 1]
 
 

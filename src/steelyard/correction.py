@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steelyard._common.checks import Beta, check_choice, check_logits, check_number, check_weights, compute_dtype
-from steelyard.losses.functional import in_negative_weights
+from steelyard.losses.lgl_inr import in_negative_weights
 
 _MOST_STEPS = 100_000
 

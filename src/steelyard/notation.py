@@ -1,26 +1,30 @@
 """Losses as the command line names them: `softmax:inverse`, `lgl-inr:beta=5`, `softmax:power@0.5:from=10`."""
 
 import ast
-import inspect
 import json
 import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steelyard._common.checks import check_beta, check_number
 from steelyard._common.text import nearest
-from steelyard.losses.registry import LossEntry, create_loss, find_loss
-from steelyard.weights.adjustments import initial_bias, logit_adjustment
+from steelyard.losses import Loss, create_loss
+from steelyard.losses.base import Link
+from steelyard.losses.presets import PRESETS
+from steelyard.losses.registry import find_loss
+from steelyard.weights.adjustments import logit_adjustment
 from steelyard.weights.class_weights import Scheme, class_weights
 from steelyard.weights.schedules import DeferredReweighting
 
 _SCHEMES = get_args(Scheme)
+_WEIGHTS = ("pos_weight", "output_weights")  # beside class weights, which need no name
+_NOT_TEXT = ("process_group", "mean_confusion", "validate", "class_dim", "ignore_index")
 _SCHEME_OPTION = {"effective_number": "beta", "power": "exponent"}
 
 
@@ -34,6 +38,7 @@ class LossSpec:
         options: of the loss's module.
         scheme: of the class weights, or None for no weights.
         scheme_options: of the scheme.
+        vectors: schemes of other weights, such as ``pos_weight``, as text.
         from_epoch: first epoch (from 0) with weights; before it all weigh 1.
         tau: strength of the logit adjustment in training by class frequencies; 0 for none.
         presence: the same by how many batches have each class, for LGL-INR.
@@ -44,6 +49,7 @@ class LossSpec:
     options: dict[str, object] = field(default_factory=dict)
     scheme: Scheme | None = None
     scheme_options: dict[str, float] = field(default_factory=dict)
+    vectors: dict[str, str] = field(default_factory=dict)
     from_epoch: int = 0
     tau: float = 0.0
     presence: float = 0.0
@@ -66,8 +72,15 @@ class LossSpec:
         return bool(self.options.get("detach_weights", False)) or self.options.get("statistics") == "running"
 
     @property
-    def entry(self) -> LossEntry:
-        return find_loss(self.name)
+    def entry(self) -> type[Loss]:
+        return loss_class(self.name)
+
+    @property
+    def link(self) -> Link:
+        """``"softmax"`` or ``"logistic"``, under these options."""
+        preset = PRESETS.get(self.name)
+        fixed = {} if preset is None else preset.options
+        return cast(Link, (dict(fixed) | self.options).get("link", self.entry.link))
 
     def weights(self, class_counts: Tensor) -> Tensor | None:
         """(K,) class weights, or None."""
@@ -85,30 +98,37 @@ class LossSpec:
             return logit_adjustment(class_counts, tau=self.presence, batch_size=batch_size)
         return logit_adjustment(class_counts, tau=self.tau) if self.tau else None
 
-    def first_bias(self, class_counts: Tensor) -> Tensor | None:
-        """(K,) bias of the constant solution of the loss without class weights, or None where that is zero."""
-        if self.tau or self.entry.separable_over == "columns":  # LGL-INR weighs positives and negatives alike
-            return None
-        return initial_bias(class_counts, self.entry.link)
+    def first_bias(self, class_counts: Tensor, batch_size: int) -> Tensor:
+        """(K,) bias of the constant solution of the loss without class weights."""
+        return self.loss(class_counts, batch_size).first_bias(class_counts)
 
-    def build(
-        self, class_counts: Tensor, batch_size: int
-    ) -> tuple[nn.Module, tuple[str, DeferredReweighting] | None]:
-        """The loss for batches of data of these counts, and the schedule of its weights if they start later."""
+    def loss(self, class_counts: Tensor, batch_size: int) -> Loss:
+        """The loss for batches of data of these counts, with its final weights."""
         options = dict(self.options)
         if options.get("statistics") == "running":
             options.setdefault("num_classes", len(class_counts))
         weights = self.weights(class_counts)
-        argument = self.entry.class_weights_argument
         if weights is not None:
-            options[argument] = weights
+            options["class_weights"] = weights
+        for option, text in self.vectors.items():
+            options[option] = parse_weights(text, class_counts, option=option)
         adjustment = self.adjustment(class_counts, batch_size)
         if adjustment is not None:
             options["logit_adjustment"] = adjustment
-        loss = create_loss(self.name, **options)
+        return create_loss(self.name, class_counts=class_counts, **options)  # type: ignore[arg-type]
+
+    def build(self, class_counts: Tensor, batch_size: int) -> tuple[Loss, tuple[str, DeferredReweighting] | None]:
+        """The loss, and the schedule of its class weights if they start later."""
+        loss, weights = self.loss(class_counts, batch_size), self.weights(class_counts)
         if weights is None or self.from_epoch == 0:
             return loss, None
-        return loss, (argument, DeferredReweighting(weights, start_epoch=self.from_epoch))
+        return loss, ("class_weights", DeferredReweighting(weights, start_epoch=self.from_epoch))
+
+
+def loss_class(name: str) -> type[Loss]:
+    """The class of a loss or preset by its name."""
+    preset = PRESETS.get(name)
+    return find_loss(name if preset is None else preset.loss)
 
 
 def parse_losses(text: str) -> list[LossSpec]:
@@ -157,13 +177,15 @@ def parse_loss(text: str) -> LossSpec:
     """
     label = text.strip()
     name, *parts = label.split(":")
-    entry = find_loss(name)
+    name = name.replace("_", "-")
+    entry = loss_class(name)
     options: dict[str, object] = {}
     scheme: Scheme | None = None
     scheme_options: dict[str, float] = {}
     from_epoch, strengths = 0, {"tau": 0.0, "presence": 0.0}
-    not_text = ("weight", "pos_weight", "class_weights", "logit_adjustment", "process_group")
-    accepted = [p for p in inspect.signature(entry.module).parameters if p not in not_text]
+    weights = [key for key, one in entry.options.items() if one.kind == "vector" and key in _WEIGHTS]
+    accepted = [key for key, one in entry.options.items() if one.kind != "vector" and key not in _NOT_TEXT]
+    vectors: dict[str, str] = {}
     for part in parts:
         key, equals, value = part.partition("=")
         if equals and key == "from":
@@ -177,8 +199,14 @@ def parse_loss(text: str) -> LossSpec:
                 raise ValueError(f"{key} must be a finite number, got {value!r} in loss {label!r}") from None
         elif equals and key in accepted:
             options[key] = _value(value)
+        elif equals and key in weights:
+            try:
+                parse_scheme(value)
+            except ValueError as error:
+                raise ValueError(f"loss {label!r}: {key}: {error}") from None
+            vectors[key] = value
         elif equals:
-            choices = [*accepted, "from", *strengths]
+            choices = [*accepted, *weights, "from", *strengths]
             near = nearest(key, choices)
             raise ValueError(
                 f"loss {label!r} has an unknown option {key!r}{near}; choose from {', '.join(choices)}"
@@ -194,7 +222,7 @@ def parse_loss(text: str) -> LossSpec:
         raise ValueError(f"presence is for losses that balance the classes of a batch, got loss {label!r}")
     if all(strengths.values()):
         raise ValueError(f"tau and presence adjust the same logits, got both in loss {label!r}")
-    spec = LossSpec(label, name, options, scheme, scheme_options, from_epoch, **strengths)
+    spec = LossSpec(label, name, options, scheme, scheme_options, vectors, from_epoch, **strengths)
     try:
         spec.build(torch.tensor([3, 2]), batch_size=1)
     except (TypeError, ValueError) as error:

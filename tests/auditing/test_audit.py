@@ -51,7 +51,7 @@ def _said(report, topic):
 
 
 def test_training_as_stated_has_no_fault(tmp_path):
-    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(weight=w))
+    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w))
     report = audit(logits, target, TrainingSetup("softmax", class_weights=class_weights(torch.bincount(target))))
     assert report.faults == ()
     assert _said(report, "critical point").text.startswith("Yes")
@@ -68,7 +68,7 @@ def test_weights_passed_but_not_applied(tmp_path):
 
 
 def test_weights_applied_in_sampler_and_loss(tmp_path):
-    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(weight=w), balanced_sampler=True)
+    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w), balanced_sampler=True)
     report = audit(logits, target, TrainingSetup("softmax", class_weights=class_weights(torch.bincount(target))))
     assert report.faults == ("weights_applied_twice",)
     assert report.numbers.power.power > 1.5
@@ -84,7 +84,7 @@ def test_weights_in_the_wrong_class_order(tmp_path, order):
     moved = torch.arange(9, -1, -1)
     if order == "shuffled":
         moved = torch.randperm(10, generator=torch.Generator().manual_seed(5))
-    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(weight=w[moved]))
+    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w[moved]))
     report = audit(logits, target, TrainingSetup("softmax", class_weights=class_weights(torch.bincount(target))))
     assert report.faults == ("weights_permuted",)
     assert (report.numbers.order == moved).sum() >= 8
@@ -97,7 +97,7 @@ def test_weights_in_the_wrong_class_order(tmp_path, order):
 @pytest.mark.parametrize("weighted", [True, False])
 def test_training_stopped_far_too_early(tmp_path, weighted):
     """After one epoch the outputs are in balance already, for what is learned first are the class frequencies."""
-    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(weight=w if weighted else None), epochs=1)
+    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w if weighted else None), epochs=1)
     weights = class_weights(torch.bincount(target)) if weighted else None
     report = audit(logits, target, TrainingSetup("softmax", class_weights=weights))
     assert report.faults == ("stopped_early",)
@@ -106,7 +106,7 @@ def test_training_stopped_far_too_early(tmp_path, weighted):
 
 
 def test_softmax_audited_as_logistic_and_the_other_way_round(tmp_path):
-    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(weight=w))
+    logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w))
     weights = class_weights(torch.bincount(target))
     assert audit(logits, target, TrainingSetup("logistic", class_weights=weights)).faults == ("wrong_link",)
     logits, target = _trained(tmp_path, lambda w: LogisticLoss())
@@ -131,7 +131,7 @@ def test_lgl_inr_is_told_from_one_vs_all(tmp_path):
 
 
 def _optimum(weight=WEIGHTS):
-    logits, target, _, _ = fit_linear(lambda z, y: softmax_loss(z, y, weight=weight), weight_decay=0.01)
+    logits, target, _, _ = fit_linear(lambda z, y: softmax_loss(z, y, class_weights=weight), weight_decay=0.01)
     return logits, target
 
 

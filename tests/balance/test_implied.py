@@ -17,7 +17,7 @@ from tests.balance.test_laws import COUNTS, WEIGHTS, _fit
 
 
 def test_trained_models_give_their_weights_back():
-    logits, target = _fit(lambda z, y: softmax_loss(z, y, weight=WEIGHTS))
+    logits, target = _fit(lambda z, y: softmax_loss(z, y, class_weights=WEIGHTS))
     P, counts = mean_confusion(logits, target, link="softmax")
     implied = implied_weights(P, counts)
     assert implied.groups == ((0, 1, 2, 3),)
@@ -90,7 +90,7 @@ def test_bad_input(P, counts, message):
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
 def test_power_of_nominal_weights_at_the_optimum(power):
-    logits, target = _fit(lambda z, y: softmax_loss(z, y, weight=WEIGHTS**power))
+    logits, target = _fit(lambda z, y: softmax_loss(z, y, class_weights=WEIGHTS**power))
     applied = implied_weights(*mean_confusion(logits, target, link="softmax")).power_of(WEIGHTS)
     assert applied.power == pytest.approx(power, abs=1e-4)
     assert applied.standard_error < 1e-4
@@ -151,7 +151,7 @@ def _train(tmp_path, *, weight, balanced_sampler):
         drawn = torch.multinomial(share, len(target), replacement=True, generator=generator)
     torch.manual_seed(0)
     network = SmallCNN(images, 10)
-    loss = SoftmaxLoss(weight=weight)
+    loss = SoftmaxLoss(class_weights=weight)
     part = images[drawn], target[drawn]
     fit(network, loss, part, part, Recipe(40, 32, 0.03), seed=0, checkpoint=tmp_path / "last.ckpt")
     return mean_confusion(predict(network, images), target, link="softmax")

@@ -17,7 +17,7 @@ from steelyard.balance import (
 )
 from steelyard.losses import LGLINRLoss
 from tests.balance.generic_losses import FUNCTIONS, WEIGHTS, cross_entropy, setups, trained
-from tests.losses.cases import batch
+from tests.helpers import batch
 
 SETUPS = setups()
 

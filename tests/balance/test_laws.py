@@ -60,11 +60,11 @@ LAWS = {
         lambda z, y: softmax_law(*mean_confusion(z, y, link="softmax")),
     ),
     "softmax weighted": (
-        lambda z, y: softmax_loss(z, y, weight=WEIGHTS),
+        lambda z, y: softmax_loss(z, y, class_weights=WEIGHTS),
         lambda z, y: softmax_law(*mean_confusion(z, y, link="softmax"), WEIGHTS),
     ),
     "softmax weighted and smoothed": (
-        lambda z, y: softmax_loss(z, y, weight=WEIGHTS, label_smoothing=0.1),
+        lambda z, y: softmax_loss(z, y, class_weights=WEIGHTS, label_smoothing=0.1),
         lambda z, y: softmax_law(*mean_confusion(z, y, link="softmax"), WEIGHTS, label_smoothing=0.1),
     ),
     "logistic": (
@@ -85,7 +85,7 @@ LAWS = {
         ),
     ),
     "lgl-inr of beta 0": (
-        lambda z, y: lgl_inr_loss(z, y, beta=0.0, weight=WEIGHTS),
+        lambda z, y: lgl_inr_loss(z, y, beta=0.0, output_weights=WEIGHTS),
         lambda z, y: lgl_inr_law(mean_confusion(z, y, link="logistic")[0], beta=0.0),
     ),
 }
@@ -216,7 +216,7 @@ def test_error_of_other_shape_is_refused():
 
 
 def _softmax(z, y):
-    return softmax_loss(z, y, weight=WEIGHTS)
+    return softmax_loss(z, y, class_weights=WEIGHTS)
 
 
 def _logistic(z, y):

@@ -8,7 +8,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from steelyard.balance import MeanConfusion, mean_confusion
-from tests.losses.cases import batch
+from tests.helpers import batch
 
 
 def _data(rows=1000, classes=7):

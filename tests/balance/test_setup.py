@@ -18,7 +18,7 @@ TENSOR = torch.tensor(W)
 @pytest.mark.parametrize(
     ("loss", "field"),
     [
-        (SoftmaxLoss(weight=W), "class_weights"),
+        (SoftmaxLoss(class_weights=W), "class_weights"),
         (LogisticLoss(class_weights=W), "class_weights"),
         (LogisticLoss(pos_weight=W), "pos_weight"),
         (SoftmaxLoss(logit_adjustment=W), "logit_adjustment"),
@@ -54,7 +54,7 @@ def test_sequences_arrays_and_tensors_are_the_same():
 
 def test_the_effect_on_classes_is_the_product_of_all_that_weighs_them():
     setup = TrainingSetup(
-        SoftmaxLoss(weight=W),
+        SoftmaxLoss(class_weights=W),
         sampler_weights=[1, 2, 4],
         logit_shift=np.log([2.0, 1.0, 1.0]),
         class_counts=[9, 9, 2],
@@ -71,7 +71,7 @@ def test_the_loss_of_a_sample_leaves_class_weights_out():
     z = torch.randn(5, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     y = torch.tensor([0, 1, 2, 2, 0])
     plain = cross_entropy(z, y)
-    for loss in ("softmax", SoftmaxLoss(weight=W), nn.CrossEntropyLoss(weight=TENSOR), cross_entropy):
+    for loss in ("softmax", SoftmaxLoss(class_weights=W), nn.CrossEntropyLoss(weight=TENSOR), cross_entropy):
         torch.testing.assert_close(TrainingSetup(loss, class_weights=W).per_sample(z, y), plain)
     adjusted = cross_entropy(z + torch.tensor(W).double(), y)
     for setup in (

@@ -54,10 +54,10 @@ def test_claim_runs_to_its_page_and_again_in_no_time(tmp_path, claim):
     told = {}
     result = reproduce(claim, config, tmp_path / claim, workers=2, command="<c>", on_done=told.__setitem__)
     assert set(told.values()) == {"done"}
-    assert result["held"] in ("yes", "no", "partly")
-    assert "nan" not in result["verdict"]
-    json.dumps(result, allow_nan=False)
-    assert json.loads((tmp_path / claim / "claim.json").read_text())["verdict"] == result["verdict"]
+    assert result.held in ("yes", "no", "partly")
+    assert "nan" not in result.verdict
+    json.dumps(result.to_dict(), allow_nan=False)
+    assert json.loads((tmp_path / claim / "claim.json").read_text())["verdict"] == result.verdict
     rows = list(csv.DictReader((tmp_path / claim / "rows.csv").read_text().splitlines()))
     assert len(rows) == len(told)
     page = tmp_path / claim / "report.html"
@@ -65,10 +65,9 @@ def test_claim_runs_to_its_page_and_again_in_no_time(tmp_path, claim):
     assert "&lt;c&gt;" in page.read_text()
     again = reproduce(claim, config, tmp_path / claim, on_done=told.__setitem__)
     assert set(told.values()) == {"was finished"}
-    assert again["numbers"] == result["numbers"]
-    assert [again[key] for key in ("finished", "seconds", "environment", "command")] == [
-        result[key] for key in ("finished", "seconds", "environment", "command")
-    ]
+    assert again.numbers == result.numbers
+    for key in ("finished", "seconds", "environment", "command"):
+        assert getattr(again, key) == getattr(result, key)
     assert write_claim_page(tmp_path / claim) == page
     older = json.loads((tmp_path / claim / "claim.json").read_text())  # as it was before there were these
     del older["environment"]["commit"]
@@ -101,8 +100,8 @@ def _records(ours, other, groups=("none",)):
 def test_verdict_of_c4(ours, held):
     config = read_claim_config("c4", losses=["softmax", "logistic", "lgl-inr"], seeds=4)
     result = CLAIMS["c4"].conclude(_records(ours, [0.80, 0.81, 0.82, 0.80]), config)
-    assert result["held"] == held
-    assert "Of the 2 comparisons" in result["verdict"]
+    assert result.held == held
+    assert "Of the 2 comparisons" in result.verdict
 
 
 @pytest.mark.parametrize(("apart", "noise", "held"), [(0.2, 0.01, "yes"), (0.0, 0.05, "partly")])
@@ -119,8 +118,8 @@ def test_verdict_of_c2_is_not_of_noise(apart, noise, held):
         for seed in range(3)
     ]
     result = CLAIMS["c2"].conclude(records, read_claim_config("c2", seeds=3))
-    assert result["held"] == held
-    assert "more over seeds" in result["verdict"]
+    assert result.held == held
+    assert "more over seeds" in result.verdict
 
 
 @pytest.mark.parametrize(
@@ -135,21 +134,21 @@ def test_verdict_of_c1(power, noise, held):
         for _ in range(3)
     ]
     config = read_claim_config("c1", weight_decays=[0.0])
-    assert CLAIMS["c1"].conclude(records, config)["held"] == held
+    assert CLAIMS["c1"].conclude(records, config).held == held
     wrong = [record | {"polished": 1.1 * record["law"]} for record in records]
-    assert CLAIMS["c1"].conclude(wrong, config)["held"] == "no"
+    assert CLAIMS["c1"].conclude(wrong, config).held == "no"
     same = CLAIMS["c1"].conclude(records[:3], config)  # one law: no power of it
-    assert same["held"] == "partly"
-    json.dumps(same, allow_nan=False)
+    assert same.held == "partly"
+    json.dumps(same.to_dict(), allow_nan=False)
 
 
 def test_a_seed_that_diverged_is_left_out_of_the_pairs():
     config = read_claim_config("c4", losses=["softmax", "logistic", "lgl-inr"], seeds=4)
     result = CLAIMS["c4"].conclude(_records([0.90, None, 0.92, 0.905], [0.80, 0.81, 0.82, 0.80]), config)
-    row = next(row for row in result["tables"][0]["rows"] if row["loss"] == "lgl-inr")
-    assert row["diverged"] == 1
-    assert row["balanced_accuracy"][0] == pytest.approx((0.90 + 0.92 + 0.905) / 3)
-    assert "+10.2" in result["verdict"]
+    row = next(row for row in result.tables[0].rows if row.loss == "lgl-inr")
+    assert row.diverged == 1
+    assert row.balanced_accuracy[0] == pytest.approx((0.90 + 0.92 + 0.905) / 3)
+    assert "+10.2" in result.verdict
 
 
 @pytest.mark.parametrize(
@@ -173,9 +172,9 @@ def test_verdict_of_the_leaderboard(ours, held, words):
     )
     records = [r | {"dataset": "digits"} for r in _records(ours, [0.80, 0.81, 0.82, 0.80])]
     result = CLAIMS["leaderboard"].conclude([r for r in records if r["loss"] != "logistic"], config)
-    assert result["held"] == held
-    assert words in result["verdict"]
-    json.dumps(result, allow_nan=False)
+    assert result.held == held
+    assert words in result.verdict
+    json.dumps(result.to_dict(), allow_nan=False)
 
 
 def test_weights_of_c3_start_when_they_are_said_to():
@@ -214,9 +213,7 @@ def test_p_values_and_their_correction():
     assert p_value([0.25, 0.25]) == 0.5
     assert p_value([-0.25] * 5) == 2 * 0.5**5
     assert p_value([1.0, 2.0, 3.0]) == pytest.approx(0.0742, abs=1e-4)
-    rows = [{"p": 0.01}, {"p": None}, {"p": 0.04}, {"p": 0.03}]
-    holm(rows)
-    assert [row["p"] for row in rows] == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
+    assert holm([0.01, None, 0.04, 0.03]) == [pytest.approx(0.03), None, pytest.approx(0.06), pytest.approx(0.06)]
 
 
 @pytest.mark.slow
@@ -225,7 +222,7 @@ def test_what_is_exact_is_exact(tmp_path):
     numbers = {}
     for claim in ("c1", "c2"):
         result = reproduce(claim, read_claim_config(claim, **SMALL[claim]), tmp_path / claim, workers=2)
-        numbers |= {n["name"]: n["value"] for n in result["numbers"]}
+        numbers |= {n.name: n.value for n in result.numbers}
     assert numbers["largest relative error, head polished"] <= 1e-6
     assert numbers["largest misfit, head polished"] <= 1e-6
     assert numbers["largest relative rise of a class's own mean loss"] <= 1e-6

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -18,13 +17,18 @@ import torch
 
 from steelyard._common.files import write_atomically
 from steelyard.balance import mean_confusion, softmax_law
+from steelyard.experiments import bench as benches
 from steelyard.experiments import compare
-from steelyard.experiments.comparison import _Bench, balance_of
+from steelyard.experiments.bench import Bench
+from steelyard.experiments.comparison import _Trainings
 from steelyard.experiments.config import make_config
+from steelyard.experiments.job import Job, Training
+from steelyard.experiments.laws import balance_of
 from steelyard.experiments.metrics import run_metrics
 from steelyard.experiments.progress import Silent
 from steelyard.experiments.runs import RunFolder, latest_folder, next_folder
 from steelyard.notation import parse_loss
+from steelyard.report.results import Comparison
 from steelyard.training import Diverged
 
 CONFIG = make_config(
@@ -44,7 +48,8 @@ def finished(tmp_path_factory):
 
 def test_writes_what_it_says(finished):
     folder, results = finished
-    assert json.loads((folder / "results.json").read_text()) == results
+    assert json.loads((folder / "results.json").read_text()) == results.to_dict()
+    assert Comparison.read(folder) == results
     for slug in ("softmax-inverse", "lgl-inr-statistics-running"):
         for seed in (0, 1):
             files = {p.name for p in (folder / slug / f"seed-{seed}").iterdir()}
@@ -68,33 +73,33 @@ def test_writes_what_it_says(finished):
     }
     rows = list(csv.DictReader((folder / "results.csv").read_text().splitlines()))
     assert [(r["loss"], r["seed"]) for r in rows] == [(s, d) for s in CONFIG.losses for d in "01"]
-    assert float(rows[0]["accuracy"]) == results["losses"][0]["runs"][0]["metrics"]["accuracy"]
+    assert float(rows[0]["accuracy"]) == results.losses[0].runs[0].metrics["accuracy"]
 
 
 def test_numbers_follow_from_the_predictions(finished):
     folder, results = finished
-    loss = results["losses"][0]
-    run = loss["runs"][1]
+    loss = results.losses[0]
+    run = loss.runs[1]
     tables = {
-        name: pq.read_table(folder / run["folder"] / f"{name}.parquet")
+        name: pq.read_table(folder / run.folder / f"{name}.parquet")
         for name in ("predictions", "train_predictions", "train_features")
     }
     logits, target = (
         torch.tensor(np.stack(tables["predictions"]["logits"].to_numpy())),
         torch.tensor(tables["predictions"]["target"].to_numpy()),
     )
-    assert run_metrics(logits, target, "softmax", results["data"]["groups"]) == run["metrics"]
+    assert run_metrics(logits, target, "softmax", results.data.groups) == run.metrics
     logits, target = (
         torch.tensor(np.stack(tables["train_predictions"]["logits"].to_numpy())),
         torch.tensor(tables["train_predictions"]["target"].to_numpy()),
     )
-    assert torch.bincount(target).tolist() == results["data"]["train_counts"]
+    assert torch.bincount(target).tolist() == results.data.train_counts
     P, counts = mean_confusion(logits, target, link="softmax")
-    saved = np.load(folder / run["folder"] / "mean_confusion.npz", allow_pickle=False)
+    saved = np.load(folder / run.folder / "mean_confusion.npz", allow_pickle=False)
     np.testing.assert_array_equal(saved["train"], P.numpy())
-    law = softmax_law(P, counts, torch.tensor(loss["class_weights"]))
-    assert run["law"] == law.to_dict()
-    state = safetensors.torch.load_file(folder / run["folder"] / "model.safetensors")
+    law = softmax_law(P, counts, torch.tensor(loss.class_weights))
+    assert run.law.to_dict() == law.to_dict()
+    state = safetensors.torch.load_file(folder / run.folder / "model.safetensors")
     assert state["head.weight"].shape == (10, 128)
     features = torch.tensor(np.stack(tables["train_features"]["features"].to_numpy()))
     torch.testing.assert_close(
@@ -120,15 +125,15 @@ def test_interrupted_comparison_ends_with_the_same_numbers(finished, tmp_path, m
         pass
 
     folder, whole = tmp_path / "cut", finished[1]
-    original, seen = _Bench.train, []
+    original, seen = benches.train_and_judge, []
 
-    def dies(self, *arguments):
+    def dies(*arguments, **options):
         seen.append(arguments)
         if len(seen) == 2:
             raise Killed
-        return original(self, *arguments)
+        return original(*arguments, **options)
 
-    monkeypatch.setattr(_Bench, "train", dies)
+    monkeypatch.setattr(benches, "train_and_judge", dies)
     with pytest.raises(Killed):
         compare(CONFIG, folder)
     assert not (folder / "results.json").exists()
@@ -136,7 +141,7 @@ def test_interrupted_comparison_ends_with_the_same_numbers(finished, tmp_path, m
         compare(CONFIG, folder)
     resumed = compare(CONFIG, folder, resume=True)
     assert len(seen) == 5  # the finished one was not trained again
-    assert _numbers(resumed) == _numbers(whole)
+    assert _numbers(resumed.to_dict()) == _numbers(whole.to_dict())
     assert compare(CONFIG, folder, resume=True) == resumed
 
 
@@ -148,41 +153,33 @@ def _numbers(results):
     return [_numbers(v) for v in results] if isinstance(results, list) else results
 
 
-def test_rate_is_searched_beyond_the_edge(tmp_path, monkeypatch):
-    config = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[0.1, 0.2])
-    bench = _Bench(config, tmp_path, "cpu", Silent())
-    monkeypatch.setattr(bench, "trial", lambda spec, rate: -abs(rate - 0.75) + 1)
-    best, search = bench.tune(parse_loss("softmax"))
-    assert best == 0.8
-    assert [t["lr"] for t in search] == [0.1, 0.2, 0.4, 0.8, 1.6]
-
-
 def test_diverged_trial_is_recorded_and_diverged_training_stops(tmp_path):
     config = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[1e9])
-    bench = _Bench(config, tmp_path, "cpu", Silent())
-    assert bench.trial(parse_loss("softmax"), 1e9) is None
-    assert (
-        "the loss became"
-        in json.loads((tmp_path / "tuning" / "softmax-1e+09" / "result.json").read_text())["diverged"]
-    )
+    spec, job = parse_loss("softmax"), Job([1e9], 1)
+    trainings = _Trainings(Bench(config, tmp_path, "cpu"), {"softmax": spec}, {"softmax": job}, Silent())
+    with pytest.raises(Diverged, match=r"^the loss became"):
+        trainings._train("softmax", Training(1e9, 0, tuning=True))
+    record = json.loads((tmp_path / "tuning" / "softmax-1e+09" / "result.json").read_text())
+    assert record["balanced_accuracy"] is None
+    assert "the loss became" in record["diverged"]
     for _ in range(2):  # the second time from disk
         with pytest.raises(Diverged, match="softmax, seed 0: the loss became"):
-            bench.final(parse_loss("softmax"), 1e9, 0, Path("softmax"))
+            trainings._train("softmax", Training(1e9, 0))
 
 
 def test_a_loss_that_diverges_at_every_rate_is_left_out(tmp_path, monkeypatch):
     config = make_config(losses=["softmax", "logistic"], seeds=1, epochs=1, learning_rates=[0.1])
-    train = _Bench.train
+    train = benches.train_and_judge
 
-    def diverging(self, spec, *rest):
+    def diverging(spec, *rest, **options):
         if spec.name == "softmax":
             raise Diverged("the loss became nan at step 3")
-        return train(self, spec, *rest)
+        return train(spec, *rest, **options)
 
-    monkeypatch.setattr(_Bench, "train", diverging)
+    monkeypatch.setattr(benches, "train_and_judge", diverging)
     results = compare(config, tmp_path / "run", accelerator="cpu")
-    assert [loss["label"] for loss in results["losses"]] == ["logistic"]
-    assert results["diverged"] == {"softmax": "softmax, seed 0: the loss became nan at step 3"}
+    assert [loss.label for loss in results.losses] == ["logistic"]
+    assert results.diverged == {"softmax": "softmax, seed 0: the loss became nan at step 3"}
     assert "softmax</strong> is not in the table" in (tmp_path / "run" / "report.html").read_text()
     alone = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[0.1])
     with pytest.raises(Diverged, match="softmax, seed 0"):
@@ -191,20 +188,20 @@ def test_a_loss_that_diverges_at_every_rate_is_left_out(tmp_path, monkeypatch):
 
 def test_all_seeds_have_the_best_rate_at_which_none_diverges(tmp_path, monkeypatch):
     config = make_config(losses=["softmax"], seeds=3, epochs=1, learning_rates=[0.1, 0.2, 0.4])
-    bench = _Bench(config, tmp_path, "cpu", Silent())
-    monkeypatch.setattr(bench, "trial", lambda spec, rate: {0.1: 0.6, 0.2: 0.8, 0.4: 0.7}[rate])
-    train = bench.train
+    train = benches.train_and_judge
 
-    def diverging(spec, rate, seed, folder):
-        if (rate, seed) == (0.2, 1):
+    def diverging(spec, splits, setting, training, *rest, **options):
+        if training.tuning:
+            return {0.1: 0.6, 0.2: 0.8, 0.4: 0.7}[training.rate]
+        if (training.rate, training.seed) == (0.2, 1):
             raise Diverged("the loss became nan")
-        return train(spec, rate, seed, folder)
+        return train(spec, splits, setting, training, *rest, **options)
 
-    monkeypatch.setattr(bench, "train", diverging)
-    result = bench.run(parse_loss("softmax"))
-    assert result["lr"] == 0.4
-    assert [t["lr"] for t in result["lr_search"] if t.get("diverged_later")] == [0.2]
-    assert [run["folder"] for run in result["runs"]] == [f"softmax/rate-0.4/seed-{s}" for s in range(3)]
+    monkeypatch.setattr(benches, "train_and_judge", diverging)
+    loss = compare(config, tmp_path / "run", accelerator="cpu").losses[0]
+    assert loss.lr == 0.4
+    assert [t.lr for t in loss.lr_search if t.diverged_later] == [0.2]
+    assert [run.folder for run in loss.runs] == [f"softmax/rate-0.4/seed-{s}" for s in range(3)]
 
 
 def test_data_that_cannot_be_used_leave_no_folder_behind(tmp_path):
@@ -215,18 +212,17 @@ def test_data_that_cannot_be_used_leave_no_folder_behind(tmp_path):
 
 def test_prior_bias_is_that_of_each_loss(tmp_path, monkeypatch):
     config = make_config(losses=["softmax"], initial_bias="prior", imbalance="exponential:10", epochs=1)
-    bench = _Bench(config, tmp_path, "cpu", Silent())
+    bench = Bench(config, tmp_path, "cpu")
     given = []
     monkeypatch.setattr(
-        "steelyard.experiments.comparison.create_backbone", lambda *_, initial_bias: given.append(initial_bias)
+        "steelyard.experiments.job.create_backbone", lambda *_, initial_bias: given.append(initial_bias)
     )
-    monkeypatch.setattr(
-        "steelyard.experiments.comparison.fit", lambda *_, **__: SimpleNamespace(network=0, history=0)
-    )
+    history = [{"validation_balanced_accuracy": 0.5}]
+    monkeypatch.setattr("steelyard.experiments.job.fit", lambda *_, **__: SimpleNamespace(history=history))
     for loss in ("softmax", "softmax:tau=1", "lgl-inr"):
-        bench.train(parse_loss(loss), 0.1, 0, tmp_path / "x")
+        bench.record(parse_loss(loss), Training(0.1, 0, tuning=True), "x", lambda row: None)
     assert given[0].argmax() == bench.class_counts.argmax()
-    assert given[1:] == [None, None]
+    assert all(bias.abs().max() < 1e-6 for bias in given[1:])
 
 
 @pytest.mark.slow
@@ -235,13 +231,13 @@ def test_several_devices_give_the_numbers_of_one_in_mixed_precision_too(tmp_path
         losses=["softmax:inverse"], seeds=1, epochs=2, learning_rates=[0.1], precision="bf16-mixed"
     )
     one, two = (
-        compare(config, tmp_path / str(devices), accelerator="cpu", devices=devices)["losses"][0]["summary"]
+        compare(config, tmp_path / str(devices), accelerator="cpu", devices=devices).losses[0].summary
         for devices in (1, 2)
     )
-    assert two["nll"]["mean"] == pytest.approx(one["nll"]["mean"], rel=0.02)
-    assert two["accuracy"]["mean"] == pytest.approx(one["accuracy"]["mean"], abs=0.02)
+    assert two["nll"].mean == pytest.approx(one["nll"].mean, rel=0.02)
+    assert two["accuracy"].mean == pytest.approx(one["accuracy"].mean, abs=0.02)
     plain = compare(config.model_copy(update={"precision": "32-true"}), tmp_path / "plain", accelerator="cpu")
-    assert plain["losses"][0]["summary"]["nll"]["mean"] != one["nll"]["mean"]
+    assert plain.losses[0].summary["nll"].mean != one["nll"].mean
 
 
 # Run folders ---------------------------------------------------------------------------------------------

@@ -8,7 +8,7 @@ from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from steelyard.experiments.metrics import log_probabilities, run_metrics
 from steelyard.experiments.statistics import summary
-from tests.losses.cases import batch
+from tests.helpers import batch
 
 GROUPS = {"many": [0, 1], "medium": [], "few": [2, 4]}
 
@@ -43,11 +43,11 @@ def test_calibration_error_of_a_coin_that_claims_to_know():
 def test_interval_is_students():
     value = summary([0.1, 0.2, 0.6])
     half = 4.302652729911275 * math.sqrt(0.07) / math.sqrt(3)
-    assert value == {
+    assert value.to_dict() == {
         "mean": pytest.approx(0.3),
         "low": pytest.approx(0.3 - half),
         "high": pytest.approx(0.3 + half),
         "n": 3,
     }
-    assert summary([0.5]) == {"mean": 0.5, "low": None, "high": None, "n": 1}
+    assert summary([0.5]).to_dict() == {"mean": 0.5, "low": None, "high": None, "n": 1}
     assert summary([None, None]) is None

@@ -13,7 +13,7 @@ import torch
 from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
 from steelyard.kernels.lgl_inr.plan import make_segments
 from steelyard.losses.functional import lgl_inr_loss
-from tests.losses.cases import batch
+from tests.helpers import batch
 
 ROOT = Path(__file__).parents[2]
 needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="needs triton")

@@ -19,7 +19,7 @@ from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
 from steelyard.kernels.lgl_inr.triton import lgl_inr_gradient, lgl_inr_statistics, lgl_inr_triton_columns
 from steelyard.losses import lgl_inr_linear, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss
-from tests.losses.cases import batch, value_and_grad
+from tests.helpers import batch, value_and_grad
 from tests.losses.test_linear import head, run, unfused
 from tests.oracles import ORACLES, lgl_inr
 
@@ -276,9 +276,9 @@ def test_an_infinite_bias_of_a_column_costs_nothing_there_or_infinity():
 @pytest.mark.parametrize("reduction", ["none", "sum", "mean"])
 def test_public_function_takes_them(monkeypatch, reduction):
     logits, target = batch(12, 5, dtype=torch.float32)
-    options = {"beta": 2.0, "weight": torch.linspace(1, 2, 5), "reduction": reduction}
+    options = {"beta": 2.0, "output_weights": torch.linspace(1, 2, 5), "reduction": reduction}
     expected = value_and_grad(lgl_inr_loss, logits, target, torch.tensor(3.0), **options)
-    options["weight"] = options["weight"].to(DEVICE)
+    options["output_weights"] = options["output_weights"].to(DEVICE)
     calls = []
     monkeypatch.setattr(lgl_inr_triton, "takes", lambda *_: not calls.append(1))
     result = value_and_grad(
@@ -449,7 +449,7 @@ def test_head_in_any_chunks_with_weights_and_ignored_rows(chunk_size, dtype):
     *parts, target = head(20, 8, 40, dtype)
     target[3] = 2
     parts[0][target == 2] = torch.nan
-    weights = {"pos_weight": torch.linspace(0.2, 3, 40), "weight": torch.linspace(2, 0.1, 40)}
+    weights = {"pos_weight": torch.linspace(0.2, 3, 40), "output_weights": torch.linspace(2, 0.1, 40)}
     counts = check_head(parts, target, chunk_size=chunk_size, ignore_index=2, **weights)
     assert counts["chunks"] == counts["plans"] * -(-40 // (chunk_size or 40))
 
@@ -480,7 +480,11 @@ def test_shards_of_a_head_make_up_the_whole(cuts, dtype):
     x, weight, bias, target = (p.to(DEVICE) for p in head(20, 8, 37, dtype))
     factor, pos_weight = torch.linspace(1, 2, 37, device=DEVICE), torch.linspace(3, 0, 37, device=DEVICE)
     doubles = [p.cpu().double() for p in (x, weight, bias)]
-    options = {"pos_weight": pos_weight.cpu().double(), "weight": factor.cpu().double(), "reduction": "none"}
+    options = {
+        "pos_weight": pos_weight.cpu().double(),
+        "output_weights": factor.cpu().double(),
+        "reduction": "none",
+    }
     exact = run(unfused("lgl-inr", lgl_inr), doubles, target.cpu(), 1.0, **options)
     shards = []
     with as_on_a_gpu() as counts:
@@ -518,7 +522,7 @@ def test_logistic_head(dtype):
     *parts, target = head(20, 8, 37, dtype)
     parts[0][3] = torch.nan
     target[3] = -100
-    weights = {"pos_weight": torch.linspace(0.2, 3, 37), "weight": torch.linspace(2, 0.1, 37)}
+    weights = {"pos_weight": torch.linspace(0.2, 3, 37), "output_weights": torch.linspace(2, 0.1, 37)}
     check_head(parts, target, name="logistic", chunk_size=16, **weights)
 
 

@@ -13,8 +13,9 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from steelyard.kernels.lgl_inr import native as lgl_inr_native
 from steelyard.kernels.lgl_inr import reference as kernel
 from steelyard.losses import LGLINRLoss, lgl_inr_linear
-from steelyard.losses.functional import class_means, in_negative_weights, lgl_inr_loss
-from tests.losses.cases import batch, value_and_grad, weights_of
+from steelyard.losses.functional import in_negative_weights, lgl_inr_loss
+from steelyard.targets import class_means
+from tests.helpers import batch, value_and_grad, weights_of
 from tests.oracles import lgl_inr
 
 VECTORS = json.loads((Path(__file__).parents[1] / "vectors/lgl_inr.json").read_text())

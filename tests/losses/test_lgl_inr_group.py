@@ -15,7 +15,7 @@ CASES = {
     "detached": {"detach_weights": True, "beta": 4.0},
     "weighted": {
         "beta": -2.0,
-        "weight": torch.linspace(0.5, 2, CLASSES),
+        "output_weights": torch.linspace(0.5, 2, CLASSES),
         "pos_weight": torch.linspace(2, 1, CLASSES),
     },
     "of columns": {"reduction": "none"},

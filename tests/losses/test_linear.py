@@ -15,7 +15,7 @@ from steelyard.kernels.heads import dispatch as fused
 from steelyard.losses import LGLINRLinear, LGLINRLoss, LogisticLinear, lgl_inr_linear, linear_topk, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss
 from steelyard.losses.registry import LOSSES
-from tests.losses.cases import weights_of
+from tests.helpers import weights_of
 from tests.oracles import ORACLES
 
 FUSED = {"lgl-inr": lgl_inr_linear, "logistic": logistic_linear}
@@ -498,7 +498,7 @@ def test_module_is_a_linear_layer_with_its_loss(name):
     layer = torch.nn.Linear(4, 6)
     layer.load_state_dict(module.state_dict())
     x, target = torch.randn(12, 4), torch.randint(6, (12,))
-    expected = LOSSES[name].module(**options)(layer(x), target)
+    expected = LOSSES[name](**options)(layer(x), target)
     expected.backward()
     loss = copy.deepcopy(module)(x, target)
     torch.testing.assert_close(loss, expected)
@@ -539,7 +539,11 @@ def test_module_learns():
             ValueError,
             "linear_weight must be on the device of input",
         ),
-        ({"weight": torch.ones(5).requires_grad_()}, ValueError, "weight must not require a gradient"),
+        (
+            {"output_weights": torch.ones(5).requires_grad_()},
+            ValueError,
+            "output_weights must not require a gradient",
+        ),
         ({"pos_weight": torch.ones(5).requires_grad_()}, ValueError, "pos_weight must not require a gradient"),
         ({"linear_bias": torch.ones(4)}, ValueError, r"linear_bias must have shape \(5,\), got \(4,\)"),
         ({"target": torch.zeros(11, dtype=torch.long)}, ValueError, r"target must have shape \(12,\)"),
@@ -548,7 +552,7 @@ def test_module_learns():
             ValueError,
             "target must hold labels from 0 to 4 or ignore_index -100, got 5",
         ),
-        ({"weight": torch.ones(4)}, ValueError, r"weight must have shape \(5,\), got \(4,\)"),
+        ({"output_weights": torch.ones(4)}, ValueError, r"output_weights must have shape \(5,\), got \(4,\)"),
         ({"chunk_size": 0}, ValueError, "chunk_size must be an int >= 1, got 0"),
         ({"num_sampled": 0}, ValueError, "num_sampled must be from 1 to 5, the columns, got 0"),
         ({"num_sampled": 2.0}, TypeError, "num_sampled must be an int, got float"),
@@ -570,7 +574,7 @@ def test_bad_heads():
         LGLINRLinear(4, 5, statistics="running")
     with pytest.raises(ValueError, match="in_features must be an int >= 1, got 0"):
         LGLINRLinear(0, 5)
-    with pytest.raises(TypeError, match="unexpected keyword argument 'bta'"):
+    with pytest.raises(TypeError, match=r"loss 'lgl-inr' has no option 'bta' .did you mean 'beta'"):
         LGLINRLinear(4, 5, bta=3)
     with pytest.raises(ValueError, match="k must be from 1 to 5, the number of classes, got 6"):
         LogisticLinear(4, 5).predict(torch.zeros(2, 4), 6)

@@ -6,7 +6,7 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 
 from steelyard.losses import LGLINRLinear, LogisticLinear, lgl_inr_linear, logistic_linear
-from tests.losses.cases import weights_of
+from tests.helpers import weights_of
 
 CLASSES = 11
 FUSED = {"lgl-inr": lgl_inr_linear, "logistic": logistic_linear}

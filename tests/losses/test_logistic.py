@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+from torch.nn import functional as F
 
 from steelyard.losses.functional import logistic_loss
-from tests.losses.cases import batch, value_and_grad, weights_of
+from tests.helpers import batch, value_and_grad, weights_of
 from tests.oracles import logistic
 
 
@@ -14,7 +15,7 @@ def test_binary_equals_the_oracle(scale, normalization):
     logits = batch(9, 1, scale)[0]
     target = torch.tensor([0, 1, 1, 0, 1, 0, 0, 1, -100])
     options = {
-        "weight": torch.tensor([0.7]),
+        "output_weights": torch.tensor([0.7]),
         "pos_weight": torch.tensor([3.0]),
         "class_weights": torch.tensor([0.5, 2.0]),
         "normalization": normalization,
@@ -32,8 +33,17 @@ def test_binary_takes_bool_targets():
     assert torch.equal(logistic_loss(logits, target), logistic_loss(logits, target.long()))
     with pytest.raises(TypeError, match="integer dtype, got bool"):
         logistic_loss(batch(6, 3)[0], target)
-    with pytest.raises(TypeError, match=r"integer dtype or bool, got float32; convert .* target.long\(\)"):
-        logistic_loss(logits, target.float())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int32, torch.uint8, torch.bool])
+@pytest.mark.parametrize("flat_logits", [False, True])
+@pytest.mark.parametrize("flat_target", [False, True])
+def test_binary_takes_the_usual_forms_of_torch(dtype, flat_logits, flat_target):
+    logits, target = batch(6, 1)[0], torch.tensor([1, 0, 1, 1, 0, 0])
+    expected = F.binary_cross_entropy_with_logits(logits[:, 0], target.double())
+    z = logits[:, 0] if flat_logits else logits
+    y = target if flat_target or flat_logits else target[:, None]
+    torch.testing.assert_close(logistic_loss(z, y.to(dtype)), expected, rtol=1e-14, atol=0)
 
 
 def test_binary_label_two_is_refused():
@@ -50,7 +60,7 @@ def test_weights_reach_what_they_name():
     own = torch.zeros_like(plain, dtype=torch.bool)
     own[torch.arange(12), target] = True
     reached = {
-        "weight": torch.zeros_like(own).index_fill_(1, torch.tensor([2]), True),
+        "output_weights": torch.zeros_like(own).index_fill_(1, torch.tensor([2]), True),
         "pos_weight": own & (target == 2)[:, None],
         "class_weights": (target == 2)[:, None].expand_as(own),
     }

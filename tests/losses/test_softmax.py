@@ -5,7 +5,7 @@ import torch
 from torch.nn import functional as F
 
 from steelyard.losses.functional import softmax_loss
-from tests.losses.cases import batch, value_and_grad
+from tests.helpers import batch, value_and_grad
 from tests.oracles import softmax
 
 WEIGHT = torch.tensor([0.5, 4.0, 1.0, 2.0, 0.1], dtype=torch.float64)
@@ -16,7 +16,7 @@ WEIGHT = torch.tensor([0.5, 4.0, 1.0, 2.0, 0.1], dtype=torch.float64)
 @pytest.mark.parametrize("weight", [None, WEIGHT])
 def test_equals_the_oracle(normalization, label_smoothing, weight):
     logits, target = batch()
-    options = {"normalization": normalization, "label_smoothing": label_smoothing, "weight": weight}
+    options = {"normalization": normalization, "label_smoothing": label_smoothing, "class_weights": weight}
     expected, expected_grad = value_and_grad(softmax, logits, target, **options)
     loss, grad = value_and_grad(softmax_loss, logits, target, **options)
     torch.testing.assert_close(loss, expected, rtol=1e-13, atol=0)
@@ -26,17 +26,17 @@ def test_equals_the_oracle(normalization, label_smoothing, weight):
 def test_default_mean_cancels_the_weight_of_a_single_sample_and_count_does_not():
     logits, target = batch(1)
     plain = softmax_loss(logits, target)
-    assert softmax_loss(logits, target, weight=WEIGHT) == plain
-    weighted = softmax_loss(logits, target, weight=WEIGHT, normalization="count")
+    assert softmax_loss(logits, target, class_weights=WEIGHT) == plain
+    weighted = softmax_loss(logits, target, class_weights=WEIGHT, normalization="count")
     torch.testing.assert_close(weighted, plain * WEIGHT[target[0]])
 
 
 def test_accumulated_micro_batches_equal_the_batch_under_count_but_not_under_weights():
     logits, target = batch(12)
     for normalization, equal in [("count", True), ("weights", False)]:
-        whole = softmax_loss(logits, target, weight=WEIGHT, normalization=normalization)
+        whole = softmax_loss(logits, target, class_weights=WEIGHT, normalization=normalization)
         halves = [
-            softmax_loss(logits[rows], target[rows], weight=WEIGHT, normalization=normalization)
+            softmax_loss(logits[rows], target[rows], class_weights=WEIGHT, normalization=normalization)
             for rows in (slice(0, 6), slice(6, 12))
         ]
         assert torch.isclose(sum(halves) / 2, whole, rtol=1e-12).item() is equal
@@ -59,7 +59,7 @@ def _best_logits(loss):
 def test_weights_do_not_move_the_optimum_under_label_smoothing():
     target, weight = torch.tensor([0, 1]), torch.tensor([1.0, 20.0, 5.0], dtype=torch.float64)
     smoothed = torch.tensor([[0.8, 0.1, 0.1], [0.1, 0.8, 0.1]], dtype=torch.float64)
-    ours = _best_logits(lambda z: softmax_loss(z, target, weight=weight, label_smoothing=0.3))
+    ours = _best_logits(lambda z: softmax_loss(z, target, class_weights=weight, label_smoothing=0.3))
     torch.testing.assert_close(ours, smoothed, rtol=0, atol=1e-6)
     theirs = _best_logits(lambda z: F.cross_entropy(z, target, weight=weight, label_smoothing=0.3))
     assert (theirs[0] - smoothed[0]).abs().max() > 0.3

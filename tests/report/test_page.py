@@ -74,7 +74,7 @@ def make_run(folder, names, *, seeds=2, losses=("softmax", "softmax:inverse", "l
             "test_counts": counts,
             "groups": groups,
         },
-        "metrics": METRICS,
+        "metrics": [metric.to_dict() for metric in METRICS],
         "losses": [
             {
                 "label": label,
@@ -86,7 +86,7 @@ def make_run(folder, names, *, seeds=2, losses=("softmax", "softmax:inverse", "l
                 "class_weights": None,
                 "lr": 0.1,
                 "lr_search": [{"lr": 0.1, "balanced_accuracy": 0.8}, {"lr": 0.3, "balanced_accuracy": None}],
-                "summary": {m["key"]: summary(m["key"]) for m in METRICS},
+                "summary": {m.key: summary(m.key) for m in METRICS},
                 "runs": [run(slug, seed) for seed in range(seeds)],
             }
             for label in losses

@@ -36,7 +36,7 @@ class _Dies(nn.Module):
 
     def __init__(self, step, error):
         super().__init__()
-        self.loss, self.left, self.error = create_loss("softmax", weight=WEIGHTS), step, error
+        self.loss, self.left, self.error = create_loss("softmax", class_weights=WEIGHTS), step, error
 
     def forward(self, logits, target):
         self.left -= 1
@@ -92,7 +92,7 @@ def test_same_seed_is_the_same_to_the_last_bit(tmp_path):
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 def test_resumed_training_draws_the_same_and_ends_the_same(tmp_path, checkpoints, precision):
-    loss = create_loss("softmax", weight=WEIGHTS)
+    loss = create_loss("softmax", class_weights=WEIGHTS)
     whole = _fit(tmp_path, loss, noise=True, precision=precision)
     with pytest.raises(KeyError):
         _fit(tmp_path, _Dies(6, KeyError()), noise=True, precision=precision)
@@ -123,7 +123,7 @@ def test_bf16_mixed_trains_with_a_loss_in_float32(tmp_path):
 @pytest.mark.parametrize(
     ("name", "options"),
     [
-        ("softmax", {"weight": WEIGHTS}),  # its mean divides by the weights in the batch
+        ("softmax", {"class_weights": WEIGHTS}),  # its mean divides by the weights in the batch
         ("logistic", {"reduction": "sum"}),
         ("lgl-inr", {"beta": 3.0}),
         ("lgl-inr", {"statistics": "running", "num_classes": 4}),
@@ -147,8 +147,8 @@ def test_two_processes_train_as_one(tmp_path, name, options):
 def test_processes_resume_and_so_does_another_number_of_them(tmp_path, checkpoints):
     def make():
         return {
-            "loss": create_loss("softmax", weight=WEIGHTS),
-            "schedule": ("weight", DeferredReweighting(WEIGHTS, start_epoch=2)),
+            "loss": create_loss("softmax", class_weights=WEIGHTS),
+            "schedule": ("class_weights", DeferredReweighting(WEIGHTS, start_epoch=2)),
         }
 
     def unweighted(step, error):

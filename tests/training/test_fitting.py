@@ -81,8 +81,8 @@ def test_deferred_weights_reach_the_loss_at_their_epoch(images, tmp_path, monkey
     weights = torch.linspace(0.1, 1.9, 10)
 
     def make():
-        loss = create_loss("softmax", weight=weights)
-        return {"loss": loss, "schedule": ("weight", DeferredReweighting(weights, start_epoch=2))}
+        loss = create_loss("softmax", class_weights=weights)
+        return {"loss": loss, "schedule": ("class_weights", DeferredReweighting(weights, start_epoch=2))}
 
     whole = _fit(images, tmp_path / "whole.ckpt", **make())
     plain = _fit(images, tmp_path / "plain.ckpt", loss=create_loss("softmax"))

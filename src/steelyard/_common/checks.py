@@ -11,9 +11,9 @@ from torch import Tensor
 
 from steelyard._common.private_torch import is_transformed
 
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Vector = Tensor | np.ndarray[Any, np.dtype[Any]] | Sequence[float]
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
-_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 Beta = float | Literal["auto"]
 
 
@@ -21,8 +21,8 @@ def check_logits(logits: Tensor) -> None:
     """Refuse logits that are not a floating tensor of shape (N, K) or (N, K, d1, ...)."""
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
-    if logits.dtype not in _FLOATS:
-        raise TypeError(f"logits must be floating point, got {_name(logits.dtype)}")
+    if logits.dtype not in FLOATS:
+        raise TypeError(f"logits must be floating point, got {dtype_name(logits.dtype)}")
     if logits.dim() < 2 or logits.shape[1] == 0:
         raise ValueError(
             f"logits must have shape (N, K) or (N, K, d1, ...) with K >= 1, got {tuple(logits.shape)}"
@@ -35,10 +35,10 @@ def check_target(
     """Refuse targets that are not labels in 0..num_labels-1 (or `ignore_index`) of the right shape."""
     if not isinstance(target, Tensor):
         raise TypeError(f"target must be a tensor, got {type(target).__name__}")
-    if target.dtype not in _INTEGERS and not (target.dtype == torch.bool and num_labels == 2):
+    if target.dtype not in INTEGERS and not (target.dtype == torch.bool and num_labels == 2):
         accepted = "an integer dtype" + (" or bool" if num_labels == 2 else "")
         raise TypeError(
-            f"target must hold class labels as {accepted}, got {_name(target.dtype)}"
+            f"target must hold class labels as {accepted}, got {dtype_name(target.dtype)}"
             + ("; convert 0/1 labels with target.long()" if target.is_floating_point() else "")
         )
     expected = logits.shape[:1] + logits.shape[2:]
@@ -89,8 +89,8 @@ def check_values(
     """Return one finite value per class, in the dtype that the loss computes in, or refuse it."""
     if not isinstance(values, Tensor):
         raise TypeError(f"{name} must be a tensor of shape ({length},), got {type(values).__name__}")
-    if values.dtype not in _FLOATS + _INTEGERS:
-        raise TypeError(f"{name} must be of a floating or integer dtype, got {_name(values.dtype)}")
+    if values.dtype not in FLOATS + INTEGERS:
+        raise TypeError(f"{name} must be of a floating or integer dtype, got {dtype_name(values.dtype)}")
     if values.shape != (length,):
         raise ValueError(f"{name} must have shape ({length},), got {tuple(values.shape)}")
     if values.device != logits.device:
@@ -148,7 +148,7 @@ def check_vector(
             odd = next(v for v in values if isinstance(v, bool) or not isinstance(v, numbers.Real))
             raise TypeError(f"{name} must hold numbers, got a value of type {type(odd).__name__}")
         tensor = torch.tensor([float(v) for v in values], dtype=torch.float64)
-    elif isinstance(values, Tensor) and values.dtype in _FLOATS + _INTEGERS:
+    elif isinstance(values, Tensor) and values.dtype in FLOATS + INTEGERS:
         tensor = values.detach()
     else:
         came = type(values).__name__
@@ -182,7 +182,8 @@ def check_number(name: str, value: float, *, low: float = -math.inf, high: float
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if not (-math.inf < value < math.inf and low <= value <= high):  # so that torch.compile can trace it
-        limits = "" if math.isinf(low) and math.isinf(high) else f" in [{low:g}, {high:g}]"
+        below = f" >= {low:g}" if math.isfinite(low) else ""
+        limits = f" in [{low:g}, {high:g}]" if math.isfinite(high) else below
         raise ValueError(f"{name} must be a finite number{limits}, got {value}")
     return float(value)
 
@@ -227,7 +228,7 @@ def values_readable(tensor: Tensor, validate: bool | None) -> bool:
     return bool(validate) or tensor.device.type == "cpu"
 
 
-def _name(dtype: torch.dtype) -> str:
+def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
 

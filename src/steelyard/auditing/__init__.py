@@ -5,11 +5,12 @@ from steelyard.auditing.findings import Finding, Hypothesis, Item, Measure
 from steelyard.auditing.gather import Evidence
 from steelyard.auditing.model import audit_model
 from steelyard.auditing.report import AuditReport
-from steelyard.auditing.save import class_rows
+from steelyard.auditing.save import ClassRow
 from steelyard.auditing.words import Verdict
 
 __all__ = [
     "AuditReport",
+    "ClassRow",
     "Evidence",
     "Finding",
     "Hypothesis",
@@ -19,5 +20,4 @@ __all__ = [
     "audit",
     "audit_evidence",
     "audit_model",
-    "class_rows",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor
 
 from steelyard.auditing.findings import Finding, Numbers
-from steelyard.auditing.save import save_audit
+from steelyard.auditing.save import ClassRow, class_rows, save_audit
 from steelyard.auditing.words import Verdict, clause, headline, tell
 from steelyard.balance.implied import ImpliedWeights
 from steelyard.balance.laws import Balance
@@ -43,6 +43,11 @@ class AuditReport:
     def faults(self) -> tuple[str, ...]:
         """Names of what was found wrong; empty where nothing was."""
         return tuple(finding.code for finding in self.findings if finding.fault)
+
+    @property
+    def classes(self) -> tuple[ClassRow, ...]:
+        """What is said of each class, largest residual first."""
+        return class_rows(self.numbers)
 
     @property
     def residual(self) -> Balance:
@@ -112,7 +117,7 @@ class AuditReport:
             "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command,
         }
-        save_audit(folder, about | self.to_dict(), self.mean_confusion, self.ledger, page)
+        save_audit(folder, about | self.to_dict(), self.classes, self.mean_confusion, self.ledger, page)
         return folder
 
     def to_dict(self) -> dict[str, Any]:
@@ -127,6 +132,7 @@ class AuditReport:
             "findings": [finding.to_dict() for finding in self.findings],
             "faults": list(self.faults),
             "hypotheses": hypotheses,
+            "classes": [row.to_dict() for row in self.classes],
         } | n.to_dict()
 
 

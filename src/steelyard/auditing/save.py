@@ -3,7 +3,8 @@
 import csv
 import io
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,91 @@ import numpy as np
 from torch import Tensor
 
 from steelyard._common.files import filled_folder, write_atomically, write_json
+from steelyard.auditing.findings import Numbers, finite
 
 _T = 2.131  # as in judge
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """What an audit says of one class; None for what is not known.
+
+    Attributes:
+        index, name: of the class.
+        samples: that were audited.
+        class_count: training samples.
+        stated, implied: weight of the class, or of the output's positives for one-vs-all losses. Implied weights
+            have no scale of their own: in each group of classes they take the stated ones'.
+        implied_low, implied_high: 95% interval.
+        pull_up, push_down, relative_residual: of the law of the stated loss.
+    """
+
+    index: int
+    name: str
+    samples: int
+    class_count: float
+    stated: float | None
+    implied: float | None
+    implied_low: float | None
+    implied_high: float | None
+    pull_up: float | None
+    push_down: float | None
+    relative_residual: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def class_rows(n: Numbers) -> tuple[ClassRow, ...]:
+    """What an audit says of each class is returned, largest residual first."""
+    unknown: list[float | None] = [None] * len(n.names)
+    implied, s = n.implied, n.statement
+    weights: Tensor | None
+    if implied is not None:
+        stated, weights, errors = s.total, implied.weights, implied.log_error
+        if stated is not None and n.implied_over_stated is not None:
+            weights = stated * n.implied_over_stated
+    else:
+        stated, weights, errors = s.pos_weight, n.implied_pos_weight, None
+
+    def listed(values: Tensor | None) -> list[float | None]:
+        return unknown if values is None else [finite(value) for value in values.tolist()]
+
+    columns = zip(
+        *map(listed, (stated, weights, errors)),
+        *map(listed, (n.balance.pull_up, n.balance.push_down, n.balance.relative_residual)),
+        strict=True,
+    )
+    rows = [
+        ClassRow(
+            index=k,
+            name=n.names[k],
+            samples=n.samples[k],
+            class_count=float(n.class_counts[k]),
+            stated=nominal,
+            implied=weight,
+            implied_low=_times_exp(weight, -_T, error),
+            implied_high=_times_exp(weight, _T, error),
+            pull_up=pull,
+            push_down=push,
+            relative_residual=relative,
+        )
+        for k, (nominal, weight, error, pull, push, relative) in enumerate(columns)
+    ]
+    return tuple(sorted(rows, key=lambda row: -abs((row.pull_up or 0.0) - (row.push_down or 0.0))))
+
+
+def _times_exp(weight: float | None, times: float, error: float | None) -> float | None:
+    if weight is None or error is None:
+        return None
+    return weight * math.exp(max(-300.0, min(300.0, times * error)))
 
 
 def save_audit(
     folder: Path,
     found: Mapping[str, Any],
+    rows: Sequence[ClassRow],
     mean_confusion: Tensor,
     ledger: Tensor,
     page: Callable[[Path], object] | None = None,
@@ -28,73 +107,18 @@ def save_audit(
         write_atomically(
             folder / "mean_confusion.npz", lambda file: np.savez(file, mean_confusion=P, ledger=entries)
         )
-        write_atomically(folder / "classes.csv", lambda file: file.write(_csv(found).encode()))
+        write_atomically(folder / "classes.csv", lambda file: file.write(_csv(rows).encode()))
         write_json(folder / "audit.json", found)
         if page is not None:
             page(folder)
 
 
-def class_rows(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """What an audit says of each class, largest residual first; None for what is not known.
-
-    Args:
-        found: of :meth:`AuditReport.to_dict`, or read from audit.json.
-    """
-    residual, implied = found["residual"], found["implied_weights"]
-    unknown = [None] * len(found["class_names"])
-    if implied is not None:
-        stated, weights, errors = found["stated_weights"], implied["weights"], implied["log_error"]
-        if (
-            stated is not None
-        ):  # implied weights have no scale of their own: in each group they take the stated one's
-            ratio = found["implied_over_stated"]
-            weights = [None if r is None else w * r for w, r in zip(stated, ratio, strict=True)]
-    else:
-        stated, weights, errors = found["stated_pos_weight"], found["implied_pos_weight"], None
-    columns = zip(
-        found["class_names"],
-        found["samples"],
-        found["class_counts"],
-        stated or unknown,
-        weights or unknown,
-        errors or unknown,
-        residual["pull_up"],
-        residual["push_down"],
-        residual["relative_residual"],
-        strict=True,
-    )
-    rows = [
-        {
-            "class": k,
-            "name": name,
-            "samples": samples,
-            "class_count": count,
-            "stated": nominal,
-            "implied": weight,
-            "implied_low": _times_exp(weight, -_T, error),
-            "implied_high": _times_exp(weight, _T, error),
-            "pull_up": pull,
-            "push_down": push,
-            "relative_residual": relative,
-        }
-        for k, (name, samples, count, nominal, weight, error, pull, push, relative) in enumerate(columns)
-    ]
-    return sorted(rows, key=lambda row: -abs(row["pull_up"] - row["push_down"]))
-
-
-def _times_exp(weight: float | None, times: float, error: float | None) -> float | None:
-    if weight is None or error is None:
-        return None
-    return weight * math.exp(max(-300.0, min(300.0, times * error)))
-
-
-def _csv(found: Mapping[str, Any]) -> str:
+def _csv(rows: Sequence[ClassRow]) -> str:
     text = io.StringIO()
-    rows = sorted(class_rows(found), key=lambda row: row["class"])
-    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    for row in rows:
-        writer.writerow({k: "" if v is None else _inert(v) for k, v in row.items()})
+    named = [row.to_dict() for row in sorted(rows, key=lambda row: row.index)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *list(named[0])[1:]])
+    writer.writerows([_inert(value) for value in row.values()] for row in named)
     return text.getvalue()
 
 

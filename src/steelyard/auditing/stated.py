@@ -113,6 +113,8 @@ class Stated:
     @cached_property
     def parts(self) -> dict[str, Tensor]:
         """What acts like a weight per class, by name; the positives' weight of one output is that of class 1."""
+        if self.in_negative is not None:  # class weights play no part in its law
+            return {}
         parts = dict(self.setup.parts)
         u = self.setup.pos_weight
         if self.binary and u is not None:

@@ -147,8 +147,11 @@ def _dense_batch(rows: Tensor, target: Tensor, weights: Tensor, setup: TrainingS
     if bool((~((target > -1e-6) & (target < 1 + 1e-6))).any()):
         raise ValueError("target must lie in [0, 1] where it has a column for each class, got other numbers")
     soft = kind == "labels" or bool(((target != 0) & (target != 1)).any())
-    if setup.parts and not (
-        soft and "class_weights" in setup.reading.held and list(setup.parts) == ["class weights"]
+    effect = setup.class_effect
+    if effect is not None and kind == "labels" and setup.reading.mixes:
+        target = target * effect.to(target)  # a mixture of samples of its classes, each with its weight
+    elif effect is not None and not (
+        soft and setup.reading.held_in_soft and list(setup.parts) == ["class weights"]
     ):
         raise ValueError(
             f"target must hold class labels where {listed(list(setup.parts))} weigh classes: a sample that "

@@ -21,7 +21,7 @@ from steelyard._common.checks import (
     check_target,
     check_vector,
 )
-from steelyard.losses.functional import in_negative_weights
+from steelyard.losses.lgl_inr import in_negative_weights
 
 
 @dataclass(frozen=True)

@@ -14,9 +14,8 @@ from torch.nn import functional as F
 
 from steelyard._common.checks import Beta, check_vector
 from steelyard.balance.means import Link
-from steelyard.losses.functional import logistic_loss, softmax_loss
-from steelyard.losses.modules import LGLINRLoss, LogisticLoss, SoftmaxLoss
-from steelyard.losses.registry import create_loss
+from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss
+from steelyard.losses.base import Loss
 
 Targets = Literal["labels", "multi-hot", "binary"]
 PerSample = Callable[[Tensor, Tensor], Tensor]
@@ -48,6 +47,8 @@ class Reading:
         closed: which closed form of the posterior belongs to it, or None.
         gamma: of focal losses.
         in_negative: of LGL-INR.
+        mixes: whether a soft target is a mixture of samples of its classes, and class weights multiply its parts.
+        held_in_soft: whether the loss of a soft target contains the class weights that the loss holds.
         foreign: whether the formula is not ours, so that what it returns has to be checked.
     """
 
@@ -60,6 +61,8 @@ class Reading:
     closed: Closed | None = None
     gamma: float = 0.0
     in_negative: InNegative | None = None
+    mixes: bool = False
+    held_in_soft: bool = False
     foreign: bool = False
 
 
@@ -78,10 +81,10 @@ def read_loss(
         ValueError: an unknown name, or a loss of torch whose options have no reading.
     """
     if isinstance(loss, str):
-        return _ours(create_loss(loss, **{**options, **stated}))
+        return _ours(create_loss(loss, **{**options, **stated}))  # type: ignore[arg-type]
     if options:
         raise TypeError(f"options belong to a loss given by name, got {', '.join(options)} with a loss object")
-    if isinstance(loss, SoftmaxLoss | LogisticLoss | LGLINRLoss):
+    if isinstance(loss, Loss):
         return _ours(loss)
     if isinstance(loss, nn.CrossEntropyLoss):
         return _cross_entropy(loss)
@@ -93,68 +96,34 @@ def read_loss(
     return Reading(name if name.isidentifier() else "the function", loss, None, foreign=True)
 
 
-def _ours(loss: nn.Module) -> Reading:
-    """Our modules as they are today; the one place that knows their options."""
-    held = {
+def _ours(loss: Loss) -> Reading:
+    """One of our modules; the one place that knows their options."""
+    held: dict[str, Tensor | float] = {
         name: value
-        for name in ("pos_weight", "logit_adjustment")
-        if (value := getattr(loss, name, None)) is not None
+        for name in ("class_weights", "pos_weight", "logit_adjustment", "label_smoothing")
+        if (value := getattr(loss, name, None)) is not None and not (isinstance(value, float) and value == 0)
     }
+    closed: Closed | None = None
+    gamma, inner = 0.0, None
     if isinstance(loss, LGLINRLoss):
-        own = loss.statistics == "batch"
+        closed, own = "lgl-inr", loss.statistics == "batch"
         inner = InNegative(loss.beta, loss.detach_weights or not own, own)
-        return Reading(
-            "lgl-inr",
-            None,
-            "logistic",
-            held=held,
-            ignore_index=loss.ignore_index,
-            closed="lgl-inr",
-            in_negative=inner,
-        )
-    if isinstance(loss, SoftmaxLoss):
-        weights = {} if loss.weight is None else {"class_weights": loss.weight}
-        smoothing = {"label_smoothing": loss.label_smoothing} if loss.label_smoothing else {}
-        adjustment, epsilon = loss.logit_adjustment, loss.label_smoothing
-
-        def softmax(logits: Tensor, target: Tensor) -> Tensor:
-            return softmax_loss(
-                logits, target, logit_adjustment=adjustment, label_smoothing=epsilon, reduction="none"
-            )
-
-        return Reading(
-            "softmax",
-            softmax,
-            "softmax",
-            held=held | weights | smoothing,
-            ignore_index=loss.ignore_index,
-            closed="softmax",
-        )
-    assert isinstance(loss, LogisticLoss)
-    weights = {} if loss.class_weights is None else {"class_weights": loss.class_weights}
-
-    def logistic(logits: Tensor, target: Tensor) -> Tensor:
-        if target.dim() == 1:
-            return logistic_loss(
-                logits,
-                target,
-                weight=loss.weight,
-                pos_weight=loss.pos_weight,
-                logit_adjustment=loss.logit_adjustment,
-                reduction="none",
-            )
-        z = logits if loss.logit_adjustment is None else logits + loss.logit_adjustment.to(logits)
-        u = None if loss.pos_weight is None else loss.pos_weight.to(logits)
-        each = F.binary_cross_entropy_with_logits(z, target.to(z), pos_weight=u, reduction="none")
-        return (each if loss.weight is None else each * loss.weight.to(z)).sum(1)
-
+    elif isinstance(loss, SoftmaxLoss):
+        closed = "softmax"
+    elif isinstance(loss, LogisticLoss):
+        closed = None if "label_smoothing" in held else "logistic"
+    elif isinstance(loss, FocalLoss) and loss.link == "softmax" and "label_smoothing" not in held:
+        closed, gamma = "focal", loss.gamma
     return Reading(
-        "logistic",
-        logistic,
-        "logistic",
-        held=held | weights,
-        ignore_index=loss.ignore_index,
-        closed="logistic",
+        loss.name,
+        loss.per_sample if loss.separable_over == "rows" else None,
+        loss.link,
+        held=held,
+        ignore_index=getattr(loss, "ignore_index", -100),
+        closed=closed,
+        gamma=gamma,
+        in_negative=inner,
+        mixes="soft" in loss.takes,
     )
 
 
@@ -185,6 +154,7 @@ def _cross_entropy(loss: nn.CrossEntropyLoss) -> Reading:
         held=held,
         ignore_index=loss.ignore_index,
         closed="torch softmax" if epsilon and weight is not None else "softmax",
+        held_in_soft=weight is not None,
     )
 
 

@@ -10,6 +10,7 @@ from steelyard.balance import mean_confusion
 from steelyard.experiments.trainings import dataset, draw, settings, train
 from steelyard.forecasting import binary_ratio, fit_head
 from steelyard.losses import LogisticLoss
+from steelyard.report.results import Conclusion, Number, Points, PointsFigure
 
 TITLE = "Binary logistic: the effect of weights is deterministic"
 STATEMENT = (
@@ -60,8 +61,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
-    """Numbers, verdict and figures."""
+def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
+    """The verdict is returned with its numbers and figures."""
     known = [r for r in records if r["measured"] > 0 and math.isfinite(r["measured"])]
     x = [math.log(r["law"]) for r in known]
     y = [math.log(r["measured"]) for r in known]
@@ -84,42 +85,39 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
         power = (
             f", and the ratio goes with the law to the power {slope:.2f} [{slope - half:.2f}, {slope + half:.2f}]."
         )
-    return {
-        "held": "yes" if held and slope - half >= 0.9 and slope + half <= 1.1 else "partly" if held else "no",
-        "verdict": (
+    low, high = slope - half, slope + half
+    measured = (slope, low, high) if varied else (None, None, None)
+    measured = (slope, low, high) if varied else (None, None, None)
+    return Conclusion(
+        held="yes" if held and low >= 0.9 and high <= 1.1 else "partly" if held else "no",
+        verdict=(
             f"With its head at the optimum every network is on the law, to {polished:.1e} relative, for ratios "
             f"from {law_range[0]:.2g} to {law_range[1]:.2g}. As stochastic gradient descent leaves it, half of "
             f"them are within a factor of {factor:.2f} ({', '.join(by_decay)})" + power
         ),
-        "numbers": [
-            {"name": "largest relative error, head polished", "value": polished, "low": None, "high": None},
-            {
-                "name": "power of the law in the measured ratio, as trained",
-                "value": slope if varied else None,
-                "low": slope - half if varied else None,
-                "high": slope + half if varied else None,
-            },
-            {"name": "median factor off the law, as trained", "value": factor, "low": None, "high": None},
-            {"name": "trainings", "value": len(records), "low": None, "high": None},
+        numbers=[
+            Number("largest relative error, head polished", polished),
+            Number("power of the law in the measured ratio, as trained", *measured),
+            Number("median factor off the law, as trained", factor),
+            Number("trainings", len(records)),
         ],
-        "figures": [
-            {
-                "id": "ratio",
-                "kind": "points",
-                "title": "Measured ratio against the law",
-                "x": "w₁N₁ / (w₀N₀)",
-                "y": "P₀ / (1 − P₁), measured",
-                "log": True,
-                "diagonal": True,
-                "series": [
-                    {
-                        "label": f"as trained, imbalance {ratio:g}",
-                        "points": [[r["law"], r["measured"]] for r in known if r["ratio"] == ratio],
-                    }
+        figures=[
+            PointsFigure(
+                id="ratio",
+                title="Measured ratio against the law",
+                x="w₁N₁ / (w₀N₀)",
+                y="P₀ / (1 − P₁), measured",
+                log=True,
+                diagonal=True,
+                series=[
+                    Points(
+                        f"as trained, imbalance {ratio:g}",
+                        [(r["law"], r["measured"]) for r in known if r["ratio"] == ratio],
+                    )
                     for ratio in config.ratios
                 ]
-                + [{"label": "head polished", "points": [[r["law"], r["polished"]] for r in records]}],
-                "caption": "A point is a training. On the diagonal the law holds.",
-            }
+                + [Points("head polished", [(r["law"], r["polished"]) for r in records])],
+                caption="A point is a training. On the diagonal the law holds.",
+            )
         ],
-    }
+    )

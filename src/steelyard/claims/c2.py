@@ -12,6 +12,7 @@ from steelyard.experiments.statistics import in_words, mean_interval
 from steelyard.experiments.trainings import dataset, draw, ranked_counts, settings, train
 from steelyard.forecasting import fit_head
 from steelyard.losses import SoftmaxLoss
+from steelyard.report.results import Conclusion, Number, Points, PointsFigure
 from steelyard.weights.class_weights import class_weights
 
 TITLE = "Softmax with more classes: the effect of weights is indeterminate"
@@ -52,7 +53,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     counts[order] = torch.tensor(ranked)
     chosen = draw(data.train_target, counts.tolist(), seed=job["seed"])
     weights = class_weights(counts, job["scheme"])
-    trained = train(data, chosen, SoftmaxLoss(weight=weights), job, outputs=size)
+    trained = train(data, chosen, SoftmaxLoss(class_weights=weights), job, outputs=size)
     P, seen = mean_confusion(trained.logits, trained.target, link="softmax")
     stated = None if job["scheme"] == "none" else weights
     report = audit(trained.logits, trained.target, TrainingSetup("softmax", class_weights=stated))
@@ -127,8 +128,8 @@ def _differences(records: list[dict[str, Any]], seeds: int) -> tuple[list[float]
     return between, within
 
 
-def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
-    """Numbers, verdict and figures."""
+def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
+    """The verdict is returned with its numbers and figures."""
     size = len(records[0]["own_by_rank"])
     between, within = _differences(records, config.seeds)
     mean, noise = statistics.fmean(between), statistics.fmean(within) if within else None
@@ -145,9 +146,9 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
         if excess is None or noise is None
         else (f", against {noise:.2f} between seeds of one assignment: {in_words(excess, '.2f')} more over seeds")
     )
-    return {
-        "held": "no" if not lawful else "yes" if sure else "partly",
-        "verdict": (
+    return Conclusion(
+        held="no" if not lawful else "yes" if sure else "partly",
+        verdict=(
             f"The law holds in every network (misfit {misfit:.2f} in the median as trained, at most "
             f"{polished:.0e} with the head polished), and yet with the same counts and the same weights a "
             f"class's mean probability on test samples differs by {mean:.2f} between two assignments of the "
@@ -156,58 +157,40 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
             f"change {worst:+.1e}); it lowered its class's mean probability in {fell} of {raised} cases, and "
             f"raised that of another class in {rose} of {others}, both against the naive expectation."
         ),
-        "numbers": [
-            {"name": "degrees of freedom", "value": (size - 1) ** 2, "low": None, "high": None},
-            {"name": "misfit as trained, median", "value": misfit, "low": None, "high": None},
-            {"name": "largest misfit, head polished", "value": polished, "low": None, "high": None},
-            {
-                "name": "difference of a rank's mean probability between two assignments of the counts",
-                "value": mean,
-                "low": None,
-                "high": None,
-            },
-            {"name": "the same between seeds of one assignment", "value": noise, "low": None, "high": None},
-            {
-                "name": "the former less the latter, over seeds",
-                "value": None if excess is None else excess[0],
-                "low": None if excess is None else excess[1],
-                "high": None if excess is None else excess[2],
-            },
-            {"name": "own mean probability fell with its weight raised", "value": fell, "low": None, "high": None},
-            {"name": "of cases", "value": raised, "low": None, "high": None},
-            {"name": "another class's rose with it", "value": rose, "low": None, "high": None},
-            {"name": "of pairs", "value": others, "low": None, "high": None},
-            {
-                "name": "largest relative rise of a class's own mean loss",
-                "value": worst,
-                "low": None,
-                "high": None,
-            },
+        numbers=[
+            Number("degrees of freedom", (size - 1) ** 2),
+            Number("misfit as trained, median", misfit),
+            Number("largest misfit, head polished", polished),
+            Number("difference of a rank's mean probability between two assignments of the counts", mean),
+            Number("the same between seeds of one assignment", noise),
+            Number("the former less the latter, over seeds", *((None,) if excess is None else excess)),
+            Number("own mean probability fell with its weight raised", fell),
+            Number("of cases", raised),
+            Number("another class's rose with it", rose),
+            Number("of pairs", others),
+            Number("largest relative rise of a class's own mean loss", worst),
         ],
-        "figures": [
-            {
-                "id": "own",
-                "kind": "points",
-                "title": "Mean probability of a class by its rank, under three assignments of the same counts",
-                "x": "rank of the class, from frequent to rare",
-                "y": "mean probability of the own class, test split",
-                "log": False,
-                "diagonal": False,
-                "series": [
-                    {
-                        "label": f"{scheme}, rare are {order}",
-                        "points": [
-                            [k + 1 + 0.08 * i, value]
+        figures=[
+            PointsFigure(
+                id="own",
+                title="Mean probability of a class by its rank, under three assignments of the same counts",
+                x="rank of the class, from frequent to rare",
+                y="mean probability of the own class, test split",
+                series=[
+                    Points(
+                        f"{scheme}, rare are {order}",
+                        [
+                            (k + 1 + 0.08 * i, value)
                             for r in records
                             if r["scheme"] == scheme and r["order"] == order
                             for k, value in enumerate(r["own_by_rank"])
                         ],
-                    }
+                    )
                     for i, (scheme, order) in enumerate(
                         (s, o) for s in ("none", "inverse") for o in ("first", "last", "shuffled")
                     )
                 ],
-                "caption": "Counts and weights are the same at each rank; which class has them is not.",
-            }
+                caption="Counts and weights are the same at each rank; which class has them is not.",
+            )
         ],
-    }
+    )

@@ -10,6 +10,7 @@ from steelyard.experiments.metrics import recalls
 from steelyard.experiments.statistics import in_words, mean_interval
 from steelyard.experiments.trainings import dataset, draw, ranked_counts, settings, train
 from steelyard.notation import parse_loss
+from steelyard.report.results import Conclusion, Held, Number, Points, PointsFigure
 
 TITLE = "One-vs-all logistic: an average over the other classes"
 STATEMENT = (
@@ -37,7 +38,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     spec = parse_loss(job["loss"])
     loss, schedule = spec.build(torch.tensor(counts), job["batch_size"])
     trained = train(data, chosen, loss, job, outputs=size, schedule=schedule)
-    link = spec.entry.link
+    link = spec.link
     P, _ = mean_confusion(trained.test_logits, trained.test_target, link=link)
     train_P, seen = mean_confusion(trained.logits, trained.target, link=link)
     others = ~torch.eye(size, dtype=torch.bool)
@@ -54,8 +55,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
-    """Numbers, verdict and figures."""
+def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
+    """The verdict is returned with its numbers and figures."""
     of = {
         loss: [r | {"largest": statistics.median(r["hardest"])} for r in records if r["loss"] == loss]
         for loss in config.losses
@@ -68,9 +69,9 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
             ("averaged_away", "pairs averaged away"),
             ("balanced_accuracy", "balanced accuracy"),
         ):
-            mean, low, high = mean_interval([r[key] for r in part])
-            numbers.append({"name": f"{loss}: {text}", "value": mean, "low": low, "high": high})
-    held, words = "partly", "It cannot be judged without logistic and lgl-inr among the losses."
+            numbers.append(Number(f"{loss}: {text}", *mean_interval([r[key] for r in part])))
+    held: Held = "partly"
+    words = "It cannot be judged without logistic and lgl-inr among the losses."
     if "logistic" in of and "lgl-inr" in of:
         pairs = list(zip(of["logistic"], of["lgl-inr"], strict=True))
         ratio = mean_interval([a["ratio"] - b["ratio"] for a, b in pairs])
@@ -91,34 +92,33 @@ def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
             if lower
             else "it does not fall, so the share of the hardest shrinks because the average of the others rises."
         )
-    return {
-        "held": held,
-        "verdict": words,
-        "numbers": numbers,
-        "figures": [
-            {
-                "id": "hardest",
-                "kind": "points",
-                "title": "The hardest other class of each column against the average that the law ties",
-                "x": "average false probability of the column, as the law weighs it",
-                "y": "largest mean false probability",
-                "log": True,
-                "diagonal": True,
-                "series": [
-                    {
-                        "label": loss,
-                        "points": [
-                            [a, h]
+    return Conclusion(
+        held=held,
+        verdict=words,
+        numbers=numbers,
+        figures=[
+            PointsFigure(
+                id="hardest",
+                title="The hardest other class of each column against the average that the law ties",
+                x="average false probability of the column, as the law weighs it",
+                y="largest mean false probability",
+                log=True,
+                diagonal=True,
+                series=[
+                    Points(
+                        loss,
+                        [
+                            (a, h)
                             for r in records
                             if r["loss"] == loss
                             for a, h in zip(r["average"], r["hardest"], strict=True)
                             if a > 0 and h > 0
                         ],
-                    }
+                    )
                     for loss in config.losses
                 ],
-                "caption": "A point is a column (a class's output) of one training, on test samples. "
+                caption="A point is a column (a class's output) of one training, on test samples. "
                 "On the line nothing hides.",
-            }
+            )
         ],
-    }
+    )

@@ -4,6 +4,7 @@ from typing import Any
 
 from steelyard.experiments.standings import divergence, jobs_of, paired, shown, stand, work
 from steelyard.experiments.statistics import differences, holm, p_value
+from steelyard.report.results import Conclusion, Held
 
 __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 
@@ -20,13 +21,13 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
     return jobs_of(config, {imbalance: {"imbalance": imbalance} for imbalance in config.imbalances})
 
 
-def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
-    """Standings, and a verdict by the paper's own loss, LGL-INR as it is by default."""
+def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
+    """The standings are returned, and a verdict by the paper's own loss, LGL-INR as it is by default."""
     held, verdict = _judge(records, config)
-    return {"held": held, "verdict": verdict} | stand(records, "imbalance", config)
+    return stand(records, "imbalance", config, held=held, verdict=verdict)
 
 
-def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
+def _judge(records: list[dict[str, Any]], config: Any) -> tuple[Held, str]:
     others = [loss for loss in ("logistic", config.reference) if loss in config.losses]
     if _OURS not in config.losses or not others:
         return (
@@ -41,19 +42,11 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
             records, "imbalance"
         )
     of = {(r["imbalance"], r["loss"]): r["balanced_accuracy"] for r in records}
-    tests: list[dict[str, Any]] = [
-        {
-            "other": other,
-            "ahead": mean > 0,
-            "p": p_value(differences(of[group, _OURS], of[group, other])),
-        }
-        for other in others
-        for group, (mean, _, _) in ahead[other].items()
-    ]
-    holm(tests)
-    sure = [test for test in tests if test["p"] < 0.05]
-    better = {other: sum(t["ahead"] for t in sure if t["other"] == other) for other in others}
-    worse = sum(not test["ahead"] for test in sure)
+    tests = [(other, group, mean > 0) for other in others for group, (mean, _, _) in ahead[other].items()]
+    corrected = holm([p_value(differences(of[group, _OURS], of[group, other])) for other, group, _ in tests])
+    sure = [test for test, p in zip(tests, corrected, strict=True) if p is not None and p < 0.05]
+    better = {other: sum(first for against, _, first in sure if against == other) for other in others}
+    worse = sum(not first for _, _, first in sure)
     verdict += (
         f" Of the {len(tests)} comparisons, corrected for their number (Holm, 5%), it is ahead in "
         + ", ".join(f"{count} against {other}" for other, count in better.items())

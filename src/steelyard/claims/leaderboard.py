@@ -3,6 +3,7 @@
 from typing import Any
 
 from steelyard.experiments.standings import divergence, jobs_of, paired, shown, stand, work
+from steelyard.report.results import Conclusion, Held
 
 __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 
@@ -20,13 +21,13 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
     return jobs_of(config, {task: {"dataset": task, "imbalance": config.imbalance} for task in config.tasks})
 
 
-def conclude(records: list[dict[str, Any]], config: Any) -> dict[str, Any]:
-    """Standings, and a verdict by how often the candidate is surely no worse than the reference by a margin."""
+def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
+    """The standings are returned, and a verdict by how often the candidate is surely less than a margin behind."""
     held, verdict = _judge(records, config)
-    return {"held": held, "verdict": verdict} | stand(records, "dataset", config)
+    return stand(records, "dataset", config, held=held, verdict=verdict)
 
 
-def _judge(records: list[dict[str, Any]], config: Any) -> tuple[str, str]:
+def _judge(records: list[dict[str, Any]], config: Any) -> tuple[Held, str]:
     ours, other = config.candidate, config.reference
     if not {ours, other} <= set(config.losses):
         return "partly", f"It cannot be judged without {ours} and {other} among the losses."

@@ -1,31 +1,33 @@
 """From a claim's name to its page: configuration, jobs, numbers, verdict."""
 
-import csv
 import datetime
-import io
 import subprocess
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 import steelyard
-from steelyard._common.files import read_json, write_atomically, write_json
+from steelyard._common.files import read_json, write_json
 from steelyard.claims import c1, c2, c3, c4, leaderboard
 from steelyard.claims.config import ClaimConfig
 from steelyard.data import parse_imbalance
 from steelyard.experiments.config import one_sentence
+from steelyard.experiments.files import write_csv
 from steelyard.experiments.grid import Engine, run_grid
 from steelyard.experiments.runs import environment, next_folder, numbered_folders
 from steelyard.experiments.trainings import dataset, ranked_counts
 from steelyard.notation import check_starts, parse_losses
 from steelyard.report import write_claim_page
+from steelyard.report.results import Claim, Conclusion
+from steelyard.report.results.claim import Claimed
 
 CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "leaderboard": leaderboard}
 
@@ -69,7 +71,7 @@ def reproduce(
     command: str | None = None,
     on_done: Callable[[str, str], None] = lambda name, outcome: None,
     on_plan: Callable[[int], None] = lambda number: None,
-) -> dict[str, Any]:
+) -> Claim:
     """Run a claim's jobs into a folder, those that are not finished, and write its page.
 
     Args:
@@ -119,23 +121,24 @@ def reproduce(
             on_done(name, outcome)
 
         records = run_grid(folder / "jobs", jobs, module.work, workers=workers, engine=engine, on_done=tell)
-        result: dict[str, Any] = {
-            "schema": 1,
-            "claim": claim,
-            "title": module.TITLE,
-            "statement": module.STATEMENT,
-            "config": given,
-            "environment": environment(f"{workers} workers, engine {engine}") | {"commit": _commit()},
-            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "seconds": round(time.monotonic() - started, 1),
-            "command": command,
-        }
-        page = folder / "claim.json"
-        if ran == 0 and page.exists():  # nothing is new but the page: when and where it ran stays true
-            result |= {key: read_json(page)[key] for key in ("environment", "finished", "seconds", "command")}
-        result |= module.conclude(list(records.values()), config)
-        write_atomically(folder / "rows.csv", lambda out: out.write(_csv(list(records.values())).encode()))
-        write_json(folder / "claim.json", result)
+        conclusion: Conclusion = module.conclude(list(records.values()), config)
+        result = Claim(
+            claim=claim,
+            title=module.TITLE,
+            statement=module.STATEMENT,
+            config=cast(Claimed, given),
+            environment=environment(f"{workers} workers, engine {engine}", _commit()),
+            finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            seconds=round(time.monotonic() - started, 1),
+            command=command,
+            **vars(conclusion),
+        )
+        if ran == 0 and (folder / Claim.FILE).exists():  # nothing is new but the page: when and where it ran stays
+            earlier = Claim.read(folder)
+            keys = ("environment", "finished", "seconds", "command")
+            result = replace(result, **{key: getattr(earlier, key) for key in keys})
+        _write_rows(folder / "rows.csv", list(records.values()))
+        write_json(folder / Claim.FILE, result.to_dict())
         write_claim_page(folder)
         return result
     finally:
@@ -197,15 +200,11 @@ def _commit() -> str | None:
     return said["head"].strip() + "+" * bool(said["changes"].strip()) if said["commit"].strip() else None
 
 
-def _csv(records: Sequence[dict[str, Any]]) -> str:
-    """The scalars and lists of scalars of every job."""
-    text = io.StringIO()
+def _write_rows(file: Path, records: Sequence[dict[str, Any]]) -> None:
+    """Write the scalars and lists of scalars of every job."""
     rows = [{key: _cell(value) for key, value in record.items()} for record in records]
     keys = [key for key in rows[0] if not isinstance(rows[0][key], list)]
-    writer = csv.DictWriter(text, keys, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    write_csv(file, keys, [[row.get(key) for key in keys] for row in rows])
 
 
 def _cell(value: Any) -> Any:

@@ -67,6 +67,13 @@ _BACKBONES = (
     show_default=True,
     help="How many of them train together, each on its share of every batch.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    default=1,
+    show_default=True,
+    help="Trainings at a time, each in a process of its own; they share the CPU's threads.",
+)
 @click.pass_obj
 def compare(
     command: str,
@@ -76,6 +83,7 @@ def compare(
     resume: bool,
     accelerator: str,
     devices: int,
+    workers: int,
     **options: Any,
 ) -> None:
     """Train a small network under each loss and seed, print a table, write a report."""
@@ -109,10 +117,11 @@ def compare(
             command=command,
             accelerator=accelerator,
             devices=devices,
+            workers=workers,
             progress=display,
         )
     print_table(results)
-    for label, reason in results.get("diverged", {}).items():
+    for label, reason in results.diverged.items():
         click.echo(f"left out: {label}, of which some seed diverged at every learning rate ({reason})")
     click.echo(f"report: {folder / 'report.html'}")
 
@@ -167,7 +176,7 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
         say=lambda text: click.echo(text, err=True),
         **options,
     )
-    print_audit(report.to_dict())
+    print_audit(report)
     if out is not None:
         page = out / "report.html"
         click.echo(f"report: {page if page.exists() else out}")
@@ -204,6 +213,7 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
     FILE holds the features of the training samples, what the network's linear head multiplies, and their labels.
     """
     from steelyard.commands.forecast import forecast_file
+    from steelyard.report.results import ForecastResults
 
     names = options.pop("class_names")
     found = forecast_file(
@@ -216,7 +226,7 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
         say=lambda text: click.echo(text, err=True),
         **options,
     )
-    print_forecast(found)
+    print_forecast(ForecastResults.from_dict(found))
     if out is not None:
         click.echo(f"report: {out / 'report.html'}")
 
@@ -294,8 +304,8 @@ def reproduce(
                 on_plan=display.plan,
                 on_done=lambda job, outcome, name=name: display.end(f"{name} {job}", outcome),  # type: ignore[misc]
             )
-            held = {"yes": "held", "no": "did not hold", "partly": "held in part"}[result["held"]]
-            click.echo(f"{name} {held}. {result['verdict']}\nreport: {folder / 'report.html'}")
+            held = {"yes": "held", "no": "did not hold", "partly": "held in part"}[result.held]
+            click.echo(f"{name} {held}. {result.verdict}\nreport: {folder / 'report.html'}")
 
 
 def _parts(text: str) -> list[str]:
@@ -321,9 +331,12 @@ def report(folder: Path) -> None:
 
 
 @commands.command()
-def losses() -> None:
+@click.option("--markdown", is_flag=True, help="As the table of the documentation.")
+def losses(markdown: bool) -> None:
     """List the losses."""
-    click.echo("\n".join(steelyard.list_losses()))
+    from steelyard.losses.table import loss_table
+
+    click.echo(loss_table() if markdown else "\n".join(steelyard.list_losses()))
 
 
 def _number(text: str) -> float:

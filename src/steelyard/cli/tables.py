@@ -1,13 +1,17 @@
 """Results as tables on standard output."""
 
 import os
-from typing import Any
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:  # reports need libraries that a table does not
+    from steelyard.auditing import AuditReport
+    from steelyard.report.results import Comparison, ForecastResults, Summary
 
 
 def _console() -> Console:
@@ -20,26 +24,24 @@ def _console() -> Console:
 _MOST_CLASSES = 20
 
 
-def print_audit(found: dict[str, Any]) -> None:
+def print_audit(found: "AuditReport") -> None:
     """The verdicts in words, then the classes that are most off."""
-    from steelyard.auditing import class_rows
-
     console = _console()
-    for verdict in found["verdicts"]:
-        fault = "" if verdict["fault"] is None else f" [{verdict['fault'].replace('_', ' ')}]"
-        console.print(Text(verdict["topic"].upper() + fault, style="bold"))
-        console.print(Padding(_plain(verdict["text"]), (0, 0, 1, 2)))
-    rows = class_rows(found)
-    kind = "weight" if found["implied_weights"] is not None else "positive weight"
+    for verdict in found.verdicts:
+        fault = "" if verdict.fault is None else f" [{verdict.fault.replace('_', ' ')}]"
+        console.print(Text(verdict.topic.upper() + fault, style="bold"))
+        console.print(Padding(_plain(verdict.text), (0, 0, 1, 2)))
+    rows = found.classes
+    kind = "weight" if found.implied_weights is not None else "positive weight"
     titles = ["samples", f"stated {kind}", f"implied {kind}", "relative residual"]
     lines = [
         (
-            row["name"],
+            row.name,
             [
-                str(row["samples"]),
-                _significant(row["stated"]),
-                _significant(row["implied"]) + _between(row["implied_low"], row["implied_high"]),
-                "-" if row["relative_residual"] is None else f"{row['relative_residual']:+.2f}",
+                str(row.samples),
+                _significant(row.stated),
+                _significant(row.implied) + _between(row.implied_low, row.implied_high),
+                "-" if row.relative_residual is None else f"{row.relative_residual:+.2f}",
             ],
         )
         for row in rows[:_MOST_CLASSES]
@@ -49,37 +51,37 @@ def print_audit(found: dict[str, Any]) -> None:
         click.echo(f"the {_MOST_CLASSES} of {len(rows)} classes that are most off")
 
 
-def print_forecast(found: dict[str, Any]) -> None:
+def print_forecast(found: "ForecastResults") -> None:
     """The metrics of each weighting, the recall of its classes from frequent to rare, and what is guaranteed."""
     console = _console()
-    binary = len(found["class_names"]) == 2
+    binary = len(found.class_names) == 2
     titles = ["Accuracy, %", "Balanced accuracy, %", "NLL", "ECE, %"] + (["P0/(1-P1), law"] if binary else [])
     lines = []
-    for one in found["forecasts"]:
-        cells = [f"{100 * one['accuracy']:.1f}", f"{100 * one['balanced_accuracy']:.1f}"]
-        cells += [f"{one['nll']:.3f}", f"{100 * one['ece']:.1f}"]
-        cells += [_significant(one["binary_ratio"])] if binary else []
-        lines.append((f"{one['loss']}:{one['name']}", cells))
-    judged = found["judged_by"] or "the training samples, which flatters"
+    for one in found.forecasts:
+        cells = [f"{100 * one.accuracy:.1f}", f"{100 * one.balanced_accuracy:.1f}"]
+        cells += [f"{one.nll:.3f}", f"{100 * one.ece:.1f}"]
+        cells += [_significant(one.binary_ratio)] if binary else []
+        lines.append((one.label, cells))
+    judged = found.judged_by or "the training samples, which flatters"
     _print_rows(console, "loss and weights", titles, lines, _plain(f"judged by {judged}"))
-    counts = found["class_counts"]
+    counts = found.class_counts
     order = sorted(range(len(counts)), key=lambda k: -counts[k])
     rarest = order[-_MOST_CLASSES:]
     lines = [
         (
-            f"{found['class_names'][k]} ({counts[k]})",
-            ["-" if one["recall"][k] is None else f"{100 * one['recall'][k]:.1f}" for one in found["forecasts"]],
+            f"{found.class_names[k]} ({counts[k]})",
+            ["-" if (r := one.recall[k]) is None else f"{100 * r:.1f}" for one in found.forecasts],
         )
         for k in rarest
     ]
-    titles = [f"{one['loss']}:{one['name']}" for one in found["forecasts"]]
+    titles = [one.label for one in found.forecasts]
     which = (
         "recall of each class, %"
         if len(order) == len(rarest)
         else f"recall of the {len(rarest)} rarest classes, %"
     )
     _print_rows(console, "class (training samples)", titles, lines, _plain(which))
-    console.print(_plain(found["guarantee"]))
+    console.print(_plain(found.guarantee))
 
 
 def _significant(value: float | None) -> str:
@@ -109,29 +111,28 @@ def _print_rows(
     console.print(table)
 
 
-def print_table(results: dict[str, Any]) -> None:
+def print_table(results: "Comparison") -> None:
     """The metrics of each loss."""
     console = _console()
-    groups = results["data"]["groups"]
-    metrics = [m for m in results["metrics"] if groups.get(m["key"].removeprefix("recall_"), True)]
-    titles = [m["title"] + (f", {m['unit']}" if m["unit"] else "") for m in metrics]
+    metrics = [metric for metric, classes in results.groups_of() if classes != 0]
+    titles = [m.title + (f", {m.unit}" if m.unit else "") for m in metrics]
     sign = "±" if console.encoding.startswith("utf") else "+/-"
     rows = [
-        (loss["label"], [_cell(loss["summary"][m["key"]], 100 if m["unit"] == "%" else 1, sign) for m in metrics])
-        for loss in results["losses"]
+        (loss.label, [_cell(loss.summary[m.key], 100 if m.unit == "%" else 1, sign) for m in metrics])
+        for loss in results.losses
     ]
-    title = _plain(f"{results['config']['dataset']}, imbalance {results['config']['imbalance']}")
+    title = _plain(f"{results.config['dataset']}, imbalance {results.config['imbalance']}")
     _print_rows(console, "loss", titles, rows, title)
-    seeds = results["config"]["seeds"]
+    seeds = results.config["seeds"]
     click.echo(f"mean over {seeds} seeds {sign} half the 95% interval" if seeds > 1 else "one seed: no intervals")
 
 
-def _cell(value: dict[str, Any] | None, scale: int, sign: str) -> str:
+def _cell(value: "Summary | None", scale: int, sign: str) -> str:
     if value is None:
         return "-"
     digits = 1 if scale == 100 else 3
-    text = f"{value['mean'] * scale:.{digits}f}"
-    return text if value["low"] is None else f"{text} {sign} {(value['high'] - value['mean']) * scale:.{digits}f}"
+    text = f"{value.mean * scale:.{digits}f}"
+    return text if value.high is None else f"{text} {sign} {(value.high - value.mean) * scale:.{digits}f}"
 
 
 def _plain(text: str) -> Text:

@@ -2,7 +2,7 @@
 
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -13,7 +13,7 @@ from steelyard.auditing import AuditReport, Evidence, audit_evidence
 from steelyard.auditing.gather import Values
 from steelyard.balance import TrainingSetup
 from steelyard.data import Predictions, open_predictions
-from steelyard.losses.registry import find_loss
+from steelyard.losses.presets import PRESETS
 from steelyard.notation import LossSpec, parse_loss, parse_weights
 
 
@@ -76,7 +76,7 @@ def audit_file(
     if weights is None and texts["weights"] is not None and stated.from_file:
         say(f"class weights {texts['weights']}, from the loss that the file names: {stated.spec.label}")
     names = opened.class_names
-    counts = _counts(opened, class_counts, any(texts.values()) or stated.adjusted)
+    counts = _counts(opened, class_counts, any(texts.values()) or stated.needs_counts)
     made = {
         option: None if text is None else parse_weights(text, counts, names, option=option)
         for option, text in texts.items()
@@ -113,10 +113,7 @@ class _Stated:
             )
         self.spec: LossSpec = parse_loss(text)
         self.from_file = self.loss is None and opened.loss is not None
-        self.options = dict(self.spec.options)
-        if self.options.get("statistics") == "running":
-            self.options.setdefault("num_classes", opened.num_classes)
-        self.link = TrainingSetup(self.spec.name, options=self.options).link
+        self.link = self.spec.link
         if opened.link is not None and opened.link != self.link:
             self.say(f"{opened.path} says that its link is {opened.link}; audited as {self.link}, as asked")
         if self.from_file and self.spec.name not in ("softmax", "logistic", "lgl-inr"):
@@ -125,7 +122,7 @@ class _Stated:
     @property
     def by_batch(self) -> bool:
         """Whether the loss balances the classes of a batch, so that class weights play no part in its law."""
-        return find_loss(self.spec.name).separable_over == "columns"
+        return self.spec.entry.separable_over == "columns"
 
     @property
     def weights(self) -> str | None:
@@ -134,20 +131,27 @@ class _Stated:
 
     @property
     def adjusted(self) -> bool:
-        """Whether training added something to the logits that has to be made from the counts."""
+        """Whether training added to the logits what the notation says."""
         return bool(self.spec.tau or self.spec.presence)
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether anything of the loss is made from the counts."""
+        return self.adjusted or bool(self.spec.vectors) or self.spec.name in PRESETS
 
     def setup(self, counts: Tensor, made: Mapping[str, Tensor | None], batch_size: int | None) -> TrainingSetup:
         """What was done in training, with the weights that were made for each option."""
         spec, size = self.spec, self.opened.num_classes
         if self.by_batch and batch_size is None and self.from_file:
             batch_size = self.opened.batch_size
+        options = dict(spec.options)
+        if made["pos-weights"] is not None:
+            options["pos_weight"] = made["pos-weights"]
+        bare = replace(spec, options=options, scheme=None, tau=0.0, presence=0.0)
         removed = made["corrected"]
         setup = TrainingSetup(
-            spec.name,
-            options=self.options,
+            bare.loss(counts, batch_size or 1),
             class_weights=made["weights"],
-            pos_weight=made["pos-weights"],
             sampler_weights=made["sampler"],
             logit_shift=None if removed is None else -removed.log(),
             logit_adjustment=self._adjustment(counts, batch_size),
@@ -179,11 +183,12 @@ class _Stated:
 def _counts(opened: Predictions, given: str | None, needed: bool) -> Tensor:
     """(K,) training samples of each class: as given, else of the file, which is read for them where needed."""
     size = max(opened.num_classes, 2)
-    counts = torch.zeros(size, dtype=torch.float64)
+    counts = torch.ones(size, dtype=torch.float64)
     if given is not None:
         parsed = parse_weights(given, counts, opened.class_names, option="counts")
         return counts if parsed is None else parsed
     if needed:
+        counts = torch.zeros_like(counts)
         for numbers, labels in opened.batches():
             kept = labels[torch.isfinite(numbers).all(1) & (labels >= 0)]
             counts += torch.bincount(kept, minlength=size)

@@ -4,6 +4,7 @@ import contextlib
 import multiprocessing
 import os
 import re
+import shutil
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping
@@ -47,7 +48,8 @@ def run_grid(
 
     Args:
         folder: of the records.
-        jobs: a name, which is good as a file name, and what `work` is called with, for each.
+        jobs: a name, which is good as a file name (with slashes: in folders), and what `work` is called with,
+            for each.
         work: a function of a module, so that other processes find it; returns what JSON can hold.
         workers: processes at a time; at least 2 for a cluster.
         engine: ``"local"`` processes, or a ``"ray"`` or ``"dask"`` cluster through joblib's backends, with the
@@ -123,25 +125,40 @@ def _round(
             yield name, "killed" if killed else "done"
 
 
-def _do(work: Callable[[Any], dict[str, Any]], folder: Path, here: Path, name: str, job: Any) -> tuple[str, bool]:
-    """In the worker: the work, then its record or its traceback on disk; the name, and whether it failed."""
+def do_once(folder: Path, name: str, work: Callable[[], dict[str, Any]]) -> None:
+    """Do `work` and write its record, `folder/NAME.json`, unless the record is there when nobody else does it."""
     lock = _lock(folder, name)
-    lock.parent.mkdir(exist_ok=True)
+    lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
         if _record(folder, name).exists():  # another worker had the job
-            return name, False
+            return
         began = time.monotonic()
         try:
-            with contextlib.chdir(here):  # relative names are the caller's
-                record = work(job)
+            record = work()
             write_json(_record(folder, name), record | {"seconds": round(time.monotonic() - began, 2)})
-        except Exception:
-            text = traceback.format_exc()
-            write_atomically(_reason(folder, name), lambda file: file.write(text.encode()))
-            return name, True
         finally:
             lock.unlink(missing_ok=True)  # what stays was begun and never ended
         _reason(folder, name).unlink(missing_ok=True)
+
+
+def clear_locks(folder: Path) -> None:
+    """Remove the locks of a folder all of whose records are there."""
+    shutil.rmtree(folder / ".locks", ignore_errors=True)
+
+
+def _do(work: Callable[[Any], dict[str, Any]], folder: Path, here: Path, name: str, job: Any) -> tuple[str, bool]:
+    """In the worker: the work, then its record or its traceback on disk; the name, and whether it failed."""
+
+    def where_asked() -> dict[str, Any]:
+        with contextlib.chdir(here):  # relative names are the caller's
+            return work(job)
+
+    try:
+        do_once(folder, name, where_asked)
+    except Exception:
+        text = traceback.format_exc()
+        write_atomically(_reason(folder, name), lambda file: file.write(text.encode()))
+        return name, True
     return name, False
 
 

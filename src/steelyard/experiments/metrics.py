@@ -4,14 +4,16 @@ import torch
 from torch import Tensor
 from torchmetrics.functional.classification import multiclass_calibration_error
 
-METRICS: list[dict[str, str]] = [
-    {"key": "accuracy", "title": "Accuracy", "unit": "%", "better": "higher"},
-    {"key": "balanced_accuracy", "title": "Balanced accuracy", "unit": "%", "better": "higher"},
-    {"key": "recall_many", "title": "Many-shot recall", "unit": "%", "better": "higher"},
-    {"key": "recall_medium", "title": "Medium-shot recall", "unit": "%", "better": "higher"},
-    {"key": "recall_few", "title": "Few-shot recall", "unit": "%", "better": "higher"},
-    {"key": "nll", "title": "NLL", "unit": "", "better": "lower"},
-    {"key": "ece", "title": "ECE", "unit": "%", "better": "lower"},
+from steelyard.report.results import Metric
+
+METRICS = [
+    Metric("accuracy", "Accuracy", "%", "higher"),
+    Metric("balanced_accuracy", "Balanced accuracy", "%", "higher"),
+    Metric("recall_many", "Many-shot recall", "%", "higher"),
+    Metric("recall_medium", "Medium-shot recall", "%", "higher"),
+    Metric("recall_few", "Few-shot recall", "%", "higher"),
+    Metric("nll", "NLL", "", "lower"),
+    Metric("ece", "ECE", "%", "lower"),
 ]
 
 

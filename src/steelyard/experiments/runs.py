@@ -12,21 +12,18 @@ from filelock import FileLock, Timeout
 import steelyard
 from steelyard._common.files import write_atomically
 from steelyard.experiments.config import CompareConfig, dump_config, read_config
+from steelyard.report.results import Environment
 
 
-def environment(how: str) -> dict[str, str]:
-    """What a run's numbers and time depend on besides its configuration; `how` it used the machine, in words."""
+def environment(how: str, commit: str | None = None) -> Environment:
+    """The environment of this process is returned; `how` it used the machine, in words."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
     processor = next(models, platform.processor() or platform.machine())
     gpus = [torch.cuda.get_device_name(k) for k in range(torch.cuda.device_count())]
-    return {
-        "steelyard": steelyard.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": ", ".join([processor, *gpus, how]),
-    }
+    machine = ", ".join([processor, *gpus, how])
+    return Environment(steelyard.__version__, torch.__version__, platform.python_version(), machine, commit)
 
 
 class RunFolder:

@@ -1,17 +1,32 @@
 """Losses under one recipe: each at its own best learning rate, seed by seed, and how they stand."""
 
+import functools
 import re
+import tempfile
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from steelyard.data import split_validation
+from steelyard.experiments.job import Job, Splits, Training, carry_out, in_turn, train_and_judge
 from steelyard.experiments.metrics import recalls
 from steelyard.experiments.statistics import differences, holm, mean_interval, p_value
-from steelyard.experiments.trainings import dataset, draw, ranked_counts, settings, train
-from steelyard.experiments.tuning import best_rate
+from steelyard.experiments.trainings import dataset, draw, every_so_many, ranked_counts, setting, settings
 from steelyard.notation import parse_loss
-from steelyard.training import Diverged
+from steelyard.report.results import (
+    Conclusion,
+    Estimate,
+    Held,
+    Leaderboard,
+    Number,
+    Points,
+    PointsFigure,
+    Standing,
+)
+from steelyard.training import Fitted, predict
 
 
 def jobs_of(config: Any, groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -25,136 +40,130 @@ def jobs_of(config: Any, groups: dict[str, dict[str, Any]]) -> dict[str, dict[st
     }
 
 
+@dataclass(frozen=True)
+class Scores:
+    """What a training is judged by, on test samples; `rare_recall` is of the rarest third of the classes."""
+
+    accuracy: float
+    balanced_accuracy: float
+    rare_recall: float
+
+
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """Tune by balanced accuracy on samples set aside from the training split, then train each seed."""
-    data = dataset(job)
+    """The rate is tuned by balanced accuracy on samples set aside from the training split, then each seed trained.
+
+    A seed that diverges is a result: its numbers are None.
+    """
+    data, spec = dataset(job), parse_loss(job["loss"])
     size = len(data.class_names)
     rest, held_out = split_validation(data.train_target, 0.1, seed=0)
     labels = data.train_target[rest]
     counts = ranked_counts(labels, size, job)
-    spec = parse_loss(job["loss"])
+    validation = data.images("train", held_out), data.train_target[held_out]
+    images, index = every_so_many(data, 10_000)
+    test = images, data.test_target[index]
 
-    def score(rate: float, seed: int, judged: str) -> dict[str, float]:
+    @functools.lru_cache(maxsize=1)
+    def splits(seed: int) -> Splits:
         chosen = rest[draw(labels, counts, seed=seed)]
-        loss, schedule = spec.build(torch.tensor(counts), job["batch_size"])
-        trained = train(
-            data,
-            chosen,
-            loss,
-            job | {"learning_rate": rate, "seed": seed},
-            outputs=size,
-            initial_bias=spec.first_bias(torch.tensor(counts)) if job["initial_bias"] == "prior" else None,
-            schedule=schedule,
-            validation=held_out if judged == "validation" else None,
-            limit_test=10_000,
-        )
-        recall = recalls(trained.test_logits, trained.test_target)
-        few = recall[torch.tensor(counts).argsort()[: max(1, size // 3)]]
-        right = (trained.test_logits.argmax(1) == trained.test_target).double().mean().item()
-        return {
-            "accuracy": right,
-            "balanced_accuracy": recall.nanmean().item(),
-            "rare_recall": few.nanmean().item(),
-        }
+        train = data.images("train", chosen), data.train_target[chosen]
+        return Splits(train, validation, test, torch.tensor(counts))
 
-    def tried(rate: float) -> float | None:
-        try:
-            return score(rate, 0, "validation")["balanced_accuracy"]
-        except Diverged:
-            return None
+    def train(_: str, training: Training) -> float | Scores:
+        with tempfile.TemporaryDirectory() as folder:
+            return train_and_judge(
+                spec,
+                splits(training.seed),
+                setting(job),
+                training,
+                functools.partial(_scores, test, counts),
+                checkpoint=Path(folder) / "last.ckpt",
+            )
 
-    best, rates = best_rate(job["learning_rates"], tried)
-    runs = [_judged(score, best, seed) for seed in range(job["seeds"])]
+    plan: Job[Scores] = Job(job["learning_rates"], job["seeds"], if_diverged="keep")
+    judged = carry_out({spec.label: plan}, in_turn(train))[spec.label]
+    keys = list(Scores.__dataclass_fields__)
+    runs = [dict.fromkeys(keys) if run is None else asdict(run) for run in judged.runs]
     return job | {
-        "learning_rate": best,
-        "tried": [[rate, value] for rate, value in rates.items()],
+        "learning_rate": judged.rate,
+        "tried": [[trial.lr, trial.balanced_accuracy] for trial in judged.search],
         "fewest": min(counts),
         "most": max(counts),
-        **{key: [run[key] for run in runs] for key in runs[0]},
+        **{key: [run[key] for run in runs] for key in keys},
     }
 
 
-def _judged(score: Any, rate: float, seed: int) -> dict[str, float | None]:
-    """A seed's numbers; none of a training that diverged, which is a result too."""
-    try:
-        found: dict[str, float | None] = score(rate, seed, "test")
-    except Diverged:
-        return dict.fromkeys(("accuracy", "balanced_accuracy", "rare_recall"))
-    return found
+def _scores(test: tuple[Tensor, Tensor], counts: list[int], fitted: Fitted) -> Scores:
+    logits, target = predict(fitted.network, test[0]), test[1]
+    recall = recalls(logits, target)
+    rare = recall[torch.tensor(counts).argsort()[: max(1, len(counts) // 3)]]
+    right = (logits.argmax(1) == target).double().mean().item()
+    return Scores(right, recall.nanmean().item(), rare.nanmean().item())
 
 
-def stand(records: list[dict[str, Any]], key: str, config: Any) -> dict[str, Any]:
-    """A leaderboard of each group, the records alike in `key`, and every loss against the reference."""
-    numbers, tables = [], []
+def stand(records: list[dict[str, Any]], key: str, config: Any, *, held: Held, verdict: str) -> Conclusion:
+    """A verdict is returned with a leaderboard of each group, in which every loss stands against the reference.
+
+    A group is the records with the same value of `key`.
+    """
     groups = list(dict.fromkeys(r[key] for r in records))
-    for group in groups:
-        part = {r["loss"]: r for r in records if r[key] == group}
-        reference = part.get(config.reference)
-        rows = []
-        for loss, r in part.items():
-            values = r["balanced_accuracy"]
-            if all(value is None for value in values):
-                continue  # the verdict names it
-            p = None
-            if reference is not None and loss != config.reference and len(values) > 1:
-                p = p_value(differences(values, reference["balanced_accuracy"]))
-            rows.append(
-                {
-                    "loss": loss,
-                    "rate": r["learning_rate"],
-                    "diverged": sum(value is None for value in values),
-                    **{name: mean_interval(r[name]) for name in ("balanced_accuracy", "accuracy", "rare_recall")},
-                    "p": p,
-                }
-            )
-        holm(rows)
-        rows.sort(key=lambda row: -row["balanced_accuracy"][0])
-        tables.append(
-            {"title": f"{key.capitalize()} {group}", "fewest": reference and reference["fewest"], "rows": rows}
-        )
-        numbers += [
-            {
-                "name": f"{group}, {row['loss']}: balanced accuracy",
-                "value": row["balanced_accuracy"][0],
-                "low": row["balanced_accuracy"][1],
-                "high": row["balanced_accuracy"][2],
-            }
-            for row in rows
-        ]
+    tables = [_table(key, group, [r for r in records if r[key] == group], config.reference) for group in groups]
+    numbers = [
+        Number(f"{group}, {row.loss}: balanced accuracy", *row.balanced_accuracy)
+        for group, table in zip(groups, tables, strict=True)
+        for row in table.rows
+    ]
     series = [
-        {
-            "label": loss,
-            "points": [
-                [groups.index(r[key]), 100 * mean_interval(r["balanced_accuracy"])[0]]
+        Points(
+            loss,
+            [
+                (groups.index(r[key]), 100 * mean_interval(r["balanced_accuracy"])[0])
                 for r in records
                 if r["loss"] == loss and any(value is not None for value in r["balanced_accuracy"])
             ],
-        }
+        )
         for loss in config.losses
     ]
-    return {
-        "numbers": numbers,
-        "tables": tables,
-        "figures": [
-            {
-                "id": "leaderboard",
-                "kind": "points",
-                "title": f"Balanced accuracy of each loss under each {key}",
-                "x": key,
-                "names": groups,
-                "y": "balanced accuracy, %",
-                "log": False,
-                "diagonal": False,
-                "series": series,
-                "caption": "Means over seeds; intervals are in the tables.",
-            }
-        ],
-    }
+    figure = PointsFigure(
+        id="leaderboard",
+        title=f"Balanced accuracy of each loss under each {key}",
+        x=key,
+        names=groups,
+        y="balanced accuracy, %",
+        series=series,
+        caption="Means over seeds; intervals are in the tables.",
+    )
+    return Conclusion(held, verdict, numbers, [figure], tables)
 
 
-def paired(
-    records: list[dict[str, Any]], key: str, ours: str, other: str
-) -> dict[str, tuple[float, float | None, float | None]]:
+def _table(key: str, group: str, records: list[dict[str, Any]], reference: str) -> Leaderboard:
+    """The standings of one group, best first; a loss all of whose seeds diverged is named by the verdict alone."""
+    of = {r["loss"]: r for r in records}
+    shown = [r for r in records if any(value is not None for value in r["balanced_accuracy"])]
+    tested = [
+        p_value(differences(r["balanced_accuracy"], of[reference]["balanced_accuracy"]))
+        if reference in of and r["loss"] != reference and len(r["balanced_accuracy"]) > 1
+        else None
+        for r in shown
+    ]
+    rows = [
+        Standing(
+            loss=r["loss"],
+            rate=r["learning_rate"],
+            balanced_accuracy=mean_interval(r["balanced_accuracy"]),
+            accuracy=mean_interval(r["accuracy"]),
+            rare_recall=mean_interval(r["rare_recall"]),
+            p=p,
+            diverged=sum(value is None for value in r["balanced_accuracy"]),
+        )
+        for r, p in zip(shown, holm(tested), strict=True)
+    ]
+    rows.sort(key=lambda row: -row.balanced_accuracy[0])
+    fewest = of[reference]["fewest"] if reference in of else None
+    return Leaderboard(f"{key.capitalize()} {group}", fewest, rows)
+
+
+def paired(records: list[dict[str, Any]], key: str, ours: str, other: str) -> dict[str, Estimate]:
     """Points of balanced accuracy that `ours` is ahead in each group, over seeds: mean and 95% interval.
 
     Left out are groups in which in every seed one of them diverged.
@@ -176,7 +185,7 @@ def divergence(records: list[dict[str, Any]], key: str) -> str:
     return f" Diverged: {', '.join(parts)}." if parts else ""
 
 
-def shown(ahead: dict[str, tuple[float, float | None, float | None]]) -> str:
+def shown(ahead: dict[str, Estimate]) -> str:
     """Those points as text."""
     parts = []
     for group, (mean, low, high) in ahead.items():

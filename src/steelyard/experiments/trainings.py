@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.data import ImageDataset, load_dataset, parse_imbalance
-from steelyard.training import Recipe, create_backbone, fit, predict, predict_features
+from steelyard.experiments.job import Setting, Splits, train_network
+from steelyard.training import Recipe, predict, predict_features
 from steelyard.weights.schedules import DeferredReweighting
 
 
@@ -70,6 +71,24 @@ def draw(target: Tensor, counts: Sequence[int], *, seed: int) -> Tensor:
     return torch.cat([order[target[order] == k][:count] for k, count in enumerate(counts)]).sort().values
 
 
+def setting(job: dict[str, Any]) -> Setting:
+    """How a job's networks are trained."""
+    recipe = Recipe(
+        job["epochs"],
+        job["batch_size"],
+        job["learning_rate"],
+        weight_decay=job["weight_decay"],
+        augmentation=job["augmentation"],
+    )
+    return Setting(job["backbone"], recipe, job["initial_bias"], job["precision"])
+
+
+def every_so_many(data: ImageDataset, most: int) -> tuple[Tensor, Tensor]:
+    """Every so many-th test image with its index is returned, at most so many."""
+    judged = torch.arange(len(data.test_target))[:: max(1, -(-len(data.test_target) // most))]
+    return data.images("test", judged), judged
+
+
 def train(
     data: ImageDataset,
     chosen: Tensor,
@@ -78,51 +97,38 @@ def train(
     *,
     outputs: int,
     labels: tuple[Tensor, Tensor] | None = None,
-    initial_bias: Tensor | None = None,
     schedule: tuple[str, DeferredReweighting] | None = None,
-    validation: Tensor | None = None,
-    limit_test: int = 2000,
 ) -> Trained:
     """Train a network on the chosen training images, as the job's settings and seed say, to the last epoch.
 
-    It is judged on every so many-th test image, or on the training images that `validation` names. `labels`, of
-    the training and the test split, take the place of the data set's own.
+    It is judged on at most 2,000 test images. `labels`, of the training and the test split, take the place of the
+    data set's own.
     """
     target, test_target = labels or (data.train_target, data.test_target)
-    images, seed = data.images("train", chosen), job["seed"]
-    recipe = Recipe(
-        job["epochs"],
-        job["batch_size"],
-        job["learning_rate"],
-        weight_decay=job["weight_decay"],
-        augmentation=job["augmentation"],
+    images, target = data.images("train", chosen), target[chosen]
+    judged, index = every_so_many(data, 2000)
+    splits = Splits(
+        train=(images, target),
+        validation=(images[:64], target[:64]),  # the history needs some; nothing is decided by them
+        test=(judged, test_target[index]),
+        class_counts=torch.bincount(target),
     )
-    torch.manual_seed(seed)
-    network = create_backbone(job["backbone"], images, outputs, initial_bias=initial_bias)
-    judged = torch.arange(len(test_target))[:: max(1, -(-len(test_target) // limit_test))]
-    test = data.images("test", judged), test_target[judged]
-    if validation is not None:
-        test = data.images("train", validation), target[validation]
     with tempfile.TemporaryDirectory() as folder:
-        # the history needs some validation samples; nothing is decided by them
-        few = images[:64], target[chosen[:64]]
-        checkpoint = Path(folder) / "last.ckpt"
-        fit(
-            network,
+        network = train_network(
             loss,
-            (images, target[chosen]),
-            few,
-            recipe,
-            seed=seed,
-            checkpoint=checkpoint,
+            splits,
+            setting(job),
+            rate=job["learning_rate"],
+            seed=job["seed"],
+            outputs=outputs,
+            checkpoint=Path(folder) / "last.ckpt",
             schedule=schedule,
-            precision=job["precision"],
-        )
+        ).network
     return Trained(
         predict(network, images),
         predict_features(network, images),
-        target[chosen],
-        predict(network, test[0]),
-        predict_features(network, test[0]),
-        test[1],
+        target,
+        predict(network, judged),
+        predict_features(network, judged),
+        splits.test[1],
     )

@@ -1,6 +1,6 @@
 """The learning rate of a loss: the best of those tried, and of others where that one lies at an edge."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 _LIMITS = (1e-4, 30.0)
 
@@ -8,10 +8,9 @@ _LIMITS = (1e-4, 30.0)
 def best_rate(
     rates: Sequence[float], score: Callable[[float], float | None]
 ) -> tuple[float, dict[float, float | None]]:
-    """The learning rate with the highest score (of equals the lowest), and the score of every one tried.
+    """The search returns the learning rate with the highest score, and the score of every rate tried.
 
-    Where the best is the least or the largest so far the next is tried too, at the ratio of the first two, to two
-    digits, from 0.0001 to 30: so that no loss is judged at the edge of a grid that was made for another.
+    Of equal scores the lowest rate is taken. Which rates are tried: :func:`rates_to_try`.
 
     Args:
         rates: to try at least, in rising order. A single one is taken untried.
@@ -21,14 +20,37 @@ def best_rate(
         >>> best_rate([0.1, 0.3], {0.1: 0.5, 0.3: 0.6, 0.9: 0.7, 2.7: None}.get)
         (0.9, {0.1: 0.5, 0.3: 0.6, 0.9: 0.7, 2.7: None})
     """
+    scores: dict[float, float | None] = {}
+    while untried := rates_to_try(rates, scores):
+        scores |= {rate: score(rate) for rate in untried}
+    return by_score(scores)[0] if scores else rates[0], dict(sorted(scores.items()))
+
+
+def rates_to_try(rates: Sequence[float], scores: Mapping[float, float | None]) -> list[float]:
+    """The search returns the rates whose scores it needs next; none where it is at its end.
+
+    First all of `rates`. Then, where the best is the least or the largest so far, the next rate at the ratio of
+    the first two, to two digits, from 0.0001 to 30: so that no loss is judged at the edge of a grid that was made
+    for another.
+
+    Args:
+        rates: to try at least, in rising order. A single one needs no score.
+        scores: of the rates tried so far; None where training diverged.
+
+    Example:
+        >>> rates_to_try([0.1, 0.3], {0.1: 0.5, 0.3: 0.6})
+        [0.9]
+    """
     if len(rates) == 1:
-        return rates[0], {}
+        return []
+    if untried := [rate for rate in rates if rate not in scores]:
+        return untried
     factor = rates[1] / rates[0]
-    scores = {rate: score(rate) for rate in rates}
-    while True:
-        best = max(scores, key=lambda rate: (-1.0 if (value := scores[rate]) is None else value, -rate))
-        least, largest = min(scores), max(scores)
-        beyond = float(f"{least / factor if best == least else largest * factor if best == largest else best:.2g}")
-        if beyond in scores or not _LIMITS[0] <= beyond <= _LIMITS[1]:
-            return best, dict(sorted(scores.items()))
-        scores[beyond] = score(beyond)
+    best, least, largest = by_score(scores)[0], min(scores), max(scores)
+    beyond = float(f"{least / factor if best == least else largest * factor if best == largest else best:.2g}")
+    return [] if beyond in scores or not _LIMITS[0] <= beyond <= _LIMITS[1] else [beyond]
+
+
+def by_score(scores: Mapping[float, float | None]) -> list[float]:
+    """The search returns the rates by falling score, of equal ones the lowest first, those that diverged last."""
+    return sorted(scores, key=lambda rate: (1.0 if (value := scores[rate]) is None else -value, rate))

@@ -1,15 +1,21 @@
-"""Losses: modules, heads and the registry; the pure functions are in `functional` and `linear`."""
+"""Losses: a file each, found by name; functions in `functional`, heads that own their loss in `heads`."""
 
+from steelyard.losses.base import Loss
+from steelyard.losses.create import create_loss, list_losses
+from steelyard.losses.focal import FocalLoss
 from steelyard.losses.heads import LGLINRLinear, LogisticLinear
+from steelyard.losses.lgl_inr import LGLINRLoss
 from steelyard.losses.linear import lgl_inr_linear, linear_topk, logistic_linear
-from steelyard.losses.modules import LGLINRLoss, LogisticLoss, SoftmaxLoss
-from steelyard.losses.registry import create_loss, list_losses
+from steelyard.losses.logistic import LogisticLoss
+from steelyard.losses.softmax import SoftmaxLoss
 
 __all__ = [
+    "FocalLoss",
     "LGLINRLinear",
     "LGLINRLoss",
     "LogisticLinear",
     "LogisticLoss",
+    "Loss",
     "SoftmaxLoss",
     "create_loss",
     "lgl_inr_linear",

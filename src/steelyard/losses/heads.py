@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.kernels.lgl_inr.group import check_group
+from steelyard.losses.lgl_inr import LGLINRLoss
 from steelyard.losses.linear import (
     check_chunk_size,
     check_num_sampled,
@@ -16,7 +17,7 @@ from steelyard.losses.linear import (
     linear_topk,
     logistic_linear,
 )
-from steelyard.losses.modules import LGLINRLoss, LogisticLoss
+from steelyard.losses.logistic import LogisticLoss
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -113,8 +114,9 @@ class LGLINRLinear(_LossLinear):
         bias: whether there is one.
         device, dtype: of weight and bias.
         num_sampled, chunk_size, column_group: as in the function; columns are sampled in training mode only.
-        **options: of :class:`~steelyard.LGLINRLoss`: beta, detach_weights, weight, pos_weight, logit_adjustment,
-            ignore_index, reduction, validate. Running statistics and a ``process_group`` are not for it.
+        **options: of :class:`~steelyard.LGLINRLoss`: beta, detach_weights, output_weights, pos_weight,
+            logit_adjustment, ignore_index, reduction, validate. Running statistics and a ``process_group`` are not
+            for it.
 
     Shapes, dtypes and errors are those of the function.
 
@@ -148,6 +150,8 @@ class LGLINRLinear(_LossLinear):
             raise ValueError(
                 "statistics must be 'batch' and process_group None in a head that never has its logits"
             )
+        if options.get("class_dim", 1) != 1:
+            raise ValueError(f"class_dim must be 1 in a head, got {options['class_dim']}")
         self.loss = LGLINRLoss(**options)
         self.loss.to(device)
 
@@ -159,7 +163,7 @@ class LGLINRLinear(_LossLinear):
             target,
             beta=loss.beta,
             detach_weights=loss.detach_weights,
-            weight=loss.weight,
+            output_weights=loss.output_weights,
             pos_weight=loss.pos_weight,
             logit_adjustment=loss.logit_adjustment,
             ignore_index=loss.ignore_index,
@@ -175,8 +179,8 @@ class LogisticLinear(_LossLinear):
     Args:
         in_features, num_classes, bias, device, dtype, num_sampled, chunk_size, column_group: as of
             :class:`LGLINRLinear`, with K >= 2.
-        **options: of :class:`~steelyard.LogisticLoss`: weight, pos_weight, class_weights, logit_adjustment,
-            ignore_index, reduction, normalization, validate.
+        **options: of :class:`~steelyard.LogisticLoss`: output_weights, pos_weight, class_weights,
+            logit_adjustment, ignore_index, reduction, normalization, validate.
 
     Shapes, dtypes and errors are those of :func:`~steelyard.losses.logistic_linear`.
 
@@ -203,6 +207,11 @@ class LogisticLinear(_LossLinear):
         **options: Any,
     ) -> None:
         super().__init__(in_features, num_classes, bias, device, dtype, num_sampled, chunk_size, column_group)
+        for name, plain in (("label_smoothing", 0.0), ("class_dim", 1)):
+            if options.get(name, plain) != plain:
+                raise ValueError(
+                    f"{name} must be {plain} in a head that never has its logits, got {options[name]}"
+                )
         self.loss = LogisticLoss(**options)
         self.loss.to(device)
 
@@ -212,7 +221,7 @@ class LogisticLinear(_LossLinear):
             input,
             self.weight,
             target,
-            weight=loss.weight,
+            output_weights=loss.output_weights,
             pos_weight=loss.pos_weight,
             class_weights=loss.class_weights,
             logit_adjustment=loss.logit_adjustment,

@@ -23,7 +23,7 @@ from steelyard.kernels.heads.chunks import chunk_columns
 from steelyard.kernels.heads.dispatch import fused_loss
 from steelyard.kernels.lgl_inr.group import check_group
 from steelyard.kernels.lgl_inr.plan import assert_labels
-from steelyard.losses import functional
+from steelyard.losses.base import NORMALIZATIONS, Normalization
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -37,7 +37,7 @@ def lgl_inr_linear(
     linear_bias: Tensor | None = None,
     beta: Beta = 1.0,
     detach_weights: bool = False,
-    weight: Tensor | None = None,
+    output_weights: Tensor | None = None,
     pos_weight: Tensor | None = None,
     logit_adjustment: Tensor | None = None,
     ignore_index: int = -100,
@@ -62,8 +62,8 @@ def lgl_inr_linear(
         linear_weight: (K, D), as of :class:`torch.nn.Linear`; under ``column_group`` this process's rows of it.
         target: (N,) or (...), integer labels from 0 to K - 1.
         linear_bias: (K,). Default: none.
-        beta, detach_weights, weight, pos_weight, logit_adjustment, ignore_index, reduction, validate: as in
-            :func:`~steelyard.losses.functional.lgl_inr_loss`. Weights get no gradient.
+        beta, detach_weights, output_weights, pos_weight, logit_adjustment, ignore_index, reduction,
+            validate: as in :class:`~steelyard.LGLINRLoss`. Weights get no gradient.
         num_sampled: take, beside the columns of the classes in the batch, only so many columns, drawn at random
             from all K, and scale those of absent classes by K / ``num_sampled``: an unbiased estimate of loss and
             gradient for less work. Not with ``reduction="none"`` or ``column_group``. Default: all columns.
@@ -104,7 +104,7 @@ def lgl_inr_linear(
         num_classes,
         validate,
     )
-    weight = head.check("weight", weight)
+    output_weights = head.check("output_weights", output_weights)
     pos_weight = head.check("pos_weight", pos_weight)
     beta = check_beta(beta, head.num_classes)
     check_flag("detach_weights", detach_weights)
@@ -113,9 +113,9 @@ def lgl_inr_linear(
 
     if num_sampled is not None:
         scale = head.sample(num_sampled, reduction, generator)
-        weight = scale if weight is None else weight[head.columns] * scale
+        output_weights = scale if output_weights is None else output_weights[head.columns] * scale
         pos_weight = None if pos_weight is None else pos_weight[head.columns]
-    factor = head.ones() if weight is None else weight[head.first : head.first + head.held]
+    factor = head.ones() if output_weights is None else output_weights[head.first : head.first + head.held]
     rest = (
         pos_weight,
         beta,
@@ -136,13 +136,13 @@ def logistic_linear(
     target: Tensor,
     *,
     linear_bias: Tensor | None = None,
-    weight: Tensor | None = None,
+    output_weights: Tensor | None = None,
     pos_weight: Tensor | None = None,
     class_weights: Tensor | None = None,
     logit_adjustment: Tensor | None = None,
     ignore_index: int = -100,
     reduction: Reduction = "mean",
-    normalization: functional.Normalization = "count",
+    normalization: Normalization = "count",
     num_sampled: int | None = None,
     generator: torch.Generator | None = None,
     column_group: "ProcessGroup | None" = None,
@@ -157,8 +157,8 @@ def logistic_linear(
 
     Args:
         input, linear_weight, target, linear_bias: as in :func:`lgl_inr_linear`.
-        weight, pos_weight, class_weights, logit_adjustment, ignore_index, reduction, normalization, validate: as
-            in :func:`~steelyard.losses.functional.logistic_loss`. Weights get no gradient.
+        output_weights, pos_weight, class_weights, logit_adjustment, ignore_index, reduction, normalization,
+            validate: as in :class:`~steelyard.LogisticLoss`. Weights get no gradient.
         num_sampled, generator, column_group, num_classes, chunk_size: as in :func:`lgl_inr_linear`.
 
     Returns:
@@ -191,12 +191,16 @@ def logistic_linear(
         raise ValueError(
             "linear_weight must have at least two rows, one for each class, got one; use logistic_loss"
         )
-    weight, pos_weight, class_weights = (
+    output_weights, pos_weight, class_weights = (
         head.check(name, value)
-        for name, value in (("weight", weight), ("pos_weight", pos_weight), ("class_weights", class_weights))
+        for name, value in (
+            ("output_weights", output_weights),
+            ("pos_weight", pos_weight),
+            ("class_weights", class_weights),
+        )
     )
     check_choice("reduction", reduction, REDUCTIONS)
-    check_choice("normalization", normalization, functional.NORMALIZATIONS)
+    check_choice("normalization", normalization, NORMALIZATIONS)
     ignored = head.target == ignore_index
     factor = (~ignored).to(head.dtype)
     if class_weights is not None:
@@ -207,11 +211,11 @@ def logistic_linear(
 
     if num_sampled is not None:
         scale = head.sample(num_sampled, reduction, generator)
-        weight = scale if weight is None else weight[head.columns] * scale
+        output_weights = scale if output_weights is None else output_weights[head.columns] * scale
         pos_weight = None if pos_weight is None else pos_weight[head.columns]
     held = slice(head.first, head.first + head.held)
-    weight, pos_weight = (None if w is None else w[held] for w in (weight, pos_weight))
-    rest = (weight, pos_weight, head.ignore_index, head.first, head.num_classes, head.chunk(chunk_size))
+    output_weights, pos_weight = (None if w is None else w[held] for w in (output_weights, pos_weight))
+    rest = (output_weights, pos_weight, head.ignore_index, head.first, head.num_classes, head.chunk(chunk_size))
     if reduction == "none":
         return (head.summed(head.loss("logistic", None, *rest)) * factor).reshape(target.shape)
     return head.summed(head.loss("logistic", factor, *rest))

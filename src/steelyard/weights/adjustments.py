@@ -11,7 +11,9 @@ from steelyard.weights.counts import Counts, count_tensor, some_classes
 _MOST_NUMBERS = 1 << 20  # of an intermediate table
 
 
-def initial_bias(class_counts: Counts, link: Literal["softmax", "logistic"]) -> Tensor:
+def initial_bias(
+    class_counts: Counts, link: Literal["softmax", "logistic"], *, num_samples: int | None = None
+) -> Tensor:
     r"""Bias of a classifier's head with which it starts at the class frequencies.
 
     .. math:: b_k = \log \frac{n_k}{N} \quad \text{(softmax)}, \qquad
@@ -24,6 +26,8 @@ def initial_bias(class_counts: Counts, link: Literal["softmax", "logistic"]) -> 
     Args:
         class_counts: K counts, as in :func:`class_weights`.
         link: ``"softmax"`` or ``"logistic"``.
+        num_samples: N of multi-label targets, in which a sample may have several classes or none; for
+            ``"logistic"``. Default: the sum of the counts, which is right for class labels.
 
     Returns:
         (K,) float32.
@@ -37,18 +41,32 @@ def initial_bias(class_counts: Counts, link: Literal["softmax", "logistic"]) -> 
     Example:
         >>> initial_bias([75, 25], "logistic")
         tensor([ 1.0986, -1.0986])
+        >>> initial_bias([75, 75], "logistic", num_samples=100)   # labels that often come together
+        tensor([1.0986, 1.0986])
     """
     check_choice("link", link, ("softmax", "logistic"))
     counts = count_tensor(class_counts).double()
     total = counts.sum()
+    if num_samples is not None:
+        if link == "softmax":
+            raise ValueError("num_samples is for multi-label targets, of link 'logistic', got it with 'softmax'")
+        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < int(counts.max()):
+            raise ValueError(
+                f"num_samples must be an int >= the largest count, {int(counts.max())}, got {num_samples!r}"
+            )
+        total = torch.tensor(float(num_samples), dtype=torch.float64)
     if bool((counts == 0).any()):
         raise ValueError(
             f"class_counts has no samples of {some_classes(counts == 0, class_counts, None)}: its bias is -inf"
         )
     if link == "softmax":
         return (counts / total).log().float()
-    if len(counts) == 1:
+    if len(counts) == 1 and num_samples is None:
         raise ValueError("class_counts must have at least two classes for link 'logistic', got one")
+    if bool((counts == total).any()):
+        raise ValueError(
+            f"class_counts has all samples in {some_classes(counts == total, class_counts, None)}: its bias is inf"
+        )
     return (counts / (total - counts)).log().float()
 
 

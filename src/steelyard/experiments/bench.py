@@ -1,0 +1,211 @@
+"""The data of a comparison, and one training on it: what is measured, and what is left on disk."""
+
+import functools
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import torch
+
+from steelyard._common.files import read_json, write_atomically
+from steelyard.balance import mean_confusion
+from steelyard.data import load_dataset, parse_imbalance, shot_groups, split_validation, subsample
+from steelyard.experiments.config import CompareConfig, make_config
+from steelyard.experiments.files import write_rows
+from steelyard.experiments.job import OnEpoch, Setting, Splits, Training, train_and_judge
+from steelyard.experiments.laws import balance_of
+from steelyard.experiments.metrics import recalls, run_metrics
+from steelyard.notation import LossSpec, parse_loss
+from steelyard.report.results import ComparedData, Run
+from steelyard.training import Diverged, Fitted, Recipe, predict, predict_features
+
+
+class Bench:
+    """The data of a comparison and the setting of its trainings.
+
+    Args:
+        config: of the comparison.
+        folder: its run folder.
+        accelerator, devices: that a training runs on, as :func:`steelyard.training.fit` takes them.
+
+    Raises:
+        ValueError, OSError: as loading, splitting and imbalance do.
+    """
+
+    def __init__(self, config: CompareConfig, folder: Path, accelerator: str = "auto", devices: int = 1) -> None:
+        self.config, self.folder = config, folder
+        self._data = load_dataset(config.dataset, image_mode=config.image_mode, image_size=config.image_size)
+        self._profile = parse_imbalance(config.imbalance)
+        self._rest, held_out = split_validation(self._data.train_target, config.validation_fraction, seed=0)
+        everything = torch.arange(len(self._data.test_target))
+        self._test = self._data.images("test", everything), self._data.test_target
+        self._validation = self._data.images("train", held_out), self._data.train_target[held_out]
+        self._drawn: dict[int, Splits] = {}
+        self.class_counts = self.splits(0).class_counts
+        self.groups = shot_groups(self.class_counts.tolist())
+        self.setting = Setting(
+            backbone=config.backbone,
+            recipe=Recipe(
+                epochs=config.epochs,
+                batch_size=config.batch_size,
+                learning_rate=config.learning_rates[0],
+                momentum=config.momentum,
+                weight_decay=config.weight_decay,
+                augmentation=config.augmentation,
+            ),
+            initial_bias=config.initial_bias,
+            precision=config.precision,
+            accelerator=accelerator,
+            devices=devices,
+        )
+
+    def splits(self, seed: int) -> Splits:
+        """The bench returns what a seed trains and is judged on; class counts are the same for every seed."""
+        if seed not in self._drawn:
+            target = self._data.train_target[self._rest]
+            chosen = self._rest[subsample(target, self._profile, seed=seed)]
+            labels = self._data.train_target[chosen]
+            counts = torch.bincount(labels, minlength=len(self._data.class_names))
+            train = self._data.images("train", chosen), labels
+            self._drawn = {seed: Splits(train, self._validation, self._test, counts)}  # one is enough in memory
+        return self._drawn[seed]
+
+    def describe(self) -> ComparedData:
+        """The bench returns the classes and how many samples each has."""
+        size = len(self._data.class_names)
+        return ComparedData(
+            class_names=list(self._data.class_names),
+            train_counts=self.class_counts.tolist(),
+            validation_counts=torch.bincount(self._validation[1], minlength=size).tolist(),
+            test_counts=torch.bincount(self._test[1], minlength=size).tolist(),
+            groups=self.groups,
+        )
+
+    def record(self, spec: LossSpec, training: Training, part: str, on_epoch: OnEpoch) -> dict[str, object]:
+        """The bench trains, writes the files of a training that counts into a part of the run folder, and returns
+        its record; that of a training that diverged says why."""
+        folder = self.folder / part
+        folder.mkdir(parents=True, exist_ok=True)
+        began = time.monotonic()
+        splits = self.splits(training.seed)
+        try:
+            found = train_and_judge(
+                spec,
+                splits,
+                self.setting,
+                training,
+                functools.partial(self._judge, spec, training.seed, part),
+                checkpoint=folder / "last.ckpt",
+                on_epoch=on_epoch,
+            )
+        except Diverged as error:
+            if training.tuning:
+                return {"balanced_accuracy": None, "diverged": str(error)}
+            return {"diverged": f"{spec.label}, seed {training.seed}: {error}"}
+        if isinstance(found, float):
+            return {"balanced_accuracy": found}
+        return found.to_dict() | {"seconds": round(time.monotonic() - began, 2)}
+
+    def _judge(self, spec: LossSpec, seed: int, part: str, fitted: Fitted) -> Run:
+        """Predictions, features, model and mean confusions go to disk; the metrics are returned."""
+        folder, splits, network = self.folder / part, self.splits(seed), fitted.network
+        logits, train_logits = predict(network, splits.test[0]), predict(network, splits.train[0])
+        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
+        write_atomically(folder / "model.safetensors", lambda f: f.write(safetensors.torch.save(state)))
+        metadata = self._metadata(spec)
+        for split, prefix, rows in ((splits.test, "", logits), (splits.train, "train_", train_logits)):
+            write_rows(folder / f"{prefix}predictions.parquet", "logits", rows, split[1], metadata)
+            features = predict_features(network, split[0])
+            write_rows(folder / f"{prefix}features.parquet", "features", features, split[1], metadata)
+        link = spec.link
+        P, _ = mean_confusion(train_logits, splits.train[1], link=link)
+        test_P, _ = mean_confusion(logits, splits.test[1], link=link)
+        file = folder / "mean_confusion.npz"
+        write_atomically(file, lambda f: np.savez(f, train=P.numpy(), test=test_P.numpy()))
+        law = balance_of(spec, train_logits, splits.train[1], splits.class_counts, self.config.batch_size)
+        return Run.from_dict(
+            {
+                "seed": seed,
+                "folder": part,
+                "metrics": run_metrics(logits, splits.test[1], link, self.groups),
+                "recall": [None if r != r else r for r in recalls(logits, splits.test[1]).tolist()],
+                "history": fitted.history,
+                "law": law.to_dict(),
+                "seconds": 0.0,
+            }
+        )
+
+    def _metadata(self, spec: LossSpec) -> dict[str, str]:
+        """What was trained, for whoever reads a file alone."""
+        adjustment = spec.loss(self.class_counts, self.config.batch_size).logit_adjustment
+        known = {
+            "loss": spec.label,
+            "link": spec.link,
+            "weight_decay": repr(self.config.weight_decay),
+            "batch_size": repr(self.config.batch_size),
+            "class_names": "\x1f".join(self._data.class_names),
+        }
+        if adjustment is not None:
+            known["logit_adjustment"] = " ".join(map(repr, adjustment.tolist()))
+        return {f"steelyard.{key}": value for key, value in known.items()}
+
+
+def read_record(file: Path, training: Training) -> float | Run | Diverged:
+    """What came of a training is returned from its record.
+
+    Raises:
+        ValueError: the file was cut off or edited; the sentence names it.
+    """
+    found = read_json(file)
+    try:
+        if not isinstance(found, dict):
+            raise ValueError(f"{file} is not the record of a training")
+        if found.get("diverged") is not None:
+            return Diverged(str(found["diverged"]))
+        if not training.tuning:
+            return Run.from_dict(found, str(file))
+        score = found.get("balanced_accuracy")
+        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
+            raise ValueError(f"{file}: balanced_accuracy must be a number from 0 to 1, got {score!r}")
+        return float(score)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove the file to train again") from None
+
+
+@dataclass(frozen=True)
+class BenchJob:
+    """A training of a comparison that another process is to do; it makes a bench of its own.
+
+    Attributes:
+        config: of the comparison, as JSON.
+        folder: the run folder.
+        accelerator: as :func:`steelyard.training.fit` takes it.
+        threads: of the CPU, for this training.
+        loss: as :func:`parse_loss` takes it.
+        training: rate, seed and purpose.
+        part: of the run folder, for its files.
+    """
+
+    config: str
+    folder: str
+    accelerator: str
+    threads: int
+    loss: str
+    training: Training
+    part: str
+
+    def work(self) -> dict[str, object]:
+        """The job trains, in this process, and returns the record."""
+        torch.set_num_threads(self.threads)
+        bench = _bench(self.config, self.folder, self.accelerator)
+        return bench.record(parse_loss(self.loss), self.training, self.part, lambda row: None)
+
+
+@functools.lru_cache(maxsize=1)
+def _bench(config: str, folder: str, accelerator: str) -> Bench:
+    values: dict[str, Any] = json.loads(config)
+    return Bench(make_config(**values), Path(folder), accelerator)

@@ -1,0 +1,267 @@
+"""One loss under one recipe: its learning rate is tuned, each seed is trained at that rate and judged.
+
+Here stands which trainings a loss needs and how one is done. What data it is done on, and what is measured and
+written, is the caller's.
+"""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Generic, Literal, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from steelyard.experiments.tuning import by_score, rates_to_try
+from steelyard.notation import LossSpec
+from steelyard.report.results import Trial
+from steelyard.training import Diverged, Fitted, Precision, Recipe, create_backbone, fit
+from steelyard.weights.schedules import DeferredReweighting
+
+Found = TypeVar("Found")
+OnEpoch = Callable[[dict[str, float]], None]
+
+
+@dataclass(frozen=True)
+class Splits:
+    """What one seed trains and is judged on: images (N, C, H, W) and labels (N,) each.
+
+    Attributes:
+        train: the samples that are trained on.
+        validation: samples for the balanced accuracy after each epoch; the last one's chooses the learning rate.
+        test: samples that the caller judges by.
+        class_counts: (K,) of the training labels.
+    """
+
+    train: tuple[Tensor, Tensor]
+    validation: tuple[Tensor, Tensor]
+    test: tuple[Tensor, Tensor]
+    class_counts: Tensor
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How networks are trained, whatever the loss, the rate and the seed.
+
+    Attributes:
+        backbone: as :func:`create_backbone` takes it.
+        recipe: its learning rate is replaced by each training's own.
+        initial_bias: of the head: ``"zero"``, or ``"prior"`` for the constant solution of the loss.
+        precision, accelerator, devices: as :func:`fit` takes them.
+    """
+
+    backbone: str
+    recipe: Recipe
+    initial_bias: Literal["zero", "prior"] = "zero"
+    precision: Precision = "32-true"
+    accelerator: str = "auto"
+    devices: int = 1
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training of a job: at which rate, with which seed, and whether it only serves to choose the rate."""
+
+    rate: float
+    seed: int
+    tuning: bool = False
+
+
+def train_network(
+    loss: nn.Module,
+    splits: Splits,
+    setting: Setting,
+    *,
+    rate: float,
+    seed: int,
+    outputs: int,
+    checkpoint: Path,
+    initial_bias: Tensor | None = None,
+    schedule: tuple[str, DeferredReweighting] | None = None,
+    on_epoch: OnEpoch = lambda row: None,
+) -> Fitted:
+    """The training returns a network and its history as the last epoch left them; see :func:`fit`.
+
+    Raises:
+        Diverged: the loss became NaN or infinite.
+    """
+    torch.manual_seed(seed)
+    return fit(
+        create_backbone(setting.backbone, splits.train[0], outputs, initial_bias=initial_bias),
+        loss,
+        splits.train,
+        splits.validation,
+        replace(setting.recipe, learning_rate=rate),
+        seed=seed,
+        checkpoint=checkpoint,
+        schedule=schedule,
+        accelerator=setting.accelerator,
+        devices=setting.devices,
+        precision=setting.precision,
+        on_epoch=on_epoch,
+    )
+
+
+def train_and_judge(
+    spec: LossSpec,
+    splits: Splits,
+    setting: Setting,
+    training: Training,
+    judge: Callable[[Fitted], Found],
+    *,
+    checkpoint: Path,
+    on_epoch: OnEpoch = lambda row: None,
+) -> float | Found:
+    """The training returns what `judge` says of it; where it serves tuning, its balanced accuracy on validation.
+
+    Raises:
+        Diverged: the loss became NaN or infinite; the checkpoint is removed.
+    """
+    counts = splits.class_counts
+    batch_size = setting.recipe.batch_size
+    loss, schedule = spec.build(counts, batch_size)
+    try:
+        fitted = train_network(
+            loss,
+            splits,
+            setting,
+            rate=training.rate,
+            seed=training.seed,
+            outputs=len(counts),
+            checkpoint=checkpoint,
+            initial_bias=spec.first_bias(counts, setting.recipe.batch_size)
+            if setting.initial_bias == "prior"
+            else None,
+            schedule=schedule,
+            on_epoch=on_epoch,
+        )
+    except Diverged:
+        checkpoint.unlink(missing_ok=True)
+        raise
+    return fitted.history[-1]["validation_balanced_accuracy"] if training.tuning else judge(fitted)
+
+
+@dataclass(frozen=True)
+class Judged(Generic[Found]):
+    """What came of a job.
+
+    Attributes:
+        rate: at which its seeds were trained.
+        search: the rates that were tried, rising; none where one was given.
+        runs: of each seed, None where it diverged.
+        diverged: why the first seed that diverged did, or None.
+    """
+
+    rate: float
+    search: list[Trial]
+    runs: list[Found | None]
+    diverged: str | None
+
+
+@dataclass
+class Job(Generic[Found]):
+    """Which trainings a loss needs, and what came of those that were done.
+
+    Attributes:
+        rates: learning rates, rising; a single one is taken, several are tried with seed 0, see
+            :func:`rates_to_try`.
+        seeds: how many are trained at the best rate.
+        if_diverged: what a seed that diverges means: ``"next rate"``, all seeds are trained at the next best of
+            the rates tried; ``"keep"``, it is a result.
+        scores: of each rate tried, None where it diverged.
+        runs: of each rate and seed, what was found or why it diverged.
+    """
+
+    rates: list[float]
+    seeds: int
+    if_diverged: Literal["next rate", "keep"] = "next rate"
+    scores: dict[float, float | None] = field(default_factory=dict)
+    runs: dict[tuple[float, int], Found | Diverged] = field(default_factory=dict)
+
+    def todo(self) -> list[Training]:
+        """The job returns the trainings that it needs next, which do not depend on one another."""
+        if untried := rates_to_try(self.rates, self.scores):
+            return [Training(rate, 0, tuning=True) for rate in untried]
+        rate = self.rate()
+        if self.if_diverged == "next rate" and self._diverged(rate):
+            return []  # the last of the rates
+        return [Training(rate, seed) for seed in range(self.seeds) if (rate, seed) not in self.runs]
+
+    def add(self, training: Training, outcome: float | Found | Diverged) -> None:
+        """The job takes what came of a training."""
+        if training.tuning:
+            self.scores[training.rate] = None if isinstance(outcome, Diverged) else outcome  # type: ignore[assignment]
+        else:
+            self.runs[training.rate, training.seed] = outcome  # type: ignore[assignment]
+
+    def expected(self) -> int:
+        """The job returns how many trainings it takes in all, as far as is known now."""
+        todo = self.todo()
+        seeds = self.seeds if any(training.tuning for training in todo) else 0
+        return len(self.scores) + len(self.runs) + len(todo) + seeds
+
+    def best(self) -> float:
+        """The job returns the rate with the best score so far."""
+        return by_score(self.scores)[0] if self.scores else self.rates[0]
+
+    def rate(self) -> float:
+        """The job returns the rate at which its seeds are trained: of those at which none diverged the best."""
+        if self.if_diverged == "keep":
+            return self.best()
+        tried = [rate for rate in by_score(self.scores) if self.scores[rate] is not None] or [self.best()]
+        return next((rate for rate in tried if not self._diverged(rate)), tried[-1])
+
+    def judged(self) -> Judged[Found]:
+        """The job returns what came of it, when nothing is to do."""
+        rate = self.rate()
+        runs = [self.runs[rate, seed] for seed in range(self.seeds) if (rate, seed) in self.runs]
+        search = [
+            Trial(lr, self.scores[lr], diverged_later=lr != rate and self._diverged(lr))
+            for lr in sorted(self.scores)
+        ]
+        reasons = [str(run) for run in runs if isinstance(run, Diverged)]
+        found = [None if isinstance(run, Diverged) else run for run in runs]
+        return Judged(rate, search, found, reasons[0] if reasons else None)
+
+    def _diverged(self, rate: float) -> bool:
+        return any(isinstance(self.runs.get((rate, seed)), Diverged) for seed in range(self.seeds))
+
+
+def carry_out(
+    jobs: Mapping[str, Job[Found]],
+    do: Callable[[list[tuple[str, Training]]], Iterable[tuple[str, Training, float | Found | Diverged]]],
+    on_plan: Callable[[int], None] = lambda more: None,
+) -> dict[str, Judged[Found]]:
+    """Jobs are carried out together; what came of each is returned under its name.
+
+    Args:
+        jobs: by name.
+        do: does at least one of the trainings that it is given by job and training, and says what came of it.
+        on_plan: told by how many the number of trainings that are known to be needed changes.
+    """
+    planned = 0
+    while True:
+        expected = sum(job.expected() for job in jobs.values())
+        if expected != planned:
+            on_plan(expected - planned)
+            planned = expected
+        todo = [(name, training) for name, job in jobs.items() for training in job.todo()]
+        if not todo:
+            return {name: job.judged() for name, job in jobs.items()}
+        for name, training, outcome in do(todo):
+            jobs[name].add(training, outcome)
+
+
+def in_turn(
+    train: Callable[[str, Training], float | Found],
+) -> Callable[[list[tuple[str, Training]]], list[tuple[str, Training, float | Found | Diverged]]]:
+    """A function is returned that does the first of the trainings that are to do, in this process."""
+
+    def do(todo: list[tuple[str, Training]]) -> list[tuple[str, Training, float | Found | Diverged]]:
+        name, training = todo[0]
+        try:
+            return [(name, training, train(name, training))]
+        except Diverged as error:
+            return [(name, training, error)]
+
+    return do

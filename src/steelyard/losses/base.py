@@ -1,0 +1,590 @@
+"""What every loss shares, done once: checks, options, weights, adjustment, ignored rows, reduction.
+
+A loss is a class in a file of its own: a formula of rows and targets, its options, source and example. From the
+class follow the function (`function_of`), the module, its name in `create_loss` and on the command line, and the
+tests that every loss meets. Nothing here knows a loss by name.
+"""
+
+import copy
+import inspect
+import math
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steelyard._common.checks import (
+    FLOATS,
+    INTEGERS,
+    REDUCTIONS,
+    Reduction,
+    check_choice,
+    check_finite,
+    check_flag,
+    check_number,
+    check_values,
+    compute_dtype,
+    dtype_name,
+)
+from steelyard._common.text import nearest
+from steelyard.targets import (
+    WORDS,
+    Kind,
+    Layout,
+    TargetLike,
+    Targets,
+    as_tensor,
+    layout_of,
+    read_dense,
+    read_labels,
+    read_sample_weight,
+    rows_of,
+)
+from steelyard.weights.adjustments import initial_bias
+from steelyard.weights.counts import Counts, count_tensor
+
+Link = Literal["softmax", "logistic"]
+Normalization = Literal["weights", "count", "none"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("weights", "count", "none")
+Vector = Tensor | Sequence[float]
+Options = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a loss, declared once for function, module, command line and documentation.
+
+    Attributes:
+        default: the value where none is given.
+        doc: what it does, a clause for a list of arguments.
+        kind: ``"number"``, ``"integer"``, ``"flag"``, ``"choice"``, ``"vector"`` (one value per class) or
+            ``"other"``, which the loss checks by itself.
+        low, high: limits of a number; ``low`` of a vector's values.
+        choices: of a choice.
+        per: ``"output"`` or ``"class"``: what a vector has one value for. They differ for one binary output, which
+            has two classes.
+        of: ``"module"`` or ``"function"`` where the other does not have it.
+    """
+
+    default: Any
+    doc: str
+    kind: Literal["number", "integer", "flag", "choice", "vector", "other"] = "other"
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    per: Literal["output", "class"] = "output"
+    of: Literal["both", "module", "function"] = "both"
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return the value, or refuse it in one sentence; vectors are checked where their length is known."""
+        if self.kind == "number":
+            return check_number(name, value, low=self.low, high=self.high)
+        if self.kind == "choice":
+            check_choice(name, value, self.choices)
+        if self.kind == "flag":
+            check_flag(name, value)
+        if self.kind == "integer" and (isinstance(value, bool) or not isinstance(value, int)):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        return value
+
+
+def option(default: Any, doc: str, **more: Any) -> Any:
+    """Declare an option of a loss; see :class:`Option`."""
+    return Option(default, doc, **more)
+
+
+POS_WEIGHT: Any = Option(None, "(K,) further weight of each output's positives.", kind="vector", low=0)
+OUTPUT_WEIGHTS: Any = Option(None, "(K,) weight of each output's whole loss.", kind="vector", low=0)
+
+
+class Loss(nn.Module):
+    r"""A loss of logits and targets; a subclass is one loss.
+
+    .. math:: \text{loss} = \frac{1}{Z} \sum_i s_i\, c_{y_i}\, \ell(z_i, y_i)
+
+    with :math:`\ell` the subclass's :attr:`formula`, :math:`c` = ``class_weights``, :math:`s` = ``sample_weight``
+    and :math:`Z` by ``reduction`` and ``normalization``. A loss that is no sum over samples overrides
+    :meth:`evaluate`.
+
+    A subclass sets:
+
+    Attributes:
+        name: as `create_loss` takes it.
+        formula: a function of rows (M, K) and :class:`Targets`, with the loss's own options as keywords, that
+            returns (M,) losses.
+        link: ``"softmax"`` where classes compete, ``"logistic"`` where each output is a binary problem.
+        separable_over: ``"rows"``: a sum over samples; ``"columns"``: over outputs, of the whole batch.
+        refuses: options of this class that the loss does not have, each with the reason.
+        law_text: its balance law in a line.
+    """
+
+    name: ClassVar[str]
+    formula: ClassVar[Callable[..., Tensor]]
+    separable_over: ClassVar[Literal["rows", "columns"]] = "rows"
+    why_labels: ClassVar[str | None] = None
+    """Why the loss takes class labels only; None where it takes more."""
+    torch_weight: ClassVar[str] = "class_weights"
+    """Which option torch's `weight` is, in a checkpoint of its counterpart."""
+    refuses: ClassVar[Mapping[str, str]] = {}
+    law_text: ClassVar[str] = "Σᵢ w(yᵢ) ∂ℓ(zᵢ, yᵢ)/∂zⱼ = 0: pull equals push in every output"
+    function: ClassVar["LossFunction"]
+    options: ClassVar[dict[str, Option]] = {}
+    defaults: ClassVar[dict[str, dict[str, Any]]] = {}
+    own: ClassVar[tuple[str, ...]] = ()
+    """Names of the options that go to the formula."""
+
+    link: Link
+    class_weights: Tensor | None = option(
+        None, "(K,) weight of the samples of each class. Default: all 1.", kind="vector", low=0, per="class"
+    )
+    logit_adjustment: Tensor | None = option(
+        None,
+        "(K,) values that are added to the logits: with the log of the class frequencies "
+        "(:func:`~steelyard.logit_adjustment`) the logits themselves become free of the training prior. "
+        "Default: none.",
+        kind="vector",
+    )
+    label_smoothing: float = option(
+        0.0,
+        "epsilon in [0, 1]: the target is 1 - epsilon of its own and epsilon / K of every class; of a multi-hot "
+        "target, 1 - epsilon of its own and epsilon / 2.",
+        kind="number",
+        low=0,
+        high=1,
+    )
+    ignore_index: int = option(-100, "label of positions that count for nothing.", kind="integer")
+    reduction: Reduction = option(
+        "mean",
+        '``"mean"`` (see ``normalization``), ``"sum"``, or ``"none"`` for one loss per sample.',
+        kind="choice",
+        choices=REDUCTIONS,
+    )
+    normalization: Normalization = option(
+        "count",
+        'what ``"mean"`` divides by: ``"weights"``, the sum of the weights of the batch\'s samples (as torch\'s '
+        'cross-entropy); ``"count"``, the number of samples not ignored (a sample\'s weight means the same in '
+        'every batch of that size); ``"none"``, nothing: divide by a constant of yours.',
+        kind="choice",
+        choices=NORMALIZATIONS,
+    )
+    class_dim: int = option(1, "dimension of the classes in the logits; -1 where they come last.", kind="integer")
+    validate: bool | None = option(
+        None,
+        "look at the values of target and weights. Default: on the CPU only, where it is free of synchronisation; "
+        "elsewhere a label out of range fails in the device's own assertion.",
+    )
+
+    def __init_subclass__(cls, **rest: Any) -> None:
+        """Collect the declared options; a loss takes those of this class that it does not refuse."""
+        super().__init_subclass__(**rest)
+        declared = {key: value for key, value in vars(cls).items() if isinstance(value, Option)}
+        cls.own = tuple(key for key in declared if key not in Loss.options)
+        shared = {key: value for key, value in Loss.options.items() if key not in cls.refuses}
+        cls.options = {**declared, **{k: v for k, v in shared.items() if k not in declared}}
+        cls.defaults = {
+            of: {k: v.default for k, v in cls.options.items() if v.of in ("both", of)}
+            for of in ("module", "function")
+        }
+        for key, value in declared.items():
+            if value.kind == "vector" or value.of != "both":
+                delattr(cls, key)  # a buffer of the instance
+            else:
+                setattr(cls, key, value.default)
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__()
+        for key, value in self.complete(given, of="module").items():
+            if self.options[key].kind == "vector":
+                # Not persistent: a checkpoint of a model that owns its loss loads whatever the weights are now.
+                self.register_buffer(key, _buffer(key, value, self.options[key].low), persistent=False)
+            else:
+                setattr(self, key, value)
+
+    def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
+        return self.evaluate(logits, target, sample_weight, self.chosen())
+
+    @property
+    def takes(self) -> tuple[Kind, ...]:
+        """Kinds of targets that this loss can take."""
+        return self.takes_under(self.link)
+
+    def chosen(self) -> dict[str, Any]:
+        """The options as they are now."""
+        return {key: getattr(self, key, None) for key in self.options}
+
+    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        """Return the loss of each sample as trained, but for the weight of its class: (N,) of (N, K) logits.
+
+        Logit adjustment, weights of outputs and positives, and label smoothing are in it. What the balance laws
+        are made of.
+
+        Args:
+            logits: (N, K), or (N, 1) for one output.
+            target: (N,) labels, or (N, K) multi-hot or soft, as the loss :attr:`takes`.
+
+        Raises:
+            TypeError: the loss is no sum over samples.
+        """
+        if self.separable_over != "rows":
+            raise TypeError(f"{self.name} is a function of a whole batch: it has no loss of a sample")
+        plain = {
+            "class_weights": None,
+            "reduction": "none",
+            "class_dim": 1,
+            "validate": False,
+            "ignore_index": -100,
+        }
+        return self.evaluate(logits, target, None, self.chosen() | plain)
+
+    def first_bias(self, class_counts: Counts, *, num_samples: int | None = None) -> Tensor:
+        r"""Return the logits of a model that knows the class counts alone: a first bias for its head.
+
+        .. math:: \arg\min_b \sum_k n_k\, \ell(b, k)
+
+        without class weights, so that learning starts at the class frequencies whatever they will be turned into.
+        It is the constant solution of this loss: with its adjustment, smoothing and weights of positives.
+
+        Args:
+            class_counts: K counts, as :func:`~steelyard.class_weights` takes them; positives of each output where
+                ``num_samples`` is given.
+            num_samples: N, of multi-label targets, in which a sample may have several classes or none.
+
+        Returns:
+            (K,) float32.
+
+        Raises:
+            ValueError: a class without samples, or an output without negatives: its bias is infinite.
+
+        Example:
+            >>> import steelyard
+            >>> steelyard.create_loss("focal").first_bias([75, 25]).softmax(0)   # less sure than the counts
+            tensor([0.6012, 0.3988])
+        """
+        start = initial_bias(class_counts, self.link, num_samples=num_samples).double()
+        return _constant_solution(self, start, count_tensor(class_counts).double(), num_samples).float()
+
+    def extra_repr(self) -> str:
+        shown = {k: v for k, v in self.chosen().items() if v is not None and not isinstance(v, Tensor)}
+        vectors = {k: f"({len(v)},)" for k, v in self.named_buffers(recurse=False) if v.dim() == 1}
+        return ", ".join(f"{k}={v}" for k, v in (shown | vectors).items())
+
+    @classmethod
+    def complete(cls, given: Options, *, of: Literal["module", "function"]) -> dict[str, Any]:
+        """Return all options, checked: those given, and the defaults of the others.
+
+        Raises:
+            TypeError: an option that the loss does not have; if it refuses it, with the reason.
+            ValueError, TypeError: a value that the option does not accept.
+        """
+        options = dict(cls.defaults[of])
+        for key, value in given.items():
+            if key in cls.refuses:
+                raise TypeError(f"{cls.name} takes no {key}: {cls.refuses[key]}")
+            if key not in options:
+                raise TypeError(
+                    f"loss {cls.name!r} has no option {key!r}{nearest(key, list(options))}; "
+                    f"it takes {', '.join(options)}"
+                )
+            options[key] = cls.options[key].check(key, value)
+        return options
+
+    @classmethod
+    def evaluate(
+        cls, logits: Tensor, target: TargetLike, sample_weight: TargetLike | None, options: Options
+    ) -> Tensor:
+        """Return the loss under checked options; see the class for the formula."""
+        layout, targets, rows, vectors = cls.read(logits, target, options)
+        rows = rows.to(compute_dtype(logits))
+        class_weights, ignored = vectors["class_weights"], targets.is_ignored()
+        if ignored is not None:  # ignored rows may hold anything, NaN too
+            rows = rows.masked_fill(ignored[:, None], 0.0)
+        weights = _sample_weights(targets, class_weights)  # (M,)
+        if targets.dense is not None:
+            targets = _mixed(
+                targets, class_weights, options.get("label_smoothing", 0.0), options.get("link", cls.link)
+            )
+        losses = cls.formula(rows, targets, **{key: vectors.get(key, options[key]) for key in cls.own})
+        if weights is not None and targets.labels is not None:  # those of dense targets are mixed in
+            losses = losses * weights
+        if sample_weight is not None:
+            sample = read_sample_weight(sample_weight, logits, layout.samples, options["validate"])
+            losses = losses * sample
+            weights = sample if weights is None else weights * sample
+        if ignored is not None:
+            losses = losses.masked_fill(ignored, 0.0)
+        if options["reduction"] == "none":
+            return layout.restore(losses)
+        total = losses.sum()
+        if options["reduction"] == "sum" or options["normalization"] == "none":
+            return total
+        if options["normalization"] == "weights" and weights is not None:
+            denominator = (weights if ignored is None else weights.masked_fill(ignored, 0.0)).sum()
+        elif ignored is None:
+            return total / max(len(losses), 1)
+        else:
+            denominator = (~ignored).sum().to(total.dtype)
+        return total / torch.where(denominator > 0, denominator, 1)  # nothing counts: the total is 0
+
+    @classmethod
+    def read(
+        cls, logits: Tensor, target: TargetLike, options: Options
+    ) -> tuple[Layout, Targets, Tensor, dict[str, Tensor | None]]:
+        """Return what is checked: layout, targets, rows (M, K) with their adjustment, vectors by name."""
+        binary = cls.why_labels is None and options.get("link", cls.link) == "logistic"
+        layout = layout_of(logits, options["class_dim"], binary=binary)
+        targets = cls._read(logits, target, layout, options)
+        vectors = cls._vectors(logits, layout, options)
+        rows, adjustment = rows_of(logits, layout), vectors["logit_adjustment"]
+        return layout, targets, rows if adjustment is None else rows.to(adjustment.dtype) + adjustment, vectors
+
+    @classmethod
+    def takes_under(cls, link: Link) -> tuple[Kind, ...]:
+        """Return the kinds of targets that the loss takes under a link."""
+        beside: Kind = "soft" if link == "softmax" else "multi-hot"
+        return ("labels",) if cls.why_labels is not None else ("labels", beside)
+
+    @classmethod
+    def _read(cls, logits: Tensor, target: TargetLike, layout: Layout, options: Options) -> Targets:
+        """The targets, of a kind that the loss takes."""
+        link, target = options.get("link", cls.link), as_tensor(target, logits.device)
+        outputs = 1 if layout.class_dim == -1 else logits.shape[layout.class_dim]
+        one_output = cls.why_labels is None and link == "logistic" and outputs == 1
+        whole = target.shape == logits.shape and layout.class_dim != -1
+        if one_output and not whole and not target.is_floating_point() and not target.is_complex():
+            labels = read_labels(
+                target,
+                logits,
+                layout.samples,
+                num_labels=2,
+                ignore_index=options["ignore_index"],
+                validate=options["validate"],
+            )
+            return labels.as_one_output(compute_dtype(logits))
+        if cls.why_labels is None and (whole or one_output):
+            if link == "logistic" and outputs > 1 and options["class_weights"] is not None:
+                raise ValueError(
+                    f"class_weights of {cls.name} are for class labels: a sample of a multi-hot target has no one "
+                    "class; pos_weight and output_weights weigh its outputs"
+                )
+            return read_dense(
+                target,
+                logits,
+                layout,
+                soft=link == "softmax",
+                ignore_index=options["ignore_index"],
+                validate=options["validate"],
+            )
+        if whole or target.is_floating_point() or target.is_complex():
+            came = f"got {dtype_name(target.dtype)} of shape {tuple(target.shape)}"
+            if cls.why_labels is not None:
+                why = f"; {cls.name} takes nothing else: {cls.why_labels}"
+            else:
+                beside = WORDS[cls.takes_under(link)[1]]
+                why = f"; beside those {cls.name} takes {beside}, in the logits' shape {tuple(logits.shape)}"
+            raise TypeError(f"target must hold {WORDS['labels']}, {came}{why}")
+        return read_labels(
+            target,
+            logits,
+            layout.samples,
+            num_labels=outputs,
+            ignore_index=options["ignore_index"],
+            validate=options["validate"],
+            smoothing=options.get("label_smoothing", 0.0),
+        )
+
+    @classmethod
+    def _vectors(cls, logits: Tensor, layout: Layout, options: Options) -> dict[str, Tensor | None]:
+        """The options of one value per class or output, checked, in the dtype that the loss computes in."""
+        outputs = 1 if layout.class_dim == -1 else logits.shape[layout.class_dim]
+        link = options.get("link", cls.link)
+        found: dict[str, Tensor | None] = {"class_weights": None, "logit_adjustment": None}
+        for key, one in cls.options.items():
+            if one.kind != "vector":
+                continue
+            two = one.per == "class" and outputs == 1 and link == "logistic"
+            value = options[key]
+            if value is not None:
+                value = check_values(
+                    key,
+                    value,
+                    length=2 if two else outputs,
+                    logits=logits,
+                    validate=options["validate"],
+                    low=one.low,
+                )
+            found[key] = value
+        return found
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
+        """Take the weights that a checkpoint holds of torch's loss in this place, where this one has none."""
+        for theirs, ours in (("weight", self.torch_weight), ("pos_weight", "pos_weight")):
+            found = state_dict.pop(prefix + theirs, None)
+            if found is None:
+                continue
+            if ours not in self.options:
+                raise ValueError(f"a checkpoint's {prefix}{theirs} has no place in {self.name}")
+            mine = getattr(self, ours)
+            if mine is None:
+                self.register_buffer(ours, _buffer(ours, found, 0.0), persistent=False)
+            elif mine.shape != found.shape or not torch.equal(mine, found.to(mine)):
+                warnings.warn(
+                    f"the checkpoint's {prefix}{theirs} differs from the {ours} of this loss, which stay",
+                    stacklevel=2,
+                )
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+
+
+Loss.options = {key: value for key, value in vars(Loss).items() if isinstance(value, Option)}
+for _key in Loss.options:
+    delattr(Loss, _key)  # subclasses have the values
+
+
+class LossFunction(Protocol):
+    """A loss as a function of logits and target, with its options as keywords."""
+
+    __name__: str
+    __signature__: inspect.Signature
+
+    def __call__(
+        self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None, **options: Any
+    ) -> Tensor: ...
+
+
+def function_of(loss: type[Loss], name: str) -> LossFunction:
+    """Return the function of a loss: as its module, with every option a keyword of the call."""
+
+    def function(
+        logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None, **options: Any
+    ) -> Tensor:
+        return loss.evaluate(logits, target, sample_weight, loss.complete(options, of="function"))
+
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    taken = {key: one for key, one in loss.options.items() if one.of != "module"}
+    signature = inspect.signature(function)
+    parameters = [p for p in signature.parameters.values() if p.kind != inspect.Parameter.VAR_KEYWORD]
+    parameters += [inspect.Parameter(key, keyword, default=one.default) for key, one in taken.items()]
+    function.__name__ = function.__qualname__ = name
+    function.__module__ = loss.__module__
+    function.__doc__ = f"Return the {loss.name} loss; :class:`{loss.__name__}` has its formula and options."
+    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+    loss.function = staticmethod(function)  # type: ignore[assignment]
+    return function  # type: ignore[return-value]
+
+
+def one_vs_all(
+    rows: Tensor,
+    target: Targets,
+    positive: Callable[[Tensor], Tensor],
+    negative: Callable[[Tensor], Tensor],
+    *,
+    pos_weight: Tensor | None,
+    output_weights: Tensor | None,
+) -> Tensor:
+    r"""Return sums over outputs of losses that see each output as a binary problem, (M,).
+
+    .. math:: \ell_i = \sum_j v_j \big[u_j T_{ij}\, \ell^+(z_{ij}) + (1 - T_{ij})\, \ell^-(z_{ij})\big]
+
+    Args:
+        rows: (M, K) logits.
+        target: labels, whose own output alone is positive, or multi-hot.
+        positive, negative: :math:`\ell^+` and :math:`\ell^-`, element by element, with
+            :math:`\ell^+(\infty) = \ell^-(-\infty) = 0` and a derivative of 0 there.
+        pos_weight, output_weights: (K,) :math:`u` and :math:`v`, or None for 1.
+    """
+    if target.labels is not None and target.smoothing == 0:  # labels are never expanded to rows
+        label = target.labels[:, None]
+        own, others = positive(rows.gather(1, label))[:, 0], negative(rows.scatter(1, label, -torch.inf))
+        if pos_weight is not None:
+            own = own * pos_weight[target.labels]
+        if output_weights is not None:
+            own, others = own * output_weights[target.labels], others * output_weights
+        return own + others.sum(1)
+    ups, downs = target.sides(rows)
+    up = ups * positive(rows.masked_fill(ups == 0, torch.inf))
+    down = downs * negative(rows.masked_fill(downs == 0, -torch.inf))
+    both = (up if pos_weight is None else up * pos_weight) + down
+    return (both if output_weights is None else both * output_weights).sum(1)
+
+
+def softplus(z: Tensor) -> Tensor:
+    """Return log(1 + exp(z)); torch's default threshold of 20 is exact for float32 only."""
+    return F.softplus(z, threshold=40.0)
+
+
+def _sample_weights(targets: Targets, class_weights: Tensor | None) -> Tensor | None:
+    """What each sample weighs by its class, (M,)."""
+    if class_weights is None:
+        return None
+    if targets.labels is not None:
+        return class_weights[targets.labels]
+    assert targets.dense is not None
+    if targets.dense.shape[1] == 1:  # one binary output: two classes
+        return class_weights[0] + targets.dense[:, 0] * (class_weights[1] - class_weights[0])
+    return targets.dense @ class_weights
+
+
+def _mixed(targets: Targets, class_weights: Tensor | None, smoothing: float, link: Link) -> Targets:
+    """Dense targets with smoothing and class weights in them: a soft target mixes samples of its classes."""
+    T = targets.dense
+    assert T is not None
+    if link == "softmax":
+        T = T if class_weights is None else T * class_weights
+        if smoothing:
+            T = (1 - smoothing) * T + smoothing / T.shape[1] * T.sum(1, keepdim=True)
+        return targets._replace(dense=T)
+    if smoothing:
+        T = (1 - smoothing) * T + smoothing / 2
+    others = 1 - T
+    if class_weights is not None:
+        T, others = T * class_weights[1], others * class_weights[0]
+    if targets.ignored is not None:
+        T, others = T.masked_fill(targets.ignored, 0.0), others.masked_fill(targets.ignored, 0.0)
+    return targets._replace(dense=T, others=others)
+
+
+def _buffer(name: str, value: Vector | None, low: float) -> Tensor | None:
+    """A module's own copy of a vector, floating, after refusing what can be none."""
+    if value is None:
+        return None
+    buffer = torch.as_tensor(value).detach().clone()
+    if buffer.dtype not in FLOATS + INTEGERS:
+        raise TypeError(f"{name} must be of a floating or integer dtype, got {dtype_name(buffer.dtype)}")
+    if buffer.dim() != 1:
+        raise ValueError(f"{name} must have one value per class, got shape {tuple(buffer.shape)}")
+    buffer = buffer if buffer.is_floating_point() else buffer.to(torch.get_default_dtype())
+    check_finite(name, buffer, low=low)
+    return buffer
+
+
+def _constant_solution(loss: Loss, start: Tensor, counts: Tensor, num_samples: int | None) -> Tensor:
+    """The logits (K,) float64 that minimise a sum over samples if all samples have the same."""
+    size = len(counts)
+    plain = copy.deepcopy(loss).double()
+    labels = torch.arange(size)
+    rows = torch.cat([torch.eye(size), torch.zeros(1, size)]).double()  # one positive each, then none
+    share = counts / (counts.sum() if num_samples is None else num_samples)
+    adjustment = plain.logit_adjustment
+    bias = (start if adjustment is None else start - adjustment.double()).requires_grad_()
+    optimizer = torch.optim.LBFGS(
+        [bias], max_iter=1000, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def objective() -> Tensor:
+        if num_samples is None:
+            return share @ plain.per_sample(bias.expand(size, size), labels)
+        each = plain.per_sample(bias.expand(size + 1, size), rows)
+        return each[-1] + share @ (each[:-1] - each[-1])
+
+    def closure() -> float:
+        optimizer.zero_grad()
+        value = objective()
+        value.backward()  # type: ignore[no-untyped-call]
+        return float(value.detach())
+
+    with torch.enable_grad():
+        optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return bias.detach()

@@ -1,0 +1,84 @@
+"""Making losses by name, from options, and from class counts where those are needed."""
+
+from typing import Any, get_args
+
+from torch import Tensor
+
+from steelyard._common.text import nearest
+from steelyard.losses.base import Loss, Vector
+from steelyard.losses.presets import PRESETS
+from steelyard.losses.registry import LOSSES, find_loss
+from steelyard.weights.class_weights import Scheme
+from steelyard.weights.class_weights import class_weights as weights_of
+from steelyard.weights.counts import Counts
+
+
+def list_losses() -> list[str]:
+    """Return the names that :func:`create_loss` knows: losses, then presets, each in order.
+
+    Example:
+        >>> list_losses()[:4]
+        ['focal', 'lgl-inr', 'logistic', 'softmax']
+    """
+    return sorted(LOSSES) + sorted(PRESETS)
+
+
+def create_loss(
+    name: str,
+    *,
+    class_counts: Counts | None = None,
+    class_weights: Vector | Scheme | None = None,
+    **options: Any,
+) -> Loss:
+    """Return a loss module by its name; an underscore is as good as a hyphen.
+
+    Args:
+        name: one of :func:`list_losses`.
+        class_counts: K training samples of each class, as :func:`~steelyard.class_weights` takes them. Needed
+            for a scheme of weights and by presets such as ``balanced-softmax``.
+        class_weights: (K,) weight of the samples of each class, or a scheme such as ``"inverse"`` that makes them
+            from the counts. Default: none.
+        **options: further options of the loss.
+
+    Returns:
+        The module: ``loss(logits, target)``.
+
+    Raises:
+        ValueError: an unknown name or scheme (the nearest is named), a value that the loss refuses, or counts that
+            are needed and not given.
+        TypeError: an option that the loss does not have (its options are listed).
+
+    Example:
+        >>> import torch
+        >>> create_loss("lgl-inr", beta=5.0)(torch.zeros(4, 3), torch.tensor([0, 1, 1, 2]))
+        tensor(1.3863)
+        >>> create_loss("softmax", class_counts=[900, 90, 10], class_weights="inverse").class_weights
+        tensor([0.0297, 0.2970, 2.6733])
+    """
+    preset = PRESETS.get(name.replace("_", "-")) if isinstance(name, str) else None
+    if preset is None:
+        loss, made = find_loss(name), {}
+    else:
+        loss, made = find_loss(preset.loss), dict(preset.options)
+        if preset.of_counts is not None:
+            if class_counts is None:
+                raise ValueError(f"class_counts must be given for {name!r}, which is made from them")
+            made |= preset.of_counts(class_counts)
+    if class_weights is not None:
+        options["class_weights"] = _weights(class_weights, class_counts)
+    both = sorted(set(made) & set(options))
+    if both:
+        raise TypeError(f"{name} chooses {both[0]} by itself; {loss.name} takes another one")
+    return loss(**made, **options)
+
+
+def _weights(class_weights: Vector | str, class_counts: Counts | None) -> Vector | Tensor:
+    if not isinstance(class_weights, str):
+        return class_weights
+    schemes = get_args(Scheme)
+    if class_weights not in schemes:
+        near = nearest(class_weights, schemes)
+        raise ValueError(f"unknown weight scheme {class_weights!r}{near}; choose from {', '.join(schemes)}")
+    if class_counts is None:
+        raise ValueError(f"class_counts must be given for class_weights {class_weights!r}, got None")
+    return weights_of(class_counts, class_weights)  # type: ignore[arg-type]

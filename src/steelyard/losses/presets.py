@@ -1,0 +1,47 @@
+"""Losses that are combinations of existing parts: a line each, and the source that named it."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from steelyard.weights.adjustments import logit_adjustment
+from steelyard.weights.class_weights import class_weights
+from steelyard.weights.counts import Counts
+
+
+@dataclass(frozen=True)
+class Preset:
+    """A loss of the registry with some of its options chosen.
+
+    Attributes:
+        loss: its name.
+        source: who proposed the combination.
+        options: fixed ones.
+        of_counts: those that are made from the class counts.
+    """
+
+    loss: str
+    source: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    of_counts: Callable[[Counts], dict[str, Any]] | None = None
+
+
+PRESETS: dict[str, Preset] = {
+    "balanced-softmax": Preset(
+        "softmax",
+        "Ren et al., NeurIPS 2020; Menon et al., ICLR 2021 (logit adjustment, tau = 1)",
+        of_counts=lambda counts: {"logit_adjustment": logit_adjustment(counts)},
+    ),
+    "class-balanced": Preset(
+        "softmax",
+        "Cui et al., CVPR 2019 (effective number, beta = 0.999)",
+        of_counts=lambda counts: {"class_weights": class_weights(counts, "effective_number", beta=0.999)},
+    ),
+    "class-balanced-focal": Preset(
+        "focal",
+        "Cui et al., CVPR 2019 (effective number, beta = 0.999, on the sigmoid focal loss)",
+        {"link": "logistic"},
+        of_counts=lambda counts: {"class_weights": class_weights(counts, "effective_number", beta=0.999)},
+    ),
+    "sigmoid-focal": Preset("focal", "Lin et al., ICCV 2017", {"link": "logistic"}),
+}

@@ -1,0 +1,70 @@
+"""Softmax loss (SML): cross-entropy over softmax."""
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from steelyard.losses.base import NORMALIZATIONS, Loss, Normalization, function_of, option
+from steelyard.losses.registry import register
+from steelyard.targets import Targets
+
+_NONE = torch.iinfo(torch.int64).min  # the ignored are taken care of: no label is special to torch
+
+
+def softmax(z: Tensor, target: Targets) -> Tensor:
+    r"""Return the cross-entropies :math:`-\sum_j T_{ij} \log \mathrm{softmax}(z_i)_j`, (M,) of (M, K) logits."""
+    if target.dense is not None:
+        return F.cross_entropy(z, target.dense, reduction="none")
+    assert target.labels is not None
+    return F.cross_entropy(
+        z, target.labels, ignore_index=_NONE, reduction="none", label_smoothing=target.smoothing
+    )
+
+
+@register
+class SoftmaxLoss(Loss):
+    r"""Softmax loss (SML): cross-entropy with one weight per class.
+
+    .. math:: \ell_i = w_{y_i} \Big[-(1-\epsilon) \log p_{i y_i} - \tfrac{\epsilon}{K} \sum_j \log p_{ij}\Big],
+        \qquad p_i = \mathrm{softmax}(z_i)
+
+    with :math:`w` = ``class_weights`` and :math:`\epsilon` = ``label_smoothing``. The loss is torch's
+    :func:`~torch.nn.functional.cross_entropy`, with two differences. Torch's weighted mean divides by the weights
+    of the batch, which cancels them in a batch of one class (or one sample) and makes accumulated micro-batches
+    differ from the whole batch: ``normalization`` offers the alternatives. And under ``label_smoothing`` the
+    weight multiplies the sample's whole loss, so that every sample's optimum is the smoothed label
+    whatever the weights; torch also weights the smoothing mass class by class, which moves the optimum towards
+    heavy classes.
+
+    A soft target (N, K), whose rows sum to 1, is a mixture of samples of each class, as mixup makes them:
+    :math:`\sum_k T_{ik} w_k \ell(z_i, k)`. A class of target 0 adds nothing.
+
+    Args:
+        class_weights, logit_adjustment: (K,); tensor or sequence. Default: none.
+        label_smoothing, ignore_index, reduction, normalization, class_dim, validate: see
+            :class:`~steelyard.losses.base.Loss`.
+
+    Source:
+        Li, Li, Pan, Zhu, AAAI 2020 (SML, with class-wise reweighting).
+
+    Example:
+        >>> loss = SoftmaxLoss(class_weights=[1.0, 3.0], normalization="count")
+        >>> loss(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+        tensor(1.1032)
+    """
+
+    name = "softmax"
+    link = "softmax"
+    formula = staticmethod(softmax)
+    law_text = "wⱼNⱼ (1 − P[j,j]) = Σₖ≠ⱼ wₖNₖ P[k,j]: the weighted counts are the stationary distribution of P"
+
+    normalization: Normalization = option(
+        "weights",
+        'what ``"mean"`` divides by: ``"weights"``, the sum of the weights of the samples, as torch does; '
+        '``"count"``, the number of samples not ignored; ``"none"``, nothing.',
+        kind="choice",
+        choices=NORMALIZATIONS,
+    )
+
+
+softmax_loss = function_of(SoftmaxLoss, "softmax_loss")

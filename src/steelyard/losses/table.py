@@ -1,0 +1,58 @@
+"""A table of all losses, made from what each says of itself: for the documentation and the command line."""
+
+import inspect
+import re
+
+from steelyard.losses.base import Loss
+from steelyard.losses.presets import PRESETS
+from steelyard.losses.registry import LOSSES
+
+
+def loss_rows() -> list[dict[str, str]]:
+    """Return one row for each loss of the registry, then for each preset: name, link, targets, options, source.
+
+    Example:
+        >>> [row["name"] for row in loss_rows() if row["targets"] == "labels"]
+        ['lgl-inr']
+    """
+    rows = [_row(LOSSES[name]) for name in sorted(LOSSES)]
+    for name, preset in sorted(PRESETS.items()):
+        made = [f"`{key}={value}`" for key, value in preset.options.items()]
+        made += ["what its `class_counts` give"] if preset.of_counts is not None else []
+        row = _row(LOSSES[preset.loss], preset.options.get("link"))
+        options = f"`{preset.loss}`: {', '.join(made)}"
+        rows.append(row | {"name": name, "options": options, "source": preset.source})
+    return rows
+
+
+def loss_table() -> str:
+    """Return the rows as a Markdown table."""
+    rows = loss_rows()
+    keys = list(rows[0])
+    lines = ["| " + " | ".join(keys) + " |", "|" + "---|" * len(keys)]
+    for row in rows:
+        cells = [f"`{row['name']}`", *(row[key] for key in keys[1:])]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _row(loss: type[Loss], fixed_link: str | None = None) -> dict[str, str]:
+    link = loss.options.get("link")
+    links = [fixed_link] if fixed_link else [loss.link] if link is None else list(link.choices)
+    targets = list(dict.fromkeys(kind for one in links for kind in loss.takes_under(one)))  # type: ignore[arg-type]
+    vectors = [key for key, one in loss.options.items() if one.kind == "vector" and key != "logit_adjustment"]
+    options = [f"`{key}={loss.options[key].default}`" for key in loss.own if loss.options[key].kind != "vector"]
+    return {
+        "name": loss.name,
+        "link": ", ".join(links),
+        "targets": ", ".join(targets),
+        "weights": ", ".join(f"`{key}`" for key in sorted(vectors)),
+        "options": ", ".join(options) or "none of its own",
+        "source": _source(loss),
+    }
+
+
+def _source(loss: type[Loss]) -> str:
+    text = inspect.cleandoc(loss.__doc__ or "")
+    found = re.search(r"^Source:\n((?:    .*\n?)+)", text, re.MULTILINE)
+    return " ".join(found[1].split()).rstrip(".") if found else "not named"

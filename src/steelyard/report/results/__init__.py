@@ -1,0 +1,52 @@
+"""What results on disk hold, as typed objects: made by who measures, written as JSON, read and checked here."""
+
+from steelyard.report.results.arrays import read_confusions
+from steelyard.report.results.audit import Audit
+from steelyard.report.results.claim import (
+    Claim,
+    Conclusion,
+    Held,
+    Leaderboard,
+    Number,
+    Points,
+    PointsFigure,
+    Standing,
+)
+from steelyard.report.results.comparison import (
+    ComparedData,
+    ComparedLoss,
+    Comparison,
+    Epoch,
+    Metric,
+    Run,
+    Summary,
+    Trial,
+)
+from steelyard.report.results.forecast import ForecastResults
+from steelyard.report.results.parts import Environment, Estimate, Numbers, Sides
+
+__all__ = [
+    "Audit",
+    "Claim",
+    "ComparedData",
+    "ComparedLoss",
+    "Comparison",
+    "Conclusion",
+    "Environment",
+    "Epoch",
+    "Estimate",
+    "ForecastResults",
+    "Held",
+    "Leaderboard",
+    "Metric",
+    "Number",
+    "Numbers",
+    "Points",
+    "PointsFigure",
+    "Run",
+    "Sides",
+    "Standing",
+    "Summary",
+    "Trial",
+    "read_confusions",
+]
