@@ -9,6 +9,7 @@ from torch import Tensor
 from steelyard.auditing.stated import Stated
 from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.implied import ImpliedWeights, implied_weights
+from steelyard.balance.means import MeanConfusion
 
 
 class Confusion(Protocol):
@@ -87,20 +88,106 @@ class EffectiveConfusion:
         return (mean + own.double()).masked_fill((counts == 0)[:, None], torch.nan)
 
 
-def implied_by(confusion: Confusion, counts: Tensor, tolerance: float) -> ImpliedWeights:
-    r"""Class weights that make the law of a loss hold that does not change when all logits shift.
+class SmoothedConfusion:
+    r"""The same for torch's cross-entropy with weights and label smoothing, which weighs the smoothing by columns.
 
-    Its rows of E sum to 1, so that :math:`1 + (E - 1) / c` is a Markov chain whose stationary distribution is the
-    weighted class counts, whatever c; c makes its diagonal non-negative.
+    .. math:: E_k = e_k + (1 - \epsilon) (P_k - e_k) + \frac{\epsilon}{K N_k} \sum_m N_m (P_m - e_k)
+
+    for then :math:`\sum_k w_k N_k (E_k - e_k)` is the gradient whatever the weights are, although they stand in it
+    twice. All classes have samples.
+
+    Args:
+        metric: the mean confusion, updated elsewhere.
+        epsilon: the label smoothing.
+        class_counts: (K,) training samples of each class.
+    """
+
+    def __init__(self, metric: MeanConfusion, epsilon: float, class_counts: Tensor) -> None:
+        self.metric, self.epsilon, self.counts, self.folds = metric, epsilon, class_counts, metric.folds
+
+    def compute(self) -> Tensor:
+        """(K, K) float64."""
+        return self._of(self.metric.compute())
+
+    @property
+    def class_counts(self) -> Tensor:
+        """(K,) int64 samples of each class."""
+        return self.metric.class_counts
+
+    def standard_error(self) -> Tensor:
+        """(K, K), of the own rows of P; those of the others come in the share of the smoothing only."""
+        return (1 - self.epsilon) * self.metric.standard_error()
+
+    def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """E and class counts without the first fold, without the second, and so on."""
+        for P, counts in self.metric.replicates():
+            yield self._of(P), counts
+
+    def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Standard error of a function of E and class counts, as :meth:`MeanConfusion.jackknife`."""
+        return self.metric.jackknife(lambda P, counts: statistic(self._of(P), counts))
+
+    def _of(self, P: Tensor) -> Tensor:
+        own, N = torch.eye(len(P), dtype=P.dtype), self.counts
+        smoothing = (N @ P.nan_to_num(0.0) - N.sum() * own) / (len(P) * N[:, None])
+        return own + (1 - self.epsilon) * (P - own) + self.epsilon * smoothing
+
+
+def implied_by(confusion: Confusion, counts: Tensor, tolerance: float) -> ImpliedWeights:
+    r"""Class weights under which the law holds: :math:`a (E - 1) = 0` with :math:`a_k = w_k N_k`.
+
+    Where the rows of E sum to 1 and no push is negative, :math:`1 + (E - 1) / c` is a Markov chain, whose
+    stationary distribution is a, whatever c; c makes its diagonal non-negative. Else a is the null vector of each group of
+    classes that communicate: NaN where that is not positive.
     """
     E = confusion.compute()
-    scale = max(1.0, float((1 - E.diagonal()).nan_to_num(0.0).max()))
+    eye = torch.eye(len(E), dtype=E.dtype)
+    observed = ~E.isnan().any(1) & (counts > 0)
+    rates = (E - eye)[observed]
+    scale = max(1.0, float(-(rates * eye[observed]).min()))
+    is_chain = bool((rates.sum(1).abs() < 1e-4).all()) and bool((rates + scale * eye[observed] >= -1e-12).all())
 
     def chain(values: Tensor) -> Tensor:
-        eye = torch.eye(len(values), dtype=values.dtype)
         return values if scale == 1 else eye + (values - eye) / scale
 
-    replicates = None
-    if confusion.folds > 1:
-        replicates = ((chain(part), samples) for part, samples in confusion.replicates())
-    return implied_weights(chain(E), counts, tolerance=tolerance, replicates=replicates)
+    replicates = list(confusion.replicates()) if confusion.folds > 1 and not is_chain else None
+    if is_chain:
+        parts = ((chain(part), n) for part, n in confusion.replicates()) if confusion.folds > 1 else None
+        return implied_weights(chain(E).clamp(min=0), counts, tolerance=tolerance, replicates=parts)
+    groups = _groups(rates[:, observed].abs() > tolerance, observed.nonzero()[:, 0])
+    logs = (
+        None if replicates is None else torch.stack([_null(part, counts, groups).log() for part, _ in replicates])
+    )
+    return ImpliedWeights(
+        _null(E, counts, groups),
+        tuple(tuple(group.tolist()) for group in groups),
+        tuple(1.0 if len(group) == 1 else torch.nan for group in groups),
+        tuple(torch.nan for _ in groups),
+        tolerance,
+        (len(E) - 1) ** 2,
+        logs,
+    )
+
+
+def _groups(connected: Tensor, places: Tensor) -> list[Tensor]:
+    """Classes that reach each other, largest group first."""
+    reach = (connected | torch.eye(len(connected), dtype=torch.bool)).double()
+    for _ in range(max(1, len(connected).bit_length())):
+        reach = (reach @ reach > 0).double()
+    first = (reach * reach.T).argmax(1)
+    return sorted((places[first == k] for k in torch.unique(first).tolist()), key=len, reverse=True)
+
+
+def _null(E: Tensor, counts: Tensor, groups: list[Tensor]) -> Tensor:
+    weights = torch.full_like(counts, torch.nan)
+    for group in groups:
+        inside = E[group][:, group] - torch.eye(len(group), dtype=E.dtype)
+        if bool(inside.isnan().any()):
+            continue
+        columns = inside / inside.diagonal().abs().clamp(min=1e-300)
+        a = torch.linalg.svd(columns.T).Vh[-1] if len(group) > 1 else torch.ones(1, dtype=E.dtype)
+        a = a / a.sum()
+        if bool((a > 0).all()):
+            share = a / counts[group]
+            weights[group] = share * counts[group].sum()
+    return weights

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_choice, check_logits, check_target
-from steelyard.auditing.effective import Confusion, EffectiveConfusion
+from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
 from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.means import Link, MeanConfusion, logistic_statistics
@@ -69,11 +69,7 @@ class Evidence:
             name: MeanConfusion(self.num_classes, link=name, folds=folds, ignore_index=self.ignore_index)
             for name in links
         }
-        self.ledgers = (
-            {}
-            if stated.closed
-            else {power: GradientLedger(setup, num_classes, folds=folds) for power, setup in stated.powers.items()}
-        )
+        self.ledger = None if stated.closed else GradientLedger(stated.setup, num_classes, folds=folds)
         self.rows = self.invalid = 0
         self.first_invalid: int | None = None
         self.notes: tuple[str, ...] = ()
@@ -110,8 +106,8 @@ class Evidence:
             alone = self.stated.binary or self.link == "logistic"
             one = alone or bool(((rows.sum(1) - 1).abs() < 1e-3).all())
             self._like_probabilities = self._like_probabilities and unit and one
-        for ledger in self.ledgers.values():
-            ledger.update(rows, labels)
+        if self.ledger is not None:
+            self.ledger.update(rows, labels)
         z = self.stated.as_trained(rows)
         for metric in self.metrics.values():
             metric.update(z, labels)
@@ -150,11 +146,13 @@ class Evidence:
         """The mean confusion of the audited link."""
         return self.metrics[self.link]
 
-    def own(self, power: int = 1) -> Confusion:
-        """What the law of the stated loss is asked of, were its weights those that are stated to this power."""
-        if self.stated.closed:
+    def own(self, class_counts: Tensor) -> Confusion:
+        """What the law of the stated loss is asked of, for a training set of these counts."""
+        if self.ledger is None:
             return self.metric
-        return EffectiveConfusion(self.ledgers.get(power, self.ledgers[1]), self.stated)
+        if self.stated.column_smoothing and bool((class_counts > 0).all()):
+            return SmoothedConfusion(self.metric, self.stated.column_smoothing, class_counts)
+        return EffectiveConfusion(self.ledger, self.stated)
 
     @property
     def mean_confusion(self) -> Tensor:
@@ -167,7 +165,8 @@ class Evidence:
     @property
     def mean_of_negatives(self) -> Tensor:
         """(K,) mean probability of each output over its negatives; for multi-hot targets."""
-        return self._together[2] / self.ledgers[1].class_counts[0]
+        assert self.ledger is not None
+        return self._together[2] / self.ledger.class_counts[0]
 
     @property
     def sample(self) -> tuple[Tensor, Tensor]:

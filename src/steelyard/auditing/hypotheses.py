@@ -6,7 +6,7 @@ from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steelyard.auditing.effective import Confusion, implied_by
 from steelyard.auditing.findings import Hypothesis, Numbers, Refit
@@ -18,6 +18,7 @@ from steelyard.balance.flows import HardClasses, hard_classes, ledger, trades
 from steelyard.balance.implied import AppliedPower, ImpliedWeights
 from steelyard.balance.laws import Balance, lgl_inr_law, one_vs_all_law, softmax_law
 from steelyard.balance.means import Link
+from steelyard.balance.setup import TrainingSetup
 from steelyard.weights.adjustments import batch_presence
 
 Law = Callable[[Tensor, Tensor | None], Balance]
@@ -29,20 +30,20 @@ class Scales:
     def __init__(self, evidence: Evidence, counts: Tensor, names: tuple[str, ...], tolerance: float) -> None:
         self.evidence, self.statement = evidence, evidence.stated
         self.counts, self.names, self.tolerance = counts, names, tolerance
-        self.P, self.E = evidence.mean_confusion, evidence.own().compute()
+        self.P, self.own = evidence.mean_confusion, evidence.own(counts)
+        self.E = self.own.compute()
         self.folded = evidence.metric.folds > 1
 
     def report(self) -> AuditReport:
         statement, link = self.statement, self.statement.link
-        own = self.evidence.own()
         hypotheses = self.hypotheses()
-        error = own.standard_error()
+        error = self.own.standard_error()
         numbers = Numbers(
             statement=statement,
             names=self.names,
             rows=self.evidence.rows,
             dropped=self.evidence.invalid,
-            samples=tuple(own.class_counts.tolist()),
+            samples=tuple(self.own.class_counts.tolist()),
             class_counts=self.counts,
             balance=self.stated(self.E, error if statement.in_negative is None and self.folded else None),
             hypotheses=hypotheses,
@@ -85,20 +86,19 @@ class Scales:
 
     def hypotheses(self) -> tuple[Hypothesis, ...]:
         """The statement, and what else could have happened."""
-        s, own = self.statement, self.evidence.own
-        result = [self.weigh("as stated", own(), s.link, self.stated)]
+        s, own = self.statement, self.own
+        result = [self.weigh("as stated", own, s.link, self.stated)]
         total, u = s.total, s.pos_weight
         if s.in_negative is None and s.weighted:
-            result.append(self.weigh("no weights", own(0), s.link, self.law(s.link, None)))
+            result.append(self.weigh("no weights", own, s.link, self.law(s.link, None)))
             twice = self.law(s.link, _power(total, 2), _power(u, 2))
-            result.append(self.weigh("twice", own(2), s.link, twice))
+            result.append(self.weigh("twice", own, s.link, twice))
             if len(s.parts) > 1:
                 for part, weights in s.parts.items():
-                    where = own(1 if part == "class weights" else 0)
-                    result.append(self.weigh(f"only the {part}", where, s.link, self.law(s.link, weights)))
+                    result.append(self.weigh(f"only the {part}", own, s.link, self.law(s.link, weights)))
             if self.order is not None:
                 moved = self.law(s.link, total[self.order])  # type: ignore[index]
-                result.append(self.weigh("other order", own(0 if 0 in s.powers else 1), s.link, moved))
+                result.append(self.weigh("other order", own, s.link, moved))
         if not s.binary:
             result += [
                 self.weigh(name, self.evidence.metrics[link], link, law)
@@ -129,7 +129,7 @@ class Scales:
 
     @cached_property
     def implied(self) -> ImpliedWeights:
-        return implied_by(self.evidence.own(), self.counts, self.tolerance)
+        return implied_by(self.own, self.counts, self.tolerance)
 
     @cached_property
     def order(self) -> Tensor | None:
@@ -164,7 +164,7 @@ class Scales:
             ]
             return grid[int(torch.tensor(misfits).argmin())]
 
-        error = float(self.evidence.own().jackknife(best)) if self.folded else math.nan
+        error = float(self.own.jackknife(best)) if self.folded else math.nan
         return AppliedPower(float(best(self.E)), error)
 
     def frequency_power(self) -> AppliedPower | None:
@@ -188,12 +188,15 @@ class Scales:
         law = self.law("logistic", self.statement.total)(self.E, None)
         return (law.push_down / law.pull_up).masked_fill(self.counts == 0, torch.nan)
 
-    def refit(self, hypotheses: tuple[Hypothesis, ...]) -> Refit:
-        """What new scale and shifts would gain, under the weights that the model fits best."""
+    def refit(self, hypotheses: tuple[Hypothesis, ...]) -> Refit | None:
+        """What new scale and shifts would gain, under the weights that the model fits best; None where those stand
+        in the formula of a loss that has not these weights."""
         s = self.statement
-        own = [h for h in hypotheses if h.name in ("as stated", "no weights", "other order")]
+        own = [h for h in hypotheses if h.name in ("as stated", "no weights", "twice", "other order")]
         best = min(own, key=lambda h: h.misfit).name
         total, u = (None, None) if best == "no weights" else (s.total, s.pos_weight)
+        if best == "twice":
+            total, u = _power(total, 2), _power(u, 2)
         if best == "other order" and total is not None:
             total = total[self.order]
         logits, target = self.evidence.sample
@@ -204,8 +207,14 @@ class Scales:
         if s.closed:
             logits = s.as_trained(logits)
             loss = softmax if s.link == "softmax" else one_vs_all(u)
+        elif best != "as stated" and s.column_smoothing:
+            weight = None if total is None else total.float()
+            loss = TrainingSetup(nn.CrossEntropyLoss(weight=weight, label_smoothing=s.column_smoothing)).per_sample
+            logits = s.as_trained(logits)
+        elif best != "as stated" and s.setup.pos_weight is not None:
+            return None
         else:
-            loss = s.powers.get(0 if best == "no weights" else 1, s.setup).per_sample
+            loss = s.setup.per_sample
         return refit(logits, target, weights[target], loss)
 
     def spread(self) -> float:

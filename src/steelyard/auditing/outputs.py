@@ -9,11 +9,12 @@ from torch import Tensor
 from steelyard.auditing.findings import Hypothesis, Numbers, Refit
 from steelyard.auditing.gather import Evidence
 from steelyard.auditing.judge import judge
-from steelyard.auditing.refit import refit
+from steelyard.auditing.refit import PerSample, one_vs_all, refit
 from steelyard.auditing.report import AuditReport
 from steelyard.balance.implied import AppliedPower
 from steelyard.balance.laws import Balance
 
+_TIMES = {"as stated": 1, "no weights": 0, "twice": 2}
 _POWERS = torch.linspace(-1, 3, 81, dtype=torch.float64)
 
 
@@ -27,7 +28,8 @@ def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[
     Raises:
         ValueError: counts of another training set, which do not say how many negatives it had.
     """
-    ledger, stated = evidence.ledgers[1], evidence.stated
+    ledger, stated = evidence.ledger, evidence.stated
+    assert ledger is not None
     counts = ledger.class_counts
     if class_counts is not None and not torch.equal(class_counts, counts[1].double()):
         raise ValueError(
@@ -82,7 +84,7 @@ def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[
         power=power,
         frequency_power=None,
         order=None,
-        refit=_refit(evidence),
+        refit=_refit(evidence, _TIMES[min(hypotheses, key=lambda h: h.misfit).name]),
         spread=float((P.diagonal() - evidence.mean_of_negatives).abs().nan_to_num(0.0).max()),
         mean_row_sum=None,
         trades=(),
@@ -93,11 +95,21 @@ def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[
     return AuditReport(judge(numbers), numbers, P, torch.stack([-balance.push_down, balance.pull_up]))
 
 
-def _refit(evidence: Evidence) -> Refit | None:
-    """None where every sample has an output that counts for nothing, of which the loss has no part."""
-    logits, target = evidence.sample
+def _refit(evidence: Evidence, power: int) -> Refit | None:
+    """What new scale and shifts would gain, under the stated weights of positives to the power that fits best.
+
+    None where every sample has an output that counts for nothing, of which the loss has no part, and where the
+    weights stand in the formula of a loss of another kind.
+    """
+    (logits, target), stated = evidence.sample, evidence.stated
     whole = (target != evidence.ignore_index).all(1)
+    u = stated.pos_weight
+    loss: PerSample = stated.setup.per_sample
+    if u is not None and power != 1:
+        if stated.setup.reading.closed != "logistic":
+            return None
+        loss, logits = one_vs_all(u**power), stated.as_trained(logits)
     if not bool(whole.any()):
         return None
     ones = torch.ones(int(whole.sum()), dtype=torch.float64)
-    return refit(logits[whole], target[whole].double(), ones, evidence.stated.setup.per_sample)
+    return refit(logits[whole], target[whole].double(), ones, loss)

@@ -93,16 +93,12 @@ class Stated:
         )
 
     @property
-    def powers(self) -> dict[int, TrainingSetup]:
-        """The setup by the power that its class weights may have acted with: 1, and where they are in the gradient
-        itself 0 and 2. Torch's cross-entropy smooths with the weights of the columns."""
+    def column_smoothing(self) -> float:
+        """The label smoothing of torch's cross-entropy with weights, which weighs it by columns; 0 for others."""
         loss = self.setup.loss
-        if not isinstance(loss, nn.CrossEntropyLoss) or loss.weight is None or not loss.label_smoothing:
-            return {1: self.setup}
-        options = {"label_smoothing": loss.label_smoothing, "ignore_index": loss.ignore_index}
-        others = {p: nn.CrossEntropyLoss(weight=loss.weight**p, **options) for p in (0, 2)}  # type: ignore[arg-type]
-        adjustment = self.setup.logit_adjustment
-        return {1: self.setup} | {p: TrainingSetup(o, logit_adjustment=adjustment) for p, o in others.items()}
+        if not isinstance(loss, nn.CrossEntropyLoss) or loss.weight is None:
+            return 0.0
+        return float(loss.label_smoothing)
 
     def as_trained(self, rows: Tensor) -> Tensor:
         """(N, columns) logits as the (N, K) of a closed law: with what training added, one output as (0, z)."""

@@ -87,7 +87,7 @@ def clause(hypothesis: Hypothesis, numbers: Numbers) -> str:
 def headline(findings: tuple[Finding, ...], numbers: Numbers) -> str:
     """The whole audit in one line."""
     faults = [finding.code.replace("_", " ") for finding in findings if finding.fault]
-    said = f"Audit of a {numbers.statement.text}, {sum(numbers.samples)} samples, {len(numbers.names)} classes: "
+    said = f"Audit of a {numbers.statement.text}, {numbers.rows} samples, {len(numbers.names)} classes: "
     return said + (f"{listed(faults)}." if faults else "no fault found.")
 
 
