@@ -1,5 +1,6 @@
 """Losses for imbalanced classification and the balance laws that say what class weights did."""
 
+from steelyard.balance.setup import TrainingSetup
 from steelyard.correction import correct_logits
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
@@ -13,6 +14,7 @@ __all__ = [
     "LGLINRLoss",
     "LogisticLoss",
     "SoftmaxLoss",
+    "TrainingSetup",
     "batch_presence",
     "class_weights",
     "correct_logits",

@@ -1,9 +1,11 @@
 """One clear sentence for every bad argument of the losses; no arithmetic lives here."""
 
 import math
+import numbers
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -11,6 +13,7 @@ from steelyard._common.private_torch import is_transformed
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+Vector = Tensor | np.ndarray[Any, np.dtype[Any]] | Sequence[float]
 Beta = float | Literal["auto"]
 
 
@@ -104,6 +107,67 @@ def check_finite(name: str, values: Tensor, *, low: float = -math.inf) -> None:
         position = int(bad.nonzero()[0])
         limit = " and not negative" if low == 0 else ""
         raise ValueError(f"{name} must be finite{limit}, got {float(values[position])} at position {position}")
+
+
+def check_vector(
+    name: str,
+    values: Vector,
+    size: int | None = None,
+    *,
+    low: float = -math.inf,
+    positive: bool = False,
+    dtype: torch.dtype = torch.float64,
+    device: torch.device | str = "cpu",
+) -> Tensor:
+    """Return a vector of finite numbers as a new tensor, or refuse it in one sentence.
+
+    Args:
+        name: of the argument, for the sentence.
+        values: tensor, NumPy array or sequence of numbers; bool and complex are none.
+        size: how many there must be. Default: any number, at least one.
+        low: least value that is accepted: 0 for weights.
+        positive: refuse 0 too.
+        dtype, device: of the result.
+
+    Returns:
+        (size,) tensor without a gradient.
+
+    Raises:
+        TypeError: something else than a vector of real numbers.
+        ValueError: another length, or a value that is not accepted.
+
+    Example:
+        >>> check_vector("class_weights", [1, 3.0], 2, low=0)
+        tensor([1., 3.], dtype=torch.float64)
+    """
+    expected = "(K,)" if size is None else f"({size},)"
+    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
+        tensor = torch.tensor(values.astype(np.float64))
+    elif isinstance(values, Sequence) and not isinstance(values, str | bytes):
+        if not all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values):
+            odd = next(v for v in values if isinstance(v, bool) or not isinstance(v, numbers.Real))
+            raise TypeError(f"{name} must hold numbers, got a value of type {type(odd).__name__}")
+        tensor = torch.tensor([float(v) for v in values], dtype=torch.float64)
+    elif isinstance(values, Tensor) and values.dtype in FLOATS + INTEGERS:
+        tensor = values.detach()
+    else:
+        came = type(values).__name__
+        if isinstance(values, Tensor | np.ndarray):
+            came = f"{came} of dtype {str(values.dtype).removeprefix('torch.')}"
+        raise TypeError(f"{name} must be a tensor, an array or a sequence of numbers, got {came}")
+    if tensor.dim() != 1 or (len(tensor) == 0 if size is None else len(tensor) != size):
+        raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+    result = tensor.to(device=device, dtype=dtype, copy=True)
+    if values_readable(result, True):
+        for bad, rule in (
+            (~torch.isfinite(result), "be finite"),
+            (result < low, "not be negative" if low == 0 else f"be at least {low:g}"),
+            ((result <= 0) if positive else torch.zeros_like(result, dtype=torch.bool), "be positive"),
+        ):
+            if bool(bad.any()):
+                position = int(bad.nonzero()[0])
+                raise ValueError(f"{name} must {rule}, got {float(result[position]):g} at position {position}")
+    return result
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:

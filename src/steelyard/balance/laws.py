@@ -12,7 +12,15 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import Beta, check_beta, check_choice, check_logits, check_number, check_target
+from steelyard._common.checks import (
+    Beta,
+    check_beta,
+    check_choice,
+    check_logits,
+    check_number,
+    check_target,
+    check_vector,
+)
 from steelyard.losses.lgl_inr import in_negative_weights
 
 
@@ -193,7 +201,11 @@ def one_vs_all_law(
         tensor([0.0833, 0.0833], dtype=torch.float64)
     """
     P, mass = masses(mean_confusion, class_counts, class_weights)
-    u = torch.ones_like(mass) if pos_weight is None else _vector("pos_weight", pos_weight, len(P))
+    u = (
+        torch.ones_like(mass)
+        if pos_weight is None
+        else check_vector("pos_weight", pos_weight, len(P), low=0, device=P.device)
+    )
     coefficients = mass[:, None] * torch.where(torch.eye(len(P), dtype=torch.bool), u, 1.0)
     pull, push = u * mass * (1 - P.diagonal()), mass @ P - mass * P.diagonal()
     return Balance(*_decayed(pull, push, bias_decay), _error(coefficients, standard_error))
@@ -251,7 +263,7 @@ def lgl_inr_law(
     P = mean_confusion.double().masked_fill(absent, 0.0)
     pull = (1 - P.diagonal()).masked_fill(absent.diagonal(), 0.0)
     if pos_weight is not None:
-        pull = pull * _vector("pos_weight", pos_weight, len(P))
+        pull = pull * check_vector("pos_weight", pos_weight, len(P), low=0, device=P.device)
     if presence is not None:
         pull = pull * presence.double()
     false = P
@@ -319,10 +331,10 @@ def feature_law(
         raise ValueError('pos_weight belongs to link "logistic", got it with "softmax"')
     z, h = logits.detach().double(), features.detach().double()
     own = torch.nn.functional.one_hot(target.long(), size).bool()
-    w = torch.ones(size) if class_weights is None else _vector("class_weights", class_weights, size)
+    w = torch.ones(size) if class_weights is None else check_vector("class_weights", class_weights, size, low=0)
     a = w.to(z).gather(0, target.long())
     a = a / a.sum()
-    u = torch.ones(size) if pos_weight is None else _vector("pos_weight", pos_weight, size)
+    u = torch.ones(size) if pos_weight is None else check_vector("pos_weight", pos_weight, size, low=0)
     if link == "softmax":
         p = torch.softmax(z, 1)
         miss = 1 - p
@@ -367,22 +379,16 @@ def masses(mean_confusion: Tensor, class_counts: Tensor, class_weights: Tensor |
     float64. For the package's own modules."""
     if mean_confusion.dim() != 2 or mean_confusion.shape[0] != mean_confusion.shape[1]:
         raise ValueError(f"mean_confusion must have shape (K, K), got {tuple(mean_confusion.shape)}")
-    mass = _mass(class_counts, class_weights, len(mean_confusion))
+    mass = _mass(class_counts, class_weights, len(mean_confusion), mean_confusion.device)
     return mean_confusion.double().masked_fill((mass == 0)[:, None], 0.0), mass
 
 
-def _mass(class_counts: Tensor, class_weights: Tensor | None, size: int) -> Tensor:
-    mass = _vector("class_counts", class_counts, size)
+def _mass(
+    class_counts: Tensor, class_weights: Tensor | None, size: int, device: torch.device | str = "cpu"
+) -> Tensor:
+    mass = check_vector("class_counts", class_counts, size, low=0, device=device)
     if class_weights is not None:
-        mass = mass * _vector("class_weights", class_weights, size)
+        mass = mass * check_vector("class_weights", class_weights, size, low=0, device=device)
     if mass.sum() == 0:
         raise ValueError("class_counts times class_weights must not be all zero")
     return mass / mass.sum()
-
-
-def _vector(name: str, values: Tensor, size: int) -> Tensor:
-    if values.shape != (size,):
-        raise ValueError(f"{name} must have shape ({size},), got {tuple(values.shape)}")
-    if not bool((values >= 0).all()):
-        raise ValueError(f"{name} must not be negative or NaN, got {values.tolist()}")
-    return values.double()

@@ -1,22 +1,21 @@
 """The mean confusion of a classifier from its logits, at once or in a stream; its laws are in `laws`."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import Metric
 
 from steelyard._common.checks import check_choice, check_logits, check_target, compute_dtype
+from steelyard.balance.folded import FoldedSums, check_size
 from steelyard.targets import class_means
 
 Link = Literal["softmax", "logistic"]
 _DENSE = 256  # up to so many cells a product with their one-hot rows is faster than sums over sorted rows
 
 
-class MeanConfusion(Metric):
+class MeanConfusion(FoldedSums):
     r"""Mean confusion of a stream of batches, in memory that does not grow with the samples.
 
     .. math:: P_{kj} = \frac{1}{N_k} \sum_{i \in k} p_{ij}, \qquad
@@ -27,8 +26,8 @@ class MeanConfusion(Metric):
     additions is another.
 
     Args:
-        num_classes: K.
-        link: ``"softmax"`` or ``"logistic"``.
+        num_classes: K, the columns of the logits; 1 for one binary output with labels 0 and 1, whose P is (2, 1).
+        link: ``"softmax"`` or ``"logistic"``; one output is ``"logistic"``.
         ignore_index: label of positions that count for nothing.
         folds: keep the sums in so many parts, each class spread evenly over them, for :meth:`jackknife`: errors of
             anything that is made of P. Memory grows by K x K numbers for each.
@@ -53,51 +52,38 @@ class MeanConfusion(Metric):
                 [0.5000, 0.5000]], dtype=torch.float64)
     """
 
-    full_state_update = False
-    is_differentiable = False
-    fold_sums: Tensor
-    fold_counts: Tensor
     square_sums: Tensor
 
     def __init__(
         self, num_classes: int, *, link: Link, ignore_index: int = -100, folds: int = 1, **options: Any
     ) -> None:
-        super().__init__(**options)
-        for name, value in (("num_classes", num_classes), ("folds", folds)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
         check_choice("link", link, ("softmax", "logistic"))
-        self.num_classes, self.link, self.ignore_index, self.folds = num_classes, link, ignore_index, folds
-        sums = torch.zeros(folds, num_classes, num_classes, dtype=torch.float64)
-        self.add_state("fold_sums", sums, dist_reduce_fx="sum")
-        self.add_state("fold_counts", torch.zeros(folds, num_classes, dtype=torch.long), dist_reduce_fx="sum")
-        self.add_state("square_sums", torch.zeros_like(sums[0]), dist_reduce_fx="sum")
-        self.set_dtype(torch.float64)
+        rows = max(check_size("num_classes", num_classes), 2)
+        if num_classes == 1 and link == "softmax":
+            raise ValueError('link must be "logistic" for one output, got "softmax"')
+        identity = (int(link == "softmax"), ignore_index)
+        super().__init__(rows, num_classes, check_size("folds", folds), identity, **options)
+        self.num_classes, self.link, self.ignore_index = num_classes, link, ignore_index
+        self.add_state("square_sums", torch.zeros_like(self.fold_sums[0]), dist_reduce_fx="sum")
 
     def update(self, logits: Tensor, target: Tensor) -> None:
         """Add a batch."""
         check_logits(logits)
         if logits.shape[1] != self.num_classes:
             raise ValueError(f"logits must have {self.num_classes} columns, got {logits.shape[1]}")
-        check_target(logits, target, num_labels=self.num_classes, ignore_index=self.ignore_index, validate=None)
+        size = len(self.square_sums)
+        check_target(logits, target, num_labels=size, ignore_index=self.ignore_index, validate=None)
         rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes)
         rows, labels = rows.to(compute_dtype(rows)), target.long().reshape(-1)
         p = torch.softmax(rows, 1) if self.link == "softmax" else torch.sigmoid(rows)
-        # The ignored come last, in a segment of their own.
-        labels = labels.masked_fill(labels == self.ignore_index, self.num_classes)
-        cells = labels if self.folds == 1 else labels * self.folds + self._turn(labels)
-        cut, squares, counts = _segment_sums(p, cells, self.num_classes * self.folds, self.folds)
-        self.fold_sums += cut.reshape(self.num_classes, self.folds, self.num_classes).transpose(0, 1)
-        self.fold_counts += counts.reshape(self.num_classes, self.folds).T
+        # The ignored come last, in a segment of their own, with probabilities of 0: theirs may be NaN.
+        ignored = labels == self.ignore_index
+        p, labels = p.masked_fill_(ignored[:, None], 0.0), labels.masked_fill(ignored, size)
+        cells = labels if self.folds == 1 else labels * self.folds + self._turn(labels, size)
+        cut, squares, counts = _segment_sums(p, cells, size * self.folds, self.folds)
+        self.fold_sums += cut.reshape(size, self.folds, self.num_classes).transpose(0, 1)
+        self.fold_counts += counts.reshape(size, self.folds).T
         self.square_sums += squares
-
-    def _turn(self, labels: Tensor) -> Tensor:
-        """The fold of each sample: a class takes the folds in turn, on from where the last batch stopped."""
-        ordered, order = torch.sort(labels, stable=True)
-        starts = torch.searchsorted(ordered, torch.arange(self.num_classes + 1, device=labels.device))
-        seen = torch.cat([self.fold_counts.sum(0), self.fold_counts.new_zeros(1)]).long()
-        turn = torch.arange(len(labels), device=labels.device) - starts[ordered] + seen[ordered] + ordered
-        return torch.empty_like(labels).scatter_(0, order, turn % self.folds)
 
     def compute(self) -> Tensor:
         """(K, K) float64 mean confusion so far."""
@@ -108,7 +94,7 @@ class MeanConfusion(Metric):
     def class_counts(self) -> Tensor:
         """(K,) int64 samples of each class so far."""
         with self._gathered():
-            return self.fold_counts.sum(0).long()
+            return self.fold_counts.sum(0)
 
     def standard_error(self) -> Tensor:
         """(K, K) float64 standard errors of the means; NaN for classes with fewer than two samples."""
@@ -132,40 +118,6 @@ class MeanConfusion(Metric):
         for part, number in zip(sums, counts, strict=True):
             yield _means((total - part).clamp(min=0), samples - number), samples - number
 
-    def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        r"""Standard error of a function of mean confusion and class counts, by the delete-a-group jackknife.
-
-        .. math:: \mathrm{SE}^2 = \frac{F - 1}{F} \sum_f (\theta_{(f)} - \bar\theta)^2
-
-        Args:
-            statistic: of (P, class counts), any shape; called once for each fold, with that fold left out.
-
-        Returns:
-            The error, in the statistic's shape. With F folds it has F - 1 degrees of freedom. It is not finite
-            where a replicate is not, such as for a class of one sample.
-
-        Source:
-            Delete-a-group jackknife: Kott, Journal of Official Statistics 2001.
-
-        Example:
-            >>> metric = MeanConfusion(2, link="softmax", folds=2)
-            >>> logits = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
-            >>> metric.update(logits, torch.tensor([0, 0, 1, 1]))
-            >>> metric.jackknife(lambda P, counts: P[0, 0])
-            tensor(0.1155, dtype=torch.float64)
-        """
-        values = torch.stack([statistic(P, counts) for P, counts in self.replicates()])
-        return ((self.folds - 1) * values.var(0, correction=0)).sqrt()
-
-    @contextmanager
-    def _gathered(self) -> Iterator[None]:
-        """The states of all processes together, unless they are already."""
-        if self._is_synced:
-            yield
-        else:
-            with self.sync_context():
-                yield
-
 
 def mean_confusion(
     logits: Tensor, target: Tensor, *, link: Link, ignore_index: int = -100
@@ -176,12 +128,13 @@ def mean_confusion(
 
     Args:
         logits: (N, K) or (N, K, d1, ...), floating; probabilities are taken in float64.
-        target: (N,) or (N, d1, ...), labels from 0 to K - 1.
+        target: (N,) or (N, d1, ...), labels from 0 to K - 1; 0 and 1 for one output.
         link: ``"softmax"`` (rows sum to 1) or ``"logistic"`` (one sigmoid an output).
         ignore_index: label of positions that count for nothing.
 
     Returns:
-        (K, K) float64, row k over the samples of class k, NaN for a class without samples; (K,) int64 counts.
+        (K, K) float64, row k over the samples of class k, NaN for a class without samples, and (K,) int64 counts;
+        (2, 1) and (2,) for one output.
 
     Raises:
         TypeError, ValueError: as the losses do.
@@ -195,11 +148,16 @@ def mean_confusion(
                 [0.5000, 0.5000]], dtype=torch.float64)
     """
     check_logits(logits)
-    check_target(logits, target, num_labels=logits.shape[1], ignore_index=ignore_index, validate=None)
+    one = logits.shape[1] == 1
+    check_target(logits, target, num_labels=max(logits.shape[1], 2), ignore_index=ignore_index, validate=None)
     check_choice("link", link, ("softmax", "logistic"))
+    if one and link == "softmax":
+        raise ValueError('link must be "logistic" for one output, got "softmax"')
     logits = logits.double()
     probabilities = torch.softmax(logits, 1) if link == "softmax" else torch.sigmoid(logits)
-    means, counts = class_means(probabilities, target, ignore_index=ignore_index)
+    rows = torch.cat([probabilities, probabilities], 1) if one else probabilities
+    means, counts = class_means(rows, target, ignore_index=ignore_index)
+    means = means[:, :1] if one else means
     return means.masked_fill(counts[:, None] == 0, torch.nan), counts
 
 

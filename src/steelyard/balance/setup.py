@@ -1,13 +1,316 @@
-"""What is said to have been done in training."""
+"""What was done in training, in one object that law, ledger, posterior, audit and forecast take."""
 
-from dataclasses import dataclass
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from steelyard._common.checks import Vector, check_choice, check_number, check_vector
 from steelyard._common.text import listed
 from steelyard.balance.means import Link
+from steelyard.balance.readings import (
+    InNegative,
+    PerSample,
+    Reading,
+    Targets,
+    eager_gradient,
+    held_vector,
+    one_value_each,
+    read_loss,
+)
+
+
+@dataclass(frozen=True, init=False, eq=False)
+class TrainingSetup:
+    r"""What was done in training: the loss, and what was done around it.
+
+    Weights that a loss object holds are read off it, so nobody states them twice; stated twice they must agree.
+    Vectors may be tensors, arrays or sequences and are kept as float64 tensors on the CPU.
+
+    Args:
+        loss: a name as :func:`~steelyard.create_loss` takes it, a loss module of this package,
+            ``torch.nn.CrossEntropyLoss``, ``torch.nn.BCEWithLogitsLoss``, or any function of logits (N, K) and
+            target that gives the loss of each sample, (N,). A function of one output is given logits (N,). Weights
+            that a function holds inside are part of its gradient and cannot be read off.
+        class_weights: (K,) weight of the samples of each class, not negative; (2,) for one binary output. Default:
+            what the loss holds, else all 1.
+        pos_weight: (K,) further weight of each output's positives. Default: what the loss holds, else all 1.
+        sampler_weights: (K,) how often the sampler drew a sample of each class, up to a factor. Default: as often
+            as any.
+        logit_adjustment: (K,) added to the logits in training only. Default: what the loss holds, else none.
+        logit_shift: (K,) added to the logits after training, such as a correction, so the logits that are shown
+            contain it. It acts like the class weights :math:`e^{t_k}` under the softmax loss, and is refused with
+            another. Default: none.
+        label_smoothing: of a loss given by name, or as the loss object holds it. Default: what it holds, else 0.
+        batch_size: samples of a mini-batch, which LGL-INR balances one by one. Default: all samples at once.
+        class_counts: (K,) training samples of each class, before any sampler. Default: not known.
+        class_names: K names. Default: not known.
+        options: further options of a loss given by name, such as ``{"gamma": 2.0}``.
+        targets: ``"labels"``, ``"multi-hot"`` for K independent outputs, ``"binary"`` for one output. Default:
+            what the loss usually takes; one output is binary in any case.
+
+    Attributes:
+        link: ``"softmax"`` where all logits may shift together without a change, ``"logistic"`` where every output
+            stands for itself.
+
+    Raises:
+        TypeError: a loss that is none, an option of the wrong type.
+        ValueError: weights stated twice with different values, vectors of different lengths, a weight of zero.
+
+    Example:
+        >>> w = torch.tensor([1.0, 3.0])
+        >>> TrainingSetup(torch.nn.CrossEntropyLoss(weight=w)).class_weights
+        tensor([1., 3.], dtype=torch.float64)
+        >>> TrainingSetup("softmax", class_weights=[1, 3], sampler_weights=[1, 2]).class_effect
+        tensor([1., 6.], dtype=torch.float64)
+    """
+
+    loss: str | nn.Module | PerSample
+    class_weights: Tensor | None
+    pos_weight: Tensor | None
+    sampler_weights: Tensor | None
+    logit_adjustment: Tensor | None
+    logit_shift: Tensor | None
+    label_smoothing: float
+    batch_size: int | None
+    class_counts: Tensor | None
+    class_names: tuple[str, ...] | None
+    options: Mapping[str, object]
+    targets: Targets
+    reading: Reading = field(init=False, repr=False)
+    _adjusted_outside: bool = field(init=False, repr=False)
+
+    def __init__(
+        self,
+        loss: str | nn.Module | PerSample = "softmax",
+        *,
+        class_weights: Vector | None = None,
+        pos_weight: Vector | None = None,
+        sampler_weights: Vector | None = None,
+        logit_adjustment: Vector | None = None,
+        logit_shift: Vector | None = None,
+        label_smoothing: float | None = None,
+        batch_size: int | None = None,
+        class_counts: Vector | None = None,
+        class_names: Sequence[str] | None = None,
+        options: Mapping[str, object] | None = None,
+        targets: Targets | None = None,
+    ) -> None:
+        vectors = {
+            "class_weights": _vector("class_weights", class_weights, low=0),
+            "pos_weight": _vector("pos_weight", pos_weight, low=0),
+            "sampler_weights": _vector("sampler_weights", sampler_weights, low=0),
+            "logit_adjustment": _vector("logit_adjustment", logit_adjustment),
+            "logit_shift": _vector("logit_shift", logit_shift),
+            "class_counts": _vector("class_counts", class_counts, low=0),
+        }
+        if label_smoothing is not None:
+            label_smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1)
+        if batch_size is not None and (
+            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
+        ):
+            raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
+        stated: dict[str, object] = {}
+        if isinstance(loss, str):
+            stated |= {} if vectors["pos_weight"] is None else {"pos_weight": vectors["pos_weight"]}
+            stated |= {"label_smoothing": label_smoothing} if label_smoothing else {}
+        reading = read_loss(loss, options or {}, stated)
+        adjusted_outside = vectors["logit_adjustment"] is not None and "logit_adjustment" not in reading.held
+        for name in ("class_weights", "pos_weight", "logit_adjustment"):
+            vectors[name] = _agreed(name, vectors[name], held_vector(reading, name))
+        if vectors["pos_weight"] is not None and "pos_weight" not in reading.held:
+            raise ValueError(
+                f"pos_weight must be in the loss itself, got it beside {reading.name}, which holds none"
+            )
+        smoothing = float(reading.held.get("label_smoothing", 0.0))
+        if label_smoothing is not None and label_smoothing != smoothing:
+            raise ValueError(
+                f"label_smoothing must be what the loss holds, {smoothing:g}, got {label_smoothing:g} beside it"
+            )
+        targets = reading.targets if targets is None else targets
+        check_choice("targets", targets, get_args(Targets))
+        names = None if class_names is None else tuple(class_names)
+        for key, value in (
+            *vectors.items(),
+            ("loss", loss),
+            ("label_smoothing", smoothing),
+            ("batch_size", batch_size),
+            ("class_names", names),
+            ("options", dict(options or {})),
+            ("targets", targets),
+            ("reading", reading),
+            ("_adjusted_outside", adjusted_outside),
+        ):
+            object.__setattr__(self, key, value)
+        self._check_lengths()
+        if vectors["logit_shift"] is not None and not self._shift_is_weight:
+            raise ValueError(
+                f"logit_shift acts like class weights under the softmax loss only, got it with {reading.name}: "
+                "take it out of the logits first"
+            )
+
+    @property
+    def size(self) -> int | None:
+        """How many classes there are, K, or None where nothing that was given says so; 2 for one output."""
+        for values in (self.class_weights, self.sampler_weights, self.class_counts, self.class_names):
+            if values is not None:
+                return len(values)
+        if self.targets != "binary":
+            for values in (self.logit_shift, self.logit_adjustment, self.pos_weight):
+                if values is not None and len(values) > 1:
+                    return len(values)
+        return 2 if self.targets == "binary" else None
+
+    @cached_property
+    def link(self) -> Link:
+        """``"softmax"`` or ``"logistic"``; of a function it is read off its gradient.
+
+        Raises:
+            ValueError: a function whose number of classes nobody states, or whose gradient has neither structure.
+        """
+        if self.reading.link is not None:
+            return self.reading.link
+        if self.targets != "labels":
+            return "logistic"
+        if self.size is None:
+            raise ValueError("class_counts must say how many classes a loss function is for, got None")
+        return structure(self, torch.arange(1, self.size + 1, dtype=torch.float64).sin())
+
+    @cached_property
+    def parts(self) -> dict[str, Tensor]:
+        """What acts like a weight per class, by name; without those that are the same for all classes."""
+        shift = None if self.logit_shift is None else self.logit_shift.exp()
+        parts = {"class weights": self.class_weights, "sampler": self.sampler_weights, "logit shift": shift}
+        return {k: v for k, v in parts.items() if v is not None and float((v - v[0]).abs().max()) > 1e-9 * v.max()}
+
+    @property
+    def class_effect(self) -> Tensor | None:
+        r"""(K,) product of all that acts like a weight per class, :math:`w_k s_k e^{t_k}`, or None for none."""
+        parts = list(self.parts.values())
+        return torch.stack(parts).prod(0) if parts else None
+
+    @property
+    def weighted(self) -> bool:
+        """Whether anything weighs classes or positives."""
+        return bool(self.parts) or self.pos_weight is not None
+
+    @property
+    def in_negative(self) -> InNegative | None:
+        """The options of an LGL-INR loss; None for every other."""
+        return self.reading.in_negative
+
+    @property
+    def text(self) -> str:
+        """A phrase for sentences, such as "softmax loss with class weights"."""
+        inner = self.in_negative
+        if inner is not None:
+            batches = "" if self.batch_size is None else f" in batches of {self.batch_size}"
+            strength = inner.beta if isinstance(inner.beta, str) else f"{inner.beta:g}"
+            return f"LGL-INR loss of beta {strength}{batches}"
+        name = {"logistic": "one-vs-all logistic", "cross-entropy": "softmax"}.get(self.reading.name)
+        if self.reading.closed == "logistic" and self.targets == "binary":
+            name = "binary logistic"
+        used = list(self.parts) + ([] if self.pos_weight is None else ["positive weights"])
+        used += [f"label smoothing {self.label_smoothing:g}"] if self.label_smoothing else []
+        used += ["a logit adjustment"] if self.logit_adjustment is not None else []
+        return f"{name or self.reading.name} loss" + (" with " + listed(used) if used else ", no weights")
+
+    def kind(self, outputs: int) -> Targets:
+        """The targets of logits with so many columns: one output is binary in any case."""
+        return "binary" if outputs == 1 else self.targets
+
+    def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
+        """The loss of each sample as trained, without class weights, sampler and shift.
+
+        Args:
+            logits: (N, K) rows, in the dtype to compute in.
+            target: (N,) labels, or (N, K) multi-hot or soft targets; none of them ignored.
+
+        Returns:
+            (N,), with a graph to the logits.
+
+        Raises:
+            ValueError: a loss that is no sum over samples, or a function that gives something else than (N,).
+        """
+        reading = self.reading
+        if reading.per_sample is None:
+            raise ValueError(
+                f"loss {reading.name} is a function of the whole batch, so it has no loss of a single sample"
+            )
+        if self._adjusted_outside and self.logit_adjustment is not None:
+            logits = logits + self.logit_adjustment.to(logits)
+        if not reading.foreign:
+            return reading.per_sample(logits, target)
+        binary = logits.shape[1] == 1
+        values = reading.per_sample(logits[:, 0] if binary else logits, target)
+        return one_value_each(values, len(logits), reading.name)
+
+    @property
+    def _shift_is_weight(self) -> bool:
+        plain = self.reading.closed == "softmax" and not self.label_smoothing
+        return plain or (self.reading.closed == "logistic" and self.targets == "binary")
+
+    def _check_lengths(self) -> None:
+        size = self.size
+        for name in ("class_weights", "sampler_weights", "class_counts", "class_names"):
+            values = getattr(self, name)
+            if values is not None and len(values) != size:
+                raise ValueError(f"{name} must have {size} values, as many as the others, got {len(values)}")
+        outputs = (size, 1) if size == 2 else (size,)
+        for name in ("pos_weight", "logit_adjustment", "logit_shift"):
+            values = getattr(self, name)
+            if values is not None and size is not None and len(values) not in outputs:
+                raise ValueError(f"{name} must have {size} values, as many as the others, got {len(values)}")
+
+
+def structure(setup: TrainingSetup, logits: Tensor) -> Link:
+    """Which structure the gradient of a loss of class labels has at logits (K,).
+
+    Returns:
+        ``"softmax"``: the gradients of the K classes are linearly dependent at any logits; ``"logistic"``: what a
+        sample does to another class's output does not depend on its own class.
+
+    Raises:
+        ValueError: neither.
+    """
+    G = gradient_of_classes(setup, logits[None])[0]
+    values = torch.linalg.svdvals(G)
+    if bool(values[-1] <= 1e-9 * values[0]):
+        return "softmax"
+    others = G.masked_fill(torch.eye(len(G), dtype=torch.bool), torch.nan)
+    if bool(((others - others.nanmean(0)).abs().nan_to_num(0.0) <= 1e-9 * values[0]).all()):
+        return "logistic"
+    raise ValueError(
+        f"loss {setup.reading.name} has no posterior: the gradients of its classes are independent, and its "
+        "outputs do not stand for themselves"
+    )
+
+
+def gradient_of_classes(setup: TrainingSetup, logits: Tensor) -> Tensor:
+    """(N, K, K): gradient in the logits of each row, if it were of class k, without class weights."""
+    rows, size = logits.shape
+    stacked = logits[:, None].expand(rows, size, size).reshape(-1, size)
+    target = torch.arange(size, device=logits.device).repeat(rows)
+    return eager_gradient(setup.per_sample, stacked, target).reshape(rows, size, size)
+
+
+def _vector(name: str, values: Vector | None, *, low: float = -math.inf) -> Tensor | None:
+    return None if values is None else check_vector(name, values, low=low)
+
+
+def _agreed(name: str, stated: Tensor | None, held: Tensor | None) -> Tensor | None:
+    """What is stated and what the loss holds, which must be the same where there are both."""
+    if stated is None or held is None:
+        return held if stated is None else stated
+    if stated.shape != held.shape or not torch.allclose(stated, held, rtol=1e-6, atol=1e-12):
+        raise ValueError(
+            f"{name} must be stated once: the loss holds {held.tolist()}, got {stated.tolist()} beside it"
+        )
+    return stated
 
 
 @dataclass(frozen=True)

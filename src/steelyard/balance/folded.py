@@ -1,0 +1,101 @@
+"""Sums over samples by class in a stream: float64 whatever happens to the module, in folds for the jackknife."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torchmetrics import Metric
+
+
+class FoldedSums(Metric):
+    """The base of :class:`MeanConfusion` and :class:`GradientLedger`.
+
+    States are float64 sums; `.to(dtype)`, `.half()`, `set_dtype` and Lightning's precision plugins move them, but
+    leave their dtype alone. Metrics whose `identity` differs never share a compute group of a `MetricCollection`.
+    """
+
+    full_state_update = False
+    is_differentiable = False
+    fold_sums: Tensor
+    fold_counts: Tensor
+
+    def __init__(self, rows: int, columns: int, folds: int, identity: tuple[int, ...], **options: Any) -> None:
+        super().__init__(**options)
+        self.folds = folds
+        self.add_state("fold_sums", torch.zeros(folds, rows, columns, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("fold_counts", torch.zeros(folds, rows, dtype=torch.long), dist_reduce_fx="sum")
+        self.add_state("identity", torch.tensor(identity), dist_reduce_fx="max")
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Any = "") -> Self:
+        """Move states between devices; keep their dtypes."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            result = fn(tensor)
+            return result if result.dtype == tensor.dtype else tensor.to(result.device)
+
+        super()._apply(moved, exclude_state)
+        return self
+
+    def _turn(self, labels: Tensor, classes: int) -> Tensor:
+        """The fold of each sample: a class takes the folds in turn, on from where the last batch stopped.
+
+        Labels from 0 to `classes`, of which the last are the ignored.
+        """
+        ordered, order = torch.sort(labels, stable=True)
+        starts = torch.searchsorted(ordered, torch.arange(classes + 1, device=labels.device))
+        seen = torch.cat([self.fold_counts.sum(0), self.fold_counts.new_zeros(1)])
+        turn = torch.arange(len(labels), device=labels.device) - starts[ordered] + seen[ordered] + ordered
+        return torch.empty_like(labels).scatter_(0, order, turn % self.folds)
+
+    @contextmanager
+    def _gathered(self) -> Iterator[None]:
+        """The states of all processes together, unless they are already."""
+        if self._is_synced:
+            yield
+        else:
+            with self.sync_context():
+                yield
+
+    def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """What :meth:`compute` gives and the class counts without the first fold, without the second, and so on.
+
+        Raises:
+            ValueError: there is one fold only.
+        """
+        raise NotImplementedError
+
+    def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        r"""Standard error of a function of the sums and class counts, by the delete-a-group jackknife.
+
+        .. math:: \mathrm{SE}^2 = \frac{F - 1}{F} \sum_f (\theta_{(f)} - \bar\theta)^2
+
+        Args:
+            statistic: of what :meth:`compute` gives and of the class counts, any shape; called once for each fold,
+                with that fold left out.
+
+        Returns:
+            The error, in the statistic's shape. With F folds it has F - 1 degrees of freedom. It is not finite
+            where a replicate is not, such as for a class of one sample.
+
+        Source:
+            Delete-a-group jackknife: Kott, Journal of Official Statistics 2001.
+
+        Example:
+            >>> from steelyard.balance import MeanConfusion
+            >>> metric = MeanConfusion(2, link="softmax", folds=2)
+            >>> logits = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 0.0], [0.0, 3.0]])
+            >>> metric.update(logits, torch.tensor([0, 0, 1, 1]))
+            >>> metric.jackknife(lambda P, counts: P[0, 0])
+            tensor(0.1155, dtype=torch.float64)
+        """
+        values = torch.stack([statistic(sums, counts) for sums, counts in self.replicates()])
+        return ((self.folds - 1) * values.var(0, correction=0)).sqrt()
+
+
+def check_size(name: str, value: int) -> int:
+    """Refuse what is no int >= 1."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+    return value

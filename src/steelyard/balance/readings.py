@@ -1,0 +1,216 @@
+"""What a loss says of itself: its loss of each sample without class weights, and the options that it holds.
+
+One function for each origin: our modules, torch's, and any other callable. What was done around the loss is in
+`setup`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from steelyard._common.checks import Beta, check_vector
+from steelyard.balance.means import Link
+from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss
+from steelyard.losses.base import Loss
+
+Targets = Literal["labels", "multi-hot", "binary"]
+PerSample = Callable[[Tensor, Tensor], Tensor]
+Closed = Literal["softmax", "torch softmax", "logistic", "focal", "lgl-inr"]
+
+
+@dataclass(frozen=True)
+class InNegative:
+    """The options of an LGL-INR loss that its closed forms need."""
+
+    beta: Beta
+    detached: bool
+    own_statistics: bool
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a loss says of itself.
+
+    Attributes:
+        name: of the loss, for sentences.
+        per_sample: (N,) losses of (N, K) logits and a target, as trained but without class weights (of soft
+            targets with those that the loss holds, where it weighs their parts); None for a loss that is no sum
+            over samples.
+        link: ``"softmax"`` or ``"logistic"``; None where only the gradient shows it.
+        targets: the usual target of the loss.
+        held: vectors and numbers that the loss holds, by the name that :class:`TrainingSetup` has for them.
+        ignore_index: label of samples that count for nothing.
+        closed: which closed form of the posterior belongs to it, or None.
+        gamma: of focal losses.
+        in_negative: of LGL-INR.
+        mixes: whether a soft target is a mixture of samples of its classes, and class weights multiply its parts.
+        held_in_soft: whether the loss of a soft target contains the class weights that the loss holds.
+        foreign: whether the formula is not ours, so that what it returns has to be checked.
+    """
+
+    name: str
+    per_sample: PerSample | None
+    link: Link | None
+    targets: Targets = "labels"
+    held: Mapping[str, Tensor | float] = field(default_factory=dict)
+    ignore_index: int = -100
+    closed: Closed | None = None
+    gamma: float = 0.0
+    in_negative: InNegative | None = None
+    mixes: bool = False
+    held_in_soft: bool = False
+    foreign: bool = False
+
+
+def read_loss(
+    loss: str | nn.Module | PerSample, options: Mapping[str, object], stated: Mapping[str, object]
+) -> Reading:
+    """What `loss` says of itself.
+
+    Args:
+        loss: a name in the registry, a module, or a function of logits and target that gives per-sample losses.
+        options: of a loss given by name.
+        stated: further options of a loss given by name, such as ``pos_weight``.
+
+    Raises:
+        TypeError: something that is no loss, or options of a loss that is not given by name.
+        ValueError: an unknown name, or a loss of torch whose options have no reading.
+    """
+    if isinstance(loss, str):
+        return _ours(create_loss(loss, **{**options, **stated}))  # type: ignore[arg-type]
+    if options:
+        raise TypeError(f"options belong to a loss given by name, got {', '.join(options)} with a loss object")
+    if isinstance(loss, Loss):
+        return _ours(loss)
+    if isinstance(loss, nn.CrossEntropyLoss):
+        return _cross_entropy(loss)
+    if isinstance(loss, nn.BCEWithLogitsLoss):
+        return _binary_cross_entropy(loss)
+    if isinstance(loss, type) or not callable(loss):
+        raise TypeError(f"loss must be a name, a module or a function, got {loss!r}")
+    name = getattr(loss, "__name__", type(loss).__name__)
+    return Reading(name if name.isidentifier() else "the function", loss, None, foreign=True)
+
+
+def _ours(loss: Loss) -> Reading:
+    """One of our modules; the one place that knows their options."""
+    held: dict[str, Tensor | float] = {
+        name: value
+        for name in ("class_weights", "pos_weight", "logit_adjustment", "label_smoothing")
+        if (value := getattr(loss, name, None)) is not None and not (isinstance(value, float) and value == 0)
+    }
+    closed: Closed | None = None
+    gamma, inner = 0.0, None
+    if isinstance(loss, LGLINRLoss):
+        closed, own = "lgl-inr", loss.statistics == "batch"
+        inner = InNegative(loss.beta, loss.detach_weights or not own, own)
+    elif isinstance(loss, SoftmaxLoss):
+        closed = "softmax"
+    elif isinstance(loss, LogisticLoss):
+        closed = None if "label_smoothing" in held else "logistic"
+    elif isinstance(loss, FocalLoss) and loss.link == "softmax" and "label_smoothing" not in held:
+        closed, gamma = "focal", loss.gamma
+    return Reading(
+        loss.name,
+        loss.per_sample if loss.separable_over == "rows" else None,
+        loss.link,
+        held=held,
+        ignore_index=getattr(loss, "ignore_index", -100),
+        closed=closed,
+        gamma=gamma,
+        in_negative=inner,
+        mixes="soft" in loss.takes,
+    )
+
+
+def _cross_entropy(loss: nn.CrossEntropyLoss) -> Reading:
+    r"""Torch's cross-entropy: under smoothing its weights also weigh the smoothing mass, column by column.
+
+    .. math:: w_y\, \ell = (1 - \epsilon)\, w_y (-\log p_y) + \tfrac{\epsilon}{K} \sum_j w_j (-\log p_j)
+    """
+    held: dict[str, Tensor | float] = {} if loss.weight is None else {"class_weights": loss.weight}
+    weight, epsilon = loss.weight, float(loss.label_smoothing)
+    if epsilon:
+        held["label_smoothing"] = epsilon
+        if weight is not None and bool((weight == 0).any()):
+            raise ValueError("loss must have positive weights where it smooths labels, got a weight of 0")
+
+    def per_sample(logits: Tensor, target: Tensor) -> Tensor:
+        soft = target.dim() > 1
+        if weight is None or (epsilon == 0 and not soft):
+            return F.cross_entropy(logits, target, reduction="none", label_smoothing=epsilon)
+        w = weight.to(logits)
+        each = F.cross_entropy(logits, target, weight=w, reduction="none", label_smoothing=epsilon)
+        return each if soft else each / w[target]
+
+    return Reading(
+        "cross-entropy",
+        per_sample,
+        "softmax",
+        held=held,
+        ignore_index=loss.ignore_index,
+        closed="torch softmax" if epsilon and weight is not None else "softmax",
+        held_in_soft=weight is not None,
+    )
+
+
+def _binary_cross_entropy(loss: nn.BCEWithLogitsLoss) -> Reading:
+    held: dict[str, Tensor | float] = {}
+    if loss.pos_weight is not None:
+        held["pos_weight"] = loss.pos_weight.reshape(-1)
+        if loss.pos_weight.dim() > 1 and loss.pos_weight.numel() != loss.pos_weight.shape[-1]:
+            raise ValueError(
+                f"loss must have one pos_weight for each output, got shape {tuple(loss.pos_weight.shape)}"
+            )
+    weight = loss.weight
+    if weight is not None and (weight.dim() > 1 or bool((weight <= 0).any())):
+        raise ValueError("loss must have one positive weight for each output, got " + str(tuple(weight.shape)))
+
+    def per_sample(logits: Tensor, target: Tensor) -> Tensor:
+        u = None if loss.pos_weight is None else held["pos_weight"].to(logits)  # type: ignore[union-attr]
+        w = None if weight is None else weight.to(logits)
+        rows = target.to(logits).reshape(logits.shape)
+        each = F.binary_cross_entropy_with_logits(logits, rows, weight=w, pos_weight=u, reduction="none")
+        return each.sum(1)
+
+    return Reading(
+        "binary cross-entropy", per_sample, "logistic", targets="multi-hot", held=held, closed="logistic"
+    )
+
+
+def held_vector(reading: Reading, name: str) -> Tensor | None:
+    """The vector that a loss holds under this name, float64 on the CPU, or None."""
+    value = reading.held.get(name)
+    return None if value is None else check_vector(name, value)  # type: ignore[arg-type]
+
+
+def one_value_each(values: object, rows: int, name: str) -> Tensor:
+    """The per-sample losses of a foreign function, or an error that says what came in their place."""
+    if isinstance(values, Tensor) and values.shape == (rows,) and values.is_floating_point():
+        return values
+    if not isinstance(values, Tensor):
+        came = type(values).__name__
+    elif values.dim() == 0:
+        came = 'a scalar (modules of torch take reduction="none")'
+    else:
+        came = f"shape {tuple(values.shape)}, {str(values.dtype).removeprefix('torch.')}"
+    raise ValueError(f"loss must give one value for each sample, shape ({rows},); {name} gave {came}")
+
+
+def as_rows(logits: Tensor) -> Tensor:
+    """(N,), (N, K) or (N, K, d1, ...) logits as rows, (M, K)."""
+    if logits.dim() == 1:
+        return logits[:, None]
+    return logits if logits.dim() == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
+
+
+def eager_gradient(loss: PerSample, logits: Tensor, target: Tensor) -> Tensor:
+    """(M, K) gradient of the sum of per-sample losses in the logits, wherever it is called."""
+    with torch.inference_mode(False), torch.enable_grad():
+        z = logits.detach().clone().requires_grad_()
+        (gradient,) = torch.autograd.grad(loss(z, target.clone()).sum(), z)
+    return gradient
