@@ -160,8 +160,8 @@ def read_record(file: Path, training: Training) -> float | Run | Diverged:
     Raises:
         ValueError: the file was cut off or edited; the sentence names it.
     """
-    found = read_json(file)
     try:
+        found = read_json(file)
         if not isinstance(found, dict):
             raise ValueError(f"{file} is not the record of a training")
         if found.get("diverged") is not None:
