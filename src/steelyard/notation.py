@@ -15,7 +15,7 @@ from torch import Tensor
 from steelyard._common.checks import check_beta, check_number
 from steelyard._common.text import nearest
 from steelyard.losses import Loss, create_loss
-from steelyard.losses.base import Link
+from steelyard.losses.options import Link
 from steelyard.losses.presets import PRESETS
 from steelyard.losses.registry import find_loss
 from steelyard.weights.adjustments import logit_adjustment

@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -16,17 +18,19 @@ import safetensors.torch
 import torch
 
 from steelyard._common.files import write_atomically
-from steelyard.balance import mean_confusion, softmax_law
+from steelyard.balance import law, mean_confusion, softmax_law
 from steelyard.experiments import bench as benches
 from steelyard.experiments import compare
-from steelyard.experiments.bench import Bench
-from steelyard.experiments.comparison import _Trainings
+from steelyard.experiments.bench import Bench, setup_of
+from steelyard.experiments.comparison import _exact, _Trainings
 from steelyard.experiments.config import make_config
+from steelyard.experiments.grid import JobsFailed
 from steelyard.experiments.job import Job, Training
-from steelyard.experiments.laws import balance_of
 from steelyard.experiments.metrics import run_metrics
 from steelyard.experiments.progress import Silent
 from steelyard.experiments.runs import RunFolder, latest_folder, next_folder
+from steelyard.losses.presets import PRESETS
+from steelyard.losses.registry import LOSSES
 from steelyard.notation import parse_loss
 from steelyard.report.results import Comparison
 from steelyard.training import Diverged
@@ -40,8 +44,17 @@ CONFIG = make_config(
 )
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """As each of several workers has, so that their numbers are the same to the last bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(tmp_path_factory, one_thread):
     folder = tmp_path_factory.mktemp("runs") / "small"
     return folder, compare(CONFIG, folder)
 
@@ -97,8 +110,9 @@ def test_numbers_follow_from_the_predictions(finished):
     P, counts = mean_confusion(logits, target, link="softmax")
     saved = np.load(folder / run.folder / "mean_confusion.npz", allow_pickle=False)
     np.testing.assert_array_equal(saved["train"], P.numpy())
-    law = softmax_law(P, counts, torch.tensor(loss.class_weights))
-    assert run.law.to_dict() == law.to_dict()
+    closed = softmax_law(P, counts, torch.tensor(loss.class_weights)).to_dict()
+    for side, values in run.law.to_dict().items():
+        assert values == pytest.approx(closed[side], abs=1e-12)
     state = safetensors.torch.load_file(folder / run.folder / "model.safetensors")
     assert state["head.weight"].shape == (10, 128)
     features = torch.tensor(np.stack(tables["train_features"]["features"].to_numpy()))
@@ -114,10 +128,32 @@ def test_law_is_of_the_logits_that_the_loss_saw():
     """Logits that are all alike fit the class frequencies under an adjustment by them, and not without."""
     target = torch.arange(3).repeat_interleave(torch.tensor([60, 30, 10]))
     counts, logits = torch.bincount(target), torch.zeros(100, 3)
-    adjusted = balance_of(parse_loss("softmax:tau=1"), logits, target, counts, 64)
-    plain = balance_of(parse_loss("softmax"), logits, target, counts, 64)
+    adjusted = law(logits, target, setup_of(parse_loss("softmax:tau=1"), counts, 64))
+    plain = law(logits, target, setup_of(parse_loss("softmax"), counts, 64))
     assert adjusted.relative_residual.abs().max() < 1e-6
     assert plain.relative_residual.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("name", [*LOSSES, *PRESETS])
+def test_every_loss_is_under_its_own_law(name):
+    """Constant logits at the constant solution of a loss without class weights are where its law holds."""
+    spec, counts = parse_loss(name), torch.tensor([60, 30, 10])
+    target = torch.arange(3).repeat_interleave(counts)
+    balance = law(spec.first_bias(counts, 64).double().expand(100, 3), target, setup_of(spec, counts, 10**6))
+    unweighted = getattr(spec.loss(counts, 64), "class_weights", None) is None
+    assert bool(balance.relative_residual.abs().max() < 1e-6) == unweighted
+    assert "=" in spec.entry.law_text
+
+
+def test_focal_is_compared(tmp_path):
+    config = make_config(losses=["focal", "sigmoid_focal", "lgl_inr"], seeds=1, epochs=1, learning_rates=[0.1])
+    results = compare(config, tmp_path / "run")
+    assert [(loss.loss, loss.link) for loss in results.losses] == [
+        ("focal", "softmax"),
+        ("sigmoid-focal", "logistic"),
+        ("lgl-inr", "logistic"),
+    ]
+    assert "pull equals push in every output" in results.losses[0].law
 
 
 def test_interrupted_comparison_ends_with_the_same_numbers(finished, tmp_path, monkeypatch):
@@ -202,6 +238,102 @@ def test_all_seeds_have_the_best_rate_at_which_none_diverges(tmp_path, monkeypat
     assert loss.lr == 0.4
     assert [t.lr for t in loss.lr_search if t.diverged_later] == [0.2]
     assert [run.folder for run in loss.runs] == [f"softmax/rate-0.4/seed-{s}" for s in range(3)]
+
+
+class _Told(Silent):
+    def __init__(self):
+        self.planned, self.ended = 0, []
+
+    def plan(self, runs):
+        self.planned += runs
+
+    def end(self, title, outcome):
+        self.ended.append((title, outcome))
+
+
+def test_trainings_side_by_side_have_the_numbers_of_one_worker(finished, tmp_path):
+    told, whole = _Told(), finished[1]
+    results = compare(CONFIG, tmp_path / "run", workers=2, progress=told)
+    assert _numbers(results.to_dict()) == _numbers(whole.to_dict())
+    assert "1 threads each, 2 workers" in results.environment.machine
+    assert sorted(told.ended) == sorted((f"{loss}, seed {s}", "done") for loss in CONFIG.losses for s in (0, 1))
+    assert told.planned == 4
+    files, others = (
+        {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
+        for folder in (finished[0], tmp_path / "run")
+    )
+    assert files == others
+
+
+@pytest.mark.slow
+def test_workers_go_on_with_what_another_number_of_them_began(tmp_path):
+    config = make_config(losses=["softmax", "logistic"], seeds=2, epochs=2, learning_rates=[0.1, 1e9])
+    whole = compare(config, tmp_path / "whole")
+    told = _Told()
+    compare(config, tmp_path / "run", workers=2, progress=told)
+    assert ("softmax, tuning, rate 1e+09", "diverged") in told.ended
+    (tmp_path / "run" / "results.json").unlink()
+    (tmp_path / "run" / "logistic" / "seed-1" / "result.json").unlink()
+    told = _Told()
+    results = compare(config, tmp_path / "run", resume=True, progress=told)
+    assert [title for title, outcome in told.ended if outcome == "done"] == ["logistic, seed 1"]
+    assert _numbers(results.to_dict()) == _numbers(whole.to_dict())
+
+
+@pytest.mark.slow
+def test_what_fails_in_a_worker_is_said_and_the_rest_kept(tmp_path):
+    config = make_config(losses=["softmax"], seeds=2, epochs=1, learning_rates=[0.1], precision="16-mixed")
+    with pytest.raises(
+        JobsFailed, match=r"2 of 2 jobs failed twice, the first softmax/seed-0/result \(ValueError: pre"
+    ):
+        compare(config, tmp_path / "run", workers=2, accelerator="cpu")
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"workers": 0}, "workers must be at least 1, got 0"),
+        ({"workers": 2, "devices": 3}, r"workers must be 1 where a training has several devices \(3\), got 2"),
+    ],
+)
+def test_workers_that_cannot_be_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        compare(CONFIG, tmp_path / "run", **options)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text[: len(text) // 2], r"result.json is not JSON: .*; remove the file to train again"),
+        (lambda text: "[" * 100_000, r"result.json is not JSON: .*; remove the file to train again"),
+        (lambda text: "[]", r"result.json is not the record of a training; remove the file to train again"),
+        (lambda text: text.replace('"recall"', '"recal"'), r"seed-0/result.json: recall is missing; remove"),
+        (
+            lambda text: text.replace('"seed": 0', '"seed": "0"'),
+            r"seed-0/result.json: seed: input should be a valid i",
+        ),
+    ],
+    ids=["cut off", "nested", "a list", "a key", "a type"],
+)
+def test_record_that_was_edited_is_named(finished, tmp_path, edit, message):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "results.json").unlink()
+    file = folder / "softmax-inverse" / "seed-0" / "result.json"
+    file.write_text(edit(file.read_text()))
+    with pytest.raises(ValueError, match=message):
+        compare(CONFIG, folder, resume=True)
+
+
+def test_trial_without_a_score_is_named(tmp_path):
+    (tmp_path / "result.json").write_text('{"balanced_accuracy": "0.5"}')
+    with pytest.raises(ValueError, match=r"balanced_accuracy must be a number from 0 to 1, got '0.5'; remove"):
+        benches.read_record(tmp_path / "result.json", Training(0.1, 0, tuning=True))
+
+
+def test_rates_that_six_digits_do_not_tell_apart_have_folders_of_their_own():
+    assert (_exact(0.1), _exact(0.1000001), _exact(1e9)) == ("0.1", "0.1000001", "1e+09")
 
 
 def test_data_that_cannot_be_used_leave_no_folder_behind(tmp_path):
@@ -311,34 +443,55 @@ def _start(folder, *more):
         *more,
     ]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, env=environment)
+    return subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        start_new_session=True,
+    )
 
 
 def _finish(process):
     return process.communicate()[1], process.returncode
 
 
+def _gone(group):
+    """Whether no process of a group is left, in a while."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("number", "code"),
     [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
     ids=["kill", "int", "term"],
 )
-def test_stopped_process_resumes_to_the_same_numbers(tmp_path, number, code):
+def test_stopped_process_resumes_to_the_same_numbers(tmp_path, number, code, workers):
     if not (whole := tmp_path.parent / "whole").exists():
         error, status = _finish(_start(whole))
         assert status == 0, error
-    process = _start(tmp_path / "cut")
-    while not (tmp_path / "cut/softmax/seed-0/result.json").exists() and process.poll() is None:
+    process = _start(tmp_path / "cut", "--workers", str(workers))
+    while not any((tmp_path / "cut/softmax").glob("seed-*/result.json")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
     error, status = _finish(process)
     assert status == code, error
     if number != signal.SIGKILL:
         assert error.strip().endswith("steelyard: stopped; the same command with --resume goes on")
+        assert _gone(process.pid)  # workers end with the one that started them
     assert not (tmp_path / "cut" / "results.json").exists()
-    error, status = _finish(_start(tmp_path / "cut", "--resume"))
+    error, status = _finish(_start(tmp_path / "cut", "--resume", "--workers", str(workers)))
     assert status == 0, error
-    assert "softmax, seed 0: was finished" in error
+    assert re.search(r"softmax, seed \d: was finished", error)
     first, second = (json.loads((folder / "results.json").read_text()) for folder in (whole, tmp_path / "cut"))
     assert _numbers(first) == _numbers(second)

@@ -6,8 +6,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from steelyard import TrainingSetup
 from steelyard.auditing import audit
-from steelyard.balance import TrainingSetup, implied_weights, mean_confusion, one_vs_all_law, softmax_law
+from steelyard.balance import implied_weights, law, mean_confusion, one_vs_all_law, softmax_law
 from steelyard.forecasting import binary_ratio, fit_head, forecast
 
 WEIGHTS = torch.tensor([1.0, 5.0, 0.3, 2.0], dtype=torch.float64)
@@ -30,14 +31,52 @@ def test_laws_hold_at_the_optimum(loss, decay):
     head = fit_head(features, target, loss=loss, class_weights=WEIGHTS, weight_decay=decay)
     assert head.gradient <= 1e-8
     P, counts = mean_confusion(head.logits(features), target, link=loss)
-    law = softmax_law if loss == "softmax" else one_vs_all_law
-    assert law(P, counts, WEIGHTS).relative_residual.abs().max() <= 1e-6
+    closed = softmax_law if loss == "softmax" else one_vs_all_law
+    assert closed(P, counts, WEIGHTS).relative_residual.abs().max() <= 1e-6
     if loss == "softmax":
         ratio = implied_weights(P, counts).ratio_to(WEIGHTS)
         torch.testing.assert_close(ratio, torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=0)
     report = audit(head.logits(features), target, TrainingSetup(loss, class_weights=WEIGHTS))
     assert report.faults == ()
     assert report.numbers.power.power == pytest.approx(1, abs=0.026)
+
+
+@pytest.mark.parametrize(
+    "setup",
+    [
+        TrainingSetup("focal", class_weights=WEIGHTS),
+        TrainingSetup("focal", class_weights=WEIGHTS, options={"link": "logistic", "gamma": 1.0}),
+        TrainingSetup("softmax", class_weights=WEIGHTS, label_smoothing=0.1),
+        TrainingSetup(torch.nn.CrossEntropyLoss(weight=WEIGHTS.float(), label_smoothing=0.1)),
+        TrainingSetup("logistic", pos_weight=[1.0, 2.0, 3.0, 0.5]),
+        TrainingSetup("softmax", logit_adjustment=[0.0, -1.0, 2.0, 0.5]),
+        TrainingSetup(lambda z, y: (z.softmax(1) - torch.eye(4, dtype=z.dtype)[y]).square().sum(1)),
+    ],
+    ids=lambda setup: setup.text,
+)
+def test_heads_of_any_loss_are_at_its_optimum(setup):
+    features, target = _data()
+    head = fit_head(features, target, loss=setup, weight_decay=0.01)
+    assert head.gradient <= 1e-8
+    balance = law(head.logits(features), target, setup)
+    torch.testing.assert_close(balance.residual, torch.zeros_like(balance.residual), rtol=0, atol=1e-7)
+    assert float(balance.pull_up.min()) > 1e-3, "a law of nothing would hold too"
+
+
+def test_a_batch_loss_has_no_head_of_its_own():
+    features, target = _data()
+    with pytest.raises(ValueError, match="loss must be a sum over samples for a head to be refitted, got lgl-inr"):
+        fit_head(features, target, loss="lgl-inr")
+    hinge = TrainingSetup(lambda z, y: torch.nn.functional.multi_margin_loss(z, y, reduction="none"))
+    with pytest.raises(
+        ValueError, match="loss must be differentiable twice for a head to be refitted, the function"
+    ):
+        fit_head(features, target, loss=hinge)
+    weighted = TrainingSetup("focal", class_weights=WEIGHTS)
+    with pytest.raises(ValueError, match="class_weights must be stated once"):
+        fit_head(features, target, loss=weighted, class_weights=WEIGHTS)
+    with pytest.raises(ValueError, match="class_weights must be stated once"):
+        forecast(features, target, loss=weighted, class_weights={"none": None})
 
 
 @pytest.mark.parametrize("weight", [0.01, 0.1, 1.0, 10.0, 100.0])
@@ -48,8 +87,8 @@ def test_binary_law_from_weights_of_a_hundredth_to_a_hundred(loss, weight):
     P, counts = mean_confusion(
         fit_head(features, target, loss=loss, class_weights=w).logits(features), target, link=loss
     )
-    law = binary_ratio((int(counts[0]), int(counts[1])), (1.0, weight))
-    assert float(P[0, 1] / (1 - P[1, 1])) / law == pytest.approx(1, abs=1e-6)
+    ratio = binary_ratio((int(counts[0]), int(counts[1])), (1.0, weight))
+    assert float(P[0, 1] / (1 - P[1, 1])) / ratio == pytest.approx(1, abs=1e-6)
 
 
 def test_head_is_that_of_scikit_learn():
@@ -120,7 +159,7 @@ def test_forecast_on_held_out_samples(loss):
         ({"features": torch.full((5, 2), torch.nan)}, ValueError, "features must be finite, got row 0"),
         ({"target": torch.tensor([0, 1, 2, -1, 0])}, ValueError, "labels from 0 to 2"),
         ({"class_weights": torch.ones(2)}, ValueError, r"class_weights must have shape \(3,\), got \(2,\)"),
-        ({"loss": "hinge"}, ValueError, "loss must be one of 'softmax', 'logistic', got 'hinge'"),
+        ({"loss": "hinge"}, ValueError, "unknown loss 'hinge'"),
         ({"weight_decay": -1.0}, ValueError, "weight_decay must be a finite number"),
     ],
 )
@@ -136,5 +175,5 @@ def test_forecast_refuses():
         forecast(features, target, class_weights={})
     with pytest.raises(ValueError, match="test must have 8 features as training has, got 3"):
         forecast(features, target, class_weights={"none": None}, test=(torch.ones(2, 3), torch.tensor([0, 1])))
-    with pytest.raises(ValueError, match="class_weights must be a finite number in"):
+    with pytest.raises(ValueError, match="class_weights must be a finite number >= 1e-300"):
         binary_ratio((10, 10), (0.0, 1.0))

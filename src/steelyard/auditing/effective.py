@@ -10,6 +10,7 @@ from steelyard.auditing.stated import Stated
 from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.implied import ImpliedWeights, implied_weights
 from steelyard.balance.means import MeanConfusion
+from steelyard.balance.perron import Found, communicating, gradient_weights
 
 
 class Confusion(Protocol):
@@ -136,58 +137,40 @@ class SmoothedConfusion:
 def implied_by(confusion: Confusion, counts: Tensor, tolerance: float) -> ImpliedWeights:
     r"""Class weights under which the law holds: :math:`a (E - 1) = 0` with :math:`a_k = w_k N_k`.
 
-    Where the rows of E sum to 1 and no push is negative, :math:`1 + (E - 1) / c` is a Markov chain, whose
-    stationary distribution is a, whatever c; c makes its diagonal non-negative. Else a is the null vector of each group of
-    classes that communicate: NaN where that is not positive.
+    Where E is a Markov chain, a is its stationary distribution; else the left Perron vector of push over pull, or
+    the null vector where push is negative: NaN where that is not positive.
     """
     E = confusion.compute()
-    eye = torch.eye(len(E), dtype=E.dtype)
     observed = ~E.isnan().any(1) & (counts > 0)
-    rates = (E - eye)[observed]
-    scale = max(1.0, float(-(rates * eye[observed]).min()))
-    is_chain = bool((rates.sum(1).abs() < 1e-4).all()) and bool((rates + scale * eye[observed] >= -1e-12).all())
+    if bool((E[observed] >= 0).all()) and bool(((E[observed].sum(1) - 1).abs() < 1e-4).all()):
+        parts = confusion.replicates() if confusion.folds > 1 else None
+        return implied_weights(E, counts, tolerance=tolerance, replicates=parts)
+    eye = torch.eye(len(E), dtype=E.dtype)
+    rates = (E - eye).masked_fill(eye.bool(), 0.0).nan_to_num(0.0)
+    groups = communicating(rates.abs(), observed, tolerance)
 
-    def chain(values: Tensor) -> Tensor:
-        return values if scale == 1 else eye + (values - eye) / scale
+    def found(values: Tensor, group: Tensor) -> Found:
+        return gradient_weights((counts[:, None] * (values - eye))[group][:, group], counts[group])
 
-    replicates = list(confusion.replicates()) if confusion.folds > 1 and not is_chain else None
-    if is_chain:
-        parts = ((chain(part), n) for part, n in confusion.replicates()) if confusion.folds > 1 else None
-        return implied_weights(chain(E).clamp(min=0), counts, tolerance=tolerance, replicates=parts)
-    groups = _groups(rates[:, observed].abs() > tolerance, observed.nonzero()[:, 0])
-    logs = (
-        None if replicates is None else torch.stack([_null(part, counts, groups).log() for part, _ in replicates])
-    )
+    def weights(values: Tensor) -> Tensor:
+        result = torch.full_like(counts, torch.nan)
+        for group in groups:
+            if not bool(values[group].isnan().any()):
+                w = found(values, group).weights
+                result[group] = w * counts[group].sum() / (w * counts[group]).sum()
+        return result
+
+    logs = None
+    if confusion.folds > 1:
+        logs = torch.stack([weights(part).log() for part, _ in confusion.replicates()])
+    outside = [rates[g].abs().sum(1) - rates[g][:, g].abs().sum(1) for g in groups]
     return ImpliedWeights(
-        _null(E, counts, groups),
+        weights(E),
         tuple(tuple(group.tolist()) for group in groups),
-        tuple(1.0 if len(group) == 1 else torch.nan for group in groups),
-        tuple(torch.nan for _ in groups),
+        tuple(found(E, group).gap for group in groups),
+        tuple(float(leak.max().clamp(min=0)) for leak in outside),
         tolerance,
         (len(E) - 1) ** 2,
         logs,
+        tuple(found(E, group).eigenvalue for group in groups),
     )
-
-
-def _groups(connected: Tensor, places: Tensor) -> list[Tensor]:
-    """Classes that reach each other, largest group first."""
-    reach = (connected | torch.eye(len(connected), dtype=torch.bool)).double()
-    for _ in range(max(1, len(connected).bit_length())):
-        reach = (reach @ reach > 0).double()
-    first = (reach * reach.T).argmax(1)
-    return sorted((places[first == k] for k in torch.unique(first).tolist()), key=len, reverse=True)
-
-
-def _null(E: Tensor, counts: Tensor, groups: list[Tensor]) -> Tensor:
-    weights = torch.full_like(counts, torch.nan)
-    for group in groups:
-        inside = E[group][:, group] - torch.eye(len(group), dtype=E.dtype)
-        if bool(inside.isnan().any()):
-            continue
-        columns = inside / inside.diagonal().abs().clamp(min=1e-300)
-        a = torch.linalg.svd(columns.T).Vh[-1] if len(group) > 1 else torch.ones(1, dtype=E.dtype)
-        a = a / a.sum()
-        if bool((a > 0).all()):
-            share = a / counts[group]
-            weights[group] = share * counts[group].sum()
-    return weights

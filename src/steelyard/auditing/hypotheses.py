@@ -177,9 +177,10 @@ class Scales:
         if weights is None:
             return None
         try:
-            return self.implied.power_of(weights)
+            power = self.implied.power_of(weights)
         except ValueError:  # they do not differ within any group
             return None
+        return power if math.isfinite(power.power) else None
 
     def implied_pos_weight(self) -> Tensor | None:
         """Weight of each output's positives that would make the one-vs-all law hold, push over pull."""

@@ -85,7 +85,8 @@ def _weights(n: Numbers) -> Finding | None:
     assert stated is not None and none is not None and twice is not None  # noqa: PT018 (weighed for all weights)
     order = n.hypothesis("other order")
     if n.power is None:
-        return Finding("weights_tell_nothing")
+        known = n.implied is None or not bool(n.implied.weights[n.class_counts > 0].isnan().any())
+        return Finding("weights_tell_nothing" if known else "weights_not_positive")
     power = _measure(n.power.power, n.power.standard_error)
     g, low = power.value, power.low
     numbers = {"stated": Measure(stated.misfit), "none": Measure(none.misfit), "twice": Measure(twice.misfit)}
@@ -152,7 +153,8 @@ def _groups(n: Numbers) -> Finding | None:
     if n.implied is None or n.statement.binary:
         return None
     groups = n.implied.groups
-    gap = min((gap for gap, g in zip(n.implied.gaps, groups, strict=True) if len(g) > 1), default=None)
+    gaps = [gap for gap, g in zip(n.implied.gaps, groups, strict=True) if len(g) > 1 and math.isfinite(gap)]
+    gap = min(gaps, default=None)
     numbers = {"free": Measure(n.implied.degrees_of_freedom)} | ({} if gap is None else {"gap": Measure(gap)})
     return Finding("groups", False, Measure(float(len(groups))), numbers, tuple(Item(g) for g in groups))
 

@@ -22,6 +22,7 @@ TOPICS = {
     "weights_permuted": "weights",
     "weights_unclear": "weights",
     "weights_tell_nothing": "weights",
+    "weights_not_positive": "weights",
     "far_enough": "stopping",
     "stopped_early": "stopping",
     "knows_nothing": "stopping",
@@ -145,6 +146,10 @@ def _weights(f: Finding, n: Numbers) -> str:
     if f.code == "weights_tell_nothing":
         return (
             "The stated weights do not differ within any group of classes that are confused: nothing can be told."
+        )
+    if f.code == "weights_not_positive":
+        return (
+            "No positive class weights make the law of this loss hold for the model as it is: nothing can be told."
         )
     stated, none, twice = (f"{f.numbers[name].value:.2f}" for name in ("stated", "none", "twice"))
     effect = f"it behaves as if trained with the stated weights to the power {_shown(f.measure)}"

@@ -185,7 +185,7 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--losses", default="softmax", show_default=True, help="softmax, logistic, or both, comma-separated."
+    "--losses", default="softmax", show_default=True, help="Comma-separated: softmax, logistic, focal:gamma=1 ..."
 )
 @click.option(
     "--weights",

@@ -43,7 +43,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(f"{error.filename or 'the run folder'}: {error.strerror or error}; finished results are kept", 1)
     except (MemoryError, RuntimeError) as error:
         if type(error).__name__ == "JobsFailed":
-            _fail(f"{error}; the same command goes on with the rest", 1)
+            _fail(f"{error}; the same command{resume} goes on with the rest", 1)
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
         lower = "--batch-size or --image-size" if comparing else "what is done at a time"

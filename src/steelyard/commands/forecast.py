@@ -15,8 +15,7 @@ import steelyard
 from steelyard._common.files import write_atomically, write_json
 from steelyard.data import Predictions, open_predictions
 from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
-from steelyard.losses.registry import find_loss
-from steelyard.notation import parse_weights
+from steelyard.notation import parse_loss, parse_weights
 from steelyard.report import write_forecast_page
 
 _WEIGHT_DECAY = 5e-4
@@ -39,7 +38,7 @@ def forecast_file(
 
     Args:
         path: file of features and labels; see :func:`steelyard.data.open_predictions`.
-        losses: ``softmax`` or ``logistic``.
+        losses: each as :func:`steelyard.notation.parse_loss` takes it, but for weights; sums over samples.
         weights: each as :func:`parse_weights` takes it.
         test: the same of held-out samples, to judge by. Default: for `train_NAME`, the file `NAME` beside it if
             there is one; else the training samples, which flatters.
@@ -60,10 +59,12 @@ def forecast_file(
     """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} holds something already; name another folder")
-    for loss in losses:
-        if loss not in ("softmax", "logistic"):
-            known = find_loss(loss.partition(":")[0])  # an unknown name is refused there, with the nearest
-            raise ValueError(f"losses of a forecast must be softmax or logistic, got {loss!r} ({known.link} link)")
+    specs = [parse_loss(loss) for loss in losses]
+    for spec in specs:
+        if spec.entry.separable_over != "rows":
+            raise ValueError(f"losses of a forecast must be sums over samples, got {spec.label!r}")
+        if spec.scheme is not None:
+            raise ValueError(f"losses of a forecast have their weights from --weights, got {spec.label!r}")
     if not losses or not weights:
         raise ValueError(f"losses and weights must name at least one each, got {list(losses)} and {list(weights)}")
     opened = open_predictions(path, target=target, values="features", class_names=class_names)
@@ -85,16 +86,16 @@ def forecast_file(
     made = {text: parse_weights(text, counts, names) for text in weights}
     named = list(names) if names is not None else [f"class {k}" for k in range(size)]
     found: list[tuple[str, Forecast]] = []
-    for loss in losses:
+    for spec in specs:
         for one in forecast(
             features,
             labels,
             class_weights={k: torch.ones(size, dtype=torch.float64) if w is None else w for k, w in made.items()},
-            loss=loss,  # type: ignore[arg-type]
+            loss=spec.loss(counts, opened.batch_size or len(labels)),
             test=held_out,
             weight_decay=decay,
         ):
-            found.append((loss, one))
+            found.append((spec.label, one))
     result = {
         "schema": 1,
         "name": path.name,
@@ -106,7 +107,7 @@ def forecast_file(
         "class_counts": counts.tolist(),
         "weight_decay": decay,
         "guarantee": GUARANTEE,
-        "forecasts": [{"loss": loss} | one.to_dict() | _law(one, counts) for loss, one in found],
+        "forecasts": [{"loss": loss} | one.to_dict() | _law(loss, one, counts) for loss, one in found],
     }
     if out is not None:
         P = {f"{loss}:{one.name}": one.mean_confusion.numpy() for loss, one in found}
@@ -122,9 +123,9 @@ def _whole(opened: Predictions) -> tuple[Tensor, Tensor]:
     return torch.cat([rows for rows, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def _law(one: Forecast, counts: Tensor) -> dict[str, float | None]:
-    """For two classes the ratio that the weights fix."""
-    if len(counts) != 2 or not bool((counts > 0).all()):
+def _law(loss: str, one: Forecast, counts: Tensor) -> dict[str, float | None]:
+    """For two classes the ratio that the weights fix, under the two losses in which they fix one."""
+    if loss not in ("softmax", "logistic") or len(counts) != 2 or not bool((counts > 0).all()):
         return {"binary_ratio": None}
     n, w = counts.tolist(), one.class_weights.tolist()
     return {"binary_ratio": binary_ratio((n[0], n[1]), (w[0], w[1]))}

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from torch import Tensor
 
 from steelyard._common.files import read_json, write_atomically
-from steelyard.balance import mean_confusion
+from steelyard.balance import TrainingSetup, law, mean_confusion
 from steelyard.data import load_dataset, parse_imbalance, shot_groups, split_validation, subsample
 from steelyard.experiments.config import CompareConfig, make_config
 from steelyard.experiments.files import write_rows
 from steelyard.experiments.job import OnEpoch, Setting, Splits, Training, train_and_judge
-from steelyard.experiments.laws import balance_of
 from steelyard.experiments.metrics import recalls, run_metrics
 from steelyard.notation import LossSpec, parse_loss
 from steelyard.report.results import ComparedData, Run
@@ -126,7 +126,7 @@ class Bench:
         test_P, _ = mean_confusion(logits, splits.test[1], link=link)
         file = folder / "mean_confusion.npz"
         write_atomically(file, lambda f: np.savez(f, train=P.numpy(), test=test_P.numpy()))
-        law = balance_of(spec, train_logits, splits.train[1], splits.class_counts, self.config.batch_size)
+        balance = law(train_logits, splits.train[1], setup_of(spec, splits.class_counts, self.config.batch_size))
         return Run.from_dict(
             {
                 "seed": seed,
@@ -134,14 +134,15 @@ class Bench:
                 "metrics": run_metrics(logits, splits.test[1], link, self.groups),
                 "recall": [None if r != r else r for r in recalls(logits, splits.test[1]).tolist()],
                 "history": fitted.history,
-                "law": law.to_dict(),
+                "law": balance.to_dict(),
                 "seconds": 0.0,
             }
         )
 
     def _metadata(self, spec: LossSpec) -> dict[str, str]:
         """What was trained, for whoever reads a file alone."""
-        adjustment = spec.loss(self.class_counts, self.config.batch_size).logit_adjustment
+        loss = spec.loss(self.class_counts, self.config.batch_size)
+        adjustment: Tensor | None = getattr(loss, "logit_adjustment", None)
         known = {
             "loss": spec.label,
             "link": spec.link,
@@ -154,14 +155,19 @@ class Bench:
         return {f"steelyard.{key}": value for key, value in known.items()}
 
 
+def setup_of(spec: LossSpec, class_counts: Tensor, batch_size: int) -> TrainingSetup:
+    """What was done in training is returned: the loss with its final weights, on batches of such data."""
+    return TrainingSetup(spec.loss(class_counts, batch_size), batch_size=batch_size, class_counts=class_counts)
+
+
 def read_record(file: Path, training: Training) -> float | Run | Diverged:
     """What came of a training is returned from its record.
 
     Raises:
         ValueError: the file was cut off or edited; the sentence names it.
     """
-    found = read_json(file)
     try:
+        found = read_json(file)
         if not isinstance(found, dict):
             raise ValueError(f"{file} is not the record of a training")
         if found.get("diverged") is not None:

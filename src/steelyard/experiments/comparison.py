@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import cast
 
 import torch
+from torch import Tensor
 
 from steelyard._common.files import write_json
 from steelyard.experiments.bench import Bench, BenchJob, read_record
@@ -15,7 +16,6 @@ from steelyard.experiments.config import CompareConfig
 from steelyard.experiments.files import write_csv
 from steelyard.experiments.grid import clear_locks, do_once, run_grid
 from steelyard.experiments.job import Job, Judged, Training, carry_out, in_turn
-from steelyard.experiments.laws import law_text
 from steelyard.experiments.metrics import METRICS
 from steelyard.experiments.progress import Progress, Silent
 from steelyard.experiments.runs import RunFolder, environment
@@ -69,7 +69,6 @@ def compare(
         wanted = "at least 1" if workers < 1 else f"1 where a training has several devices ({devices})"
         raise ValueError(f"workers must be {wanted}, got {workers}")
     specs = {spec.label: spec for spec in parse_losses(",".join(config.losses))}
-    laws = {label: law_text(spec) for label, spec in specs.items()}
     runs = RunFolder(folder)
     started = time.monotonic()
     make = functools.partial(Bench, config, folder, accelerator, devices)
@@ -95,9 +94,7 @@ def compare(
             data=bench.describe(),
             metrics=METRICS,
             losses=[
-                _compared(spec, judged[label], bench, laws[label])
-                for label, spec in specs.items()
-                if label not in diverged
+                _compared(spec, judged[label], bench) for label, spec in specs.items() if label not in diverged
             ],
             diverged=diverged,
         )
@@ -198,8 +195,9 @@ def _how(workers: int) -> str:
     return threads if workers == 1 else f"{threads} each, {workers} workers"
 
 
-def _compared(spec: LossSpec, judged: Judged[Run], bench: Bench, law: str) -> ComparedLoss:
-    weights = spec.weights(bench.class_counts)
+def _compared(spec: LossSpec, judged: Judged[Run], bench: Bench) -> ComparedLoss:
+    loss = spec.loss(bench.class_counts, bench.config.batch_size)
+    weights: Tensor | None = getattr(loss, "class_weights", None)  # a preset's too; LGL-INR has none
     runs = [run for run in judged.runs if run is not None]
     return ComparedLoss(
         label=spec.label,
@@ -207,7 +205,7 @@ def _compared(spec: LossSpec, judged: Judged[Run], bench: Bench, law: str) -> Co
         loss=spec.name,
         link=spec.link,
         options=spec.options,
-        law=law,
+        law=spec.entry.law_text,
         class_weights=None if weights is None else weights.double().tolist(),
         lr=judged.rate,
         lr_search=judged.search,

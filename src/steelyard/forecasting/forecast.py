@@ -11,16 +11,19 @@ from torch.nn import functional as F
 from torchmetrics.functional.classification import multiclass_calibration_error
 
 from steelyard._common.checks import check_number
-from steelyard.balance.laws import Balance, one_vs_all_law, softmax_law
+from steelyard.balance.law import law
+from steelyard.balance.laws import Balance
 from steelyard.balance.means import Link, mean_confusion
-from steelyard.forecasting.head import Head, checked_features, class_weights_or_ones, fit_head
+from steelyard.balance.setup import TrainingSetup
+from steelyard.forecasting.head import Head, LossLike, checked_features, class_weights_or_ones, fit_head
 
 GUARANTEE = (
     "Guaranteed, of the mean training loss: where one class's weight alone is raised and all else in the "
-    "objective stays, that class's mean loss does not rise. Guaranteed, for two classes: mean probabilities "
-    "satisfy P_0 / (1 - P_1) = w_1 N_1 / (w_0 N_0) on the training samples, whatever the data. Not guaranteed, "
-    "for more: any class's mean probability, recall or precision; these are what a refitted head does on these "
-    "features, and features that are trained anew with other weights are other features."
+    "objective stays, that class's mean loss does not rise. Guaranteed, for two classes under softmax or "
+    "logistic loss: mean probabilities satisfy P_0 / (1 - P_1) = w_1 N_1 / (w_0 N_0) on the training samples, "
+    "whatever the data. Not guaranteed, for more: any class's mean probability, recall or precision; these are "
+    "what a refitted head does on these features, and features that are trained with other weights are "
+    "other features."
 )
 
 
@@ -74,7 +77,7 @@ def forecast(
     target: Tensor,
     *,
     class_weights: Mapping[str, Tensor | None],
-    loss: Link = "softmax",
+    loss: LossLike = "softmax",
     test: tuple[Tensor, Tensor] | None = None,
     weight_decay: float = 5e-4,
     tolerance: float = 1e-8,
@@ -85,7 +88,8 @@ def forecast(
         features: (N, D) of the training samples, from a trained network.
         target: (N,) labels.
         class_weights: a name and (K,) weights, or None for none, for each weighting.
-        loss: ``"softmax"`` or ``"logistic"`` (one-vs-all).
+        loss: a :class:`~steelyard.TrainingSetup` without class weights, or what it takes for a loss, such as
+            ``"softmax"``, ``"logistic"`` (one-vs-all) or a module; see :func:`fit_head`.
         test: features and labels of held-out samples to judge by. Default: the training samples, which flatters.
         weight_decay: of the head's matrix, as in training.
         tolerance: of the gradient; see :func:`fit_head`.
@@ -117,6 +121,11 @@ def forecast(
     judged = (h, target) if test is None else checked_features(test[0], test[1], size)[:2]
     if judged[0].shape[1] != h.shape[1]:
         raise ValueError(f"test must have {h.shape[1]} features as training has, got {judged[0].shape[1]}")
+    setup = loss if isinstance(loss, TrainingSetup) else TrainingSetup(loss, class_counts=[1.0] * size)
+    if setup.class_effect is not None:
+        raise ValueError(
+            "class_weights must be stated once, got a loss or setup that has some beside the weightings"
+        )
     found: list[Forecast] = []
     head: Head | None = None
     for name, weights in class_weights.items():
@@ -125,22 +134,21 @@ def forecast(
             h,
             target,
             num_classes=size,
-            loss=loss,
+            loss=setup,
             class_weights=w,
             weight_decay=weight_decay,
             tolerance=tolerance,
             start=head,
         )
-        P, counts = mean_confusion(head.logits(h), target, link=loss)
-        law = softmax_law if loss == "softmax" else one_vs_all_law
+        logits = head.logits(h)
         found.append(
             Forecast(
                 name=name,
                 class_weights=w,
-                **_judge(head.logits(judged[0]), judged[1], loss),
+                **_judge(head.logits(judged[0]), judged[1], setup.link),
                 held_out=test is not None,
-                class_loss=_class_loss(head.logits(h), target, loss),
-                balance=law(P, counts, w),
+                class_loss=_class_loss(setup.per_sample(logits, target), target, size),
+                balance=law(logits, target, setup, sample_weight=w[target]),
                 gradient=head.gradient,
             )
         )
@@ -195,11 +203,5 @@ def _judge(logits: Tensor, target: Tensor, link: Link) -> dict[str, Any]:
     }
 
 
-def _class_loss(logits: Tensor, target: Tensor, loss: Link) -> Tensor:
-    size = logits.shape[1]
-    if loss == "softmax":
-        each = F.cross_entropy(logits, target, reduction="none")
-    else:
-        own = F.one_hot(target, size).double()
-        each = F.binary_cross_entropy_with_logits(logits, own, reduction="none").sum(1)
+def _class_loss(each: Tensor, target: Tensor, size: int) -> Tensor:
     return torch.bincount(target, each, minlength=size) / torch.bincount(target, minlength=size)

@@ -6,12 +6,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steelyard._common.checks import check_choice, check_finite, check_number, check_target
-from steelyard.balance.means import Link
+from steelyard._common.checks import check_finite, check_number, check_target
+from steelyard.balance.readings import PerSample, eager_gradient
+from steelyard.balance.setup import TrainingSetup
 
+LossLike = TrainingSetup | str | nn.Module | PerSample
 _BALANCED = 1e-7  # relative residual of each output that is aimed at
 _ROUGH = 1e-3  # gradient up to which L-BFGS goes; Newton steps, which rounding does not stop, do the rest
 
@@ -43,7 +45,7 @@ def fit_head(
     target: Tensor,
     *,
     num_classes: int | None = None,
-    loss: Link = "softmax",
+    loss: LossLike = "softmax",
     class_weights: Tensor | None = None,
     weight_decay: float = 5e-4,
     tolerance: float = 1e-8,
@@ -62,8 +64,9 @@ def fit_head(
         features: (N, D), floating: what the head multiplies.
         target: (N,) labels.
         num_classes: K. Default: the largest label and one.
-        loss: ``"softmax"``: cross-entropy; ``"logistic"``: binary cross-entropies summed over the outputs.
-        class_weights: (K,) :math:`w`, per sample of each class. Default: all 1.
+        loss: a :class:`~steelyard.TrainingSetup`, or what it takes for a loss: any sum over samples that can be
+            differentiated twice. Its adjustment, weights of positives and smoothing are in the objective.
+        class_weights: (K,) :math:`w`, per sample of each class. Default: the setup's, else all 1.
         weight_decay: :math:`\lambda`.
         tolerance: of the gradient's largest entry.
         max_steps: evaluations of the objective and products with its Hessian at most.
@@ -86,10 +89,10 @@ def fit_head(
         True
     """
     h, target, size = checked_features(features, target, num_classes)
-    check_choice("loss", loss, ("softmax", "logistic"))
+    formula = _Formula(loss, target, size)
     decay = check_number("weight_decay", weight_decay, low=0)
     tolerance = check_number("tolerance", tolerance, low=1e-14)
-    a = class_weights_or_ones(class_weights, size)[target]
+    a = formula.weights(class_weights)[target]
     a = a / a.sum()
 
     # New coordinates in which the objective curves about alike in every direction: principal axes of the features,
@@ -106,15 +109,9 @@ def fit_head(
         b = start.bias + start.weight @ centre
     V.requires_grad_()
     b.requires_grad_()
-    own = F.one_hot(target, size).to(h)
 
     def objective() -> Tensor:
-        z = u @ V.T + b
-        if loss == "softmax":
-            each = F.cross_entropy(z, target, reduction="none")
-        else:
-            each = F.binary_cross_entropy_with_logits(z, own, reduction="none").sum(1)
-        value: Tensor = (a * each).sum() + decay / 2 * (V @ to_old.T).square().sum()
+        value: Tensor = (a * formula.each(u @ V.T + b)).sum() + decay / 2 * (V @ to_old.T).square().sum()
         return value
 
     steps = 0
@@ -139,22 +136,17 @@ def fit_head(
         optimizer.step(closure)  # type: ignore[no-untyped-call]
     V, b = V.detach(), b.detach()
 
-    def error_of(z: Tensor) -> tuple[Tensor, Tensor]:
-        p = torch.softmax(z, 1) if loss == "softmax" else torch.sigmoid(z)
-        return p, a[:, None] * (p - own)
-
-    def curve(p: Tensor, direction: Tensor) -> Tensor:
+    def curve(z: Tensor, direction: Tensor) -> Tensor:
         """The Hessian times a direction, (K, D + 1): the head's matrix and its bias."""
         dz = u @ direction[:, :-1].T + direction[:, -1]
-        t = p * (dz - (p * dz).sum(1, keepdim=True)) if loss == "softmax" else p * (1 - p) * dz
-        t = a[:, None] * t
+        t = a[:, None] * formula.curved(z, dz)
         in_matrix = t.T @ u + decay * (direction[:, :-1] @ to_old.T) @ to_old
         return torch.cat([in_matrix, t.sum(0)[:, None]], 1)
 
     reached = before = math.inf
     while steps < max_steps:
         z = u @ V.T + b
-        p, error = error_of(z)
+        error = a[:, None] * formula.gradient(z)
         W = V @ to_old.T
         reached = float(max((error.T @ h + decay * W).abs().max(), error.sum(0).abs().max()))
         # Rare or well separated classes have small pulls: their balance is asked for in proportion, as far as
@@ -164,7 +156,7 @@ def fit_head(
             break
         before = reached
         gradient = torch.cat([error.T @ u + decay * W @ to_old, error.sum(0)[:, None]], 1)
-        direction, used = _conjugate_gradients(functools.partial(curve, p), gradient, most=max_steps - steps)
+        direction, used = _conjugate_gradients(functools.partial(curve, z), gradient, most=max_steps - steps)
         steps += used + 1
         now, slope, step = float(objective()), float((gradient * direction).sum()), 1.0
         held = V, b
@@ -181,6 +173,65 @@ def fit_head(
     with torch.no_grad():
         W = V @ to_old.T
         return Head(W, b - W @ centre, reached, steps)
+
+
+class _Formula:
+    """The loss of each sample, its gradient and its curvature in the logits; closed for the two plain losses."""
+
+    def __init__(self, loss: LossLike, target: Tensor, size: int) -> None:
+        self.setup = loss if isinstance(loss, TrainingSetup) else TrainingSetup(loss)
+        reading = self.setup.reading
+        if reading.per_sample is None:
+            raise ValueError(
+                f"loss must be a sum over samples for a head to be refitted, got {reading.name}, "
+                "a function of the whole batch"
+            )
+        if self.setup.size not in (None, size):
+            raise ValueError(f"loss must be of {size} classes, as the target, got {self.setup.size}")
+        self.target = target
+        self.own = F.one_hot(target, size).double()
+        self.plain = reading.closed if reading.closed in ("softmax", "logistic") and not reading.held else None
+        if self.setup.logit_adjustment is not None:
+            self.plain = None
+
+    def weights(self, class_weights: Tensor | None) -> Tensor:
+        """(K,) what a sample of each class weighs."""
+        effect = self.setup.class_effect
+        if class_weights is not None and effect is not None:
+            raise ValueError("class_weights must be stated once, got them beside a setup that has some")
+        return class_weights_or_ones(effect if class_weights is None else class_weights, self.own.shape[1])
+
+    def each(self, z: Tensor) -> Tensor:
+        """(N,) losses of (N, K) logits."""
+        if self.plain == "logistic":
+            return F.binary_cross_entropy_with_logits(z, self.own, reduction="none").sum(1)
+        return self.setup.per_sample(z, self.target)
+
+    def gradient(self, z: Tensor) -> Tensor:
+        """(N, K)."""
+        if self.plain is None:
+            return eager_gradient(self.setup.per_sample, z, self.target)
+        return (torch.softmax(z, 1) if self.plain == "softmax" else torch.sigmoid(z)) - self.own
+
+    def curved(self, z: Tensor, dz: Tensor) -> Tensor:
+        """(N, K): each sample's Hessian in its logits times a direction."""
+        if self.plain == "softmax":
+            p = torch.softmax(z, 1)
+            return p * (dz - (p * dz).sum(1, keepdim=True))
+        if self.plain == "logistic":
+            p = torch.sigmoid(z)
+            return p * (1 - p) * dz
+        with torch.enable_grad():
+            z = z.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.setup.per_sample(z, self.target).sum(), z, create_graph=True)
+            try:
+                (curved,) = torch.autograd.grad((slope * dz).sum(), z)
+            except RuntimeError as error:
+                raise ValueError(
+                    f"loss must be differentiable twice for a head to be refitted, {self.setup.reading.name} is not: "
+                    f"{str(error).splitlines()[0]}"
+                ) from error
+        return curved
 
 
 def _conjugate_gradients(times: Callable[[Tensor], Tensor], right: Tensor, *, most: int) -> tuple[Tensor, int]:

@@ -7,30 +7,23 @@ tests that every loss meets. Nothing here knows a loss by name.
 
 import copy
 import inspect
-import math
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from steelyard._common.checks import (
-    FLOATS,
-    INTEGERS,
     REDUCTIONS,
     Reduction,
-    check_choice,
-    check_finite,
-    check_flag,
-    check_number,
     check_values,
     compute_dtype,
     dtype_name,
 )
 from steelyard._common.text import nearest
+from steelyard.losses.constant import constant_solution
+from steelyard.losses.options import NORMALIZATIONS, Link, Normalization, Option, buffer_of, option
 from steelyard.targets import (
     WORDS,
     Kind,
@@ -47,58 +40,7 @@ from steelyard.targets import (
 from steelyard.weights.adjustments import initial_bias
 from steelyard.weights.counts import Counts, count_tensor
 
-Link = Literal["softmax", "logistic"]
-Normalization = Literal["weights", "count", "none"]
-NORMALIZATIONS: tuple[Normalization, ...] = ("weights", "count", "none")
-Vector = Tensor | Sequence[float]
 Options = Mapping[str, Any]
-
-
-@dataclass(frozen=True)
-class Option:
-    """One option of a loss, declared once for function, module, command line and documentation.
-
-    Attributes:
-        default: the value where none is given.
-        doc: what it does, a clause for a list of arguments.
-        kind: ``"number"``, ``"integer"``, ``"flag"``, ``"choice"``, ``"vector"`` (one value per class) or
-            ``"other"``, which the loss checks by itself.
-        low, high: limits of a number; ``low`` of a vector's values.
-        choices: of a choice.
-        per: ``"output"`` or ``"class"``: what a vector has one value for. They differ for one binary output, which
-            has two classes.
-        of: ``"module"`` or ``"function"`` where the other does not have it.
-    """
-
-    default: Any
-    doc: str
-    kind: Literal["number", "integer", "flag", "choice", "vector", "other"] = "other"
-    low: float = -math.inf
-    high: float = math.inf
-    choices: tuple[str, ...] = ()
-    per: Literal["output", "class"] = "output"
-    of: Literal["both", "module", "function"] = "both"
-
-    def check(self, name: str, value: Any) -> Any:
-        """Return the value, or refuse it in one sentence; vectors are checked where their length is known."""
-        if self.kind == "number":
-            return check_number(name, value, low=self.low, high=self.high)
-        if self.kind == "choice":
-            check_choice(name, value, self.choices)
-        if self.kind == "flag":
-            check_flag(name, value)
-        if self.kind == "integer" and (isinstance(value, bool) or not isinstance(value, int)):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-        return value
-
-
-def option(default: Any, doc: str, **more: Any) -> Any:
-    """Declare an option of a loss; see :class:`Option`."""
-    return Option(default, doc, **more)
-
-
-POS_WEIGHT: Any = Option(None, "(K,) further weight of each output's positives.", kind="vector", low=0)
-OUTPUT_WEIGHTS: Any = Option(None, "(K,) weight of each output's whole loss.", kind="vector", low=0)
 
 
 class Loss(nn.Module):
@@ -200,7 +142,7 @@ class Loss(nn.Module):
         for key, value in self.complete(given, of="module").items():
             if self.options[key].kind == "vector":
                 # Not persistent: a checkpoint of a model that owns its loss loads whatever the weights are now.
-                self.register_buffer(key, _buffer(key, value, self.options[key].low), persistent=False)
+                self.register_buffer(key, buffer_of(key, value, self.options[key].low), persistent=False)
             else:
                 setattr(self, key, value)
 
@@ -265,7 +207,11 @@ class Loss(nn.Module):
             tensor([0.6012, 0.3988])
         """
         start = initial_bias(class_counts, self.link, num_samples=num_samples).double()
-        return _constant_solution(self, start, count_tensor(class_counts).double(), num_samples).float()
+        exact = copy.deepcopy(self).double()
+        if exact.logit_adjustment is not None:
+            start = start - exact.logit_adjustment
+        counts = count_tensor(class_counts).double()
+        return constant_solution(exact.per_sample, start, counts, num_samples).float()
 
     def extra_repr(self) -> str:
         shown = {k: v for k, v in self.chosen().items() if v is not None and not isinstance(v, Tensor)}
@@ -429,7 +375,7 @@ class Loss(nn.Module):
                 raise ValueError(f"a checkpoint's {prefix}{theirs} has no place in {self.name}")
             mine = getattr(self, ours)
             if mine is None:
-                self.register_buffer(ours, _buffer(ours, found, 0.0), persistent=False)
+                self.register_buffer(ours, buffer_of(ours, found, 0.0), persistent=False)
             elif mine.shape != found.shape or not torch.equal(mine, found.to(mine)):
                 warnings.warn(
                     f"the checkpoint's {prefix}{theirs} differs from the {ours} of this loss, which stay",
@@ -475,46 +421,6 @@ def function_of(loss: type[Loss], name: str) -> LossFunction:
     return function  # type: ignore[return-value]
 
 
-def one_vs_all(
-    rows: Tensor,
-    target: Targets,
-    positive: Callable[[Tensor], Tensor],
-    negative: Callable[[Tensor], Tensor],
-    *,
-    pos_weight: Tensor | None,
-    output_weights: Tensor | None,
-) -> Tensor:
-    r"""Return sums over outputs of losses that see each output as a binary problem, (M,).
-
-    .. math:: \ell_i = \sum_j v_j \big[u_j T_{ij}\, \ell^+(z_{ij}) + (1 - T_{ij})\, \ell^-(z_{ij})\big]
-
-    Args:
-        rows: (M, K) logits.
-        target: labels, whose own output alone is positive, or multi-hot.
-        positive, negative: :math:`\ell^+` and :math:`\ell^-`, element by element, with
-            :math:`\ell^+(\infty) = \ell^-(-\infty) = 0` and a derivative of 0 there.
-        pos_weight, output_weights: (K,) :math:`u` and :math:`v`, or None for 1.
-    """
-    if target.labels is not None and target.smoothing == 0:  # labels are never expanded to rows
-        label = target.labels[:, None]
-        own, others = positive(rows.gather(1, label))[:, 0], negative(rows.scatter(1, label, -torch.inf))
-        if pos_weight is not None:
-            own = own * pos_weight[target.labels]
-        if output_weights is not None:
-            own, others = own * output_weights[target.labels], others * output_weights
-        return own + others.sum(1)
-    ups, downs = target.sides(rows)
-    up = ups * positive(rows.masked_fill(ups == 0, torch.inf))
-    down = downs * negative(rows.masked_fill(downs == 0, -torch.inf))
-    both = (up if pos_weight is None else up * pos_weight) + down
-    return (both if output_weights is None else both * output_weights).sum(1)
-
-
-def softplus(z: Tensor) -> Tensor:
-    """Return log(1 + exp(z)); torch's default threshold of 20 is exact for float32 only."""
-    return F.softplus(z, threshold=40.0)
-
-
 def _sample_weights(targets: Targets, class_weights: Tensor | None) -> Tensor | None:
     """What each sample weighs by its class, (M,)."""
     if class_weights is None:
@@ -544,47 +450,3 @@ def _mixed(targets: Targets, class_weights: Tensor | None, smoothing: float, lin
     if targets.ignored is not None:
         T, others = T.masked_fill(targets.ignored, 0.0), others.masked_fill(targets.ignored, 0.0)
     return targets._replace(dense=T, others=others)
-
-
-def _buffer(name: str, value: Vector | None, low: float) -> Tensor | None:
-    """A module's own copy of a vector, floating, after refusing what can be none."""
-    if value is None:
-        return None
-    buffer = torch.as_tensor(value).detach().clone()
-    if buffer.dtype not in FLOATS + INTEGERS:
-        raise TypeError(f"{name} must be of a floating or integer dtype, got {dtype_name(buffer.dtype)}")
-    if buffer.dim() != 1:
-        raise ValueError(f"{name} must have one value per class, got shape {tuple(buffer.shape)}")
-    buffer = buffer if buffer.is_floating_point() else buffer.to(torch.get_default_dtype())
-    check_finite(name, buffer, low=low)
-    return buffer
-
-
-def _constant_solution(loss: Loss, start: Tensor, counts: Tensor, num_samples: int | None) -> Tensor:
-    """The logits (K,) float64 that minimise a sum over samples if all samples have the same."""
-    size = len(counts)
-    plain = copy.deepcopy(loss).double()
-    labels = torch.arange(size)
-    rows = torch.cat([torch.eye(size), torch.zeros(1, size)]).double()  # one positive each, then none
-    share = counts / (counts.sum() if num_samples is None else num_samples)
-    adjustment = plain.logit_adjustment
-    bias = (start if adjustment is None else start - adjustment.double()).requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [bias], max_iter=1000, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
-
-    def objective() -> Tensor:
-        if num_samples is None:
-            return share @ plain.per_sample(bias.expand(size, size), labels)
-        each = plain.per_sample(bias.expand(size + 1, size), rows)
-        return each[-1] + share @ (each[:-1] - each[-1])
-
-    def closure() -> float:
-        optimizer.zero_grad()
-        value = objective()
-        value.backward()  # type: ignore[no-untyped-call]
-        return float(value.detach())
-
-    with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return bias.detach()

@@ -3,16 +3,9 @@
 import torch
 from torch import Tensor
 
-from steelyard.losses.base import (
-    OUTPUT_WEIGHTS,
-    POS_WEIGHT,
-    Link,
-    Loss,
-    function_of,
-    one_vs_all,
-    option,
-    softplus,
-)
+from steelyard.losses.base import Loss, function_of
+from steelyard.losses.one_vs_all import one_vs_all, softplus
+from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT, Link, option
 from steelyard.losses.registry import register
 from steelyard.targets import Targets
 

@@ -9,7 +9,9 @@ from torch import Tensor
 from steelyard._common.checks import Beta, check_beta, check_presence, compute_dtype
 from steelyard.kernels.lgl_inr.dispatch import lgl_inr_columns
 from steelyard.kernels.lgl_inr.group import check_group, group_class_sums, lgl_inr_group_columns
-from steelyard.losses.base import OUTPUT_WEIGHTS, POS_WEIGHT, Loss, Options, function_of, option, softplus
+from steelyard.losses.base import Loss, Options, function_of
+from steelyard.losses.one_vs_all import softplus
+from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT, option
 from steelyard.losses.registry import register
 from steelyard.targets import TargetLike, class_sums
 from steelyard.weights.adjustments import initial_bias

@@ -23,7 +23,7 @@ from steelyard.kernels.heads.chunks import chunk_columns
 from steelyard.kernels.heads.dispatch import fused_loss
 from steelyard.kernels.lgl_inr.group import check_group
 from steelyard.kernels.lgl_inr.plan import assert_labels
-from steelyard.losses.base import NORMALIZATIONS, Normalization
+from steelyard.losses.options import NORMALIZATIONS, Normalization
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -23,7 +23,7 @@ def read_confusions(file: Path, size: int, *names: str) -> dict[str, Array]:
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; the folder must be kept whole")
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as source, np.load(source, allow_pickle=False) as arrays:
             found = {name: arrays[name] for name in names or arrays.files}
     except KeyError as error:
         raise ValueError(f"{file}: {error.args[0]}") from None

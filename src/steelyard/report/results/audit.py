@@ -108,5 +108,7 @@ class Audit(Results):
         for k in (k for trade in self.trades for k in trade.classes):
             if not 0 <= k < size:
                 raise ValueError(f"trades must name classes from 0 to {size - 1}, got {k}")
-        if not any(count > 0 for count in self.class_counts):
-            raise ValueError("class_counts must be positive for some class")
+        if not any(count >= 1 for count in self.class_counts):
+            raise ValueError("class_counts must be at least 1 for some class")
+        if not self.hypotheses:
+            raise ValueError("hypotheses must hold at least one")

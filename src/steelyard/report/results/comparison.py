@@ -118,6 +118,8 @@ class ComparedData(Record):
 
     def __post_init__(self) -> None:
         size = len(self.class_names)
+        if not size:
+            raise ValueError("class_names must name at least one class")
         check_sizes(
             size, {key: getattr(self, key) for key in ("train_counts", "validation_counts", "test_counts")}
         )
@@ -167,8 +169,9 @@ class Comparison(Results):
 
     def __post_init__(self) -> None:
         size = len(self.data.class_names)
-        if not self.losses:
-            raise ValueError("losses must hold at least one loss")
+        for key, part in (("losses", self.losses), ("config.learning_rates", self.config["learning_rates"])):
+            if not part:
+                raise ValueError(f"{key} must hold at least one")
         for loss in self.losses:
             if not loss.runs:
                 raise ValueError(f"losses: {loss.label} must have at least one run")

@@ -1,0 +1,85 @@
+"""Options of losses, declared once for function, module, command line and documentation."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from steelyard._common.checks import (
+    FLOATS,
+    INTEGERS,
+    check_choice,
+    check_finite,
+    check_flag,
+    check_number,
+    dtype_name,
+)
+
+Link = Literal["softmax", "logistic"]
+Normalization = Literal["weights", "count", "none"]
+NORMALIZATIONS: tuple[Normalization, ...] = ("weights", "count", "none")
+Vector = Tensor | Sequence[float]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option of a loss, declared once for function, module, command line and documentation.
+
+    Attributes:
+        default: the value where none is given.
+        doc: what it does, a clause for a list of arguments.
+        kind: ``"number"``, ``"integer"``, ``"flag"``, ``"choice"``, ``"vector"`` (one value per class) or
+            ``"other"``, which the loss checks by itself.
+        low, high: limits of a number; ``low`` of a vector's values.
+        choices: of a choice.
+        per: ``"output"`` or ``"class"``: what a vector has one value for. They differ for one binary output, which
+            has two classes.
+        of: ``"module"`` or ``"function"`` where the other does not have it.
+    """
+
+    default: Any
+    doc: str
+    kind: Literal["number", "integer", "flag", "choice", "vector", "other"] = "other"
+    low: float = -math.inf
+    high: float = math.inf
+    choices: tuple[str, ...] = ()
+    per: Literal["output", "class"] = "output"
+    of: Literal["both", "module", "function"] = "both"
+
+    def check(self, name: str, value: Any) -> Any:
+        """Return the value, or refuse it in one sentence; vectors are checked where their length is known."""
+        if self.kind == "number":
+            return check_number(name, value, low=self.low, high=self.high)
+        if self.kind == "choice":
+            check_choice(name, value, self.choices)
+        if self.kind == "flag":
+            check_flag(name, value)
+        if self.kind == "integer" and (isinstance(value, bool) or not isinstance(value, int)):
+            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+        return value
+
+
+def option(default: Any, doc: str, **more: Any) -> Any:
+    """Declare an option of a loss; see :class:`Option`."""
+    return Option(default, doc, **more)
+
+
+POS_WEIGHT: Any = Option(None, "(K,) further weight of each output's positives.", kind="vector", low=0)
+OUTPUT_WEIGHTS: Any = Option(None, "(K,) weight of each output's whole loss.", kind="vector", low=0)
+
+
+def buffer_of(name: str, value: Vector | None, low: float) -> Tensor | None:
+    """Return a module's own copy of a vector, floating, after refusing what can be none."""
+    if value is None:
+        return None
+    buffer = torch.as_tensor(value).detach().clone()
+    if buffer.dtype not in FLOATS + INTEGERS:
+        raise TypeError(f"{name} must be of a floating or integer dtype, got {dtype_name(buffer.dtype)}")
+    if buffer.dim() != 1:
+        raise ValueError(f"{name} must have one value per class, got shape {tuple(buffer.shape)}")
+    buffer = buffer if buffer.is_floating_point() else buffer.to(torch.get_default_dtype())
+    check_finite(name, buffer, low=low)
+    return buffer
