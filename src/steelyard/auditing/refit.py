@@ -63,7 +63,7 @@ def one_vs_all(pos_weight: Tensor | None) -> PerSample:
 
 
 def in_negative(omega: Tensor, positive: Tensor) -> PerSample:
-    r"""LGL-INR of each sample with weights that are held: :math:`\omega` (K, K), classes in outputs, and of positives.
+    r"""LGL-INR of each sample with constant weights: :math:`\omega` (K, K) of classes in outputs, and positives'.
 
     Source:
         Li, Li, Pan, Zhu, AAAI 2020; :math:`\omega` is held for the refit.
