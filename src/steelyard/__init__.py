@@ -1,8 +1,8 @@
 """Losses for imbalanced classification and the balance laws that say what class weights did."""
 
 from steelyard.balance.setup import TrainingSetup
-from steelyard.correction import correct_logits
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
+from steelyard.posterior import log_posterior
 from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
 from steelyard.weights.class_weights import class_weights
 from steelyard.weights.schedules import DeferredReweighting
@@ -17,9 +17,9 @@ __all__ = [
     "TrainingSetup",
     "batch_presence",
     "class_weights",
-    "correct_logits",
     "create_loss",
     "initial_bias",
     "list_losses",
+    "log_posterior",
     "logit_adjustment",
 ]

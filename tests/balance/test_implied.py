@@ -7,12 +7,21 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from steelyard.balance import MeanConfusion, implied_weights, mean_confusion
+from steelyard.balance import (
+    GradientLedger,
+    MeanConfusion,
+    TrainingSetup,
+    implied_pos_weight,
+    implied_weights,
+    mean_confusion,
+)
 from steelyard.data import exponential, load_dataset, subsample
 from steelyard.losses import SoftmaxLoss
 from steelyard.losses.functional import softmax_loss
 from steelyard.training import Recipe, SmallCNN, fit, predict
 from steelyard.weights.class_weights import class_weights
+from tests.balance import generic_losses
+from tests.balance.generic_losses import minimise, setups, trained
 from tests.balance.test_laws import COUNTS, WEIGHTS, _fit
 
 
@@ -134,6 +143,97 @@ def test_two_classes_have_a_power_when_their_weights_have_errors():
     implied = implied_weights(metric.compute(), metric.class_counts, replicates=metric.replicates())
     applied = implied.power_of(torch.tensor([1.0, 9.0]))
     assert 0 < applied.standard_error < 1
+
+
+def _ledger(setup, logits, target, folds=1):
+    ledger = GradientLedger(setup, logits.shape[1], folds=folds)
+    ledger.update(logits, target)
+    return ledger
+
+
+SETUPS = setups()
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_weights_of_any_loss_come_back_at_its_optimum(name):
+    setup = SETUPS[name]
+    logits, target = trained(setup)
+    implied = implied_weights(_ledger(setup, logits, target))
+    ratio = implied.ratio_to(setup.class_weights)
+    torch.testing.assert_close(ratio, torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0)
+    assert (implied.ratio_to(torch.ones(4)) - 1).abs().max() > 0.5
+    assert all(math.isnan(value) or abs(value - 1) < 1e-4 for value in implied.eigenvalues)
+
+
+def test_a_ledger_of_softmax_has_the_stationary_distribution_of_its_confusion():
+    generator = torch.Generator().manual_seed(0)
+    logits, target = 4 * torch.randn(300, 5, generator=generator, dtype=torch.float64), torch.arange(300) % 5
+    from_ledger = implied_weights(_ledger(TrainingSetup("softmax"), logits, target, folds=8))
+    metric = MeanConfusion(5, link="softmax", folds=8)
+    metric.update(logits, target)
+    from_P = implied_weights(metric.compute(), metric.class_counts, replicates=metric.replicates())
+    torch.testing.assert_close(from_ledger.weights, from_P.weights, rtol=1e-12, atol=0)
+    torch.testing.assert_close(from_ledger.log_error, from_P.log_error, rtol=1e-9, atol=0)
+    assert from_ledger.gaps == pytest.approx(from_P.gaps)
+    assert from_ledger.groups == from_P.groups
+    assert from_ledger.eigenvalues == pytest.approx((1,))
+
+
+def test_the_eigenvalue_of_one_vs_all_is_one_at_the_optimum_only():
+    setup = SETUPS["one-vs-all"]
+    logits, target = trained(setup)
+    early = implied_weights(_ledger(setup, logits / 3, target))
+    assert abs(early.eigenvalues[0] - 1) > 0.05
+    assert (early.weights > 0).all()
+
+
+def test_weights_inside_a_function_show_as_their_ratio():
+    def weighted(z, y):
+        return generic_losses.focal(z, y) * WEIGHTS[y]
+
+    setup = TrainingSetup(weighted)
+    implied = implied_weights(_ledger(setup, *trained(setup)))
+    torch.testing.assert_close(implied.ratio_to(torch.ones(4)), torch.ones(4).double(), rtol=1e-4, atol=0)
+
+
+def test_groups_of_a_ledger_do_not_compare():
+    logits = torch.full((40, 4), -60.0, dtype=torch.float64)
+    target = torch.arange(40) % 4
+    rows = torch.arange(40)
+    logits[rows, target] = 1.0
+    logits[rows, target ^ 1] = 0.0
+    implied = implied_weights(_ledger(TrainingSetup("softmax"), logits, target))
+    assert implied.groups == ((0, 1), (2, 3))
+    torch.testing.assert_close(implied.weights, torch.ones(4, dtype=torch.float64))
+
+
+def test_no_positive_weights_are_nan_with_a_warning():
+    setup = TrainingSetup("softmax", label_smoothing=0.5)
+    logits = torch.randn(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with pytest.warns(UserWarning, match="have no positive implied weights"):
+        implied = implied_weights(_ledger(setup, 3 * logits, torch.tensor([0, 1, 2])))
+    assert implied.weights.isnan().any()
+
+
+def test_positive_weights_of_outputs_are_push_over_pull():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 3, generator=generator, dtype=torch.float64)
+    target = (torch.rand(400, 4, generator=generator) < torch.sigmoid(x @ torch.randn(3, 4).double())).double()
+    u = torch.tensor([0.5, 1.0, 4.0, 9.0], dtype=torch.float64)
+    W = torch.zeros(3, 4, dtype=torch.float64, requires_grad=True)
+    b = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    loss = torch.nn.BCEWithLogitsLoss(pos_weight=u)
+    minimise([W, b], lambda: loss(x @ W + b, target))
+    logits = (x @ W + b).detach()
+    stated = TrainingSetup(loss)
+    silent = TrainingSetup(torch.nn.BCEWithLogitsLoss())
+    for setup in (stated, silent):
+        found = implied_pos_weight(_ledger(setup, logits, target))
+        torch.testing.assert_close(found, u, rtol=1e-5, atol=0)
+    with pytest.raises(TypeError, match="source must be a ledger of class labels"):
+        implied_weights(_ledger(stated, logits, target))
+    with pytest.raises(TypeError, match="outputs that stand for themselves"):
+        implied_pos_weight(_ledger(TrainingSetup("softmax"), logits, torch.arange(400) % 4))
 
 
 # A network as stochastic gradient descent leaves it, on real data ------------------------------------------

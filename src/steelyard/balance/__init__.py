@@ -2,7 +2,7 @@
 
 from steelyard.balance.flows import HardClasses, Trade, hard_classes, ledger, trades
 from steelyard.balance.gradient_ledger import GradientLedger
-from steelyard.balance.implied import AppliedPower, ImpliedWeights, implied_weights
+from steelyard.balance.implied import AppliedPower, ImpliedWeights, implied_pos_weight, implied_weights
 from steelyard.balance.law import law
 from steelyard.balance.laws import Balance, binary_law, feature_law, lgl_inr_law, one_vs_all_law, softmax_law
 from steelyard.balance.means import MeanConfusion, logistic_statistics, mean_confusion
@@ -20,6 +20,7 @@ __all__ = [
     "binary_law",
     "feature_law",
     "hard_classes",
+    "implied_pos_weight",
     "implied_weights",
     "law",
     "ledger",

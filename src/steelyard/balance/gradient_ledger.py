@@ -116,7 +116,8 @@ class GradientLedger(FoldedSums):
             return self.fold_masses.sum(0)
 
     def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """G and class counts without the first fold, without the second, and so on.
+        """G and class counts without the first fold, without the second, and so on; of class labels each row is
+        scaled to the weight that the whole has of its class.
 
         Raises:
             ValueError: there is one fold only.
@@ -145,4 +146,6 @@ class GradientLedger(FoldedSums):
         totals = [state.sum(0) for state in states]
         for f in range(self.folds):
             sums, counts, masses = (total - state[f] for total, state in zip(totals, states, strict=True))
+            if self.by_label:  # how many of each class a fold has is no property of the model
+                sums, masses = sums * (totals[2] / masses)[:, None], totals[2]
             yield sums, counts, masses

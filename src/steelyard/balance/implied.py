@@ -1,6 +1,7 @@
-"""The weights that a softmax classifier behaves as if trained with: its mean confusion as a Markov chain."""
+"""The weights that a classifier behaves as if trained with, from its ledger or its mean confusion."""
 
 import math
+import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +10,8 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_number
+from steelyard.balance.gradient_ledger import GradientLedger
+from steelyard.balance.perron import communicating, gradient_weights, spectral_gap, stationary
 
 
 @dataclass(frozen=True)
@@ -27,18 +30,21 @@ class AppliedPower:
 
 @dataclass(frozen=True)
 class ImpliedWeights:
-    """What the stationary distribution of a mean confusion says about class weights.
+    """Which class weights a model behaves as if trained with.
 
     Attributes:
         weights: (K,) float64; within each group their mean over samples is 1. NaN for classes without samples.
             Between groups they do not compare: classes that are never confused do not feel each other's weights.
         groups: classes that communicate through P, directly or through others, largest group first.
         gaps: spectral gap of each group, in (0, 1]: near 0 its weights are poorly determined. 1 for one class.
+            NaN where push is negative somewhere, as smoothing can make it.
         leaks: of each group, the largest mean probability that a class of it gives to all other groups together.
         tolerance: mean probabilities up to this count as no confusion.
         degrees_of_freedom: (K - 1)^2, entries of P that the softmax law leaves free, of K (K - 1).
         replicates: (F, K) logarithms of the weights without a part of the samples each, or None where no errors
             were asked for.
+        eigenvalues: of each group, the Perron eigenvalue of push over pull. It is 1 for the softmax family at any
+            logits, and for one-vs-all losses at a critical point only: a measure of the distance from one.
     """
 
     weights: Tensor
@@ -48,6 +54,7 @@ class ImpliedWeights:
     tolerance: float
     degrees_of_freedom: int
     replicates: Tensor | None = None
+    eigenvalues: tuple[float, ...] = ()
 
     @property
     def log_error(self) -> Tensor | None:
@@ -118,7 +125,8 @@ class ImpliedWeights:
             "weights": _plain(self.weights),
             "log_error": None if self.log_error is None else _plain(self.log_error),
             "groups": [list(group) for group in self.groups],
-            "gaps": list(self.gaps),
+            "gaps": [gap if math.isfinite(gap) else None for gap in self.gaps],
+            "eigenvalues": [value if math.isfinite(value) else None for value in self.eigenvalues],
             "leaks": list(self.leaks),
             "tolerance": self.tolerance,
             "degrees_of_freedom": self.degrees_of_freedom,
@@ -126,31 +134,38 @@ class ImpliedWeights:
 
 
 def implied_weights(
-    mean_confusion: Tensor,
-    class_counts: Tensor,
+    source: Tensor | GradientLedger,
+    class_counts: Tensor | None = None,
     *,
     tolerance: float = 1e-6,
     replicates: Iterable[tuple[Tensor, Tensor]] | None = None,
 ) -> ImpliedWeights:
-    r"""Class weights that make the softmax law hold: stationary distribution of P over the class counts.
+    r"""Return the class weights that make the law hold for a model as it is.
 
-    .. math:: \pi P = \pi, \qquad w_k \propto \pi_k / N_k
+    .. math:: w G = 0, \qquad \text{and for softmax } \pi P = \pi, \quad w_k \propto \pi_k / N_k
 
-    At a critical point of the weighted softmax loss :math:`a P = a` with :math:`a_k = w_k N_k`, so there the
-    implied weights are the weights of the loss, up to a factor in each group of classes that communicate.
+    At a critical point of a weighted loss the gradients of its classes cancel under its weights, so there the
+    implied weights are the weights of the loss, up to a factor in each group of classes that communicate. From a
+    ledger they are the left Perron vector of push over pull, :math:`G_{kj} / (-G_{jj})`, which is positive away
+    from a critical point too; where smoothing makes push negative, the null vector of G. From the mean confusion
+    of a softmax classifier they are its stationary distribution over the class counts.
 
     Args:
-        mean_confusion: (K, K), rows sum to 1; NaN rows for classes without samples.
-        class_counts: (K,) training samples of each class.
-        tolerance: mean probabilities up to this are taken as 0 when groups are formed.
-        replicates: mean confusions without a part of the samples each, as :meth:`MeanConfusion.replicates` gives,
-            for the errors of the weights by the jackknife, in the groups of the whole. Their counts are not used:
-            a law about these samples may be asked of a network trained on others. Default: no errors.
+        source: the ledger of a loss of class labels; or the mean confusion (K, K) of a softmax classifier, whose
+            rows sum to 1, NaN for classes without samples.
+        class_counts: (K,) training samples of each class, for a mean confusion. Default: those of the ledger.
+        tolerance: mean probabilities (of a ledger, mean gradients) up to this are taken as 0 when groups are
+            formed.
+        replicates: of a mean confusion, what :meth:`MeanConfusion.replicates` gives, for the errors of the weights
+            by the jackknife, in the groups of the whole. Their counts are not used: a law about these samples may
+            be asked of a network trained on others. A ledger with folds brings its own. Default: no errors.
 
     Returns:
-        Weights, groups and how well determined they are.
+        Weights, groups and how well determined they are. If the loss holds weights that nobody can read off it,
+        the weights are the ratio of implied to held.
 
     Raises:
+        TypeError: a ledger of independent outputs, which have implied positive weights instead.
         ValueError: a shape that does not fit, or rows that do not sum to 1 (one-vs-all sigmoids have no such
             chain).
 
@@ -162,12 +177,105 @@ def implied_weights(
         >>> implied_weights(P, torch.tensor([300, 100])).weights  # counts alone explain P: no weights
         tensor([1.0000, 1.0000], dtype=torch.float64)
     """
+    tolerance = check_number("tolerance", tolerance, low=0, high=1)
+    if isinstance(source, GradientLedger):
+        if class_counts is not None or replicates is not None:
+            raise TypeError("class_counts and replicates belong to a mean confusion, got them with a ledger")
+        return _of_ledger(source, tolerance)
+    if class_counts is None:
+        raise TypeError("class_counts must be given with a mean confusion, got None")
+    return _of_confusion(source, class_counts, tolerance, replicates)
+
+
+def implied_pos_weight(ledger: GradientLedger) -> Tensor:
+    r"""Return the positive weight of each output that makes its law hold, push over pull.
+
+    .. math:: u_j^{\text{implied}} = u_j\, \text{push}_j / \text{pull}_j
+
+    with :math:`u` the stated positive weight. Of class labels the stated class weights count as applied:
+    one-vs-all losses have K equations, which tell either class weights or positive weights.
+
+    Args:
+        ledger: of multi-hot targets, one binary output, or one-vs-all class labels.
+
+    Returns:
+        (K,) float64; NaN for outputs without positives or negatives. Errors: ``ledger.law().residual_error``.
+
+    Raises:
+        TypeError: a ledger of a softmax loss.
+
+    Source:
+        Derived for this project from the binary law of Li, Li, Pan, Zhu, AAAI 2020.
+
+    Example:
+        >>> from steelyard import TrainingSetup
+        >>> ledger = GradientLedger(TrainingSetup("logistic", targets="multi-hot"), 1)
+        >>> ledger.update(torch.zeros(4, 1), torch.tensor([[1.0], [0.0], [0.0], [0.0]]))
+        >>> implied_pos_weight(ledger)
+        tensor([3.], dtype=torch.float64)
+    """
+    setup = ledger.setup
+    if ledger.by_label and setup.reading.link == "softmax":
+        raise TypeError(f"ledger must be of outputs that stand for themselves, got one of the {setup.text}")
+    balance = ledger.law()
+    ratio = balance.push_down / balance.pull_up
+    stated = torch.ones_like(ratio) if setup.pos_weight is None else setup.pos_weight.to(ratio)
+    return torch.where((balance.pull_up > 0) & (balance.push_down > 0), ratio * stated, torch.nan)
+
+
+def _of_ledger(ledger: GradientLedger, tolerance: float) -> ImpliedWeights:
+    if not ledger.by_label:
+        raise TypeError("source must be a ledger of class labels; independent outputs have implied_pos_weight")
+    G, counts, masses = ledger.compute().cpu(), ledger.class_counts.cpu().double(), ledger.masses.cpu()
+    size, observed = len(G), ledger.masses.cpu() > 0
+    rates = G.masked_fill(torch.eye(size, dtype=torch.bool), 0.0) / torch.where(observed, masses, 1.0)[:, None]
+    groups = communicating(rates.abs(), observed, tolerance)
+    weights, gaps, leaks, eigenvalues = torch.full_like(counts, torch.nan), [], [], []
+    for members in groups:
+        found = gradient_weights(G[members][:, members], masses[members])
+        weights[members] = _mean_one(found.weights, counts[members])
+        gaps.append(found.gap)
+        eigenvalues.append(found.eigenvalue)
+        outside = rates[members].abs().sum(1) - rates[members][:, members].abs().sum(1)
+        leaks.append(float(outside.max().clamp(min=0)))
+    if bool(weights[observed].isnan().any()):
+        warnings.warn(
+            f"{int(weights[observed].isnan().sum())} classes have no positive implied weights: their push is "
+            "negative and no positive vector makes the law hold; they are NaN",
+            stacklevel=3,
+        )
+    logs = None
+    if ledger.folds > 1:
+        logs = torch.stack([_logs_of(part.cpu(), counts, masses, groups) for part, _ in ledger.replicates()])
+    names = tuple(tuple(members.tolist()) for members in groups)
+    freedom = (size - 1) ** 2
+    return ImpliedWeights(weights, names, tuple(gaps), tuple(leaks), tolerance, freedom, logs, tuple(eigenvalues))
+
+
+def _logs_of(G: Tensor, counts: Tensor, masses: Tensor, groups: list[Tensor]) -> Tensor:
+    weights = torch.full_like(counts, torch.nan)
+    for members in groups:
+        found = gradient_weights(G[members][:, members], masses[members]).weights
+        weights[members] = _mean_one(found, counts[members])
+    return weights.log()
+
+
+def _mean_one(weights: Tensor, counts: Tensor) -> Tensor:
+    """Weights in the unit in which their mean over samples is 1."""
+    return weights * counts.sum() / (weights * counts).sum()
+
+
+def _of_confusion(
+    mean_confusion: Tensor,
+    class_counts: Tensor,
+    tolerance: float,
+    replicates: Iterable[tuple[Tensor, Tensor]] | None,
+) -> ImpliedWeights:
     P, counts = mean_confusion.detach().double().cpu(), class_counts.double().cpu()
     size = len(P)
     if P.shape != (size, size) or counts.shape != (size,):
         shapes = f"{tuple(P.shape)} and {tuple(counts.shape)}"
         raise ValueError(f"mean_confusion must have shape (K, K) and class_counts (K,), got {shapes}")
-    tolerance = check_number("tolerance", tolerance, low=0, high=1)
     observed = ~P.isnan().any(1) & (counts > 0)
     sums = P[observed].sum(1)
     if bool(((sums - 1).abs() > 1e-4).any()):
@@ -175,12 +283,12 @@ def implied_weights(
             f"mean_confusion must have rows that sum to 1, got {sums[(sums - 1).abs().argmax()].item():.6g}; "
             "one-vs-all sigmoids have no implied weights"
         )
-    groups = _communicating(P, observed, tolerance)
+    groups = communicating(P, observed, tolerance)
     gaps, leaks = [], []
     for members in groups:
         inside = P[members][:, members]
         kept = inside.sum(1, keepdim=True)
-        gaps.append(_spectral_gap(inside / kept))
+        gaps.append(spectral_gap(inside / kept))
         leaks.append(float((P[members].sum(1, keepdim=True) - kept).max().clamp(min=0)))
     logs = None
     if replicates is not None:
@@ -193,6 +301,7 @@ def implied_weights(
         tolerance,
         (size - 1) ** 2,
         logs,
+        (1.0,) * len(groups),
     )
 
 
@@ -201,8 +310,8 @@ def _weights_of(P: Tensor, counts: Tensor, groups: list[Tensor]) -> Tensor:
     weights = torch.full_like(counts, torch.nan)
     for members in groups:
         inside = P[members][:, members]
-        share = _stationary(inside / inside.sum(1, keepdim=True)) / counts[members]
-        weights[members] = share * counts[members].sum() / (share * counts[members]).sum()
+        share = stationary(inside / inside.sum(1, keepdim=True)) / counts[members]
+        weights[members] = _mean_one(share, counts[members])
     return weights
 
 
@@ -213,38 +322,3 @@ def _jackknife(parts: Tensor) -> Tensor:
 
 def _plain(values: Tensor) -> list[float | None]:
     return [value if math.isfinite(value) else None for value in values.tolist()]
-
-
-def _communicating(P: Tensor, observed: Tensor, tolerance: float) -> list[Tensor]:
-    """Classes that reach each other through entries above the tolerance, largest group first."""
-    confused = P.gt(tolerance) & observed[:, None] & observed
-    reach = (confused | torch.eye(len(P), dtype=torch.bool)).float()
-    for _ in range(max(1, math.ceil(math.log2(len(P))))):
-        reach = ((reach @ reach) > 0).float()
-    mutual = (reach * reach.T) > 0
-    first = mutual.int().argmax(1)  # the lowest class of each class's group names the group
-    groups = [(first == k).nonzero()[:, 0] for k in range(len(P)) if bool(observed[k]) and int(first[k]) == k]
-    return sorted(groups, key=len, reverse=True)
-
-
-def _stationary(chain: Tensor) -> Tensor:
-    """Stationary distribution by the elimination of Grassmann, Taksar and Heyman: no subtraction, so every
-    probability is right to relative precision, however small."""
-    A = chain.clone()
-    size = len(A)
-    for k in range(size - 1, 0, -1):
-        A[:k, k] /= A[k, :k].sum()
-        A[:k, :k] += A[:k, k : k + 1] * A[k, :k]
-    pi = torch.zeros(size, dtype=A.dtype)
-    pi[0] = 1.0
-    for k in range(1, size):
-        pi[k] = pi[:k] @ A[:k, k]
-    return pi / pi.sum()
-
-
-def _spectral_gap(chain: Tensor) -> float:
-    """1 less the second largest modulus of the eigenvalues."""
-    if len(chain) == 1:
-        return 1.0
-    moduli = torch.linalg.eigvals(chain).abs().sort(descending=True).values
-    return float((1 - moduli[1]).clamp(0, 1))

@@ -202,9 +202,9 @@ def _in_negative_law(logits: Tensor, target: Tensor, setup: TrainingSetup) -> Ba
     assert inner is not None
     z = logits if setup.logit_adjustment is None else logits + _column(setup.logit_adjustment, logits)
     P, counts = mean_confusion(z, target, link="logistic", ignore_index=setup.reading.ignore_index)
-    presence = None
-    if setup.batch_size is not None:
-        presence = batch_presence(counts if setup.class_counts is None else setup.class_counts, setup.batch_size)
+    presence = setup.presence
+    if presence is None and setup.batch_size is not None:
+        presence = batch_presence(counts, setup.batch_size)
     statistics = None
     if not inner.detached:
         statistics = logistic_statistics(z, target, ignore_index=setup.reading.ignore_index)

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steelyard._common.checks import Beta, check_vector
+from steelyard._common.checks import Beta, check_beta, check_vector
 from steelyard.balance.means import Link
 from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss
 from steelyard.losses.base import Loss
@@ -29,6 +29,10 @@ class InNegative:
     beta: Beta
     detached: bool
     own_statistics: bool
+
+    def strength(self, num_classes: int) -> float:
+        """Beta as a number."""
+        return check_beta(self.beta, num_classes)
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from steelyard.balance.readings import (
     one_value_each,
     read_loss,
 )
+from steelyard.weights.adjustments import batch_presence
 
 
 @dataclass(frozen=True, init=False, eq=False)
@@ -57,6 +58,12 @@ class TrainingSetup:
         link: ``"softmax"`` where all logits may shift together without a change, ``"logistic"`` where every output
             stands for itself.
 
+        parts: what acts like a weight per class, by name; without those that are the same for all classes.
+        class_effect: (K,) their product :math:`w_k s_k e^{t_k}`, or None for none.
+        presence: (K,) share of LGL-INR's batches that have each class, where batch size and counts say it.
+        zero: name of the first vector that holds a weight of 0, or None.
+        empty: whether a class is said to have no samples.
+
     Raises:
         TypeError: a loss that is none, an option of the wrong type.
         ValueError: weights stated twice with different values, vectors of different lengths, a weight of zero.
@@ -82,6 +89,11 @@ class TrainingSetup:
     options: Mapping[str, object]
     targets: Targets
     reading: Reading = field(init=False, repr=False)
+    parts: dict[str, Tensor] = field(init=False, repr=False)
+    class_effect: Tensor | None = field(init=False, repr=False)
+    presence: Tensor | None = field(init=False, repr=False)
+    zero: str | None = field(init=False, repr=False)
+    empty: bool = field(init=False, repr=False)
     _adjusted_outside: bool = field(init=False, repr=False)
 
     def __init__(
@@ -143,10 +155,21 @@ class TrainingSetup:
             ("options", dict(options or {})),
             ("targets", targets),
             ("reading", reading),
+            ("parts", _parts(vectors)),
             ("_adjusted_outside", adjusted_outside),
         ):
             object.__setattr__(self, key, value)
         self._check_lengths()
+        # What the posterior needs, made here: a graph cannot look at values.
+        effect = list(self.parts.values())
+        object.__setattr__(self, "class_effect", torch.stack(effect).prod(0) if effect else None)
+        weights = {name: vectors[name] for name in ("class_weights", "pos_weight", "sampler_weights")}
+        zero = [name for name, values in weights.items() if values is not None and bool((values == 0).any())]
+        object.__setattr__(self, "zero", zero[0] if zero else None)
+        counts = vectors["class_counts"]
+        object.__setattr__(self, "empty", counts is not None and bool((counts == 0).any()))
+        known = batch_size is not None and counts is not None and reading.in_negative is not None
+        object.__setattr__(self, "presence", batch_presence(counts, batch_size) if known else None)  # type: ignore[arg-type]
         if vectors["logit_shift"] is not None and not self._shift_is_weight:
             raise ValueError(
                 f"logit_shift acts like class weights under the softmax loss only, got it with {reading.name}: "
@@ -179,19 +202,6 @@ class TrainingSetup:
         if self.size is None:
             raise ValueError("class_counts must say how many classes a loss function is for, got None")
         return structure(self, torch.arange(1, self.size + 1, dtype=torch.float64).sin())
-
-    @cached_property
-    def parts(self) -> dict[str, Tensor]:
-        """What acts like a weight per class, by name; without those that are the same for all classes."""
-        shift = None if self.logit_shift is None else self.logit_shift.exp()
-        parts = {"class weights": self.class_weights, "sampler": self.sampler_weights, "logit shift": shift}
-        return {k: v for k, v in parts.items() if v is not None and float((v - v[0]).abs().max()) > 1e-9 * v.max()}
-
-    @property
-    def class_effect(self) -> Tensor | None:
-        r"""(K,) product of all that acts like a weight per class, :math:`w_k s_k e^{t_k}`, or None for none."""
-        parts = list(self.parts.values())
-        return torch.stack(parts).prod(0) if parts else None
 
     @property
     def weighted(self) -> bool:
@@ -300,6 +310,16 @@ def gradient_of_classes(setup: TrainingSetup, logits: Tensor) -> Tensor:
 
 def _vector(name: str, values: Vector | None, *, low: float = -math.inf) -> Tensor | None:
     return None if values is None else check_vector(name, values, low=low)
+
+
+def _parts(vectors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
+    shift = vectors["logit_shift"]
+    parts = {
+        "class weights": vectors["class_weights"],
+        "sampler": vectors["sampler_weights"],
+        "logit shift": None if shift is None else shift.exp(),
+    }
+    return {k: v for k, v in parts.items() if v is not None and float((v - v[0]).abs().max()) > 1e-9 * v.max()}
 
 
 def _agreed(name: str, stated: Tensor | None, held: Tensor | None) -> Tensor | None:

@@ -11,7 +11,8 @@ from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import assert_all_finite, check_is_fitted, column_or_1d, has_fit_parameter
 
-from steelyard.correction import correct_logits
+from steelyard.balance.setup import TrainingSetup
+from steelyard.posterior import log_posterior
 
 Array = np.ndarray[Any, Any]
 Prior = Literal["uniform"] | Array | None
@@ -110,13 +111,8 @@ class PriorCalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimat
         check_is_fitted(self)
         with np.errstate(divide="ignore"):
             logits = np.log(np.asarray(self.estimator_.predict_proba(X), dtype=np.float64))
-        corrected = correct_logits(
-            torch.from_numpy(logits),
-            "softmax",
-            class_weights=torch.from_numpy(self.weights_),
-            train_prior=torch.from_numpy(self.train_prior_),
-            test_prior=torch.from_numpy(self.test_prior_),
-        )
+        setup = TrainingSetup("softmax", class_weights=self.weights_, class_counts=self.train_prior_)
+        corrected = log_posterior(torch.from_numpy(logits), setup, self.test_prior_)
         probabilities: Array = corrected.exp().numpy()
         return probabilities
 

@@ -1,0 +1,93 @@
+"""Positive vectors of matrices that are not negative: groups, stationary distributions, Perron vectors."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Found:
+    """Weights of one group of classes: (n,) up to a factor, NaN where none are positive."""
+
+    weights: Tensor
+    eigenvalue: float
+    gap: float
+
+
+def gradient_weights(G: Tensor, masses: Tensor) -> Found:
+    """Weights with w G = 0 for the ledger (n, n) of one group: the left Perron vector of push over pull.
+
+    With its right vector u, push u = lambda pull u, the matrix becomes a Markov chain, whose stationary
+    distribution is found without subtractions; so weights are right to relative precision, however far apart.
+    """
+    if len(G) == 1:
+        return Found(torch.ones(1, dtype=G.dtype), 1.0, 1.0)
+    pull = -G.diagonal()
+    push = G.masked_fill(torch.eye(len(G), dtype=torch.bool), 0.0)
+    if bool((push < 0).any()) or bool((pull <= 0).any()):
+        return _null_weights(G)
+    sums = push.sum(1)
+    if bool(((sums - pull).abs() <= 1e-9 * pull).all()):  # all logits may shift: u = 1, lambda = 1
+        value, u = 1.0, torch.ones_like(pull)
+    else:
+        values, vectors = torch.linalg.eig(push / pull[:, None])
+        top = int(values.real.argmax())
+        value, u = float(values[top].real), vectors[:, top].real.abs()
+        for _ in range(100):  # small entries to relative precision
+            u = u + (push @ u) / (value * pull)
+            u = u / u.sum()
+    chain = push * u
+    chain = chain / chain.sum(1, keepdim=True)
+    weights = stationary(chain) / (pull * u)
+    rate = pull / masses
+    rate = rate / rate.max().clamp(min=1)
+    gap = spectral_gap(torch.diag(1 - rate) + rate[:, None] * chain)
+    return Found(weights, value, gap)
+
+
+def _null_weights(G: Tensor) -> Found:
+    """The left null vector of G where push may be negative; NaN where it is not positive."""
+    scale = G.abs().sum(0).clamp(min=torch.finfo(G.dtype).tiny)
+    left = torch.linalg.svd(G / scale).U
+    w = left[:, -1]
+    w = w / w[w.abs().argmax()]
+    if bool((w <= 0).any()):
+        w = torch.full_like(w, torch.nan)
+    return Found(w, math.nan, math.nan)
+
+
+def communicating(P: Tensor, observed: Tensor, tolerance: float) -> list[Tensor]:
+    """Classes that reach each other through entries above the tolerance, largest group first."""
+    confused = P.gt(tolerance) & observed[:, None] & observed
+    reach = (confused | torch.eye(len(P), dtype=torch.bool)).float()
+    for _ in range(max(1, math.ceil(math.log2(len(P))))):
+        reach = ((reach @ reach) > 0).float()
+    mutual = (reach * reach.T) > 0
+    first = mutual.int().argmax(1)  # the lowest class of each class's group names the group
+    groups = [(first == k).nonzero()[:, 0] for k in range(len(P)) if bool(observed[k]) and int(first[k]) == k]
+    return sorted(groups, key=len, reverse=True)
+
+
+def stationary(chain: Tensor) -> Tensor:
+    """Stationary distribution by the elimination of Grassmann, Taksar and Heyman: no subtraction, so every
+    probability is right to relative precision, however small."""
+    A = chain.clone()
+    size = len(A)
+    for k in range(size - 1, 0, -1):
+        A[:k, k] /= A[k, :k].sum()
+        A[:k, :k] += A[:k, k : k + 1] * A[k, :k]
+    pi = torch.zeros(size, dtype=A.dtype)
+    pi[0] = 1.0
+    for k in range(1, size):
+        pi[k] = pi[:k] @ A[:k, k]
+    return pi / pi.sum()
+
+
+def spectral_gap(chain: Tensor) -> float:
+    """1 less the second largest modulus of the eigenvalues."""
+    if len(chain) == 1:
+        return 1.0
+    moduli = torch.linalg.eigvals(chain).abs().sort(descending=True).values
+    return float((1 - moduli[1]).clamp(0, 1))

@@ -1,0 +1,294 @@
+"""Logits to probabilities: the posterior that a trained model's logits stand for, under what training did."""
+
+import warnings
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from steelyard._common.checks import (
+    Vector,
+    check_logits,
+    check_number,
+    check_vector,
+    compute_dtype,
+    values_readable,
+)
+from steelyard.balance.readings import as_rows
+from steelyard.balance.setup import TrainingSetup
+from steelyard.losses.lgl_inr import omega_of
+
+_MOST_STEPS = 100_000
+_DOUBLINGS = 20  # where nothing can be read: 2^20 steps
+_MOST_NUMBERS = 1 << 24
+
+
+def log_posterior(
+    logits: Tensor,
+    setup: TrainingSetup,
+    prior: Vector | None = None,
+    *,
+    temperature: float = 1.0,
+    mean_confusion: Tensor | None = None,
+) -> Tensor:
+    r"""Return log-probabilities without what training did to them, for training's own class prior or for another.
+
+    With :math:`g(z, k)` the gradient of the loss of a sample of class k and :math:`w` the setup's class effect, a
+    model at the optimum of its loss has, at every input,
+
+    .. math:: \sum_k q_k\, w_k\, g_j(z, k) = 0 \quad \text{for every output } j
+
+    and q is solved from that; :math:`q_k\, \pi'_k / \pi_k`, normalised, is then the posterior under the prior
+    :math:`\pi'` of use. By kind of loss:
+
+    - Outputs that stand for themselves (one-vs-all): each has its own binary posterior
+      :math:`r_j = g_j^- / (g_j^- - g_j^+)` from its gradients as another and as its own class, and
+      :math:`q \propto r / w`.
+      The K outputs may disagree away from the optimum: normalising over classes is how they are made to agree.
+    - Softmax and its relatives: :math:`w_k g(z, k)` has rank K - 1, and q is its null vector, exact and unique.
+    - Closed forms where there are some: softmax :math:`z + a - \log w`, with smoothing
+      :math:`(p_k - \epsilon / K) / w_k` (torch's, which smooths with the weights of columns:
+      :math:`\mathrm{softmax}(z - \log w)_k - \epsilon / K`), focal :math:`p_k / (w_k c(p_k))`, one-vs-all
+      :math:`\sigma(z + a - \log u) / w`, and LGL-INR with detached weights
+      :math:`u_j \rho_j r_j = e^{z_j} \sum_{k \ne j} \omega_{kj} r_k`, :math:`q \propto \pi r`.
+
+    It is exact where the model is flexible enough to reach the optimum of its loss; for any other it is an
+    approximation. Where no posterior that is not negative exists, a row is NaN, with a warning where values can be
+    looked at.
+
+    Args:
+        logits: (N, K) or (N, K, d1, ...), floating, as the model gives them in evaluation; (N,) or (N, 1) for one
+            output.
+        setup: what was done in training.
+        prior: (K,), or (2,) for one output: class frequencies where the model is used, sum 1. It needs the setup's
+            ``class_counts``. Default: those of training, before any sampler.
+        temperature: divides the logits first, > 0.
+        mean_confusion: (K, K) mean sigmoids over the training classes, for LGL-INR, which also needs
+            ``class_counts``.
+
+    Returns:
+        Log-probabilities in the shape of the logits, float32, or float64 for float64 logits: rows sum to 1 in
+        probability; for multi-hot targets the log-probability of each output; for one output its logit.
+
+    Raises:
+        TypeError, ValueError: an argument that does not fit, a weight of zero, a loss without a posterior.
+        ArithmeticError: the fixed point of LGL-INR was not reached.
+
+    Source:
+        Prior shift: Saerens, Latinne, Decaestecker, Neural Computation 2002. The rest derived for this project.
+
+    Example:
+        >>> from steelyard import TrainingSetup
+        >>> z = torch.log(torch.tensor([[0.9, 0.1]]))          # trained with weight 9 on class 0
+        >>> log_posterior(z, TrainingSetup("softmax", class_weights=[9.0, 1.0])).exp()
+        tensor([[0.5000, 0.5000]])
+    """
+    flat = logits[:, None] if isinstance(logits, Tensor) and logits.dim() == 1 else logits
+    check_logits(flat)
+    outputs = flat.shape[1]
+    kind = setup.kind(outputs)
+    if setup.size is not None and max(outputs, 2) != setup.size:
+        raise ValueError(f"logits must have the {setup.size} columns of the setup, got {outputs}")
+    if outputs == 1 and setup.reading.link == "softmax":
+        raise ValueError("logits must have at least two columns for a softmax loss, got 1")
+    if setup.reading.per_sample is None and setup.in_negative is None:
+        raise ValueError(f"loss {setup.reading.name} is a function of the whole batch, so it has no posterior")
+    if setup.zero is not None:
+        raise ValueError(f"{setup.zero} must be positive to be undone, got 0")
+    if mean_confusion is not None and setup.in_negative is None:
+        raise ValueError(f"mean_confusion belongs to LGL-INR, got it with {setup.reading.name}")
+    z = as_rows(flat).to(compute_dtype(logits)) / check_number("temperature", temperature, low=1e-6)
+    shift = _prior_shift(setup, prior, z, kind)
+    effect = setup.class_effect
+    log_w = torch.zeros(max(outputs, 2)).to(z) if effect is None else effect.log().to(z)
+    if kind == "binary":
+        change = shift - log_w
+        rows = _own_logits(setup, z) + (change[1] - change[0])
+    elif kind == "multi-hot":
+        rows = F.logsigmoid(_own_logits(setup, z))
+    else:
+        rows = torch.log_softmax(_scores(setup, z, log_w, mean_confusion) + shift, 1)
+    bad = rows.isnan().any(1) & ~z.isnan().any(1)
+    if values_readable(z, None) and bool(bad.any()):
+        warnings.warn(
+            f"{int(bad.sum())} of {len(z)} rows have no posterior that is not negative: their logits are no "
+            f"optimum of the {setup.text}; they are NaN",
+            stacklevel=2,
+        )
+    if flat.dim() > 2:
+        rows = rows.reshape(flat.shape[0], *flat.shape[2:], outputs).movedim(-1, 1)
+    return rows.reshape(logits.shape)
+
+
+def _prior_shift(setup: TrainingSetup, prior: Vector | None, z: Tensor, kind: str) -> Tensor:
+    """log of the prior of use over the training prior, (K,); 0 without one."""
+    size = max(z.shape[1], 2)
+    if prior is None:
+        return torch.zeros(size).to(z)
+    if kind == "multi-hot":
+        raise ValueError("prior must be None for multi-hot targets, whose outputs have no common prior")
+    if setup.class_counts is None:
+        raise ValueError("prior needs the training prior: class_counts of the setup, got None")
+    if setup.empty:
+        raise ValueError("class_counts must be positive where a prior is given, got a class without samples")
+    use = check_vector("prior", prior, size, low=0, device=z.device)
+    if values_readable(use, True) and abs(float(use.sum()) - 1) > 1e-4:
+        raise ValueError(f"prior must sum to 1, got {float(use.sum()):.6g}")
+    counts = setup.class_counts.to(use)
+    return (use.log() - (counts / counts.sum()).log()).to(z)
+
+
+def _scores(setup: TrainingSetup, z: Tensor, log_w: Tensor, mean_confusion: Tensor | None) -> Tensor:
+    """log q up to a constant in each row, (N, K), for class labels."""
+    closed, epsilon = setup.reading.closed, setup.label_smoothing
+    if closed is None:
+        return _any_loss(setup, z) - log_w
+    if setup.logit_adjustment is not None:
+        z = z + setup.logit_adjustment.to(z)
+    size = z.shape[1]
+    if closed == "lgl-inr":
+        return _in_negative(setup, z, mean_confusion)
+    if closed == "logistic":
+        return F.logsigmoid(z - _log_pos_weight(setup, z)) - log_w
+    if closed == "focal":
+        return _focal(torch.log_softmax(z, 1), setup.reading.gamma) - log_w
+    if closed == "torch softmax" and setup.class_weights is not None:
+        own = setup.class_weights.log().to(z)
+        return _log_of(torch.softmax(z - own, 1) - epsilon / size) + own - log_w
+    return (z if epsilon == 0 else _log_of(torch.softmax(z, 1) - epsilon / size)) - log_w
+
+
+def _focal(log_p: Tensor, gamma: float) -> Tensor:
+    """log of p / c(p): g(z, k) = c(p_k) (p - e_k), c(p) = (1 - p)^(gamma - 1) (1 - p - gamma p log p)."""
+    miss = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
+    return log_p - (gamma - 1) * miss.log() - (miss - gamma * log_p.exp() * log_p).log()
+
+
+def _log_of(q: Tensor) -> Tensor:
+    """log q; a row with a negative value beyond rounding is NaN."""
+    slack = 8 * torch.finfo(q.dtype).eps
+    return torch.where((q < -slack).any(1, keepdim=True), torch.nan, q.clamp(min=0).log())
+
+
+def _own_logits(setup: TrainingSetup, z: Tensor) -> Tensor:
+    """The logit of each output's own binary posterior, (N, K), under the weights of its positives."""
+    if setup.reading.closed == "logistic":
+        adjusted = z if setup.logit_adjustment is None else z + setup.logit_adjustment.to(z)
+        return adjusted - _log_pos_weight(setup, z)
+    rows = z.double()
+    if z.shape[1] == 1:
+        targets = [torch.zeros(len(z), dtype=torch.long, device=z.device) + own for own in (0, 1)]
+    else:
+        targets = [torch.zeros_like(rows), torch.ones_like(rows)]
+    down, up = (_slope(setup, rows, target) for target in targets)
+    if z.shape[1] > 1:
+        odd = (torch.arange(z.shape[1], device=z.device) % 2 == 1).expand_as(rows)
+        mixed = _slope(setup, rows, odd.to(rows))
+        expected = torch.where(odd, up, down)
+        apart = ((mixed - expected).abs() <= 1e-9 * (up.abs() + down.abs())).all(1, keepdim=True)
+        down = torch.where(apart, down, torch.nan)
+    return (_log_of(down) - _log_of(-up)).to(z)
+
+
+def _any_loss(setup: TrainingSetup, z: Tensor) -> Tensor:
+    """log of q w by differentiation, (N, K)."""
+    rows, size = z.double(), z.shape[1]
+    if not values_readable(z, None):
+        return _null_vector(_class_gradients(setup, rows)).to(z)
+    parts = torch.split(rows, max(1, _MOST_NUMBERS // size**2))
+    return torch.cat([_null_vector(_class_gradients(setup, part)) for part in parts]).to(z)
+
+
+def _class_gradients(setup: TrainingSetup, rows: Tensor) -> Tensor:
+    """(N, K, K): the gradient in the logits of each row if it were of class k."""
+    number, size = rows.shape
+    stacked = rows[:, None].expand(number, size, size).reshape(-1, size)
+    target = torch.arange(size, device=rows.device).expand(number, size).reshape(-1)
+    return _slope(setup, stacked, target).reshape(number, size, size)
+
+
+def _slope(setup: TrainingSetup, rows: Tensor, target: Tensor) -> Tensor:
+    gradient: Tensor = torch.func.grad(lambda x: setup.per_sample(x, target).sum())(rows)
+    return gradient
+
+
+def _null_vector(G: Tensor) -> Tensor:
+    """log v with v G = 0 for matrices (N, K, K); NaN where v is not unique or not positive."""
+    size = G.shape[1]
+    eye = torch.eye(size, dtype=torch.bool, device=G.device)
+    own, scale = G.diagonal(dim1=1, dim2=2), G.abs().amax((1, 2))[:, None]
+    others = G.masked_fill(eye, 0.0)
+    # Outputs that stand for themselves: what other classes do to a column does not depend on which they are.
+    mean = others.sum(1) / (size - 1)
+    alone = ((others - mean[:, None]).masked_fill(eye, 0.0).abs() <= 1e-10 * scale[:, None]).all((1, 2))
+    column = _log_of(mean) - (mean - own).log()
+    # Null vector: K - 1 equations, and a sum of 1; the equation left out tells whether there is one.
+    system = torch.cat([G[:, :, :-1], G.new_ones(1, size, 1).expand(len(G), size, 1) * scale[:, None]], 2)
+    right = torch.cat([torch.zeros_like(scale).expand(-1, size - 1), scale], 1)
+    v = torch.linalg.solve_ex(system.mT, right[..., None])[0][..., 0]
+    residual = (v[:, None] @ G)[:, 0].abs()
+    solved = (residual <= 1e-9 * scale * v.abs().sum(1, keepdim=True)).all(1)
+    # One sweep without subtractions makes small entries right to relative precision.
+    swept = (v[:, None] @ others)[:, 0] / -own
+    usable = ((others >= 0).all((1, 2)) & (own < 0).all(1) & (v > -1e-12).all(1))[:, None]
+    null = _log_of(torch.where(usable, swept, v))
+    return torch.where(alone[:, None], column, torch.where(solved[:, None], null, torch.nan))
+
+
+def _log_pos_weight(setup: TrainingSetup, z: Tensor) -> Tensor:
+    return torch.zeros(z.shape[1]).to(z) if setup.pos_weight is None else setup.pos_weight.log().to(z)
+
+
+def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None) -> Tensor:
+    """log of pi r for LGL-INR, (N, K)."""
+    inner, counts = setup.in_negative, setup.class_counts
+    assert inner is not None
+    if not inner.detached:
+        raise ValueError("loss lgl-inr has a posterior for detached weights only, got detach_weights=False")
+    if mean_confusion is None or counts is None or setup.empty:
+        raise ValueError(
+            "mean_confusion and class_counts, all positive, are needed for the posterior of LGL-INR, "
+            f"got {'none' if mean_confusion is None else 'a mean_confusion'} and "
+            f"{'none' if counts is None else counts.tolist()}"
+        )
+    size = z.shape[1]
+    if mean_confusion.shape != (size, size):
+        raise ValueError(f"mean_confusion must have K = {size}, got {tuple(mean_confusion.shape)}")
+    beta = inner.strength(size)
+    omega = omega_of(mean_confusion.detach().to(z).double(), beta)
+    shifted = z - _log_pos_weight(setup, z)
+    if setup.presence is not None:
+        rho = setup.presence.to(omega)
+        omega = omega * rho[:, None]
+        omega = omega / omega.sum(0).clamp(min=torch.finfo(omega.dtype).tiny)
+        shifted = shifted - rho.log().to(z)
+    p = torch.sigmoid(shifted.double())
+    steps = _until_settled if values_readable(z, None) else _by_doubling
+    return steps(p, omega).to(z) + (counts / counts.sum()).log().to(z)
+
+
+def _until_settled(p: Tensor, omega: Tensor) -> Tensor:
+    """log r, (N, K), with odds_j = r_j / sum of omega[k, j] r_k: for each row the Perron vector of a matrix that
+    is not negative, reached by r <- p (r + r omega), whose positive diagonal keeps it from swinging."""
+    r = p / p.sum(1, keepdim=True)
+    for _ in range(_MOST_STEPS):
+        step = p * (r + r @ omega)
+        step = step / step.sum(1, keepdim=True)
+        change = (step - r).abs().amax() if len(r) else r.new_zeros(())
+        r = step
+        if bool(change <= 1e-14):
+            return r.log()
+    raise ArithmeticError(
+        f"the posterior of LGL-INR has not settled after {_MOST_STEPS} steps (last {float(change):.1g})"
+    )
+
+
+def _by_doubling(p: Tensor, omega: Tensor) -> Tensor:
+    """The same by squaring each row's matrix: a fixed number of products, where values cannot be looked at."""
+    size = p.shape[1]
+    step = (torch.eye(size).to(p) + omega) * p[:, None, :]  # r <- r step
+    for _ in range(_DOUBLINGS):
+        step = step / step.sum((1, 2), keepdim=True)
+        step = step @ step
+    r = step.sum(1)
+    return (r / r.sum(1, keepdim=True)).log()
