@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 
 from steelyard.auditing import audit
+from steelyard.balance import TrainingSetup
 from steelyard.data import exponential, load_dataset, subsample
 from steelyard.losses import LogisticLoss, SoftmaxLoss
 from steelyard.training import Recipe, SmallCNN, fit, predict
@@ -76,7 +77,7 @@ def main() -> None:
         for seed in arguments.seeds:
             logits, target = train(loss, epochs, sampler, seed)
             weights = class_weights(torch.bincount(target)) if stated else None
-            report = audit(logits, target, link=link, class_weights=weights)
+            report = audit(logits, target, TrainingSetup(link, class_weights=weights))
             faults = set(report.faults)
             right = faults == (set() if expected is None else {expected})
             verdict = "right" if right else "other fault" if faults - {expected} else "not found"

@@ -34,7 +34,7 @@ def main() -> None:
     (out / "recall.svg").write_text(recall_figure(recall, classes, title="Recall of each class"))
     for slug in ("softmax", "softmax-inverse"):
         file = run / slug / "seed-0" / "train_predictions.parquet"
-        _, found = audit_file(file, weights="inverse")
+        found = audit_file(file, weights="inverse").to_dict()
         print(f"\n{slug}, stated: inverse")
         for verdict in found["verdicts"]:
             print(f"  {verdict['topic']}: {verdict['text']}")

@@ -1,5 +1,6 @@
 """Losses for imbalanced classification and the balance laws that say what class weights did."""
 
+from steelyard.auditing import audit, audit_model
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.posterior import log_posterior
@@ -15,6 +16,8 @@ __all__ = [
     "LogisticLoss",
     "SoftmaxLoss",
     "TrainingSetup",
+    "audit",
+    "audit_model",
     "batch_presence",
     "class_weights",
     "create_loss",

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from steelyard.auditing import Evidence, audit, audit_evidence
+from steelyard.balance import TrainingSetup
 from steelyard.data import exponential, load_dataset, subsample
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss
 from steelyard.losses.functional import logistic_loss, softmax_loss
@@ -51,7 +52,7 @@ def _said(report, topic):
 
 def test_training_as_stated_has_no_fault(tmp_path):
     logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w))
-    report = audit(logits, target, link="softmax", class_weights=class_weights(torch.bincount(target)))
+    report = audit(logits, target, TrainingSetup("softmax", class_weights=class_weights(torch.bincount(target))))
     assert report.faults == ()
     assert _said(report, "critical point").text.startswith("Yes")
     assert _said(report, "weights").text.startswith("Yes, the weights acted as stated")
@@ -60,7 +61,7 @@ def test_training_as_stated_has_no_fault(tmp_path):
 
 def test_weights_passed_but_not_applied(tmp_path):
     logits, target = _trained(tmp_path, lambda w: SoftmaxLoss())
-    report = audit(logits, target, link="softmax", class_weights=class_weights(torch.bincount(target)))
+    report = audit(logits, target, TrainingSetup("softmax", class_weights=class_weights(torch.bincount(target))))
     assert report.faults == ("weights_not_applied",)
     assert abs(report.numbers.power.power) < 0.3
     assert _said(report, "weights").high < 0.7
@@ -68,12 +69,12 @@ def test_weights_passed_but_not_applied(tmp_path):
 
 def test_weights_applied_in_sampler_and_loss(tmp_path):
     logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w), balanced_sampler=True)
-    report = audit(logits, target, link="softmax", class_weights=class_weights(torch.bincount(target)))
+    report = audit(logits, target, TrainingSetup("softmax", class_weights=class_weights(torch.bincount(target))))
     assert report.faults == ("weights_applied_twice",)
     assert report.numbers.power.power > 1.5
     # and said to be used, both are seen to count the class frequencies twice
     inverse = class_weights(torch.bincount(target))
-    report = audit(logits, target, link="softmax", class_weights=inverse, sampler_weights=inverse)
+    report = audit(logits, target, TrainingSetup("softmax", class_weights=inverse, sampler_weights=inverse))
     assert "counted_twice" in report.faults
     assert "2.00 together" in _said(report, "double counting").text
 
@@ -84,7 +85,7 @@ def test_weights_in_the_wrong_class_order(tmp_path, order):
     if order == "shuffled":
         moved = torch.randperm(10, generator=torch.Generator().manual_seed(5))
     logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w[moved]))
-    report = audit(logits, target, link="softmax", class_weights=class_weights(torch.bincount(target)))
+    report = audit(logits, target, TrainingSetup("softmax", class_weights=class_weights(torch.bincount(target))))
     assert report.faults == ("weights_permuted",)
     assert (report.numbers.order == moved).sum() >= 8
     assert report.numbers.hypothesis("other order").misfit < 0.15
@@ -98,7 +99,7 @@ def test_training_stopped_far_too_early(tmp_path, weighted):
     """After one epoch the outputs are in balance already, for what is learned first are the class frequencies."""
     logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w if weighted else None), epochs=1)
     weights = class_weights(torch.bincount(target)) if weighted else None
-    report = audit(logits, target, link="softmax", class_weights=weights)
+    report = audit(logits, target, TrainingSetup("softmax", class_weights=weights))
     assert report.faults == ("stopped_early",)
     assert _said(report, "critical point").text.startswith("No")
     assert report.numbers.refit.loss - report.numbers.refit.best_loss > 0.3
@@ -107,21 +108,21 @@ def test_training_stopped_far_too_early(tmp_path, weighted):
 def test_softmax_audited_as_logistic_and_the_other_way_round(tmp_path):
     logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w))
     weights = class_weights(torch.bincount(target))
-    assert audit(logits, target, link="logistic", class_weights=weights).faults == ("wrong_link",)
+    assert audit(logits, target, TrainingSetup("logistic", class_weights=weights)).faults == ("wrong_link",)
     logits, target = _trained(tmp_path, lambda w: LogisticLoss())
-    assert audit(logits, target, link="softmax").faults == ("wrong_link",)
-    right = audit(logits, target, link="logistic")
+    assert audit(logits, target, "softmax").faults == ("wrong_link",)
+    right = audit(logits, target, "logistic")
     assert right.faults == ()
     assert right.implied_weights is None
     torch.testing.assert_close(right.numbers.implied_pos_weight.log().median().exp().item(), 1.0, atol=0.3, rtol=0)
-    stated = audit(logits, target, link="logistic", class_weights=weights)
+    stated = audit(logits, target, TrainingSetup("logistic", class_weights=weights))
     assert stated.faults == ("weights_not_applied",)
 
 
 def test_lgl_inr_is_told_from_one_vs_all(tmp_path):
     logits, target = _trained(tmp_path, lambda w: LGLINRLoss())
-    assert audit(logits, target, link="logistic").faults == ("wrong_loss",)
-    report = audit(logits, target, link="logistic", beta=1.0)
+    assert audit(logits, target, "logistic").faults == ("wrong_loss",)
+    report = audit(logits, target, TrainingSetup("lgl-inr", options={"beta": 1.0}))
     assert "wrong_loss" not in report.faults
     assert "LGL-INR" in _said(report, "critical point").text
 
@@ -136,7 +137,7 @@ def _optimum(weight=WEIGHTS):
 
 def test_at_the_optimum_all_is_exact():
     logits, target = _optimum()
-    report = audit(logits, target, link="softmax", class_weights=WEIGHTS)
+    report = audit(logits, target, TrainingSetup("softmax", class_weights=WEIGHTS))
     assert report.residual.misfit < 1e-8
     assert report.numbers.power.power == pytest.approx(1, abs=1e-5)
     assert report.groups == ((0, 1, 2, 3),)
@@ -151,7 +152,7 @@ def test_at_the_optimum_all_is_exact():
 def test_hypotheses_without_weights_and_twice_at_their_optima():
     for power, name in ((0, "no weights"), (2, "twice")):
         logits, target = _optimum(WEIGHTS**power)
-        report = audit(logits, target, link="softmax", class_weights=WEIGHTS)
+        report = audit(logits, target, TrainingSetup("softmax", class_weights=WEIGHTS))
         assert report.numbers.hypothesis(name).misfit < 1e-7
         assert report.residual.misfit > 0.05
         assert report.numbers.power.power == pytest.approx(power, abs=1e-4)
@@ -161,20 +162,23 @@ def test_parts_of_the_statement_multiply():
     """Class weights, a sampler and a shift of the logits are one weight: their product."""
     logits, target = _optimum()
     halves = WEIGHTS.sqrt()
-    report = audit(logits, target, link="softmax", class_weights=halves, sampler_weights=halves)
+    report = audit(logits, target, TrainingSetup("softmax", class_weights=halves, sampler_weights=halves))
     assert report.residual.misfit < 1e-8
     assert report.numbers.hypothesis("only the sampler").misfit > 0.05
-    report = audit(logits, target, link="softmax", class_weights=halves, logit_shift=halves.log())
+    report = audit(logits, target, TrainingSetup("softmax", class_weights=halves, logit_shift=halves.log()))
     assert report.residual.misfit < 1e-8
 
 
 def test_positive_weights_of_one_vs_all():
     logits, target, _, _ = fit_linear(lambda z, y: logistic_loss(z, y, pos_weight=WEIGHTS), weight_decay=0.001)
-    report = audit(logits, target, link="logistic", pos_weight=WEIGHTS)
+    report = audit(logits, target, TrainingSetup("logistic", pos_weight=WEIGHTS))
     assert report.residual.misfit < 1e-8
     torch.testing.assert_close(report.numbers.implied_pos_weight, WEIGHTS, rtol=1e-6, atol=0)
     assert report.numbers.power.power == pytest.approx(1)
-    assert "weights_not_applied" in audit(_plain_one_vs_all(), target, link="logistic", pos_weight=WEIGHTS).faults
+    assert (
+        "weights_not_applied"
+        in audit(_plain_one_vs_all(), target, TrainingSetup("logistic", pos_weight=WEIGHTS)).faults
+    )
 
 
 def _plain_one_vs_all():
@@ -186,14 +190,16 @@ def test_one_binary_output_is_the_softmax_of_two(shape):
     w = torch.tensor([1.0, 7.0], dtype=torch.float64)
     logits, target, _, _ = fit_linear(lambda z, y: logistic_loss(z, y, class_weights=w), outputs=1)
     assert logits.shape == (100, 1)
-    report = audit(logits.reshape(shape), target, link="logistic", class_weights=w)
+    report = audit(logits.reshape(shape), target, TrainingSetup("logistic", class_weights=w))
     assert report.residual.misfit < 1e-8
     assert "binary logistic loss" in _said(report, "critical point").text
     assert report.implied_weights.ratio_to(w).tolist() == pytest.approx([1, 1], rel=1e-6)
     assert report.numbers.power.power == pytest.approx(1, abs=1e-6)
-    as_pos_weight = audit(logits.reshape(shape), target, link="logistic", pos_weight=w[1:])
+    as_pos_weight = audit(logits.reshape(shape), target, TrainingSetup("logistic", pos_weight=w[1:]))
     assert as_pos_weight.residual.misfit < 1e-8
-    probabilities = audit(logits.sigmoid(), target, link="logistic", class_weights=w, values="probabilities")
+    probabilities = audit(
+        logits.sigmoid(), target, TrainingSetup("logistic", class_weights=w), values="probabilities"
+    )
     assert probabilities.residual.misfit < 1e-8
 
 
@@ -208,11 +214,11 @@ def _random(rows=400, classes=5, seed=0):
 
 def test_a_stream_gives_what_the_whole_gives():
     logits, target = _random()
-    evidence = Evidence(5, link="softmax")
+    evidence = Evidence(5, TrainingSetup("softmax", class_weights=torch.arange(1.0, 6)))
     for z, y in zip(logits.split(37), target.split(37), strict=True):
         evidence.update(z, y)
-    streamed = audit_evidence(evidence, class_weights=torch.arange(1.0, 6))
-    whole = audit(logits, target, link="softmax", class_weights=torch.arange(1.0, 6))
+    streamed = audit_evidence(evidence)
+    whole = audit(logits, target, TrainingSetup("softmax", class_weights=torch.arange(1.0, 6)))
     torch.testing.assert_close(streamed.mean_confusion, whole.mean_confusion)
     assert streamed.residual.misfit == pytest.approx(whole.residual.misfit)
     assert streamed.numbers.refit.best_loss == pytest.approx(whole.numbers.refit.best_loss, rel=1e-5)
@@ -220,7 +226,7 @@ def test_a_stream_gives_what_the_whole_gives():
 
 
 def test_the_sample_for_refitting_is_random_and_bounded():
-    evidence = Evidence(5, link="softmax")
+    evidence = Evidence(5)
     evidence._kept = 50
     for _ in range(10):
         evidence.update(*_random())
@@ -236,11 +242,11 @@ def test_order_of_classes_and_shifts_of_rows_do_not_matter(seed):
     logits, target = _random(seed=seed)
     weights = torch.rand(5, generator=generator) + 0.2
     order = torch.randperm(5, generator=generator)
-    one = audit(logits.double(), target, link="softmax", class_weights=weights)
+    one = audit(logits.double(), target, TrainingSetup("softmax", class_weights=weights))
     moved = torch.empty(5, dtype=torch.long)
     moved[order] = torch.arange(5)
     shifted = logits.double()[:, order] + torch.randn(len(target), 1, generator=generator)
-    other = audit(shifted, moved[target], link="softmax", class_weights=weights[order])
+    other = audit(shifted, moved[target], TrainingSetup("softmax", class_weights=weights[order]))
     torch.testing.assert_close(other.residual.residual, one.residual.residual[order])
     torch.testing.assert_close(other.implied_weights.weights, one.implied_weights.weights[order])
     assert other.numbers.power.power == pytest.approx(one.numbers.power.power)
@@ -249,8 +255,8 @@ def test_order_of_classes_and_shifts_of_rows_do_not_matter(seed):
 def test_report_is_frozen_and_plain():
     logits, target = _random()
     target[target == 3] = 2
-    target[0] = -1
-    report = audit(logits, target, link="softmax", class_names=["a", "b", "c", "d", "e"])
+    target[0] = -100
+    report = audit(logits, target, "softmax", class_names=["a", "b", "c", "d", "e"])
     with pytest.raises(dataclasses.FrozenInstanceError):
         report.verdicts = ()
     text = json.dumps(report.to_dict(), allow_nan=False)
@@ -266,7 +272,9 @@ def test_report_is_frozen_and_plain():
 def test_classes_that_are_never_confused_are_named_as_groups():
     logits, target = _random(600, 4)
     blocks = torch.tensor([[0.0, 0, -60, -60]] * 2 + [[-60, -60, 0, 0]] * 2)
-    report = audit(logits + blocks[target], target, link="softmax", class_weights=torch.tensor([1.0, 2, 30, 40]))
+    report = audit(
+        logits + blocks[target], target, TrainingSetup("softmax", class_weights=torch.tensor([1.0, 2, 30, 40]))
+    )
     assert sorted(report.groups) == [(0, 1), (2, 3)]
     assert "2 groups between which weights have no effect" in _said(report, "groups").text
 
@@ -275,7 +283,7 @@ def test_a_class_of_one_sample_has_no_interval():
     logits, target = _random()
     target = torch.where(target == 4, 3, target)
     target[0] = 4
-    report = audit(logits, target, link="softmax")
+    report = audit(logits, target, "softmax")
     assert "One sample only" in _said(report, "data").text
     assert not math.isfinite(report.implied_weights.log_error[4])
 
@@ -283,9 +291,11 @@ def test_a_class_of_one_sample_has_no_interval():
 def test_counts_of_training_may_differ_from_the_samples():
     logits, target = _optimum()
     counts = 10 * COUNTS
-    same = audit(logits, target, link="softmax", class_weights=WEIGHTS, class_counts=counts)
+    same = audit(logits, target, TrainingSetup("softmax", class_weights=WEIGHTS), class_counts=counts)
     assert same.residual.misfit < 1e-8
-    other = audit(logits, target, link="softmax", class_weights=WEIGHTS, class_counts=torch.tensor([1, 9, 9, 9]))
+    other = audit(
+        logits, target, TrainingSetup("softmax", class_weights=WEIGHTS), class_counts=torch.tensor([1, 9, 9, 9])
+    )
     assert other.residual.misfit > 0.1
 
 
@@ -293,32 +303,32 @@ def test_probabilities_are_noticed_and_accepted_when_said():
     logits, target = _random()
     p = logits.softmax(1)
     with pytest.raises(ValueError, match=r"logits look like probabilities: all lie in \[0, 1\] and sum to 1"):
-        audit(p, target, link="softmax")
-    one = audit(p, target, link="softmax", values="probabilities")
-    torch.testing.assert_close(one.mean_confusion, audit(logits, target, link="softmax").mean_confusion)
+        audit(p, target, "softmax")
+    one = audit(p, target, "softmax", values="probabilities")
+    torch.testing.assert_close(one.mean_confusion, audit(logits, target, "softmax").mean_confusion)
     s = logits.sigmoid()
     with pytest.raises(ValueError, match=r"logits look like probabilities: all lie in \[0, 1\]"):
-        audit(s, target, link="logistic")
-    one = audit(s, target, link="logistic", values="probabilities")
-    expected = audit(logits, target, link="logistic").mean_confusion
+        audit(s, target, "logistic")
+    one = audit(s, target, "logistic", values="probabilities")
+    expected = audit(logits, target, "logistic").mean_confusion
     torch.testing.assert_close(one.mean_confusion, expected, rtol=1e-5, atol=1e-7)
     hard = torch.eye(5)[target]
-    assert math.isfinite(audit(hard, target, link="softmax", values="probabilities").residual.misfit)
+    assert math.isfinite(audit(hard, target, "softmax", values="probabilities").residual.misfit)
 
 
 def test_invalid_rows_are_counted_and_refused_or_dropped():
     logits, target = _random()
     logits[7, 2], logits[30, 0], logits[31, 1] = torch.nan, torch.inf, -torch.inf
     with pytest.raises(ValueError, match="got 3 of 400 rows with NaN or infinite numbers, the first at row 7"):
-        audit(logits, target, link="softmax")
-    report = audit(logits, target, link="softmax", drop_invalid=True)
+        audit(logits, target, "softmax")
+    report = audit(logits, target, "softmax", drop_invalid=True)
     assert "3 of 400 rows with NaN or infinite numbers were left out" in _said(report, "data").text
 
 
 @pytest.mark.parametrize("link", ["softmax", "logistic"])
 def test_many_classes(link):
     logits, target = _random(3000, 300)
-    report = audit(logits, target, link=link, class_weights=torch.linspace(1, 5, 300))
+    report = audit(logits, target, TrainingSetup(link, class_weights=torch.linspace(1, 5, 300)))
     assert len(report.numbers.trades) <= 10
     assert all(len(verdict.text) < 900 for verdict in report.verdicts)
 
@@ -328,21 +338,22 @@ def test_many_classes(link):
     [
         ({"target": torch.zeros(3, dtype=torch.long)}, ValueError, "same length, got 400 and 3"),
         ({"target": torch.full((400,), 5)}, ValueError, "labels from 0 to 4"),
-        ({"link": "probit"}, ValueError, "link must be one of 'softmax', 'logistic', got 'probit'"),
+        ({"target": torch.full((400,), -1)}, ValueError, "labels from 0 to 4 or ignore_index -100, got -1"),
+        ({"target": torch.zeros(400, 5)}, ValueError, r'must hold class labels.*targets="multi-hot"'),
+        ({"setup": "probit"}, ValueError, "unknown loss 'probit'"),
         ({"values": "odds"}, ValueError, "values must be one of 'logits', 'probabilities', got 'odds'"),
-        ({"class_weights": torch.ones(4)}, ValueError, r"class_weights must be a tensor of shape \(5,\), got shape \(4,\)"),
-        ({"class_weights": torch.zeros(5)}, ValueError, "class_weights must be positive to be audited, got 0"),
-        ({"class_weights": "inverse"}, ValueError, "class_weights must be a tensor of shape"),
-        ({"class_counts": torch.tensor([1, 2, -3, 4, 5])}, ValueError, "class_counts must be finite and not negative"),
-        ({"pos_weight": torch.ones(5)}, ValueError, 'pos_weight belongs to link "logistic"'),
-        ({"beta": 1.0}, ValueError, 'beta belongs to link "logistic"'),
+        ({"class_dim": 2}, ValueError, "class_dim must be 1 or -1, got 2"),
+        ({"setup": TrainingSetup("softmax", class_weights=torch.ones(4))}, ValueError, r"class_weights must have shape \(5,\) for logits of 5 columns, got \(4,\)"),
+        ({"setup": TrainingSetup("softmax", class_weights=torch.zeros(5))}, ValueError, "class_weights must be positive to be audited, got 0"),
+        ({"class_counts": torch.tensor([1, 2, -3, 4, 5])}, ValueError, "class_counts must not be negative, got -3"),
         ({"class_names": ["a"]}, ValueError, "class_names must be 5 names, got 1"),
         ({"logits": torch.zeros(0, 5), "target": torch.zeros(0, dtype=torch.long)}, ValueError, "at least one row"),
-        ({"logits": [[1.0]]}, TypeError, "logits must be a tensor, got list"),
+        ({"logits": "softmax"}, TypeError, "logits must be a tensor, an array or a sequence of numbers, got str"),
+        ({"logits": [[1.0], [1.0, 2.0]]}, ValueError, "logits must have rows of one length"),
     ],
 )  # fmt: skip
 def test_bad_input(change, error, message):
     logits, target = _random()
-    arguments = {"logits": logits, "target": target, "link": "softmax"} | change
+    arguments = {"logits": logits, "target": target, "setup": "softmax"} | change
     with pytest.raises(error, match=message):
         audit(**arguments)

@@ -47,7 +47,7 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     given = (*SMALL, "--losses", "softmax:inverse,lgl-inr", "--imbalance", "exponential:20", "--out", "run")
     assert _run(capsys, *given)[0] == 0
     file = "run/softmax-inverse/seed-0/train_predictions.parquet"
-    code, out, err = _run(capsys, "audit", file, "--link", "softmax", "--weights", "inverse", "--out", "run/audit")
+    code, out, err = _run(capsys, "audit", file, "--loss", "softmax", "--weights", "inverse", "--out", "run/audit")
     assert (code, err) == (0, "")
     assert out.startswith("CRITICAL POINT")
     assert "relative residual" in out

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from steelyard.auditing import audit
+from steelyard.balance import TrainingSetup
 from steelyard.commands.audit import audit_file
 from steelyard.notation import parse_weights
 from steelyard.report import write_audit_page
@@ -44,9 +45,9 @@ def _write(path, logits, target, metadata=None):
 def test_every_format_gives_what_the_tensors_give(tmp_path, suffix):
     logits, target = _samples()
     file = _write(tmp_path / f"p{suffix}", logits, target)
-    report, _ = audit_file(file, link="softmax", weights="inverse", out=tmp_path / "out")
+    report = audit_file(file, loss="softmax", weights="inverse", out=tmp_path / "out")
     weights = parse_weights("inverse", torch.bincount(target))
-    whole = audit(logits, target, link="softmax", class_weights=weights)
+    whole = audit(logits, target, TrainingSetup("softmax", class_weights=weights))
     torch.testing.assert_close(report.mean_confusion, whole.mean_confusion, rtol=1e-6, atol=1e-9)
     assert report.faults == whole.faults
     found = json.loads((tmp_path / "out" / "audit.json").read_text())
@@ -64,20 +65,20 @@ def test_what_was_used_may_be_said_in_every_way(tmp_path):
     counts = torch.bincount(target)
     inverse = parse_weights("inverse", counts)
     (tmp_path / "w.json").write_text(json.dumps(inverse.tolist()))
-    one = audit_file(file, link="softmax", weights="inverse")[0].residual.misfit
+    one = audit_file(file, loss="softmax", weights="inverse").residual.misfit
     numbers = ",".join(str(v) for v in inverse.tolist())
     for weights in (numbers, str(tmp_path / "w.json")):
-        assert audit_file(file, link="softmax", weights=weights)[0].residual.misfit == pytest.approx(one)
-    assert audit_file(file, link="softmax", sampler="inverse")[0].residual.misfit == pytest.approx(one)
+        assert audit_file(file, loss="softmax", weights=weights).residual.misfit == pytest.approx(one)
+    assert audit_file(file, loss="softmax", sampler="inverse").residual.misfit == pytest.approx(one)
     given = ",".join(str(10 * n) for n in counts.tolist())
-    assert audit_file(file, link="softmax", weights="inverse", class_counts=given)[0].residual.misfit == (
+    assert audit_file(file, loss="softmax", weights="inverse", class_counts=given).residual.misfit == (
         pytest.approx(one)
     )
-    twice, _ = audit_file(file, link="softmax", weights="inverse", sampler="inverse")
+    twice = audit_file(file, loss="softmax", weights="inverse", sampler="inverse")
     assert "counted_twice" in twice.faults
     # taken out again, the weights are as if they had never been
-    back, _ = audit_file(file, link="softmax", weights="inverse", corrected="inverse")
-    assert back.residual.misfit == pytest.approx(audit_file(file, link="softmax")[0].residual.misfit)
+    back = audit_file(file, loss="softmax", weights="inverse", corrected="inverse")
+    assert back.residual.misfit == pytest.approx(audit_file(file, loss="softmax").residual.misfit)
 
 
 def test_logits_are_audited_as_training_saw_them(tmp_path):
@@ -89,8 +90,8 @@ def test_logits_are_audited_as_training_saw_them(tmp_path):
         "steelyard.logit_adjustment": " ".join(map(repr, adjustment.tolist())),
     }
     said = []
-    report, _ = audit_file(_write(tmp_path / "p.parquet", logits, target, told), say=said.append)
-    expected = audit(logits.double() + adjustment.double(), target, link="softmax")
+    report = audit_file(_write(tmp_path / "p.parquet", logits, target, told), say=said.append)
+    expected = audit(logits.double() + adjustment.double(), target, "softmax")
     torch.testing.assert_close(report.mean_confusion, expected.mean_confusion, rtol=1e-12, atol=0)
     assert said == ["logits with the adjustment that training added: softmax:tau=1"]
 
@@ -99,18 +100,16 @@ def test_lgl_inr_is_audited_in_the_batches_of_its_training(tmp_path):
     logits, target = _samples()
     told = {"steelyard.loss": "lgl-inr:beta=auto", "steelyard.link": "logistic", "steelyard.batch_size": "8"}
     file, said = _write(tmp_path / "p.parquet", logits, target, told), []
-    report, _ = audit_file(file, say=said.append)
+    report = audit_file(file, say=said.append)
     beta = 2 * math.log(logits.shape[1] - 1)
-    expected = audit(logits, target, link="logistic", beta=beta, batch_size=8)
+    expected = audit(logits, target, TrainingSetup("lgl-inr", batch_size=8, options={"beta": beta}))
     assert report.residual.misfit == pytest.approx(expected.residual.misfit)
     assert report.residual.misfit != pytest.approx(
-        audit(logits, target, link="logistic", beta=beta).residual.misfit
+        audit(logits, target, TrainingSetup("lgl-inr", options={"beta": beta})).residual.misfit
     )
     assert said == [
         f"LGL-INR of beta {beta:g} in batches of 8, from the loss that the file names: lgl-inr:beta=auto"
     ]
-    with pytest.raises(ValueError, match="batch_size belongs to LGL-INR, got it without beta"):
-        audit(logits, target, link="logistic", batch_size=8)
 
 
 def test_weights_by_class_name(tmp_path):
@@ -144,8 +143,8 @@ def test_link_must_be_known(tmp_path):
         audit_file(_write(tmp_path / "p.parquet", logits, target))
     told = _write(tmp_path / "q.parquet", logits, target, {"steelyard.link": "logistic"})
     said = []
-    assert audit_file(told)[0].implied_weights is None
-    audit_file(told, link="softmax", say=said.append)
+    assert audit_file(told).implied_weights is None
+    audit_file(told, loss="softmax", say=said.append)
     assert said == [f"{told} says that its link is logistic; audited as softmax, as asked"]
 
 
@@ -153,28 +152,28 @@ def test_probabilities_in_a_column_of_either_name(tmp_path):
     logits, target = _samples()
     file = _write(tmp_path / "p.parquet", logits.softmax(1), target)
     with pytest.raises(ValueError, match="logits look like probabilities"):
-        audit_file(file, link="softmax")
-    one, _ = audit_file(file, link="softmax", values="probabilities")
-    whole = audit(logits, target, link="softmax")
+        audit_file(file, loss="softmax")
+    one = audit_file(file, loss="softmax", values="probabilities")
+    whole = audit(logits, target, "softmax")
     torch.testing.assert_close(one.mean_confusion, whole.mean_confusion, rtol=1e-5, atol=1e-8)
 
 
-@pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1", "@x"])
+@pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1", "@x", "\t=1", " =1"])
 def test_names_are_no_formulas_in_the_table(tmp_path, formula):
     logits, target = _samples(2)
     file = _write(tmp_path / "p.parquet", logits, target)
-    audit_file(file, link="softmax", class_names=[formula, "b"], out=tmp_path / "out")
+    audit_file(file, loss="softmax", class_names=[formula, "b"], out=tmp_path / "out")
     assert f"'{formula}" in (tmp_path / "out" / "classes.csv").read_text()
 
 
 CASES = {
-    "softmax": (10, {"link": "softmax", "weights": "inverse"}),
-    "one-vs-all": (10, {"link": "logistic", "pos_weights": "inverse"}),
-    "lgl-inr": (10, {"link": "logistic", "beta": 2.0}),
-    "hostile names": (10, {"link": "softmax", "weights": "inverse", "class_names": NASTY}),
-    "two classes": (2, {"link": "softmax"}),
-    "one binary output": (1, {"link": "logistic", "weights": "inverse"}),
-    "hundred classes": (100, {"link": "softmax", "weights": "inverse"}),
+    "softmax": (10, {"loss": "softmax", "weights": "inverse"}),
+    "one-vs-all": (10, {"loss": "logistic", "pos_weights": "inverse"}),
+    "lgl-inr": (10, {"loss": "lgl-inr:beta=2"}),
+    "hostile names": (10, {"loss": "softmax", "weights": "inverse", "class_names": NASTY}),
+    "two classes": (2, {"loss": "softmax"}),
+    "one binary output": (1, {"loss": "logistic", "weights": "inverse"}),
+    "hundred classes": (100, {"loss": "softmax", "weights": "inverse"}),
 }
 
 

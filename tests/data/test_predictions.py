@@ -442,3 +442,19 @@ def test_one_number_a_row_is_a_binary_output(tmp_path):
     assert torch.cat([y for _, y in opened.batches()]).tolist() == [0, 1, 1]
     with pytest.raises(ValueError, match="has 1 numbers a row, but there are 3 class names"):
         open_predictions(tmp_path / "a.parquet", class_names=["a", "b", "c"])
+
+
+@pytest.mark.parametrize("labels", [[0, None, 1, -100], [0.0, float("nan"), 1.0, -100.0], ["a", None, "b", None]])
+def test_missing_labels_are_ignored_where_that_is_asked_for(tmp_path, labels):
+    file = tmp_path / "p.parquet"
+    pq.write_table(pa.table({"logits": [[1.0, 2.0]] * 4, "y": labels}), file)
+    opened = open_predictions(file, class_names=["a", "b"], missing_labels="ignore")
+    assert torch.cat([y for _, y in opened.batches()]).tolist() == [0, -100, 1, -100]
+    with pytest.raises(ValueError, match="row 1"):
+        list(open_predictions(file, class_names=["a", "b"]).batches())
+
+
+def test_wrong_labels_are_named_beside_missing_ones(tmp_path):
+    pq.write_table(pa.table({"logits": [[1.0, 2.0]] * 4, "y": [None, 0, None, 7]}), tmp_path / "p.parquet")
+    with pytest.raises(ValueError, match=r"must hold labels from 0 to 1, got 7\.0 in row 3"):
+        list(open_predictions(tmp_path / "p.parquet", missing_labels="ignore").batches())

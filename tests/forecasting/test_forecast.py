@@ -36,7 +36,7 @@ def test_laws_hold_at_the_optimum(loss, decay):
     if loss == "softmax":
         ratio = implied_weights(P, counts).ratio_to(WEIGHTS)
         torch.testing.assert_close(ratio, torch.ones(4, dtype=torch.float64), rtol=1e-3, atol=0)
-    report = audit(head.logits(features), target, link=loss, class_weights=WEIGHTS)
+    report = audit(head.logits(features), target, TrainingSetup(loss, class_weights=WEIGHTS))
     assert report.faults == ()
     assert report.numbers.power.power == pytest.approx(1, abs=0.026)
 

@@ -3,7 +3,8 @@
 import json
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,38 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+UNFINISHED = ".unfinished"
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that :func:`filled_folder` would refuse.
+
+    Raises:
+        FileExistsError: the folder is a file, or holds something that no unfinished writing left.
+    """
+    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / UNFINISHED).exists())):
+        raise FileExistsError(f"{folder} holds something already; name another folder")
+
+
+@contextmanager
+def filled_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder that the block fills; a mark in it says that it is unfinished until the block has ended.
+
+    A new or empty folder is taken; one that has the mark of an earlier call is completed.
+
+    Raises:
+        FileExistsError: as :func:`check_folder`.
+    """
+    check_folder(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    mark = folder / UNFINISHED
+    mark.touch()
+    yield
+    for aside in folder.glob("*.????????????????.tmp"):  # of a process that was killed while it wrote
+        aside.unlink(missing_ok=True)
+    mark.unlink(missing_ok=True)
 
 
 def write_json(path: Path, value: object) -> None:

@@ -1,7 +1,23 @@
 """Audits: what class weights did to a trained model, judged by the balance laws and told in words."""
 
 from steelyard.auditing.audit import audit, audit_evidence
+from steelyard.auditing.findings import Finding, Hypothesis, Item, Measure
 from steelyard.auditing.gather import Evidence
-from steelyard.auditing.report import AuditReport, Hypothesis, Verdict
+from steelyard.auditing.model import audit_model
+from steelyard.auditing.report import AuditReport
+from steelyard.auditing.save import ClassRow
+from steelyard.auditing.words import Verdict
 
-__all__ = ["AuditReport", "Evidence", "Hypothesis", "Verdict", "audit", "audit_evidence"]
+__all__ = [
+    "AuditReport",
+    "ClassRow",
+    "Evidence",
+    "Finding",
+    "Hypothesis",
+    "Item",
+    "Measure",
+    "Verdict",
+    "audit",
+    "audit_evidence",
+    "audit_model",
+]

@@ -1,37 +1,26 @@
 """All the laws for one model: is it where its loss should have left it, and if not, where is it?"""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from steelyard._common.checks import check_finite, check_number
-from steelyard.auditing.gather import Evidence, Values
+from steelyard._common.checks import Vector, check_number, check_vector
+from steelyard.auditing.gather import Evidence, Rows, Values, as_tensor
 from steelyard.auditing.hypotheses import Scales
+from steelyard.auditing.outputs import audit_outputs
 from steelyard.auditing.report import AuditReport
-from steelyard.balance.laws import Balance
-from steelyard.balance.means import Link
-from steelyard.balance.setup import Statement
-
-Law = Callable[[Tensor], Balance]
+from steelyard.auditing.stated import SetupOrLoss
 
 
 def audit(
-    logits: Tensor,
-    target: Tensor,
+    logits: Rows,
+    target: Rows,
+    setup: SetupOrLoss,
     *,
-    link: Link,
-    class_weights: Tensor | None = None,
-    pos_weight: Tensor | None = None,
-    sampler_weights: Tensor | None = None,
-    logit_shift: Tensor | None = None,
-    beta: float | None = None,
-    detach_weights: bool = False,
-    batch_size: int | None = None,
-    class_counts: Tensor | None = None,
+    class_counts: Vector | None = None,
     class_names: Sequence[str] | None = None,
     values: Values = "logits",
+    class_dim: int = 1,
     drop_invalid: bool = False,
     tolerance: float = 1e-9,
 ) -> AuditReport:
@@ -44,22 +33,19 @@ def audit(
     :math:`w_k s_k e^{t_k}`: class weights, sampler, and a shift of the logits after training.
 
     Args:
-        logits: (N, K) of the samples that the model was trained on; (N, 1) or (N,) for one binary output.
-        target: (N,) labels from 0 to K - 1; -1 is left out.
-        link: ``"softmax"``, or ``"logistic"`` for one-vs-all outputs. One binary output is audited as the softmax
-            of (0, z), which it is.
-        class_weights: (K,) said to be in the loss, per sample of each class. Default: none.
-        pos_weight: (K,) said to weigh each output's positives; for ``"logistic"``. Default: none.
-        sampler_weights: (K,) how often the sampler draws a sample of each class, up to a factor. Default: as often
-            as any.
-        logit_shift: (K,) added to the logits after training, such as a correction. Default: none.
-        beta: says that the loss was LGL-INR; then class weights play no part in the law.
-        detach_weights: of LGL-INR.
-        batch_size: of LGL-INR's mini-batches, which balance only the classes that they have. Default: all samples.
-        class_counts: (K,) training samples of each class. Default: those of ``target``, which is right for the
-            training set; needed for any other.
-        class_names: K, for the words. Default: "class 0" and so on.
+        logits: (N, K) or (N, K, d1, ...) of the samples that the model was trained on; (N, 1) or (N,) for one
+            binary output. A tensor, an array or a sequence.
+        target: (N,) or (N, d1, ...) labels from 0 to K - 1; 0 and 1 of any dtype for one output; (N, K) multi-hot
+            for a loss of outputs that stand for themselves, such as ``torch.nn.BCEWithLogitsLoss``. -100, or what
+            the loss ignores, is left out.
+        setup: what was done in training: a :class:`~steelyard.TrainingSetup`, or only its loss: a loss object of
+            ours or of torch, a name, or a function of logits and target that gives the loss of each sample. One
+            binary output is audited as the softmax of (0, z), which it is.
+        class_counts: (K,) training samples of each class. Default: what the setup says, else those of ``target``,
+            which is right for the training set; needed for any other.
+        class_names: K, for the words. Default: what the setup says, else "class 0" and so on.
         values: ``"probabilities"`` where they are given in place of logits.
+        class_dim: dimension of the classes in the logits: 1, or -1 for libraries that keep them last.
         drop_invalid: leave rows with NaN or infinite numbers out instead of refusing them.
         tolerance: mean probabilities up to this count as no confusion when groups of classes are formed.
 
@@ -71,98 +57,48 @@ def audit(
         TypeError, ValueError: an argument that cannot be meant, or rows that cannot be audited.
 
     Source:
-        Laws: Li, Li, Pan, Zhu, AAAI 2020. The audit is this project's; its thresholds were set on small networks
-        trained on digits with planted faults.
+        Laws: Li, Li, Pan, Zhu, AAAI 2020; for losses other than softmax and logistic derived for this project. The
+        audit is this project's; its thresholds were set on small networks trained on digits with planted faults.
 
     Example:
         >>> target = torch.arange(300) % 3
         >>> logits = torch.eye(3)[target] + torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
-        >>> report = audit(logits, target, link="softmax")
+        >>> report = audit(logits, target, "softmax")
         >>> report.verdicts[0].topic, report.residual.misfit < 0.05
         ('critical point', True)
     """
-    rows = logits[:, None] if isinstance(logits, Tensor) and logits.dim() == 1 else logits
-    if isinstance(rows, Tensor) and isinstance(target, Tensor) and len(rows) != len(target):
-        raise ValueError(f"logits and target must be of the same length, got {len(rows)} and {len(target)}")
-    columns = rows.shape[1] if isinstance(rows, Tensor) and rows.dim() == 2 else 2
-    evidence = Evidence(columns, link=link, values=values, drop_invalid=drop_invalid)
-    evidence.update(rows, target)
-    return audit_evidence(
-        evidence,
-        class_weights=class_weights,
-        pos_weight=pos_weight,
-        sampler_weights=sampler_weights,
-        logit_shift=logit_shift,
-        beta=beta,
-        detach_weights=detach_weights,
-        batch_size=batch_size,
-        class_counts=class_counts,
-        class_names=class_names,
-        tolerance=tolerance,
-    )
+    z, y = as_tensor("logits", logits), as_tensor("target", target)
+    if z.dim() == 0 or y.dim() == 0 or len(z) != len(y):
+        lengths = " and ".join(str(len(x)) if x.dim() else "a single number" for x in (z, y))
+        raise ValueError(f"logits and target must be of the same length, got {lengths}")
+    columns = 1 if z.dim() == 1 else z.shape[class_dim if class_dim in (1, -1) else 1]
+    evidence = Evidence(columns, setup, values=values, class_dim=class_dim, drop_invalid=drop_invalid)
+    evidence.update(z, y)
+    return audit_evidence(evidence, class_counts=class_counts, class_names=class_names, tolerance=tolerance)
 
 
 def audit_evidence(
     evidence: Evidence,
     *,
-    class_weights: Tensor | None = None,
-    pos_weight: Tensor | None = None,
-    sampler_weights: Tensor | None = None,
-    logit_shift: Tensor | None = None,
-    beta: float | None = None,
-    detach_weights: bool = False,
-    batch_size: int | None = None,
-    class_counts: Tensor | None = None,
+    class_counts: Vector | None = None,
     class_names: Sequence[str] | None = None,
     tolerance: float = 1e-9,
 ) -> AuditReport:
     """:func:`audit` of samples that were gathered in a stream; the arguments and errors are the same."""
     evidence.check()
-    size = evidence.num_classes
-    if evidence.binary and pos_weight is not None:  # the positives' weight is that of class 1
-        one = torch.cat([torch.ones(1), _weights("pos_weight", pos_weight, 1).float()])
-        class_weights = one if class_weights is None else class_weights * one
-        pos_weight = None
-    if evidence.link == "softmax" and (pos_weight is not None or beta is not None):
-        name = "beta" if pos_weight is None else "pos_weight"
-        raise ValueError(f'{name} belongs to link "logistic", got it with "softmax"')
-    if batch_size is not None and beta is None:
-        raise ValueError("batch_size belongs to LGL-INR, got it without beta")
+    size, setup = evidence.num_classes, evidence.stated.setup
+    class_names = setup.class_names if class_names is None else class_names
     names = tuple(class_names) if class_names is not None else tuple(f"class {k}" for k in range(size))
     if len(names) != size:
         raise ValueError(f"class_names must be {size} names, got {len(names)}")
-    statement = Statement(
-        link=evidence.link,
-        class_weights=_positive("class_weights", class_weights, size),
-        sampler_weights=_positive("sampler_weights", sampler_weights, size),
-        logit_shift=None if logit_shift is None else _weights("logit_shift", logit_shift, size, negative=True),
-        pos_weight=_positive("pos_weight", pos_weight, size),
-        beta=None if beta is None else check_number("beta", beta),
-        batch_size=batch_size,
-        binary=evidence.binary,
-    )
+    tolerance = check_number("tolerance", tolerance, low=0, high=1)
+    given = setup.class_counts if class_counts is None else check_vector("class_counts", class_counts, size, low=0)
+    if evidence.stated.several:
+        return audit_outputs(evidence, given, names)
     seen = evidence.metric.class_counts
     counts = seen.double()
-    if class_counts is not None:  # classes without samples here are not observed, whatever training had
-        counts = _weights("class_counts", class_counts, size).masked_fill(seen == 0, 0.0)
+    if given is not None:  # classes without samples here are not observed, whatever training had
+        counts = torch.where(seen == 0, 0.0, given)
         if float(counts.sum()) == 0:
             raise ValueError("class_counts must have samples of the classes that target has, got none")
-    return Scales(evidence, statement, counts, names, detach_weights, tolerance).report()
-
-
-def _weights(name: str, values: Tensor, size: int, *, negative: bool = False) -> Tensor:
-    if not isinstance(values, Tensor) or values.shape != (size,):
-        came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"{name} must be a tensor of shape ({size},), got {came}")
-    result = values.detach().cpu().double()
-    check_finite(name, result, low=-math.inf if negative else 0)
-    return result
-
-
-def _positive(name: str, values: Tensor | None, size: int) -> Tensor | None:
-    if values is None:
-        return None
-    result = _weights(name, values, size)
-    if bool((result == 0).any()):
-        raise ValueError(f"{name} must be positive to be audited, got 0 at position {int(result.argmin())}")
-    return result
+    return Scales(evidence, counts, names, tolerance).report()

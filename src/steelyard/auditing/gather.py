@@ -1,35 +1,45 @@
 """What an audit needs of the samples, gathered in a stream: memory does not grow with their number."""
 
-from typing import Literal
+from collections.abc import Sequence
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_choice, check_logits, check_target
+from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
+from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
+from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.means import Link, MeanConfusion, logistic_statistics
 
 FOLDS = 16
 MOST_CLASSES_WITH_FOLDS = 1500  # beyond it the folds would take gigabytes, and there are no intervals
 _SAMPLE_NUMBERS = 4_000_000
 Values = Literal["logits", "probabilities"]
+Rows = Tensor | np.ndarray[Any, np.dtype[Any]] | Sequence[Any]  # of numbers
 
 
 class Evidence:
-    """Mean confusions under both links with folds for errors, and a random sample of rows.
+    """Mean confusions, gradients by class where the loss needs them, folds for errors, and a sample of rows.
 
     Args:
         num_classes: K, the columns that :meth:`update` is given; 1 is one binary output, gathered as the softmax
             of (0, z).
-        values: what :meth:`update` is given: ``"logits"``, or the ``"probabilities"`` of ``link``.
-        link: of probabilities; logits are looked at under both links.
+        setup: what is said of the training, or its loss.
+        values: what :meth:`update` is given: ``"logits"``, or the ``"probabilities"`` of the loss's link.
+        class_dim: dimension of the classes in what :meth:`update` is given: 1, or -1 for libraries that keep them
+            last.
         drop_invalid: leave rows with NaN or infinite numbers out; else :meth:`check` refuses them.
         seed: of the random sample.
 
     Attributes:
-        metrics: a :class:`MeanConfusion` for each link; of probabilities only for their own.
-        rows: how many were given.
+        metrics: a :class:`MeanConfusion` for each link; of probabilities only for their own. Empty for multi-hot
+            targets.
+        rows: how many were given, without those that the label -100 leaves out.
         invalid: how many held NaN or infinite numbers.
         first_invalid: the first of them, from 0, or None.
+        notes: codes of what a report has to say of how the rows came about.
 
     Raises:
         TypeError, ValueError: as the losses do.
@@ -38,72 +48,80 @@ class Evidence:
     def __init__(
         self,
         num_classes: int,
+        setup: SetupOrLoss = "softmax",
         *,
-        link: Link,
         values: Values = "logits",
+        class_dim: int = 1,
         drop_invalid: bool = False,
         seed: int = 0,
     ) -> None:
-        check_choice("link", link, ("softmax", "logistic"))
         check_choice("values", values, ("logits", "probabilities"))
-        self.binary = num_classes == 1
-        if self.binary:
-            num_classes, link = 2, "softmax"
-        folds = FOLDS if num_classes <= MOST_CLASSES_WITH_FOLDS else 1
-        links: tuple[Link, ...] = ("softmax", "logistic") if values == "logits" else (link,)
-        self.metrics = {name: MeanConfusion(num_classes, link=name, folds=folds) for name in links}
-        self.num_classes, self.link, self.values, self.drop_invalid = num_classes, link, values, drop_invalid
+        if class_dim not in (1, -1):
+            raise ValueError(f"class_dim must be 1 or -1, got {class_dim!r}")
+        self.stated = stated = Stated(as_setup(setup), num_classes)
+        self.class_dim, self.values, self.drop_invalid = class_dim, values, drop_invalid
+        self.num_classes, self.link = stated.size, stated.link
+        self.ignore_index = stated.setup.reading.ignore_index
+        folds = FOLDS if self.num_classes <= MOST_CLASSES_WITH_FOLDS else 1
+        links: tuple[Link, ...] = ("softmax", "logistic") if values == "logits" else (self.link,)
+        links = () if stated.several else links
+        self.metrics = {
+            name: MeanConfusion(self.num_classes, link=name, folds=folds, ignore_index=self.ignore_index)
+            for name in links
+        }
+        self.ledger = None if stated.closed else GradientLedger(stated.setup, num_classes, folds=folds)
         self.rows = self.invalid = 0
         self.first_invalid: int | None = None
+        self.notes: tuple[str, ...] = ()
         self._like_probabilities = True
         self._row_sums = torch.zeros((), dtype=torch.float64)
-        self._statistics = torch.zeros(2, num_classes, num_classes, dtype=torch.float64)
+        self._statistics = torch.zeros(2, self.num_classes, self.num_classes, dtype=torch.float64)
+        sizes = ((num_classes, num_classes), (num_classes, num_classes), (num_classes,)) if stated.several else ()
+        self._together = [torch.zeros(size, dtype=torch.float64) for size in sizes]
         self._generator = torch.Generator().manual_seed(seed)
-        self._kept = max(1000, min(20_000, _SAMPLE_NUMBERS // num_classes))
+        self._kept = max(1000, min(20_000, _SAMPLE_NUMBERS // self.num_classes))
         self._keys = torch.empty(0, dtype=torch.float64)
-        self._sample = torch.empty(0, num_classes), torch.empty(0, dtype=torch.long)
+        self._sample: tuple[Tensor, Tensor] | None = None
 
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        """Add rows: (n, K) logits or probabilities and (n,) labels."""
-        check_logits(logits)
-        columns = 1 if self.binary else self.num_classes
-        if logits.dim() != 2 or logits.shape[1] != columns:
-            raise ValueError(f"logits must have shape (N, {columns}), got {tuple(logits.shape)}")
-        if self.binary:
-            other = 1 - logits if self.values == "probabilities" else torch.zeros_like(logits)
-            logits = torch.cat([other, logits], 1)
-        check_target(logits, target, num_labels=self.num_classes, ignore_index=-1, validate=True)
-        logits, target = logits.detach().cpu(), target.detach().cpu().long()
-        logits = logits if logits.dtype == torch.float64 else logits.float()
-        valid = torch.isfinite(logits).all(1)
-        if not bool(valid.all()):
+    def update(self, logits: Rows, target: Rows) -> None:
+        """Add samples: (n, K) or (n, K, d1, ...) logits or probabilities, (n,) or (n, 1) of one output; labels
+        (n,) or (n, d1, ...), 0 and 1 of any dtype for one output, multi-hot in the shape of the logits where the
+        setup says so."""
+        rows, labels = self._read(logits, target)
+        counted = (labels if labels.dim() > 1 else labels[:, None]).ne(self.ignore_index).any(1)
+        finite = torch.isfinite(rows).all(1)
+        bad = ~finite & counted
+        if bool(bad.any()):
             if self.first_invalid is None:
-                self.first_invalid = self.rows + int((~valid).nonzero()[0])
-            self.invalid += int((~valid).sum())
-        self.rows += len(logits)
-        logits, target = logits[valid & (target >= 0)], target[valid & (target >= 0)]
-        if len(logits) == 0:
+                self.first_invalid = self.rows + int(bad.nonzero()[0])
+            self.invalid += int(bad.sum())
+        self.rows += len(rows)
+        rows, labels = rows[finite & counted], labels[finite & counted]
+        if len(rows) == 0:
             return
         if self.values == "probabilities":
-            logits = self._logits_of(logits)
+            rows = self._logits_of(rows)
         else:
-            own = logits[:, 1:] if self.binary else logits
-            unit = bool(((own >= 0) & (own <= 1)).all())
-            one = self.binary or self.link == "logistic" or bool(((logits.sum(1) - 1).abs() < 1e-3).all())
+            unit = bool(((rows >= 0) & (rows <= 1)).all())
+            alone = self.stated.binary or self.link == "logistic"
+            one = alone or bool(((rows.sum(1) - 1).abs() < 1e-3).all())
             self._like_probabilities = self._like_probabilities and unit and one
+        if self.ledger is not None:
+            self.ledger.update(rows, labels)
+        z = self.stated.as_trained(rows)
         for metric in self.metrics.values():
-            metric.update(logits, target)
-        if "logistic" in self.metrics:
-            self._row_sums += torch.sigmoid(logits.double()).sum()
-            counts = torch.bincount(target, minlength=self.num_classes)[:, None]
-            for total, mean in zip(self._statistics, logistic_statistics(logits, target), strict=True):
+            metric.update(z, labels)
+        if self.stated.several:
+            own, kept = (labels > 0).double(), (labels != self.ignore_index).double()
+            p = torch.sigmoid(z.double()) * kept
+            for total, part in zip(self._together, (own.T @ p, own.T @ kept, ((1 - own) * p).sum(0)), strict=True):
+                total += part
+        elif "logistic" in self.metrics:
+            self._row_sums += torch.sigmoid(z.double()).sum()
+            counts = torch.bincount(labels, minlength=self.num_classes)[:, None]
+            for total, mean in zip(self._statistics, logistic_statistics(z, labels), strict=True):
                 total += torch.where(counts > 0, mean * counts, 0.0)
-        keys = torch.rand(len(logits), generator=self._generator, dtype=torch.float64)
-        self._keys, self._sample = self._smallest(
-            torch.cat([self._keys, keys]),
-            torch.cat([self._sample[0].to(logits.dtype), logits]),
-            torch.cat([self._sample[1], target]),
-        )
+        self._keep(rows, labels)
 
     def check(self) -> None:
         """Refuse what cannot be audited.
@@ -116,10 +134,10 @@ class Evidence:
                 f"logits must be finite, got {self.invalid} of {self.rows} rows with NaN or infinite numbers, "
                 f"the first at row {self.first_invalid}; drop_invalid leaves them out"
             )
-        if len(self._keys) == 0:
+        if self._sample is None:
             raise ValueError(f"logits must have at least one row to audit, got {self.rows - self.invalid}")
         if self.values == "logits" and self._like_probabilities and len(self._keys) > 1:
-            whole = self.link == "softmax" and not self.binary
+            whole = self.link == "softmax" and not self.stated.binary
             what = "lie in [0, 1]" + (" and sum to 1 in each row" if whole else "")
             raise ValueError(f'logits look like probabilities: all {what}; say values="probabilities" if they are')
 
@@ -128,9 +146,32 @@ class Evidence:
         """The mean confusion of the audited link."""
         return self.metrics[self.link]
 
+    def own(self, class_counts: Tensor) -> Confusion:
+        """What the law of the stated loss is asked of, for a training set of these counts."""
+        if self.ledger is None:
+            return self.metric
+        if self.stated.column_smoothing and bool((class_counts > 0).all()):
+            return SmoothedConfusion(self.metric, self.stated.column_smoothing, class_counts)
+        return EffectiveConfusion(self.ledger, self.stated)
+
+    @property
+    def mean_confusion(self) -> Tensor:
+        """(K, K) mean probabilities; of multi-hot targets row k is over the samples that have label k."""
+        if not self.stated.several:
+            return self.metric.compute()
+        sums, counts, _ = self._together
+        return (sums / counts).masked_fill(counts == 0, torch.nan)
+
+    @property
+    def mean_of_negatives(self) -> Tensor:
+        """(K,) mean probability of each output over its negatives; for multi-hot targets."""
+        assert self.ledger is not None
+        return self._together[2] / self.ledger.class_counts[0]
+
     @property
     def sample(self) -> tuple[Tensor, Tensor]:
         """A random sample of rows, (n, K) float64 logits and (n,) labels; all of them where they are few."""
+        assert self._sample is not None
         return self._sample[0].double(), self._sample[1]
 
     @property
@@ -145,12 +186,50 @@ class Evidence:
         A, V = (self._statistics / counts).masked_fill(counts == 0, torch.nan)
         return A, V
 
+    def _read(self, logits: Rows, target: Rows) -> tuple[Tensor, Tensor]:
+        """Logits as rows, and labels (n,), or (n, K) multi-hot targets with -100 where they count for nothing."""
+        z, y = as_tensor("logits", logits), as_tensor("target", target)
+        if self.class_dim == -1 and z.dim() > 1:
+            y = y.movedim(-1, 1) if self.stated.several and y.dim() == z.dim() else y
+            z = z.movedim(-1, 1)
+        z = z[:, None] if z.dim() == 1 else z
+        check_logits(z)
+        columns = self.stated.columns
+        if z.shape[1] != columns:
+            raise ValueError(f"logits must have {columns} columns, got {z.shape[1]}")
+        rows = z.movedim(1, -1).reshape(-1, columns)
+        rows = rows if rows.dtype == torch.float64 else rows.float()
+        if not self.stated.several and not self.stated.binary:
+            if y.shape == z.shape:
+                raise ValueError(
+                    f"target must hold class labels, of shape {(len(z), *z.shape[2:])}, got {tuple(y.shape)}; "
+                    'for outputs that stand for themselves state TrainingSetup(..., targets="multi-hot")'
+                )
+            check_target(z, y, num_labels=columns, ignore_index=self.ignore_index, validate=True)
+            return rows, y.long().reshape(-1)
+        if self.stated.several:
+            if y.shape != z.shape:
+                raise ValueError(f"target must be multi-hot, of shape {tuple(z.shape)}, got {tuple(y.shape)}")
+            y = y.movedim(1, -1).reshape(-1, columns)
+        elif y.numel() != len(rows):
+            raise ValueError(f"target must have {len(rows)} values for one output, got shape {tuple(y.shape)}")
+        else:
+            y = y.reshape(-1)
+        labels = y.long()
+        bad = (y != labels) | ((labels != 0) & (labels != 1) & (labels != self.ignore_index))
+        if bool(bad.any()):
+            raise ValueError(
+                f"target must hold 0, 1 or {self.ignore_index} (ignored) where outputs stand for themselves, "
+                f"got {y[bad][0].item():g}"
+            )
+        return rows, labels
+
     def _logits_of(self, probabilities: Tensor) -> Tensor:
         p = probabilities.double()
         if bool(((p < 0) | (p > 1)).any()):
             raise ValueError(f"probabilities must lie in [0, 1], got {float(p.min()):g} to {float(p.max()):g}")
         floor = torch.finfo(torch.float64).tiny
-        if self.link == "logistic":
+        if self.link == "logistic" or self.stated.binary:
             return p.clamp(min=floor).log() - (1 - p).clamp(min=2.0**-53).log()
         sums = p.sum(1)
         if bool(((sums - 1).abs() > 1e-3).any()):
@@ -158,9 +237,35 @@ class Evidence:
             raise ValueError(f"probabilities must sum to 1 in each row, got {worst:g}")
         return p.clamp(min=floor).log()
 
-    def _smallest(self, keys: Tensor, logits: Tensor, target: Tensor) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Rows with the smallest keys: as the keys are random, a random sample of all rows so far."""
-        if len(keys) <= self._kept:
-            return keys, (logits, target)
-        chosen = keys.topk(self._kept, largest=False).indices
-        return keys[chosen], (logits[chosen], target[chosen])
+    def _keep(self, rows: Tensor, labels: Tensor) -> None:
+        """Keep the rows with the smallest keys: as the keys are random, a random sample of all rows so far."""
+        keys = torch.rand(len(rows), generator=self._generator, dtype=torch.float64)
+        if self._sample is not None:
+            keys = torch.cat([self._keys, keys])
+            kept, of_kept = self._sample
+            rows, labels = torch.cat([kept.to(rows.dtype), rows]), torch.cat([of_kept, labels])
+        if len(keys) > self._kept:
+            chosen = keys.topk(self._kept, largest=False).indices
+            keys, rows, labels = keys[chosen], rows[chosen], labels[chosen]
+        self._keys, self._sample = keys, (rows, labels)
+
+
+def as_tensor(name: str, values: Rows) -> Tensor:
+    """The values on the CPU, without a gradient.
+
+    Raises:
+        TypeError: something else than numbers.
+    """
+    if isinstance(values, Tensor):
+        return values.detach().cpu()
+    if isinstance(values, np.ndarray) or (isinstance(values, Sequence) and not isinstance(values, str | bytes)):
+        try:
+            array = np.asarray(values)
+        except ValueError:
+            raise ValueError(f"{name} must have rows of one length, got rows of several") from None
+        if array.dtype.kind in "iu":
+            return torch.tensor(array.astype(np.int64))
+        if array.dtype.kind in "fb":
+            return torch.tensor(array)
+        raise TypeError(f"{name} must hold numbers, got {array.dtype}")
+    raise TypeError(f"{name} must be a tensor, an array or a sequence of numbers, got {type(values).__name__}")

@@ -1,171 +1,21 @@
-"""What an audit holds: verdicts, hypotheses and the numbers behind them, as plain data."""
+"""What an audit returns: findings, their words and the numbers behind them."""
 
-import math
+import datetime
+import html
+from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
-from steelyard.balance.flows import HardClasses, Trade
-from steelyard.balance.implied import AppliedPower, ImpliedWeights
+from steelyard.auditing.findings import Finding, Numbers
+from steelyard.auditing.save import ClassRow, class_rows, save_audit
+from steelyard.auditing.words import Verdict, clause, headline, tell
+from steelyard.balance.implied import ImpliedWeights
 from steelyard.balance.laws import Balance
-from steelyard.balance.means import Link
-from steelyard.balance.setup import Statement
 
-
-@dataclass(frozen=True)
-class Verdict:
-    """One answer.
-
-    Attributes:
-        topic: what was asked: "critical point", "link", "weights", "stopping", "double counting", "groups",
-            "trades", "hard classes" or "data".
-        text: the answer, for reading.
-        fault: what was found wrong, a fixed name, or None.
-        value: the number that it rests on, or None.
-        low, high: its 95% interval, or None.
-    """
-
-    topic: str
-    text: str
-    fault: str | None = None
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "topic": self.topic,
-            "text": self.text,
-            "fault": self.fault,
-            "value": _finite(self.value),
-            "low": _finite(self.low),
-            "high": _finite(self.high),
-        }
-
-
-@dataclass(frozen=True)
-class Hypothesis:
-    """Something that may have happened in training, and how badly the model fits it.
-
-    Attributes:
-        name, text: of it, short and as a clause.
-        link: of the loss that it speaks of.
-        misfit: from 0 (the law holds) to 1.
-        error: standard error of the misfit over samples, or None.
-    """
-
-    name: str
-    text: str
-    link: Link
-    misfit: float
-    error: float | None
-
-
-@dataclass(frozen=True)
-class Refit:
-    """The loss on the audited samples, with scale and shifts of the logits fitted anew, and of knowing nothing.
-
-    Attributes:
-        loss: as the model is, nats.
-        best_loss: with the best scale and shifts.
-        scale: by which the logits would have to grow.
-        chance: loss of a model that gives every sample the class frequencies.
-    """
-
-    loss: float
-    best_loss: float
-    scale: float
-    chance: float
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """All that the verdicts rest on; see :func:`steelyard.auditing.audit`."""
-
-    statement: Statement
-    names: tuple[str, ...]
-    rows: int
-    dropped: int
-    samples: tuple[int, ...]
-    class_counts: Tensor
-    balance: Balance
-    hypotheses: tuple[Hypothesis, ...]
-    implied: ImpliedWeights | None
-    implied_pos_weight: Tensor | None
-    power: AppliedPower | None
-    frequency_power: AppliedPower | None
-    order: Tensor | None
-    refit: Refit
-    spread: float
-    mean_row_sum: float | None
-    trades: tuple[Trade, ...]
-    hard: tuple[HardClasses, ...]
-    standard_error: Tensor
-
-    def label(self, index: int) -> str:
-        """A class as a sentence names it: its name in quotes, or "class 3" where it has none."""
-        name = self.names[index]
-        return name if name == f"class {index}" else f'"{name}"'
-
-    def hypothesis(self, name: str) -> Hypothesis | None:
-        return next((h for h in self.hypotheses if h.name == name), None)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        s = self.statement
-        ratio = None
-        if self.implied is not None and s.total is not None:
-            ratio = _plain(self.implied.ratio_to(s.total))
-        return {
-            "statement": s.text,
-            "link": s.link,
-            "class_names": list(self.names),
-            "rows": self.rows,
-            "dropped": self.dropped,
-            "samples": list(self.samples),
-            "class_counts": _plain(self.class_counts),
-            "stated_weights": None if s.total is None else _plain(s.total),
-            "stated_pos_weight": None if s.pos_weight is None else _plain(s.pos_weight),
-            "residual": self.balance.to_dict() | {"misfit": self.balance.misfit},
-            "hypotheses": [
-                {"name": h.name, "text": h.text, "link": h.link, "misfit": h.misfit, "error": _finite(h.error)}
-                for h in self.hypotheses
-            ],
-            "implied_weights": None if self.implied is None else self.implied.to_dict(),
-            "implied_over_stated": ratio,
-            "implied_pos_weight": None if self.implied_pos_weight is None else _plain(self.implied_pos_weight),
-            "power": _power_dict(self.power),
-            "frequency_power": _power_dict(self.frequency_power),
-            "refit": vars(self.refit),
-            "spread": self.spread,
-            "mean_row_sum": _finite(self.mean_row_sum),
-            "trades": [{"classes": list(t.classes), "there": t.there, "back": t.back} for t in self.trades],
-            "hard_classes": [
-                {
-                    "output": h.output,
-                    "average": h.average,
-                    "hard": list(h.hard),
-                    "averaged_away": list(h.averaged_away),
-                }
-                for h in self.hard
-                if h.hard
-            ],
-        }
-
-
-def _finite(value: float | None) -> float | None:
-    return None if value is None or not math.isfinite(value) else value
-
-
-def _plain(values: Tensor) -> list[float | None]:
-    return [_finite(value) for value in values.tolist()]
-
-
-def _power_dict(power: AppliedPower | None) -> dict[str, float | None] | None:
-    if power is None:
-        return None
-    return {"power": _finite(power.power), "standard_error": _finite(power.standard_error)}
+_MOST_LINES = 8
 
 
 @dataclass(frozen=True)
@@ -173,16 +23,31 @@ class AuditReport:
     """What the balance laws say of one model; made by :func:`audit`.
 
     Attributes:
-        verdicts: the answers in words, each with its number and interval.
+        findings: the answers as codes and numbers, the most important first.
         numbers: all that they were judged by.
         mean_confusion: (K, K) float64; NaN rows for classes without samples.
         ledger: (K, K) pull and push by source class, under the stated weights.
     """
 
-    verdicts: tuple[Verdict, ...]
+    findings: tuple[Finding, ...]
     numbers: Numbers
     mean_confusion: Tensor
     ledger: Tensor
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """The findings in words."""
+        return tuple(tell(finding, self.numbers) for finding in self.findings)
+
+    @property
+    def faults(self) -> tuple[str, ...]:
+        """Names of what was found wrong; empty where nothing was."""
+        return tuple(finding.code for finding in self.findings if finding.fault)
+
+    @property
+    def classes(self) -> tuple[ClassRow, ...]:
+        """What is said of each class, largest residual first."""
+        return class_rows(self.numbers)
 
     @property
     def residual(self) -> Balance:
@@ -195,17 +60,86 @@ class AuditReport:
         return self.numbers.implied
 
     @property
+    def implied_over_stated(self) -> Tensor | None:
+        """(K,) float64 ratio of implied to stated class weights, with geometric mean 1 in each group: 1 where they
+        acted. Of one-vs-all outputs the ratio of implied to stated positive weights, as it is. NaN for classes
+        without samples; None for LGL-INR, whose law has no weights."""
+        return self.numbers.implied_over_stated
+
+    @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
         """Classes between which weights have an effect; empty under ``"logistic"``."""
         return () if self.numbers.implied is None else self.numbers.implied.groups
 
-    @property
-    def faults(self) -> tuple[str, ...]:
-        """Names of what was found wrong: of the verdicts that name a fault."""
-        return tuple(verdict.fault for verdict in self.verdicts if verdict.fault is not None)
+    def __str__(self) -> str:
+        """The audit in a line, and the first sentence of each of its main answers."""
+        told = [f"{v.topic}: {_first_sentence(v.text)}" for v in self.verdicts[: _MOST_LINES - 1]]
+        return "\n".join(_printable(line) for line in [headline(self.findings, self.numbers), *told])
+
+    def _repr_html_(self) -> str:
+        """The answers as a list that notebooks show: no script, no style sheet, nothing from elsewhere."""
+        items = []
+        for verdict in self.verdicts:
+            fault = "" if verdict.fault is None else f"<b>{html.escape(verdict.fault.replace('_', ' '))}</b>. "
+            text = html.escape(_printable(verdict.text))
+            items.append(f"<li><i>{html.escape(verdict.topic)}</i>: {fault}{text}</li>")
+        first = html.escape(_printable(headline(self.findings, self.numbers)))
+        return f"<div><p><b>{first}</b></p><ul>{''.join(items)}</ul></div>"
+
+    def save(
+        self,
+        folder: str | Path,
+        *,
+        name: str | None = None,
+        command: str | None = None,
+        page: Callable[[Path], object] | None = None,
+    ) -> Path:
+        """Write the audit into a folder and return the folder's path.
+
+        The files are audit.json (:meth:`to_dict`), classes.csv (one line a class) and mean_confusion.npz (the mean
+        confusion and the ledger). Each is written aside and renamed. A folder that was left unfinished, by a full
+        disk or a killed process, is completed.
+
+        Args:
+            folder: new or empty.
+            name: of what was audited, for pages. Default: the folder's name.
+            command: the command line that made the audit. Default: none.
+            page: called with the folder when its other files are written, such as
+                ``steelyard.report.write_audit_page``; the folder is finished after it.
+
+        Raises:
+            FileExistsError: the folder holds something already.
+        """
+        folder = Path(folder)
+        about = {
+            "schema": 1,
+            "name": folder.resolve().name if name is None else name,
+            "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "command": command,
+        }
+        save_audit(folder, about | self.to_dict(), self.classes, self.mean_confusion, self.ledger, page)
+        return folder
 
     def to_dict(self) -> dict[str, Any]:
         """Plain numbers, strings and lists for JSON, None for what is not known; without the K x K arrays."""
-        return {"verdicts": [v.to_dict() for v in self.verdicts], "faults": list(self.faults)} | (
-            self.numbers.to_dict()
-        )
+        import steelyard  # for its version; the package's own __init__ imports this file
+
+        n = self.numbers
+        hypotheses = [h.to_dict() | {"text": clause(h, n)} for h in n.hypotheses]
+        return {
+            "version": steelyard.__version__,
+            "verdicts": [verdict.to_dict() for verdict in self.verdicts],
+            "findings": [finding.to_dict() for finding in self.findings],
+            "faults": list(self.faults),
+            "hypotheses": hypotheses,
+            "classes": [row.to_dict() for row in self.classes],
+        } | n.to_dict()
+
+
+def _first_sentence(text: str) -> str:
+    first, stop, _ = text.partition(". ")
+    return first + stop.strip()
+
+
+def _printable(text: str) -> str:
+    return "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in text)

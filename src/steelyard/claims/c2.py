@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from steelyard.auditing import audit
-from steelyard.balance import mean_confusion, softmax_law
+from steelyard.balance import TrainingSetup, mean_confusion, softmax_law
 from steelyard.experiments.statistics import in_words, mean_interval
 from steelyard.experiments.trainings import dataset, draw, ranked_counts, settings, train
 from steelyard.forecasting import fit_head
@@ -56,7 +56,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     trained = train(data, chosen, SoftmaxLoss(class_weights=weights), job, outputs=size)
     P, seen = mean_confusion(trained.logits, trained.target, link="softmax")
     stated = None if job["scheme"] == "none" else weights
-    report = audit(trained.logits, trained.target, link="softmax", class_weights=stated)
+    report = audit(trained.logits, trained.target, TrainingSetup("softmax", class_weights=stated))
     test_P, _ = mean_confusion(trained.test_logits, trained.test_target, link="softmax")
     return job | {
         "misfit": softmax_law(P, seen, weights).misfit,

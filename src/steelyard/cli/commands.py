@@ -131,17 +131,20 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
 
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--link", help="softmax, or logistic for one-vs-all outputs.  [default: what the file says]")
 @click.option(
-    "--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: what the file says]"
+    "--loss",
+    help="softmax, logistic for one-vs-all outputs, or any other as for compare.  [default: what the file says]",
 )
-@click.option("--pos-weights", help="Weights said to be on each output's positives, alike; for logistic.")
-@click.option("--sampler", help="How often the sampler draws a sample of each class, alike.")
-@click.option("--corrected", help="Weights taken out of the logits after training, alike.")
-@click.option("--beta", type=float, help="The loss was LGL-INR of this beta.  [default: what the file says]")
-@click.option("--detach-weights", is_flag=True, help="Of LGL-INR.")
+@click.option("--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: those of the loss]")
 @click.option(
-    "--batch-size", type=int, help="Of LGL-INR, which balances the classes of each batch.  [default: alike]"
+    "--pos-weights", help="Weights said to be on each output's positives, in the same form; for logistic."
+)
+@click.option("--sampler", help="How often the sampler draws a sample of each class, in the same form.")
+@click.option("--corrected", help="Weights taken out of the logits after training, in the same form.")
+@click.option(
+    "--batch-size",
+    type=int,
+    help="Of LGL-INR, which balances the classes of each batch.  [default: what the file says]",
 )
 @click.option("--counts", help="Training samples of each class.  [default: those of the file]")
 @click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
@@ -161,11 +164,10 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
     FILE holds logits and labels: parquet, Arrow, CSV, NPZ or NPY.
     """
     from steelyard.commands.audit import audit_file
-    from steelyard.report.results import Audit
 
     names = options.pop("class_names")
     given = None if names is None else [name.strip() for name in names.split(",")]
-    _, found = audit_file(
+    report = audit_file(
         file,
         out=out,
         class_counts=counts,
@@ -174,9 +176,10 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
         say=lambda text: click.echo(text, err=True),
         **options,
     )
-    print_audit(Audit.from_dict(found))
+    print_audit(report)
     if out is not None:
-        click.echo(f"report: {out / 'report.html'}")
+        page = out / "report.html"
+        click.echo(f"report: {page if page.exists() else out}")
 
 
 @commands.command()

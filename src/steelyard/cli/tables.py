@@ -10,7 +10,8 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:  # reports need libraries that a table does not
-    from steelyard.report.results import Audit, Comparison, ForecastResults, Summary
+    from steelyard.auditing import AuditReport
+    from steelyard.report.results import Comparison, ForecastResults, Summary
 
 
 def _console() -> Console:
@@ -23,16 +24,14 @@ def _console() -> Console:
 _MOST_CLASSES = 20
 
 
-def print_audit(found: "Audit") -> None:
+def print_audit(found: "AuditReport") -> None:
     """The verdicts in words, then the classes that are most off."""
-    from steelyard.report import class_rows
-
     console = _console()
     for verdict in found.verdicts:
         fault = "" if verdict.fault is None else f" [{verdict.fault.replace('_', ' ')}]"
         console.print(Text(verdict.topic.upper() + fault, style="bold"))
         console.print(Padding(_plain(verdict.text), (0, 0, 1, 2)))
-    rows = class_rows(found)
+    rows = found.classes
     kind = "weight" if found.implied_weights is not None else "positive weight"
     titles = ["samples", f"stated {kind}", f"implied {kind}", "relative residual"]
     lines = [

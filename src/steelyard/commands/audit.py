@@ -1,36 +1,30 @@
-"""Audit a file of predictions: read it as a stream, weigh it, write what was found."""
+"""Audit a file of predictions: read it as a stream, weigh it, save what was found."""
 
-import csv
-import datetime
-import io
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+import importlib.util
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
+from torch import Tensor
 
-import steelyard
-from steelyard._common.files import write_atomically, write_json
+from steelyard._common.files import check_folder
 from steelyard.auditing import AuditReport, Evidence, audit_evidence
 from steelyard.auditing.gather import Values
+from steelyard.balance import TrainingSetup
 from steelyard.data import Predictions, open_predictions
-from steelyard.notation import parse_loss, parse_weights
-from steelyard.report import class_rows, write_audit_page
-from steelyard.report.results import Audit
+from steelyard.losses.presets import PRESETS
+from steelyard.notation import LossSpec, parse_loss, parse_weights
 
 
 def audit_file(
     path: Path,
     *,
-    link: str | None = None,
+    loss: str | None = None,
     weights: str | None = None,
     pos_weights: str | None = None,
     sampler: str | None = None,
     corrected: str | None = None,
-    beta: float | None = None,
-    detach_weights: bool = False,
     batch_size: int | None = None,
     class_counts: str | None = None,
     class_names: Sequence[str] | None = None,
@@ -41,126 +35,182 @@ def audit_file(
     out: Path | None = None,
     command: str | None = None,
     say: Callable[[str], None] = lambda text: None,
-) -> tuple[AuditReport, dict[str, Any]]:
+) -> AuditReport:
     """Audit the predictions of a model on its training samples; the samples are never all in memory.
 
     Args:
-        path: file of logits (or probabilities) and labels; see :func:`steelyard.data.open_predictions`.
-        link: ``"softmax"`` or ``"logistic"``. Default: what the file says.
+        path: file of logits (or probabilities) and labels; see :func:`steelyard.data.open_predictions`. Rows
+            without a label, or with -100, are left out.
+        loss: as :func:`parse_loss` takes it, such as ``softmax``, ``logistic`` for one-vs-all outputs, or
+            ``lgl-inr:beta=5``. Default: what the file says.
         weights, pos_weights, sampler: weights per class as :func:`parse_weights` takes them; schemes are made from
-            the class counts. Default: what the file says of its loss, else none.
-        corrected: weights that were taken out of the logits after training, alike.
-        beta, detach_weights, batch_size: of LGL-INR. Default: what the file says of its loss.
+            the class counts. Default: of `weights` the scheme of the loss, else none.
+        corrected: weights that were taken out of the logits after training, in the same form.
+        batch_size: of LGL-INR. Default: what the file says of its loss.
         class_counts: K comma-separated training counts. Default: those of the file's labels.
         class_names: K. Default: what the file says.
         target: name of the label column, or for .npy the file of labels.
         values: ``"logits"`` or ``"probabilities"``.
         drop_invalid, tolerance: as in :func:`steelyard.auditing.audit`.
-        out: folder to write audit.json, classes.csv, mean_confusion.npz and report.html to; new or empty.
+        out: folder to save the report to, with its page; see :meth:`AuditReport.save`.
         command: the command line to show in the report.
         say: told what was taken from the file.
 
     Returns:
-        The report, and what audit.json holds.
+        The report.
 
     Raises:
         FileExistsError: the folder holds something already.
         ValueError, TypeError, FileNotFoundError: a file or an argument that cannot be meant.
     """
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} holds something already; name another folder")
+    if out is not None:
+        check_folder(out)
     opened = _open(path, target, values, class_names)
-    stated = opened.link if link is None else link
-    if stated is None:
-        raise ValueError(f"link must be given: {path} does not say whether its logits are softmax or logistic")
-    if opened.link is not None and opened.link != stated:
-        say(f"{path} says that its link is {opened.link}; audited as {stated}, as asked")
-    spec = None if opened.loss is None or opened.link != stated else parse_loss(opened.loss)
-    if spec is not None and weights is None and spec.scheme is not None and spec.name != "lgl-inr":
-        weights = spec.weights_text
-        say(f"class weights {weights}, from the loss that the file names: {spec.label}")
-    if spec is not None and spec.name == "lgl-inr" and beta is None:
-        beta, detach_weights = spec.beta(opened.num_classes), spec.constant_weights
-        batch_size = opened.batch_size if batch_size is None else batch_size
-        batches = "" if batch_size is None else f" in batches of {batch_size}"
-        say(f"LGL-INR of beta {beta:g}{batches}, from the loss that the file names: {spec.label}")
-
-    adjustment = torch.zeros(opened.num_classes)
-    if spec is not None and (spec.tau or spec.presence) and opened.logit_adjustment is not None:
-        adjustment = torch.tensor(opened.logit_adjustment, dtype=torch.float64)
-        if stated == "softmax":  # which a constant does not change; the test for another link takes it out
-            adjustment -= adjustment.mean()
-        say(f"logits with the adjustment that training added: {spec.label}")
-
-    evidence = Evidence(opened.num_classes, link=stated, values=values, drop_invalid=drop_invalid)  # type: ignore[arg-type]
-    for numbers, labels in opened.batches():
-        evidence.update(numbers + adjustment, labels)
-    evidence.check()
+    stated = _Stated(opened, loss, say)
+    texts = {
+        "weights": stated.weights if weights is None else weights,
+        "pos-weights": pos_weights,
+        "sampler": sampler,
+        "corrected": corrected,
+    }
+    if weights is None and texts["weights"] is not None and stated.from_file:
+        say(f"class weights {texts['weights']}, from the loss that the file names: {stated.spec.label}")
     names = opened.class_names
-    counts = evidence.metric.class_counts.double()
-    if class_counts is not None:
-        given = parse_weights(class_counts, counts, names, option="counts")
-        counts = counts if given is None else given
+    counts = _counts(opened, class_counts, any(texts.values()) or stated.needs_counts)
     made = {
         option: None if text is None else parse_weights(text, counts, names, option=option)
-        for option, text in (
-            ("weights", weights), ("pos-weights", pos_weights), ("sampler", sampler), ("corrected", corrected)
-        )
-    }  # fmt: skip
-    removed = made["corrected"]
+        for option, text in texts.items()
+    }
+    setup = stated.setup(counts, made, batch_size)
+    evidence = Evidence(opened.num_classes, setup, values=values, drop_invalid=drop_invalid)
+    for numbers, labels in opened.batches():
+        evidence.update(numbers, labels)
     report = audit_evidence(
         evidence,
-        class_weights=made["weights"],
-        pos_weight=made["pos-weights"],
-        sampler_weights=made["sampler"],
-        logit_shift=None if removed is None else -removed.log(),
-        beta=beta,
-        detach_weights=detach_weights,
-        batch_size=batch_size,
         class_counts=None if class_counts is None else counts,
         class_names=names,
         tolerance=tolerance,
     )
-    found = {
-        "schema": 1,
-        "name": path.name,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "version": steelyard.__version__,
-        "command": command,
-    } | report.to_dict()
     if out is not None:
-        _write(out, found, report)
-    return report, found
+        report.save(out, name=path.name, command=command, page=_page())
+    return report
+
+
+@dataclass
+class _Stated:
+    """What the file and the options say of the loss."""
+
+    opened: Predictions
+    loss: str | None
+    say: Callable[[str], None]
+
+    def __post_init__(self) -> None:
+        opened = self.opened
+        text = opened.loss or opened.link if self.loss is None else self.loss
+        if text is None:
+            raise ValueError(
+                f"loss must be given: {opened.path} does not say whether its logits are softmax or logistic"
+            )
+        self.spec: LossSpec = parse_loss(text)
+        self.from_file = self.loss is None and opened.loss is not None
+        self.link = self.spec.link
+        if opened.link is not None and opened.link != self.link:
+            self.say(f"{opened.path} says that its link is {opened.link}; audited as {self.link}, as asked")
+        if self.from_file and self.spec.name not in ("softmax", "logistic", "lgl-inr"):
+            self.say(f"loss {self.spec.label}, as the file names it")
+
+    @property
+    def by_batch(self) -> bool:
+        """Whether the loss balances the classes of a batch, so that class weights play no part in its law."""
+        return self.spec.entry.separable_over == "columns"
+
+    @property
+    def weights(self) -> str | None:
+        """The scheme of the loss's class weights."""
+        return None if self.spec.scheme is None or self.by_batch else self.spec.weights_text
+
+    @property
+    def adjusted(self) -> bool:
+        """Whether training added to the logits what the notation says."""
+        return bool(self.spec.tau or self.spec.presence)
+
+    @property
+    def needs_counts(self) -> bool:
+        """Whether anything of the loss is made from the counts."""
+        return self.adjusted or bool(self.spec.vectors) or self.spec.name in PRESETS
+
+    def setup(self, counts: Tensor, made: Mapping[str, Tensor | None], batch_size: int | None) -> TrainingSetup:
+        """What was done in training, with the weights that were made for each option."""
+        spec, size = self.spec, self.opened.num_classes
+        if self.by_batch and batch_size is None and self.from_file:
+            batch_size = self.opened.batch_size
+        options = dict(spec.options)
+        if made["pos-weights"] is not None:
+            options["pos_weight"] = made["pos-weights"]
+        bare = replace(spec, options=options, scheme=None, tau=0.0, presence=0.0)
+        removed = made["corrected"]
+        setup = TrainingSetup(
+            bare.loss(counts, batch_size or 1),
+            class_weights=made["weights"],
+            sampler_weights=made["sampler"],
+            logit_shift=None if removed is None else -removed.log(),
+            logit_adjustment=self._adjustment(counts, batch_size),
+            batch_size=batch_size,
+        )
+        if self.from_file and setup.in_negative is not None:
+            batches = "" if batch_size is None else f" in batches of {batch_size}"
+            beta = spec.beta(size)
+            self.say(f"LGL-INR of beta {beta:g}{batches}, from the loss that the file names: {spec.label}")
+        return setup
+
+    def _adjustment(self, counts: Tensor, batch_size: int | None) -> Tensor | None:
+        if not self.adjusted:
+            return None
+        told = self.opened.logit_adjustment
+        if self.from_file and told is not None:
+            self.say(f"logits with the adjustment that training added: {self.spec.label}")
+            adjustment = torch.tensor(told, dtype=torch.float64)
+        else:
+            if self.spec.presence and batch_size is None:
+                raise ValueError(f"batch-size must be given for the adjustment of {self.spec.label}")
+            made = self.spec.adjustment(counts, batch_size or 1)
+            assert made is not None
+            adjustment = made.double()
+        # A constant changes no softmax; without it the test for another link is fair.
+        return adjustment - adjustment.mean() if self.link == "softmax" else adjustment
+
+
+def _counts(opened: Predictions, given: str | None, needed: bool) -> Tensor:
+    """(K,) training samples of each class: as given, else of the file, which is read for them where needed."""
+    size = max(opened.num_classes, 2)
+    counts = torch.ones(size, dtype=torch.float64)
+    if given is not None:
+        parsed = parse_weights(given, counts, opened.class_names, option="counts")
+        return counts if parsed is None else parsed
+    if needed:
+        counts = torch.zeros_like(counts)
+        for numbers, labels in opened.batches():
+            kept = labels[torch.isfinite(numbers).all(1) & (labels >= 0)]
+            counts += torch.bincount(kept, minlength=size)
+    return counts
 
 
 def _open(path: Path, target: str | None, values: Values, class_names: Sequence[str] | None) -> Predictions:
     """The file, whose numbers may be called logits even where they are said to be probabilities."""
     try:
-        return open_predictions(path, target=target, values=values, class_names=class_names)
+        return open_predictions(
+            path, target=target, values=values, class_names=class_names, missing_labels="ignore"
+        )
     except ValueError:
         if values == "logits":
             raise
-        return open_predictions(path, target=target, values="logits", class_names=class_names)
+        return open_predictions(path, target=target, class_names=class_names, missing_labels="ignore")
 
 
-def _write(out: Path, found: dict[str, Any], report: AuditReport) -> None:
-    P, ledger = report.mean_confusion.numpy(), report.ledger.numpy()
-    write_atomically(out / "mean_confusion.npz", lambda file: np.savez(file, mean_confusion=P, ledger=ledger))
-    table = _csv(Audit.from_dict(found, "audit.json"))
-    write_atomically(out / "classes.csv", lambda file: file.write(table.encode()))
-    write_json(out / "audit.json", found)
-    write_audit_page(out)
+def _page() -> Callable[[Path], object] | None:
+    """What makes the page, or None where the packages for it are not installed."""
+    if importlib.util.find_spec("jinja2") is None or importlib.util.find_spec("matplotlib") is None:
+        return None
+    from steelyard.report import write_audit_page
 
-
-def _csv(found: Audit) -> str:
-    text = io.StringIO()
-    rows = [asdict(row) for row in sorted(class_rows(found), key=lambda row: row.index)]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", *list(rows[0])[1:]])
-    writer.writerows([_inert(value) for value in row.values()] for row in rows)
-    return text.getvalue()
-
-
-def _inert(value: object) -> object:
-    """A name that a spreadsheet would take for a formula is not one."""
-    return f"'{value}" if isinstance(value, str) and value[:1] in ("=", "+", "-", "@") else value
+    return write_audit_page

@@ -1,7 +1,7 @@
 """The page of an audit, from its folder to one HTML file that opens anywhere."""
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from steelyard.report.figures import balance_figure, confusion_figure, misfit_figure, trades_figure, weights_figure
 from steelyard.report.html import render_template, save_page
-from steelyard.report.results import Audit, Numbers, read_confusions
+from steelyard.report.results import Audit, read_confusions
 from steelyard.report.style import Array, Classes, shown
 
 _MOST_ROWS = 50  # of more classes the table shows those that are most off
@@ -34,7 +34,7 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
     residual, implied = found.residual, found.implied_weights
     pull, push = _array(residual.pull_up), _array(residual.push_down)
     misplaced = max(float(push.sum()), 1e-300)
-    rows = class_rows(found)
+    rows = found.classes
     return render_template(
         "audit.html.j2",
         found=found,
@@ -78,69 +78,6 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
             ),
         },
     )
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """What an audit says of one class; None for what is not known.
-
-    Attributes:
-        index, name: of the class.
-        samples: that were audited.
-        class_count: training samples.
-        stated, implied: weight of the class, or of the output's positives for one-vs-all losses. Implied weights
-            have no scale of their own: in each group of classes they take the stated ones'.
-        implied_low, implied_high: 95% interval.
-        pull_up, push_down, relative_residual: of the law of the stated loss.
-    """
-
-    index: int
-    name: str
-    samples: int
-    class_count: float
-    stated: float | None
-    implied: float | None
-    implied_low: float | None
-    implied_high: float | None
-    pull_up: float | None
-    push_down: float | None
-    relative_residual: float | None
-
-
-def class_rows(found: Audit) -> list[ClassRow]:
-    """What the audit says of each class is returned, largest residual first."""
-    residual, implied = found.residual, found.implied_weights
-    unknown: Numbers = [None] * len(found.class_names)
-    if implied is not None:
-        stated, weights, errors = found.stated_weights, implied.weights, implied.log_error or unknown
-        if stated is not None:
-            ratio = found.implied_over_stated or unknown
-            weights = [None if w is None or r is None else w * r for w, r in zip(stated, ratio, strict=True)]
-    else:
-        stated, weights, errors = found.stated_pos_weight, found.implied_pos_weight or unknown, unknown
-    rows = [
-        ClassRow(
-            index=k,
-            name=name,
-            samples=found.samples[k],
-            class_count=found.class_counts[k],
-            stated=None if stated is None else stated[k],
-            implied=weights[k],
-            implied_low=_times_exp(weights[k], -2.131, errors[k]),
-            implied_high=_times_exp(weights[k], 2.131, errors[k]),
-            pull_up=residual.pull_up[k],
-            push_down=residual.push_down[k],
-            relative_residual=residual.relative_residual[k],
-        )
-        for k, name in enumerate(found.class_names)
-    ]
-    return sorted(rows, key=lambda row: -abs((row.pull_up or 0.0) - (row.push_down or 0.0)))
-
-
-def _times_exp(weight: float | None, times: float, error: float | None) -> float | None:
-    if weight is None or error is None:
-        return None
-    return weight * math.exp(max(-300.0, min(300.0, times * error)))
 
 
 def _weights_figure(found: Audit, classes: Classes) -> str:

@@ -39,7 +39,7 @@ def open_npy(path: Path, target: str | None, values: str) -> Source:
             headers.append(_header(str(each), file, each.stat().st_size))
     _check_arrays((str(paths[0]), str(paths[1])), headers)
 
-    def read(rows: int) -> Iterator[tuple[Array, Array]]:
+    def read(rows: int, missing: bool) -> Iterator[tuple[Array, Array]]:
         numbers, labels = (
             np.memmap(each, h.dtype, "r", h.offset, h.shape, "F" if h.is_fortran else "C")
             for each, h in zip(paths, headers, strict=True)
@@ -71,7 +71,7 @@ def open_npz(path: Path, target: str | None, values: str) -> Source:
     if headers[0].is_fortran and 1 not in headers[0].shape:
         raise ValueError(f"{where[0]} is stored by columns, which is no stream of rows: save np.ascontiguousarray")
 
-    def read(rows: int) -> Iterator[tuple[Array, Array]]:
+    def read(rows: int, missing: bool) -> Iterator[tuple[Array, Array]]:
         with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as stack:
             members = [stack.enter_context(archive.open(f"{name}.npy")) for name in names]
             for member, header in zip(members, headers, strict=True):

@@ -6,11 +6,13 @@ import reprlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from steelyard._common.checks import check_choice
 from steelyard.data.predictions.arrays import open_npy, open_npz
 from steelyard.data.predictions.source import Array, Source, check_file, list_names
 from steelyard.data.predictions.tables import open_table
@@ -40,6 +42,7 @@ class Predictions:
     num_classes: int
     _source: "Source" = field(repr=False)
     _num_labels: int | None = field(repr=False)
+    _missing: bool = field(repr=False, default=False)
 
     def batches(self, rows: int = 8192) -> Iterator[tuple[Tensor, Tensor]]:
         """Numbers (n, K), float32 or float64, and labels (n,), int64, of at most `rows` rows at a time.
@@ -58,10 +61,10 @@ class Predictions:
 
     def _batches(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         first = 0
-        for values, labels in self._source.read(rows):
+        for values, labels in self._source.read(rows, self._missing):
             wide = values.dtype.kind != "f" or values.dtype.itemsize == 8
             numbers = np.array(values, dtype=np.float64 if wide else np.float32, order="C")
-            codes = _codes(self._source.label, labels, self.class_names, self._num_labels, first)
+            codes = _codes(self._source.label, labels, self.class_names, self._num_labels, first, self._missing)
             yield torch.from_numpy(numbers), torch.from_numpy(codes)
             first += len(codes)
 
@@ -72,6 +75,7 @@ def open_predictions(
     target: str | os.PathLike[str] | None = None,
     values: str = "logits",
     class_names: Sequence[str] | None = None,
+    missing_labels: Literal["refuse", "ignore"] = "refuse",
 ) -> Predictions:
     """Open a file of predictions: look at what it declares and, in tables, at the first rows.
 
@@ -83,6 +87,8 @@ def open_predictions(
             a class: those named after `values` (``logit_cat``, ``logits.cat``) if there are any, or else all of
             numbers but the labels; a row index of pandas is left out. For ``"features"`` columns are no classes.
         class_names: K names, in the order of the numbers.
+        missing_labels: ``"ignore"`` gives rows without a label, and those that have it, the label -100, which
+            audits leave out.
 
     Returns:
         The opened file; what is wrong in its other rows shows when they are read.
@@ -95,6 +101,7 @@ def open_predictions(
         ValueError: a file of another kind, damaged, empty, or without the columns that are asked for.
     """
     path = Path(path)
+    check_choice("missing_labels", missing_labels, ("refuse", "ignore"))
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names or ()):
         raise TypeError(f"class_names must be a sequence of str, got {reprlib.repr(class_names)}")
     check_file(path)
@@ -134,7 +141,11 @@ def open_predictions(
         source.width,
         source,
         num_labels,
+        missing_labels == "ignore",
     )
+
+
+_IGNORED = -100
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -145,18 +156,24 @@ def _numbers(text: str) -> tuple[float, ...]:
     return tuple(float(part) for part in parts)
 
 
-def _codes(where: str, labels: Array, names: Sequence[str] | None, num_labels: int | None, first: int) -> Array:
+def _codes(
+    where: str, labels: Array, names: Sequence[str] | None, num_labels: int | None, first: int, missing: bool
+) -> Array:
     """Labels as int64; `first` is the row of the first."""
     limit = num_labels or 1 << 53  # where floating labels stop being exact
     accepted = f"labels from 0 to {limit - 1}"
     if labels.dtype.kind in "OU":
         index = {name: k for k, name in enumerate(names or ())}
         codes = np.array([index.get(label, -1) for label in labels.tolist()], dtype=np.int64)
+        absent = np.array([label is None for label in labels.tolist()], dtype=bool)
         bad, accepted = codes < 0, f"class names ({list_names(list(index))})"
     else:
         with np.errstate(invalid="ignore"):
+            absent = (labels != labels) | (labels == _IGNORED)
             bad = (labels < 0) | (labels >= limit) | (labels != np.floor(labels))
-        codes = np.where(bad, 0, labels).astype(np.int64)
+        codes = np.where(bad | absent, 0, labels).astype(np.int64)
+    if missing:
+        bad, codes = bad & ~absent, np.where(absent, _IGNORED, codes)
     if bad.any():
         row = int(bad.argmax())
         got = reprlib.repr(labels[row : row + 1].tolist()[0])

@@ -11,7 +11,7 @@ LABEL_NAMES = ("target", "label", "labels", "y")
 _SHOWN = 10
 
 Array = NDArray[Any]
-Chunks = Callable[[int], Iterator[tuple[Array, Array]]]  # at most so many rows each
+Chunks = Callable[[int, bool], Iterator[tuple[Array, Array]]]  # at most so many rows each; may labels be missing
 
 
 @dataclass(frozen=True)

@@ -63,14 +63,15 @@ def open_table(path: Path, target: str | None, values: str) -> Source:
     is_list = _is_list(schema.field(columns[0]).type)
     width = _list_width(f"{path}, column {columns[0]!r}", head.column(columns[0])) if is_list else len(columns)
 
-    def read(rows: int) -> Iterator[tuple[Array, Array]]:
+    def read(rows: int, missing: bool) -> Iterator[tuple[Array, Array]]:
         first = 0
         stream = batches([label, *columns], rows)
         while (batch := _next(path, stream, names)) is not None:
             for start in range(0, batch.num_rows, rows):  # a file of Arrow may be a single batch
                 part = batch.slice(start, rows)
                 labels = part.column(label)
-                _refuse_nulls(where, labels, first)
+                if not missing:
+                    _refuse_nulls(where, labels, first)
                 labels = labels.dictionary_decode() if pa.types.is_dictionary(labels.type) else labels
                 yield _matrix(path, part, columns, width, first), labels.to_numpy(zero_copy_only=False)
                 first += part.num_rows

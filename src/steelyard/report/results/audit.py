@@ -48,6 +48,23 @@ class TradeResult(Record):
     back: float
 
 
+@dataclass(frozen=True)
+class ClassResult(Record):
+    """What is said of one class, as :class:`steelyard.auditing.ClassRow` has it."""
+
+    index: int
+    name: str
+    samples: int
+    class_count: float
+    stated: float | None
+    implied: float | None
+    implied_low: float | None
+    implied_high: float | None
+    pull_up: float | None
+    push_down: float | None
+    relative_residual: float | None
+
+
 @dataclass(frozen=True, kw_only=True)
 class Audit(Results):
     """What audit.json holds, as far as pages and tables read it; see :class:`steelyard.auditing.AuditReport`."""
@@ -74,11 +91,13 @@ class Audit(Results):
     implied_over_stated: Numbers | None
     implied_pos_weight: Numbers | None
     trades: list[TradeResult]
+    classes: list[ClassResult]
 
     def __post_init__(self) -> None:
         size = len(self.class_names)
         keys = ("samples", "class_counts", "stated_weights", "stated_pos_weight", "implied_over_stated")
         check_sizes(size, {key: getattr(self, key) for key in (*keys, "implied_pos_weight")})
+        check_sizes(size, {"classes": self.classes})
         sides = ("pull_up", "push_down", "relative_residual")
         check_sizes(size, {f"residual.{key}": getattr(self.residual, key) for key in sides})
         if self.implied_weights is not None:

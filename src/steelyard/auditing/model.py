@@ -1,0 +1,115 @@
+"""Audits of a model with its data: the logits are collected, then weighed as any others."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from steelyard._common.checks import Vector
+from steelyard.auditing.audit import audit_evidence
+from steelyard.auditing.gather import Evidence
+from steelyard.auditing.report import AuditReport
+from steelyard.auditing.stated import SetupOrLoss, as_setup
+
+_TARGETS = ("labels", "label", "target")
+
+
+def audit_model(
+    model: nn.Module,
+    loader: Iterable[Any],
+    loss: SetupOrLoss,
+    *,
+    class_dim: int = 1,
+    device: torch.device | str | None = None,
+    class_counts: Vector | None = None,
+    class_names: Sequence[str] | None = None,
+    drop_invalid: bool = False,
+    tolerance: float = 1e-9,
+) -> AuditReport:
+    """Collect a model's logits on its training samples and return the audit of them.
+
+    The model runs in evaluation mode and without gradients, batch by batch; afterwards every module has the mode
+    back that it had. The report says so, for training saw other logits where there is dropout or batch norm.
+
+    Args:
+        model: gives logits, or a tuple whose first item they are, or an object or mapping with ``logits``.
+        loader: the training samples, not drawn by weight, without random augmentation if there is a choice. It
+            yields pairs of inputs and target (inputs may be a tuple of arguments), or mappings with the target
+            under ``"labels"``, ``"label"`` or ``"target"`` and the model's keyword arguments under the rest.
+        loss: what the model was trained with: a loss object, a name, or a :class:`~steelyard.TrainingSetup`.
+        class_dim: dimension of the classes in the logits: 1, or -1 for libraries that keep them last.
+        device: to run on. Default: where the model's parameters are.
+        class_counts, class_names, drop_invalid, tolerance: as in :func:`audit`.
+
+    Returns:
+        The report.
+
+    Raises:
+        TypeError: batches of another kind, or a model that gives no logits.
+        ValueError: as :func:`audit` raises, or a loader without batches.
+
+    Example:
+        >>> x, y = torch.randn(90, 4, generator=torch.Generator().manual_seed(0)), torch.arange(90) % 3
+        >>> loader = torch.utils.data.DataLoader(list(zip(x, y)), batch_size=30)
+        >>> audit_model(torch.nn.Linear(4, 3), loader, torch.nn.CrossEntropyLoss()).numbers.rows
+        90
+    """
+    setup = as_setup(loss)
+    place = _device(model) if device is None else torch.device(device)
+    modes = [(module, module.training) for module in model.modules()]
+    evidence = None
+    try:
+        model.eval()
+        for batch in loader:
+            inputs, keywords, target = _parts(batch)
+            with torch.no_grad():
+                logits = _logits(model(*_moved(inputs, place), **_moved(keywords, place)))
+            if evidence is None:
+                columns = 1 if logits.dim() == 1 else logits.shape[class_dim if class_dim in (1, -1) else 1]
+                evidence = Evidence(columns, setup, class_dim=class_dim, drop_invalid=drop_invalid)
+            evidence.update(logits, target)
+    finally:
+        for module, mode in modes:
+            module.training = mode
+    if evidence is None:
+        raise ValueError("loader must yield at least one batch, got none")
+    evidence.notes = ("collected_in_evaluation",)
+    return audit_evidence(evidence, class_counts=class_counts, class_names=class_names, tolerance=tolerance)
+
+
+def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
+    """Positional arguments, keyword arguments and target of a batch."""
+    if isinstance(batch, Mapping):
+        found = [name for name in _TARGETS if name in batch]
+        if len(found) != 1:
+            raise TypeError(f"batches must have one of {', '.join(_TARGETS)}, got {', '.join(map(str, batch))}")
+        return (), {name: value for name, value in batch.items() if name != found[0]}, batch[found[0]]
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        inputs, target = batch
+        return (tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)), {}, target
+    came = f"{len(batch)} items" if isinstance(batch, tuple | list) else type(batch).__name__
+    raise TypeError(f"batches must be pairs of inputs and target, or mappings, got {came}")
+
+
+def _logits(output: Any) -> Tensor:
+    if isinstance(output, Mapping):
+        output = output.get("logits")
+    elif isinstance(output, tuple | list) and output:
+        output = output[0]
+    output = getattr(output, "logits", output)
+    if not isinstance(output, Tensor):
+        raise TypeError(f"model must give logits, got {type(output).__name__}")
+    return output
+
+
+def _device(model: nn.Module) -> torch.device:
+    return next((p.device for p in model.parameters()), torch.device("cpu"))
+
+
+def _moved(values: Any, place: torch.device) -> Any:
+    if isinstance(values, Tensor):
+        return values.to(place)
+    if isinstance(values, Mapping):
+        return {name: _moved(value, place) for name, value in values.items()}
+    return type(values)(_moved(value, place) for value in values) if isinstance(values, tuple | list) else values

@@ -1,0 +1,129 @@
+"""An audit as a folder of audit.json, classes.csv and mean_confusion.npz; pages are made of them elsewhere."""
+
+import csv
+import io
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from steelyard._common.files import filled_folder, write_atomically, write_json
+from steelyard.auditing.findings import Numbers, finite
+
+_T = 2.131  # as in judge
+
+
+@dataclass(frozen=True)
+class ClassRow:
+    """What an audit says of one class; None for what is not known.
+
+    Attributes:
+        index, name: of the class.
+        samples: that were audited.
+        class_count: training samples.
+        stated, implied: weight of the class, or of the output's positives for one-vs-all losses. Implied weights
+            have no scale of their own: in each group of classes they take the stated ones'.
+        implied_low, implied_high: 95% interval.
+        pull_up, push_down, relative_residual: of the law of the stated loss.
+    """
+
+    index: int
+    name: str
+    samples: int
+    class_count: float
+    stated: float | None
+    implied: float | None
+    implied_low: float | None
+    implied_high: float | None
+    pull_up: float | None
+    push_down: float | None
+    relative_residual: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+
+def class_rows(n: Numbers) -> tuple[ClassRow, ...]:
+    """What an audit says of each class is returned, largest residual first."""
+    unknown: list[float | None] = [None] * len(n.names)
+    implied, s = n.implied, n.statement
+    weights: Tensor | None
+    if implied is not None:
+        stated, weights, errors = s.total, implied.weights, implied.log_error
+        if stated is not None and n.implied_over_stated is not None:
+            weights = stated * n.implied_over_stated
+    else:
+        stated, weights, errors = s.pos_weight, n.implied_pos_weight, None
+
+    def listed(values: Tensor | None) -> list[float | None]:
+        return unknown if values is None else [finite(value) for value in values.tolist()]
+
+    columns = zip(
+        *map(listed, (stated, weights, errors)),
+        *map(listed, (n.balance.pull_up, n.balance.push_down, n.balance.relative_residual)),
+        strict=True,
+    )
+    rows = [
+        ClassRow(
+            index=k,
+            name=n.names[k],
+            samples=n.samples[k],
+            class_count=float(n.class_counts[k]),
+            stated=nominal,
+            implied=weight,
+            implied_low=_times_exp(weight, -_T, error),
+            implied_high=_times_exp(weight, _T, error),
+            pull_up=pull,
+            push_down=push,
+            relative_residual=relative,
+        )
+        for k, (nominal, weight, error, pull, push, relative) in enumerate(columns)
+    ]
+    return tuple(sorted(rows, key=lambda row: -abs((row.pull_up or 0.0) - (row.push_down or 0.0))))
+
+
+def _times_exp(weight: float | None, times: float, error: float | None) -> float | None:
+    if weight is None or error is None:
+        return None
+    return weight * math.exp(max(-300.0, min(300.0, times * error)))
+
+
+def save_audit(
+    folder: Path,
+    found: Mapping[str, Any],
+    rows: Sequence[ClassRow],
+    mean_confusion: Tensor,
+    ledger: Tensor,
+    page: Callable[[Path], object] | None = None,
+) -> None:
+    """Write an audit's files, and what `page` makes of them, into a folder that is finished only at the end."""
+    P, entries = mean_confusion.numpy(), ledger.numpy()
+    with filled_folder(folder):
+        write_atomically(
+            folder / "mean_confusion.npz", lambda file: np.savez(file, mean_confusion=P, ledger=entries)
+        )
+        write_atomically(folder / "classes.csv", lambda file: file.write(_csv(rows).encode()))
+        write_json(folder / "audit.json", found)
+        if page is not None:
+            page(folder)
+
+
+def _csv(rows: Sequence[ClassRow]) -> str:
+    text = io.StringIO()
+    named = [row.to_dict() for row in sorted(rows, key=lambda row: row.index)]
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["class", *list(named[0])[1:]])
+    writer.writerows([_inert(value) for value in row.values()] for row in named)
+    return text.getvalue()
+
+
+def _inert(value: object) -> object:
+    """A name that a spreadsheet would take for a formula is not one."""
+    if not isinstance(value, str):
+        return value
+    return f"'{value}" if value[:1].isspace() or value.lstrip()[:1] in ("=", "+", "-", "@") else value

@@ -1,0 +1,201 @@
+"""An audit asks the stated loss's own law, whatever the loss: at its optimum the weights are seen to have acted."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from steelyard.auditing import Evidence, audit, audit_evidence
+from steelyard.balance import TrainingSetup
+from steelyard.losses import create_loss
+from tests.balance.generic_losses import FUNCTIONS, WEIGHTS, minimise, setups, trained
+
+SETUPS = setups()
+
+
+@pytest.mark.parametrize("name", SETUPS)
+def test_at_the_optimum_the_weights_acted_and_nothing_is_wrong(name):
+    setup = SETUPS[name]
+    report = audit(*trained(setup), setup)
+    assert report.faults == ()
+    assert [f.code for f in report.findings[:3]] == ["critical", "weights_acted", "far_enough"]
+    torch.testing.assert_close(report.implied_over_stated, torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0)
+    assert report.numbers.power.power == pytest.approx(1, abs=1e-3)
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_weights_that_were_not_applied_are_found_under_any_loss(name):
+    logits, target = trained(TrainingSetup(FUNCTIONS[name]))
+    report = audit(logits, target, TrainingSetup(FUNCTIONS[name], class_weights=WEIGHTS))
+    assert report.faults == ("weights_not_applied",)
+
+
+@pytest.mark.parametrize("link", ["softmax", "logistic"])
+def test_focal_is_no_softmax_stopped_early(link):
+    loss = create_loss("focal", gamma=2.0, link=link, class_weights=WEIGHTS)
+    logits, target = trained(TrainingSetup(loss))
+    report = audit(logits, target, loss)
+    assert report.faults == ()
+    assert report.verdicts[0].text.startswith("Yes: the model is at a critical point of the focal loss")
+    assert "acted as stated" in report.verdicts[1].text
+
+
+@pytest.mark.parametrize(
+    ("applied", "faults"),
+    [
+        (lambda w: w, ()),
+        (torch.ones_like, ("weights_not_applied",)),
+        (torch.square, ("weights_applied_twice",)),
+        (lambda w: w.flip(0), ("weights_permuted",)),
+    ],
+)
+def test_smoothing_of_torch_weighs_columns_and_is_told_exactly(applied, faults):
+    def loss(w):
+        return nn.CrossEntropyLoss(weight=w, label_smoothing=0.1)
+
+    logits, target = trained(TrainingSetup(loss(applied(WEIGHTS))))
+    report = audit(logits, target, loss(WEIGHTS))
+    assert report.faults == faults
+    ratio = applied(WEIGHTS) / WEIGHTS
+    expected = ratio / ratio.log().mean().exp()
+    torch.testing.assert_close(report.implied_over_stated, expected, rtol=1e-4, atol=0)
+
+
+def test_smoothing_of_torch_with_an_absent_class_is_asked_of_the_gradients():
+    setup = TrainingSetup(nn.CrossEntropyLoss(weight=WEIGHTS, label_smoothing=0.1))
+    logits, target = trained(setup)
+    kept = target != 2
+    report = audit(logits[kept], target[kept], setup)
+    assert report.implied_over_stated is not None
+    assert report.numbers.samples[2] == 0
+
+
+# One output, and outputs that stand for themselves -----------------------------------------------------------------
+
+
+def _outputs(loss, outputs=4):
+    """Logits of a linear model at the optimum of a loss of several outputs, and multi-hot targets."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(500, 5, generator=generator, dtype=torch.float64)
+    V = torch.randn(5, outputs, generator=generator, dtype=torch.float64)
+    noise = torch.randn(500, outputs, generator=generator, dtype=torch.float64)
+    target = (x @ V - 2 + 1.5 * noise > 0).double()
+    W = torch.zeros(5, outputs, dtype=torch.float64, requires_grad=True)
+    b = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
+    minimise([W, b], lambda: loss(x @ W + b, target))
+    return (x @ W + b).detach(), target
+
+
+POSITIVE = torch.tensor([4.0, 1.5, 8.0, 2.0], dtype=torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("power", "faults"), [(1, ()), (0, ("weights_not_applied",)), (2, ("weights_applied_twice",))]
+)
+def test_multi_label_is_told_output_by_output(power, faults):
+    logits, target = _outputs(nn.BCEWithLogitsLoss(pos_weight=POSITIVE**power))
+    report = audit(logits, target, nn.BCEWithLogitsLoss(pos_weight=POSITIVE))
+    assert report.faults == faults
+    torch.testing.assert_close(report.implied_over_stated, POSITIVE ** (power - 1), rtol=1e-4, atol=0)
+    torch.testing.assert_close(report.ledger.sum(0), report.residual.residual)
+    assert report.numbers.rows == 500
+    assert report.numbers.samples == tuple(target.sum(0).long().tolist())
+
+
+def test_one_vs_all_of_ours_takes_multi_hot_targets_where_the_setup_says_so():
+    logits, target = _outputs(nn.BCEWithLogitsLoss(pos_weight=POSITIVE))
+    ours = TrainingSetup("logistic", pos_weight=POSITIVE, targets="multi-hot")
+    torch.testing.assert_close(
+        audit(logits, target, ours).implied_over_stated, torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0
+    )
+
+
+def test_ignored_entries_of_multi_hot_targets_count_for_nothing():
+    logits, target = _outputs(nn.BCEWithLogitsLoss(pos_weight=POSITIVE))
+    loss = nn.BCEWithLogitsLoss(pos_weight=POSITIVE)
+    plain = audit(logits, target, loss)
+    spoiled = torch.cat([logits, torch.full((7, 4), 3.0)])
+    ignored = torch.cat([target, torch.full((7, 4), -100.0)])
+    torch.testing.assert_close(audit(spoiled, ignored, loss).implied_over_stated, plain.implied_over_stated)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64, torch.bool, torch.uint8])
+@pytest.mark.parametrize("shape", [(500,), (500, 1)])
+def test_one_output_takes_zeros_and_ones_of_any_dtype(dtype, shape):
+    u = torch.tensor([5.0], dtype=torch.float64)
+    logits, target = _outputs(nn.BCEWithLogitsLoss(pos_weight=u), outputs=1)
+    report = audit(logits.reshape(shape), target.reshape(shape).to(dtype), nn.BCEWithLogitsLoss(pos_weight=u))
+    assert report.faults == ()
+    assert report.implied_over_stated.tolist() == pytest.approx([1, 1], rel=1e-4)
+
+
+def test_focal_of_one_output():
+    loss = create_loss("focal", link="logistic", class_weights=torch.tensor([1.0, 4.0], dtype=torch.float64))
+    logits, target = _outputs(lambda z, y: loss(z, y[:, 0].long()), outputs=1)
+    report = audit(logits, target[:, 0].long(), loss)
+    assert report.faults == ()
+    assert report.implied_over_stated.tolist() == pytest.approx([1, 1], rel=1e-4)
+
+
+# Layouts ------------------------------------------------------------------------------------------------------------
+
+
+def test_arrays_and_sequences_are_accepted():
+    logits, target = trained(SETUPS["softmax"], rows=50)
+    expected = audit(logits, target, SETUPS["softmax"]).mean_confusion
+    for z, y in ((logits.numpy(), target.numpy()), (logits.tolist(), target.tolist())):
+        torch.testing.assert_close(audit(z, y, SETUPS["softmax"]).mean_confusion, expected)
+
+
+@pytest.mark.parametrize("name", ["focal", "our softmax", "softmax"])
+def test_classes_may_stand_last(name):
+    logits, target = trained(SETUPS[name], rows=60)
+    one = audit(logits, target, SETUPS[name])
+    last = audit(logits.reshape(20, 3, 4), target.reshape(20, 3), SETUPS[name], class_dim=-1)
+    middle = audit(logits.reshape(20, 3, 4).movedim(-1, 1), target.reshape(20, 3), SETUPS[name])
+    for other in (last, middle):
+        torch.testing.assert_close(other.residual.residual, one.residual.residual)
+
+
+def test_labels_of_minus_hundred_are_left_out_even_with_bad_logits():
+    logits, target = trained(SETUPS["focal"], rows=60)
+    z = torch.cat([logits, torch.full((3, 4), torch.nan)])
+    y = torch.cat([target, torch.full((3,), -100)])
+    torch.testing.assert_close(
+        audit(z, y, SETUPS["focal"]).residual.residual, audit(logits, target, SETUPS["focal"]).residual.residual
+    )
+
+
+def test_a_stream_gives_what_the_whole_gives_under_any_loss():
+    logits, target = trained(SETUPS["focal"])
+    evidence = Evidence(4, SETUPS["focal"])
+    for z, y in zip(logits.split(37), target.split(37), strict=True):
+        evidence.update(z, y)
+    whole = audit(logits, target, SETUPS["focal"])
+    streamed = audit_evidence(evidence)
+    torch.testing.assert_close(streamed.residual.residual, whole.residual.residual, rtol=1e-9, atol=1e-12)
+    assert streamed.faults == whole.faults
+
+
+def test_names_and_counts_of_the_setup_are_used():
+    logits, target = trained(SETUPS["softmax"], rows=60)
+    counts = torch.bincount(target, minlength=4)
+    setup = TrainingSetup("softmax", class_names=list("abcd"), class_counts=10 * counts)
+    report = audit(logits, target, setup)
+    assert report.numbers.names == ("a", "b", "c", "d")
+    assert report.numbers.class_counts.tolist() == (10 * counts).tolist()
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "loss", "message"),
+    [
+        (torch.randn(6, 3), torch.zeros(6, dtype=torch.long), nn.BCEWithLogitsLoss(), r"target must be multi-hot, of shape \(6, 3\)"),
+        (torch.randn(6, 3), torch.full((6, 3), 0.5), nn.BCEWithLogitsLoss(), "must hold 0, 1 or -100"),
+        (torch.randn(6, 1), torch.full((6,), 2), "logistic", "must hold 0, 1 or -100"),
+        (torch.randn(6, 3), torch.zeros(6, 3), nn.BCEWithLogitsLoss(pos_weight=torch.ones(4)), r"pos_weight must have shape \(3,\)"),
+        (torch.randn(6, 3), np.array(["a"] * 6), "softmax", "target must hold numbers"),
+    ],
+)  # fmt: skip
+def test_what_does_not_fit_is_refused(logits, target, loss, message):
+    with pytest.raises((ValueError, TypeError), match=message):
+        audit(logits, target, loss)

@@ -1,0 +1,60 @@
+"""Findings hold codes and numbers alone; words are made of them in one file."""
+
+import ast
+import inspect
+import re
+
+import pytest
+import torch
+
+from steelyard.auditing import audit, judge, words
+from steelyard.balance import TrainingSetup
+
+
+def _report(**statement):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.multinomial(torch.logspace(0, -1, 5), 500, replacement=True, generator=generator)
+    logits = 2 * torch.eye(5)[target] + torch.randn(500, 5, generator=generator)
+    return audit(logits, target, TrainingSetup(**statement), class_names=list("abcde"))
+
+
+def test_every_code_that_is_judged_has_words():
+    tree = ast.parse(inspect.getsource(judge))
+    codes = {
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    }
+    notes = {"collected_in_evaluation"}  # which come with the samples
+    assert set(words.TOPICS) - notes <= codes
+
+
+def test_the_judge_writes_no_sentence():
+    tree = ast.parse(inspect.getsource(judge))
+    documented = [tree, *(node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))]
+    said = {ast.get_docstring(node, clean=False) for node in documented}
+    texts = [
+        node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
+    ]
+    assert not any(re.search(r"\w [a-z]+ \w", text) for text in texts if text not in said)
+    assert not any(isinstance(node, ast.JoinedStr) for node in ast.walk(tree))
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [{}, {"class_weights": torch.arange(1.0, 6)}, {"loss": "logistic", "pos_weight": torch.arange(1.0, 6)}],
+)
+def test_a_verdict_is_made_of_its_finding_alone(statement):
+    report = _report(**statement)
+    for finding, verdict in zip(report.findings, report.verdicts, strict=True):
+        assert verdict == words.tell(finding, report.numbers)
+        assert (verdict.fault is not None) == finding.fault
+        assert verdict.topic == words.TOPICS[finding.code]
+        assert verdict.value == (None if finding.measure is None else finding.measure.value)
+    assert report.faults == tuple(v.fault for v in report.verdicts if v.fault is not None)
+
+
+def test_findings_name_classes_by_index():
+    trades = next(f for f in _report().findings if f.code == "trades")
+    verdict = words.tell(trades, _report().numbers)
+    for item in trades.items:
+        giver, taker = ('"' + "abcde"[k] + '"' for k in item.classes)
+        assert f"{giver} gives {taker} {item.measures[0].value:.2g}%" in verdict.text
