@@ -473,8 +473,8 @@ def _gone(group):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
-    ids=["kill", "int", "term"],
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["kill", "int", "term", "hup"],
 )
 def test_stopped_process_resumes_to_the_same_numbers(tmp_path, number, code, workers):
     if not (whole := tmp_path.parent / "whole").exists():
