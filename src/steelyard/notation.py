@@ -99,9 +99,17 @@ class LossSpec:
             return logit_adjustment(class_counts, tau=self.presence, batch_size=batch_size)
         return logit_adjustment(class_counts, tau=self.tau) if self.tau else None
 
-    def first_bias(self, class_counts: Tensor, batch_size: int) -> Tensor:
-        """(K,) bias of the constant solution of the loss without class weights."""
-        return self.loss(class_counts, batch_size).first_bias(class_counts)
+    def first_bias(self, class_counts: Tensor, batch_size: int) -> Tensor | None:
+        """Return the (K,) bias with which a head starts at the class counts, or None where trainings start at 0.
+
+        That is the constant solution of the loss without class weights. Under an adjustment trainings start at 0:
+        of softmax adjusted by the log of the counts it is the constant solution, and our tables of one-vs-all
+        losses were measured so.
+        """
+        loss = self.loss(class_counts, batch_size)
+        if loss.logit_adjustment is not None or loss.separable_over == "columns":
+            return None
+        return loss.first_bias(class_counts)
 
     def loss(self, class_counts: Tensor, batch_size: int) -> Loss:
         """The loss for batches of data of these counts, with its final weights."""
