@@ -6,7 +6,7 @@
 
 Writes PREFIX-forecast.csv: recall on the test split as heads refitted on features of the network trained without
 weights forecast it, against that of networks trained with each weighting. And PREFIX-correction.csv: NLL and ECE
-before and after `correct_logits`, for use where classes are as frequent as in training (test samples weighted
+before and after `log_posterior`, for use where classes are as frequent as in training (test samples weighted
 accordingly) and where they are equally frequent.
 """
 
@@ -19,12 +19,12 @@ from pathlib import Path
 import torch
 from scipy.stats import spearmanr
 
-from steelyard import correct_logits
+from steelyard import log_posterior
 from steelyard.balance import mean_confusion
 from steelyard.data import open_predictions
 from steelyard.experiments.metrics import log_probabilities, recalls
 from steelyard.forecasting import forecast
-from steelyard.notation import parse_loss
+from steelyard.notation import parse_loss, setup_from_text
 
 
 def whole(file, values):
@@ -84,16 +84,13 @@ def correction(run, results):
             folder = run / spec.slug / f"seed-{seed}"
             logits, target = whole(folder / "predictions.parquet", "logits")
             logits = logits.double()
-            options = {"class_weights": spec.weights(counts)}
+            setup = setup_from_text(spec.label, counts.long())
+            P = None
             if spec.name == "lgl-inr":
                 P, _ = mean_confusion(*whole(folder / "train_predictions.parquet", "logits"), link="logistic")
-                options = {"mean_confusion": P, "beta": float(spec.options.get("beta", 1.0))}
-            options = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
             for use, test_prior in (("as in training", prior), ("equal classes", uniform)):
                 of_sample = (test_prior / torch.bincount(target))[target]
-                corrected = correct_logits(
-                    logits, spec.entry.link, train_prior=prior, test_prior=test_prior, **options
-                )
+                corrected = log_posterior(logits, setup, test_prior, mean_confusion=P)
                 before = calibration(log_probabilities(logits, spec.entry.link), target, of_sample)
                 after = calibration(corrected, target, of_sample)
                 rows.append(

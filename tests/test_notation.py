@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from steelyard.notation import parse_loss, parse_losses
+from steelyard import TrainingSetup
+from steelyard.notation import parse_loss, parse_losses, setup_from_text
 from steelyard.weights import class_weights, logit_adjustment
 
 COUNTS = torch.tensor([80, 15, 5])
@@ -99,3 +100,17 @@ def test_lists():
     for text, message in [("", "at least one loss"), ("softmax,softmax", "must differ, got 'softmax' twice")]:
         with pytest.raises(ValueError, match=message):
             parse_losses(text)
+
+
+def test_a_setup_from_text_holds_what_the_loss_holds():
+    counts = torch.tensor([90, 9, 1])
+    setup = setup_from_text("softmax:inverse:tau=1", counts)
+    spec = parse_loss("softmax:inverse:tau=1")
+    torch.testing.assert_close(setup.class_weights, spec.weights(counts).double())
+    torch.testing.assert_close(setup.logit_adjustment, spec.adjustment(counts, 1).double())
+    assert setup.class_counts.tolist() == [90, 9, 1]
+    inner = setup_from_text("lgl-inr:beta=3:detach_weights=true", counts, batch_size=10)
+    assert inner.in_negative.beta == 3
+    assert inner.presence[2] == pytest.approx(0.1)
+    balanced = TrainingSetup("balanced-softmax", class_counts=counts)
+    torch.testing.assert_close(balanced.logit_adjustment.exp(), counts.double() / 100)

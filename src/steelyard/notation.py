@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steelyard._common.checks import check_beta, check_number
 from steelyard._common.text import nearest
+from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import Loss, create_loss
 from steelyard.losses.options import Link
 from steelyard.losses.presets import PRESETS
@@ -98,9 +99,17 @@ class LossSpec:
             return logit_adjustment(class_counts, tau=self.presence, batch_size=batch_size)
         return logit_adjustment(class_counts, tau=self.tau) if self.tau else None
 
-    def first_bias(self, class_counts: Tensor, batch_size: int) -> Tensor:
-        """(K,) bias of the constant solution of the loss without class weights."""
-        return self.loss(class_counts, batch_size).first_bias(class_counts)
+    def first_bias(self, class_counts: Tensor, batch_size: int) -> Tensor | None:
+        """Return the (K,) bias with which a head starts at the class counts, or None where trainings start at 0.
+
+        That is the constant solution of the loss without class weights. Under an adjustment trainings start at 0:
+        of softmax adjusted by the log of the counts it is the constant solution, and our tables of one-vs-all
+        losses were measured so.
+        """
+        loss = self.loss(class_counts, batch_size)
+        if loss.logit_adjustment is not None or loss.separable_over == "columns":
+            return None
+        return loss.first_bias(class_counts)
 
     def loss(self, class_counts: Tensor, batch_size: int) -> Loss:
         """The loss for batches of data of these counts, with its final weights."""
@@ -123,6 +132,29 @@ class LossSpec:
         if weights is None or self.from_epoch == 0:
             return loss, None
         return loss, ("class_weights", DeferredReweighting(weights, start_epoch=self.from_epoch))
+
+
+def setup_from_text(text: str, class_counts: Tensor, *, batch_size: int | None = None) -> TrainingSetup:
+    """Return what was done in training, from a loss as :func:`parse_loss` takes it.
+
+    Args:
+        text: such as ``softmax:inverse``; weights that start late count as in the last epoch.
+        class_counts: (K,) training samples of each class.
+        batch_size: of the mini-batches. Default: all samples at once.
+
+    Returns:
+        The setup, with the class counts.
+
+    Raises:
+        ValueError: as :func:`parse_loss` does.
+
+    Example:
+        >>> setup_from_text("softmax:inverse", torch.tensor([30, 10])).class_weights
+        tensor([0.5000, 1.5000], dtype=torch.float64)
+    """
+    size = int(class_counts.sum()) if batch_size is None else batch_size
+    loss = parse_loss(text).loss(class_counts, size)
+    return TrainingSetup(loss, class_counts=class_counts, batch_size=batch_size)
 
 
 def loss_class(name: str) -> type[Loss]:

@@ -49,12 +49,15 @@ def log_posterior(
     - Closed forms where there are some: softmax :math:`z + a - \log w`, with smoothing
       :math:`(p_k - \epsilon / K) / w_k` (torch's, which smooths with the weights of columns:
       :math:`\mathrm{softmax}(z - \log w)_k - \epsilon / K`), focal :math:`p_k / (w_k c(p_k))`, one-vs-all
-      :math:`\sigma(z + a - \log u) / w`, and LGL-INR with detached weights
+      :math:`\sigma(z + a - \log u) / w`, sigmoid focal, and LGL-INR with detached weights
       :math:`u_j \rho_j r_j = e^{z_j} \sum_{k \ne j} \omega_{kj} r_k`, :math:`q \propto \pi r`.
 
     It is exact where the model is flexible enough to reach the optimum of its loss; for any other it is an
     approximation. Where no posterior that is not negative exists, a row is NaN, with a warning where values can be
     looked at.
+
+    Closed forms trace with ``torch.export`` and ONNX; a loss that is read by differentiation traces with
+    ``torch.compile`` and ``torch.vmap``, and ``torch.export`` refuses it.
 
     Args:
         logits: (N, K) or (N, K, d1, ...), floating, as the model gives them in evaluation; (N,) or (N, 1) for one
@@ -143,13 +146,13 @@ def _scores(setup: TrainingSetup, z: Tensor, log_w: Tensor, mean_confusion: Tens
     closed, epsilon = setup.reading.closed, setup.label_smoothing
     if closed is None:
         return _any_loss(setup, z) - log_w
+    if closed == "logistic":
+        return F.logsigmoid(_own_logits(setup, z)) - log_w
     if setup.logit_adjustment is not None:
         z = z + setup.logit_adjustment.to(z)
     size = z.shape[1]
     if closed == "lgl-inr":
         return _in_negative(setup, z, mean_confusion)
-    if closed == "logistic":
-        return F.logsigmoid(z - _log_pos_weight(setup, z)) - log_w
     if closed == "focal":
         return _focal(torch.log_softmax(z, 1), setup.reading.gamma) - log_w
     if closed == "torch softmax" and setup.class_weights is not None:
@@ -164,6 +167,15 @@ def _focal(log_p: Tensor, gamma: float) -> Tensor:
     return log_p - (gamma - 1) * miss.log() - (miss - gamma * log_p.exp() * log_p).log()
 
 
+def _sigmoid_focal(z: Tensor, gamma: float) -> Tensor:
+    """log of g0 / -g1, with g0 = p^gamma (p - gamma (1 - p) log(1 - p)) and g1 the same of -z, negative."""
+    if gamma == 0:
+        return z
+    log_p, log_q = F.logsigmoid(z), F.logsigmoid(-z)
+    p, q = log_p.exp(), log_q.exp()
+    return gamma * z + (p - gamma * q * log_q).log() - (q - gamma * p * log_p).log()
+
+
 def _log_of(q: Tensor) -> Tensor:
     """log q; a row with a negative value beyond rounding is NaN."""
     slack = 8 * torch.finfo(q.dtype).eps
@@ -174,7 +186,8 @@ def _own_logits(setup: TrainingSetup, z: Tensor) -> Tensor:
     """The logit of each output's own binary posterior, (N, K), under the weights of its positives."""
     if setup.reading.closed == "logistic":
         adjusted = z if setup.logit_adjustment is None else z + setup.logit_adjustment.to(z)
-        return adjusted - _log_pos_weight(setup, z)
+        return _sigmoid_focal(adjusted, setup.reading.gamma) - _log_pos_weight(setup, z)
+    _refuse_export(setup)
     rows = z.double()
     if z.shape[1] == 1:
         targets = [torch.zeros(len(z), dtype=torch.long, device=z.device) + own for own in (0, 1)]
@@ -192,11 +205,19 @@ def _own_logits(setup: TrainingSetup, z: Tensor) -> Tensor:
 
 def _any_loss(setup: TrainingSetup, z: Tensor) -> Tensor:
     """log of q w by differentiation, (N, K)."""
+    _refuse_export(setup)
     rows, size = z.double(), z.shape[1]
     if not values_readable(z, None):
         return _null_vector(_class_gradients(setup, rows)).to(z)
     parts = torch.split(rows, max(1, _MOST_NUMBERS // size**2))
     return torch.cat([_null_vector(_class_gradients(setup, part)) for part in parts]).to(z)
+
+
+def _refuse_export(setup: TrainingSetup) -> None:
+    if torch.compiler.is_exporting():
+        raise RuntimeError(
+            f"loss {setup.reading.name} has no closed posterior here, and torch.export cannot trace its gradient"
+        )
 
 
 def _class_gradients(setup: TrainingSetup, rows: Tensor) -> Tensor:

@@ -93,7 +93,7 @@ def test_page_opens_without_a_word(tmp_path, names):
 @pytest.mark.parametrize(
     ("change", "error", "message"),
     [
-        ({"losses": ["lgl-inr"]}, ValueError, r"losses of a forecast must be softmax or logistic, got 'lgl-inr'"),
+        ({"losses": ["lgl-inr"]}, ValueError, r"losses of a forecast must be sums over samples, got 'lgl-inr'"),
         ({"losses": ["sofmax"]}, ValueError, "unknown loss 'sofmax'"),
         ({"weights": ["inverze"]}, ValueError, "unknown weight scheme 'inverze'"),
         ({"weights": []}, ValueError, "losses and weights must name at least one each"),

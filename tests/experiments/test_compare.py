@@ -139,7 +139,9 @@ def test_every_loss_is_under_its_own_law(name):
     """Constant logits at the constant solution of a loss without class weights are where its law holds."""
     spec, counts = parse_loss(name), torch.tensor([60, 30, 10])
     target = torch.arange(3).repeat_interleave(counts)
-    balance = law(spec.first_bias(counts, 64).double().expand(100, 3), target, setup_of(spec, counts, 10**6))
+    balance = law(
+        spec.loss(counts, 64).first_bias(counts).double().expand(100, 3), target, setup_of(spec, counts, 10**6)
+    )
     unweighted = getattr(spec.loss(counts, 64), "class_weights", None) is None
     assert bool(balance.relative_residual.abs().max() < 1e-6) == unweighted
     assert "=" in spec.entry.law_text
@@ -354,7 +356,7 @@ def test_prior_bias_is_that_of_each_loss(tmp_path, monkeypatch):
     for loss in ("softmax", "softmax:tau=1", "lgl-inr"):
         bench.record(parse_loss(loss), Training(0.1, 0, tuning=True), "x", lambda row: None)
     assert given[0].argmax() == bench.class_counts.argmax()
-    assert all(bias.abs().max() < 1e-6 for bias in given[1:])
+    assert given[1:] == [None, None]
 
 
 @pytest.mark.slow
@@ -473,8 +475,8 @@ def _gone(group):
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
     ("number", "code"),
-    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143)],
-    ids=["kill", "int", "term"],
+    [(signal.SIGKILL, -9), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)],
+    ids=["kill", "int", "term", "hup"],
 )
 def test_stopped_process_resumes_to_the_same_numbers(tmp_path, number, code, workers):
     if not (whole := tmp_path.parent / "whole").exists():

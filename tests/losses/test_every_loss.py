@@ -1,6 +1,7 @@
 """The shared suite: every registered loss meets every test here."""
 
 import copy
+import functools
 import gc
 import io
 import pickle
@@ -10,7 +11,13 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.nn import functional as F
 
+from steelyard import TrainingSetup, class_weights, log_posterior
+from steelyard.balance import GradientLedger, implied_weights, law, mean_confusion
+from steelyard.experiments import CompareConfig
+from steelyard.forecasting import fit_head
+from steelyard.notation import parse_loss
 from tests.helpers import CASES, batch, value_and_grad, weights_of
 from tests.oracles import ORACLES
 
@@ -630,3 +637,118 @@ def test_ten_thousand_steps_do_not_grow(name):
             gc.collect()
             alive.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
     assert alive[1] <= alive[0]
+
+
+# What follows from a loss: law, implied weights, posterior, its name ------------------------------------
+
+
+CLASS_WEIGHTS = torch.tensor([0.3, 1.0, 4.0, 2.0], dtype=torch.float64)
+
+
+def _minimise(parameters, objective, restarts=3):
+    optimizer = torch.optim.LBFGS(
+        parameters,
+        max_iter=3000,
+        history_size=50,
+        tolerance_grad=1e-12,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        value = objective()
+        value.backward()
+        return value
+
+    for _ in range(restarts):
+        optimizer.step(closure)
+
+
+@functools.cache
+def _polished(name):
+    """Logits of a linear model at the optimum of the loss on overlapping classes, their labels and the setup."""
+    generator = torch.Generator().manual_seed(0)
+    target = torch.repeat_interleave(torch.arange(4), torch.tensor([120, 60, 40, 20]))
+    features = torch.randn(4, 3, generator=generator)[target] + torch.randn(240, 3, generator=generator)
+    features = features.double()
+    if CASES[name].separable_over == "rows":
+        loss = CASES[name].module(class_weights=CLASS_WEIGHTS.tolist())
+        logits = fit_head(features, target, loss=loss, weight_decay=0.01).logits(features)
+    else:
+        loss = CASES[name].module()
+        W, b = (torch.zeros(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), (4,)))
+        _minimise([W, b], lambda: loss(features @ W + b, target) + 0.01 * W.square().sum())
+        logits = (features @ W + b).detach()
+    return logits, target, TrainingSetup(loss)
+
+
+def test_law_holds_at_the_optimum_and_nowhere_else(name):
+    logits, target, setup = _polished(name)
+    balance = law(logits, target, setup)
+    assert balance.misfit < 1e-6
+    assert float((balance.pull_up.abs() + balance.push_down.abs()).min()) > 1e-3, "a law of nothing would hold too"
+    moved = logits + torch.tensor([0.5, 0.0, 0.0, -0.5])
+    assert law(moved, target, setup).misfit > 0.02
+
+
+def test_implied_weights_are_those_of_the_loss(name):
+    logits, target, setup = _polished(name)
+    if CASES[name].separable_over != "rows":
+        with pytest.raises(ValueError, match="is a function of the whole batch, so it has no gradients by class"):
+            GradientLedger(setup, 4)
+        return
+    ledger = GradientLedger(setup, 4)
+    ledger.update(logits, target)
+    implied = implied_weights(ledger)
+    assert implied.groups == ((0, 1, 2, 3),)
+    ratio = implied.ratio_to(CLASS_WEIGHTS)
+    torch.testing.assert_close(ratio, torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+def test_posterior_is_that_of_the_data(name):
+    """A model with free logits for each of five inputs: its posterior is the frequency of the labels there."""
+    counts = torch.tensor([[30, 5, 3, 2], [10, 10, 10, 10], [2, 40, 1, 7], [1, 1, 20, 3], [5, 2, 2, 1]])
+    truth = counts.double() / counts.sum(1, keepdim=True)
+    cell = torch.arange(5).repeat_interleave(counts.sum(1))
+    label = torch.cat([torch.arange(4).repeat_interleave(row) for row in counts])
+    rows = CASES[name].separable_over == "rows"
+    loss = CASES[name].module(**({"class_weights": CLASS_WEIGHTS.tolist()} if rows else {"detach_weights": True}))
+    table = torch.zeros(5, 4, dtype=torch.float64, requires_grad=True)
+    if rows:
+        _minimise([table], lambda: loss(table[cell], label))
+    P = torch.zeros(4, 4, dtype=torch.float64)
+    while not rows:  # detached weights: they stay as they are while the logits move
+        before, P = P, mean_confusion(table.detach()[cell], label, link="logistic")[0]
+        if (P - before).abs().max() < 1e-10:
+            break
+        under = functools.partial(CASES[name].function, mean_confusion=P)
+        _minimise([table], lambda under=under: under(table[cell], label), restarts=1)
+    table = table.detach()
+    setup = TrainingSetup(loss, class_counts=counts.sum(0))
+    options = {} if rows else {"mean_confusion": P}
+    found = log_posterior(table, setup, **options).exp()
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-6)
+    prior = torch.full((4,), 0.25, dtype=torch.float64)
+    balanced = truth / counts.sum(0)
+    expected = balanced / balanced.sum(1, keepdim=True)
+    torch.testing.assert_close(log_posterior(table, setup, prior, **options).exp(), expected, rtol=0, atol=1e-6)
+    naive = torch.softmax(table if CASES[name].link == "softmax" else F.logsigmoid(table), 1)
+    assert (naive - truth).abs().max() > 0.05, "nothing would have had to be undone"
+
+
+def test_the_command_line_knows_it(name):
+    case = CASES[name]
+    text = ":".join([case.name.replace("-", "_"), *(f"{k}={str(v).lower()}" for k, v in case.options.items())])
+    spec = parse_loss(text)
+    logits, target = batch(12, 3)
+    expected = case.function(logits, target)
+    assert torch.equal(spec.loss(torch.tensor([5, 4, 3]), 4)(logits, target), expected)
+    assert spec.link == case.link
+    assert CompareConfig(losses=[text], seeds=1).losses == [text]
+    if case.separable_over == "rows":
+        weighted = parse_loss(f"{text}:inverse").loss(torch.tensor([5, 4, 3]), 4)
+        assert torch.equal(weighted.class_weights, class_weights([5, 4, 3], "inverse"))
+    else:
+        with pytest.raises(ValueError, match="takes no class_weights: it balances"):
+            parse_loss(f"{text}:inverse")

@@ -25,7 +25,7 @@ def folders(tmp_path_factory):
     target = torch.arange(60) % 3
     rows = torch.randn(60, 3, generator=generator) + 2 * torch.eye(3)[target]
     np.savez(root / "rows.npz", logits=rows.numpy(), features=rows.numpy(), target=target.numpy())
-    audit_file(root / "rows.npz", link="softmax", weights="inverse", out=root / "audit")
+    audit_file(root / "rows.npz", loss="softmax", weights="inverse", out=root / "audit")
     forecast_file(root / "rows.npz", losses=["softmax"], weights=["none", "inverse"], out=root / "forecast")
     (root / "claim").mkdir()
     (root / "claim" / "claim.json").write_text(json.dumps(_claim().to_dict()))

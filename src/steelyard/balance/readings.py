@@ -116,8 +116,8 @@ def _ours(loss: Loss) -> Reading:
         closed = "softmax"
     elif isinstance(loss, LogisticLoss):
         closed = None if "label_smoothing" in held else "logistic"
-    elif isinstance(loss, FocalLoss) and loss.link == "softmax" and "label_smoothing" not in held:
-        closed, gamma = "focal", loss.gamma
+    elif isinstance(loss, FocalLoss) and "label_smoothing" not in held:
+        closed, gamma = "focal" if loss.link == "softmax" else "logistic", loss.gamma
     return Reading(
         loss.name,
         loss.per_sample if loss.separable_over == "rows" else None,

@@ -130,6 +130,7 @@ class TrainingSetup:
         if isinstance(loss, str):
             stated |= {} if vectors["pos_weight"] is None else {"pos_weight": vectors["pos_weight"]}
             stated |= {"label_smoothing": label_smoothing} if label_smoothing else {}
+            stated |= {} if vectors["class_counts"] is None else {"class_counts": vectors["class_counts"]}
         reading = read_loss(loss, options or {}, stated)
         adjusted_outside = vectors["logit_adjustment"] is not None and "logit_adjustment" not in reading.held
         for name in ("class_weights", "pos_weight", "logit_adjustment"):

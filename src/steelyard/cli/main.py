@@ -20,12 +20,15 @@ class _Stopped(BaseException):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit codes are 0, 1 (the run failed), 2 (it was asked for wrongly), 130 and 143 (stopped)."""
+    """Entry point: exit codes are 0, 1 (the run failed), 2 (it was asked for wrongly), and 128 plus
+    the number of the signal that stopped it (129, 130 or 143)."""
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows another
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
+    if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # unless nohup asked so
+        signal.signal(signal.SIGHUP, _stop)
     given = list(sys.argv[1:] if arguments is None else arguments)
     comparing = given[:1] == ["compare"]
     resume = " with --resume" if comparing else ""

@@ -228,7 +228,8 @@ class _Formula:
                 (curved,) = torch.autograd.grad((slope * dz).sum(), z)
             except RuntimeError as error:
                 raise ValueError(
-                    f"loss must be differentiable twice for a head to be refitted, {self.setup.reading.name} is not: "
+                    "loss must be differentiable twice for a head to be refitted, "
+                    f"{self.setup.reading.name} is not: "
                     f"{str(error).splitlines()[0]}"
                 ) from error
         return curved
