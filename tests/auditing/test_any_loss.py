@@ -214,3 +214,16 @@ def test_names_and_counts_of_the_setup_are_used():
 def test_what_does_not_fit_is_refused(logits, target, loss, message):
     with pytest.raises((ValueError, TypeError), match=message):
         audit(logits, target, loss)
+
+
+@pytest.mark.parametrize(
+    ("power", "faults"), [(1, ()), (0, ("weights_not_applied",)), (2, ("weights_applied_twice",))]
+)
+def test_sigmoid_focal_of_several_labels_is_told_by_its_own_law(power, faults):
+    def loss(u):
+        return create_loss("focal", link="logistic", gamma=2.0, pos_weight=u)
+
+    logits, target = _outputs(loss(POSITIVE**power))
+    report = audit(logits, target, TrainingSetup(loss(POSITIVE), targets="multi-hot"))
+    assert report.faults == faults
+    torch.testing.assert_close(report.implied_over_stated, POSITIVE ** (power - 1), rtol=1e-4, atol=0)

@@ -106,7 +106,7 @@ def _refit(evidence: Evidence, power: int) -> Refit | None:
     u = stated.pos_weight
     loss: PerSample = stated.setup.per_sample
     if u is not None and power != 1:
-        if stated.setup.reading.closed != "logistic":
+        if not stated.plain:
             return None
         loss, logits = one_vs_all(u**power), stated.as_trained(logits)
     if not bool(whole.any()):

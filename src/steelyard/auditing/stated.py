@@ -86,11 +86,13 @@ class Stated:
     @property
     def closed(self) -> bool:
         """Whether the law is one of mean probabilities, for which no gradient is needed."""
-        return (
-            not self.several
-            and not self.setup.label_smoothing
-            and self.setup.reading.closed in ("softmax", "logistic", "lgl-inr")
-        )
+        return not self.several and (self.plain or self.in_negative is not None)
+
+    @property
+    def plain(self) -> bool:
+        """Whether the loss is softmax or one-vs-all cross-entropy, without smoothing or focus."""
+        reading = self.setup.reading
+        return reading.closed in ("softmax", "logistic") and not reading.gamma and not self.setup.label_smoothing
 
     @property
     def column_smoothing(self) -> float:
