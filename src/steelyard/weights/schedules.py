@@ -14,7 +14,8 @@ class DeferredReweighting:
         start_epoch: first epoch, counted from 0, with the weights.
 
     Attributes:
-        class_weights: (K,) ones before ``start_epoch``, the weights from then on; hand it to the loss at each epoch.
+        class_weights: (K,) ones before ``start_epoch``, the weights from then on; hand it to the loss at each
+            epoch.
 
     Raises:
         TypeError, ValueError: weights or an epoch that are none.
