@@ -8,7 +8,7 @@ from torch import nn
 from steelyard.auditing import Evidence, audit, audit_evidence
 from steelyard.balance import TrainingSetup
 from steelyard.losses import create_loss
-from tests.balance.generic_losses import FUNCTIONS, WEIGHTS, minimise, setups, trained
+from tests.balance.generic_losses import COUNTS, FUNCTIONS, WEIGHTS, minimise, setups, trained
 
 SETUPS = setups()
 
@@ -68,6 +68,21 @@ def test_smoothing_of_torch_with_an_absent_class_is_asked_of_the_gradients():
     report = audit(logits[kept], target[kept], setup)
     assert report.implied_over_stated is not None
     assert report.numbers.samples[2] == 0
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0, 5.0])
+def test_lgl_inr_at_its_optimum_was_not_stopped_early(beta):
+    generator = torch.Generator().manual_seed(0)
+    target = torch.multinomial(COUNTS, 400, replacement=True, generator=generator)
+    x = torch.randn(400, 4, generator=generator, dtype=torch.float64)
+    x = x + 0.8 * torch.randn(4, 4, generator=generator, dtype=torch.float64)[target]
+    loss = create_loss("lgl-inr", beta=beta)
+    W = torch.zeros(4, 4, dtype=torch.float64, requires_grad=True)
+    b = torch.zeros(4, dtype=torch.float64, requires_grad=True)
+    minimise([W, b], lambda: loss(x @ W + b, target))
+    report = audit((x @ W + b).detach(), target, loss)
+    assert report.faults == ()
+    assert report.residual.misfit < 1e-6
 
 
 # One output, and outputs that stand for themselves -----------------------------------------------------------------

@@ -13,6 +13,7 @@ import torch
 from steelyard.auditing import audit
 from steelyard.balance import TrainingSetup
 from steelyard.commands.audit import audit_file
+from steelyard.losses import create_loss
 from steelyard.notation import parse_weights
 from steelyard.report import write_audit_page
 from steelyard.weights.adjustments import logit_adjustment
@@ -110,6 +111,50 @@ def test_lgl_inr_is_audited_in_the_batches_of_its_training(tmp_path):
     assert said == [
         f"LGL-INR of beta {beta:g} in batches of 8, from the loss that the file names: lgl-inr:beta=auto"
     ]
+
+
+def test_any_registered_loss_is_made_from_the_metadata(tmp_path):
+    logits, target = _samples()
+    told = {"steelyard.loss": "focal:inverse:gamma=1", "steelyard.link": "softmax"}
+    file, said = _write(tmp_path / "p.parquet", logits, target, told), []
+    report = audit_file(file, say=said.append)
+    loss = create_loss("focal", gamma=1.0, class_weights=parse_weights("inverse", torch.bincount(target)))
+    expected = audit(logits, target, loss)
+    assert report.numbers.statement.text == "focal loss with class weights"
+    torch.testing.assert_close(report.residual.residual, expected.residual.residual, rtol=1e-6, atol=1e-9)
+    assert report.faults == expected.faults
+    assert said == [
+        "loss focal:inverse:gamma=1, as the file names it",
+        "class weights inverse, from the loss that the file names: focal:inverse:gamma=1",
+    ]
+    assert audit_file(file, loss="class-balanced").numbers.statement.text == "softmax loss with class weights"
+
+
+def test_rows_without_a_label_are_left_out(tmp_path):
+    logits, target = _samples()
+    columns = {"target": [None, *target.tolist()], "logits": [[0.0] * 5, *logits.tolist()]}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    report = audit_file(tmp_path / "p.parquet", loss="softmax", weights="inverse")
+    assert sum(report.numbers.samples) == 400
+    whole = audit_file(_write(tmp_path / "q.parquet", logits, target), loss="softmax", weights="inverse")
+    torch.testing.assert_close(report.mean_confusion, whole.mean_confusion)
+
+
+def test_a_folder_that_an_audit_left_unfinished_is_completed(tmp_path, monkeypatch):
+    logits, target = _samples()
+    file, out = _write(tmp_path / "p.parquet", logits, target), tmp_path / "out"
+
+    def killed(folder):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("steelyard.commands.audit._page", lambda: killed)
+        with pytest.raises(KeyboardInterrupt):
+            audit_file(file, loss="softmax", out=out)
+    audit_file(file, loss="softmax", out=out)
+    assert {p.name for p in out.iterdir()} == {"audit.json", "classes.csv", "mean_confusion.npz", "report.html"}
+    with pytest.raises(FileExistsError, match="holds something already"):
+        audit_file(file, loss="softmax", out=out)
 
 
 def test_weights_by_class_name(tmp_path):

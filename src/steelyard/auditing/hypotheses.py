@@ -8,17 +8,19 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steelyard._common.checks import check_beta
 from steelyard.auditing.effective import Confusion, implied_by
 from steelyard.auditing.findings import Hypothesis, Numbers, Refit
 from steelyard.auditing.gather import Evidence
 from steelyard.auditing.judge import judge
-from steelyard.auditing.refit import PerSample, one_vs_all, refit, softmax
+from steelyard.auditing.refit import PerSample, in_negative, one_vs_all, refit, softmax
 from steelyard.auditing.report import AuditReport
 from steelyard.balance.flows import HardClasses, hard_classes, ledger, trades
 from steelyard.balance.implied import AppliedPower, ImpliedWeights
 from steelyard.balance.laws import Balance, lgl_inr_law, one_vs_all_law, softmax_law
 from steelyard.balance.means import Link
 from steelyard.balance.setup import TrainingSetup
+from steelyard.losses.functional import in_negative_weights
 from steelyard.weights.adjustments import batch_presence
 
 Law = Callable[[Tensor, Tensor | None], Balance]
@@ -66,15 +68,26 @@ class Scales:
     def stated(self, E: Tensor, error: Tensor | None = None) -> Balance:
         s = self.statement
         if s.in_negative is not None:
-            inner, batch_size = s.in_negative, s.setup.batch_size
+            inner = s.in_negative
             return lgl_inr_law(
                 E,
                 beta=inner.beta,
                 pos_weight=s.pos_weight,
-                presence=None if batch_size is None else batch_presence(self.counts, batch_size),
+                presence=self.presence(),
                 statistics=None if inner.detached else self.evidence.statistics,
             )
         return self.law(s.link, s.total, s.pos_weight)(E, error)
+
+    def presence(self) -> Tensor | None:
+        """(K,) share of the mini-batches that have each class, for LGL-INR; None for one batch."""
+        batch_size = self.statement.setup.batch_size
+        return None if batch_size is None else batch_presence(self.counts, batch_size)
+
+    def omega(self) -> Tensor:
+        """(K, K) LGL-INR's weights of the classes in each output."""
+        assert self.statement.in_negative is not None
+        beta = check_beta(self.statement.in_negative.beta, len(self.P))
+        return in_negative_weights(self.P, beta=beta, presence=self.presence())
 
     def law(self, link: Link, weights: Tensor | None, pos_weight: Tensor | None = None) -> Law:
         def of(E: Tensor, error: Tensor | None = None) -> Balance:
@@ -205,7 +218,12 @@ class Scales:
         weights = self.counts / samples.clamp(min=1)
         weights = weights if total is None else weights * total
         loss: PerSample
-        if s.closed:
+        if s.in_negative is not None:
+            presence, omega = self.presence(), self.omega()
+            positive = torch.ones_like(self.counts) if presence is None else presence
+            loss = in_negative(omega, positive if s.pos_weight is None else positive * s.pos_weight)
+            weights, logits = 1 / samples.clamp(min=1).double(), s.as_trained(logits)
+        elif s.closed:
             logits = s.as_trained(logits)
             loss = softmax if s.link == "softmax" else one_vs_all(u)
         elif best != "as stated" and s.column_smoothing:

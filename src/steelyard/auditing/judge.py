@@ -140,11 +140,14 @@ def _counting(n: Numbers) -> Finding | None:
         for name, w in n.statement.parts.items()
     }
     shown = n.frequency_power
-    if shown is None or (not parts and abs(shown.power) < 0.5):
+    if shown is None:
+        return None
+    measured = _measure(shown.power, shown.standard_error)
+    none = abs(shown.power) < 0.5 or (measured.low is not None and measured.low <= 0 <= (measured.high or 0.0))
+    if not parts and none:
         return None
     twice = len(parts) > 1 and sum(parts.values()) > 1.25
     numbers = {name: Measure(value) for name, value in parts.items()}
-    measured = _measure(shown.power, shown.standard_error)
     return Finding("counted_twice" if twice else "counted", twice, measured, numbers)
 
 

@@ -62,6 +62,22 @@ def one_vs_all(pos_weight: Tensor | None) -> PerSample:
     return loss
 
 
+def in_negative(omega: Tensor, positive: Tensor) -> PerSample:
+    r"""LGL-INR of each sample with constant weights: :math:`\omega` (K, K) of classes in outputs, and positives'.
+
+    Source:
+        Li, Li, Pan, Zhu, AAAI 2020; :math:`\omega` is held for the refit.
+    """
+
+    def loss(logits: Tensor, target: Tensor) -> Tensor:
+        own = logits.gather(1, target[:, None])[:, 0]
+        others = omega[target].scatter(1, target[:, None], 0.0)
+        pushed = (others * F.softplus(logits, threshold=40.0)).sum(1)
+        return positive[target] * F.softplus(-own, threshold=40.0) + pushed
+
+    return loss
+
+
 def _minimise(parameters: list[Tensor], value: Callable[[], Tensor]) -> float:
     optimizer = torch.optim.LBFGS(parameters, max_iter=60, line_search_fn="strong_wolfe")
 
