@@ -35,7 +35,7 @@ def test_late_weights_come_with_a_schedule():
     _, schedule = parse_loss("softmax:inverse:from=4").build(COUNTS, 64)
     argument, deferred = schedule
     assert (argument, deferred.start_epoch) == ("class_weights", 4)
-    assert deferred.weight.tolist() == [1, 1, 1]
+    assert deferred.class_weights.tolist() == [1, 1, 1]
 
 
 def test_adjusted_logits():

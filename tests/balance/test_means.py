@@ -88,6 +88,37 @@ def test_metric_resets_copies_and_merges():
     assert twin.class_counts.sum() > 0
 
 
+@pytest.mark.parametrize("classes", [3, 300])
+@pytest.mark.parametrize("folds", [1, 4])
+def test_ignored_rows_may_hold_nan_and_empty_batches_add_nothing(classes, folds):
+    logits = torch.randn(40, classes, generator=torch.Generator().manual_seed(0))
+    target = torch.arange(40) % 3
+    clean, dirty = (MeanConfusion(classes, link="softmax", folds=folds) for _ in range(2))
+    clean.update(logits, target)
+    dirty.update(logits[:0], target[:0])
+    spoilt = torch.cat([torch.full((2, classes), torch.nan), logits])
+    dirty.update(spoilt, torch.cat([torch.full((2,), -100), target]))
+    dirty.update(logits[:0], target[:0])
+    torch.testing.assert_close(dirty.compute(), clean.compute(), rtol=1e-6, atol=1e-9, equal_nan=True)
+    torch.testing.assert_close(
+        dirty.standard_error(), clean.standard_error(), rtol=1e-4, atol=1e-6, equal_nan=True
+    )
+    dirty.update(torch.full((1, classes), torch.nan), torch.tensor([0]))
+    assert dirty.compute()[0].isnan().all()  # a sample that counts is not left out in silence
+
+
+def test_one_output_has_a_mean_for_negatives_and_one_for_positives():
+    logits, target = torch.tensor([[0.0], [2.0], [-1.0]]), torch.tensor([0, 1, 1])
+    P, counts = mean_confusion(logits, target, link="logistic")
+    expected = torch.stack([logits[0].sigmoid(), logits[1:].sigmoid().mean(0)]).double()
+    torch.testing.assert_close(P, expected)
+    assert counts.tolist() == [1, 2]
+    with pytest.raises(ValueError, match='link must be "logistic" for one output, got "softmax"'):
+        mean_confusion(logits, target, link="softmax")
+    with pytest.raises(ValueError, match='link must be "logistic" for one output, got "softmax"'):
+        MeanConfusion(1, link="softmax")
+
+
 def _worker(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     logits, target = _data()

@@ -66,6 +66,14 @@ def test_the_error_for_float_targets_names_what_the_loss_takes():
         steelyard.create_loss("logistic")(torch.zeros(3, 3), float_labels)
 
 
+@pytest.mark.parametrize("name", sorted(LOSSES))
+def test_weight_is_no_name_of_anything(name):
+    loss = steelyard.create_loss(name)
+    with pytest.raises(AttributeError, match=r"has no weight, it has (class|output)_weights"):
+        loss.weight = torch.ones(3)
+    assert not hasattr(loss, "weight")
+
+
 def test_weights_come_from_counts():
     loss = steelyard.create_loss("focal", class_counts=COUNTS, class_weights="inverse")
     assert torch.equal(loss.class_weights, steelyard.class_weights(COUNTS, "inverse"))

@@ -224,18 +224,18 @@ def test_deferred_weights_start_at_their_epoch_and_resume_exactly():
     seen = []
     for epoch in range(4):
         schedule.set_epoch(epoch)
-        seen.append(schedule.weight.tolist())
+        seen.append(schedule.class_weights.tolist())
     assert seen == [[1, 1], [1, 1], [0.5, 1.5], [0.5, 1.5]]
     with pytest.raises(ValueError, match="epoch must not go back, got 1 after 3"):
         schedule.set_epoch(1)
     state = schedule.state_dict()
     other = DeferredReweighting([0.5, 1.5], start_epoch=2)
     other.load_state_dict(state)
-    assert other.weight.tolist() == [0.5, 1.5]
+    assert other.class_weights.tolist() == [0.5, 1.5]
     other.load_state_dict({"epoch": 1})
-    assert other.weight.tolist() == [1, 1]
-    schedule.weight.zero_()
-    assert schedule.weight.tolist() == [0.5, 1.5]
+    assert other.class_weights.tolist() == [1, 1]
+    schedule.class_weights.zero_()
+    assert schedule.class_weights.tolist() == [0.5, 1.5]
 
 
 @given(st.lists(st.integers(0, 30), min_size=1, max_size=5).filter(any), st.integers(1, 200))

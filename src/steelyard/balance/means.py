@@ -207,7 +207,7 @@ def _segment_sums(p: Tensor, cells: Tensor, size: int, folds: int) -> tuple[Tens
     if size <= _DENSE:
         member = p.new_zeros(len(p), size + folds).scatter_(1, cells[:, None], 1.0)[:, :size]
         sums = member.T @ p
-        of_class = member.reshape(len(p), -1, folds).sum(2) if folds > 1 else member
+        of_class = member.reshape(len(p), size // folds, folds).sum(2) if folds > 1 else member
         return sums, of_class.T @ p.square_(), torch.bincount(cells, minlength=size + 1)[:size]
     ordered, order = torch.sort(cells)
     starts = torch.searchsorted(ordered, torch.arange(size + 1, device=cells.device))

@@ -150,6 +150,15 @@ class Loss(nn.Module):
         return self.evaluate(logits, target, sample_weight, self.chosen())
 
     @property
+    def weight(self) -> Tensor:
+        """There is none: it would be `class_weights` or `output_weights`."""
+        raise AttributeError(f"loss {self.name!r} has no weight, it has {self.torch_weight}")
+
+    @weight.setter
+    def weight(self, value: object) -> None:
+        raise AttributeError(f"loss {self.name!r} has no weight, it has {self.torch_weight}")
+
+    @property
     def takes(self) -> tuple[Kind, ...]:
         """Kinds of targets that this loss can take."""
         return self.takes_under(self.link)

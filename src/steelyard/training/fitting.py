@@ -232,7 +232,7 @@ class _Training(L.LightningModule):
         if self.schedule is not None:
             argument, schedule = self.schedule
             schedule.set_epoch(self.current_epoch)
-            setattr(self.loss, argument, schedule.weight.to(self.device))
+            setattr(self.loss, argument, schedule.class_weights.to(self.device))
 
     def training_step(self, batch: tuple[Tensor, Tensor, int], batch_index: int) -> Tensor:
         images, target, start = batch

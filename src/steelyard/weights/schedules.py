@@ -14,7 +14,8 @@ class DeferredReweighting:
         start_epoch: first epoch, counted from 0, with the weights.
 
     Attributes:
-        weight: (K,) ones before ``start_epoch``, the weights from then on; hand it to the loss at each epoch.
+        class_weights: (K,) ones before ``start_epoch``, the weights from then on; hand it to the loss at each
+            epoch.
 
     Raises:
         TypeError, ValueError: weights or an epoch that are none.
@@ -24,10 +25,10 @@ class DeferredReweighting:
 
     Example:
         >>> schedule = DeferredReweighting([0.5, 1.5], start_epoch=160)
-        >>> schedule.weight
+        >>> schedule.class_weights
         tensor([1., 1.])
         >>> schedule.set_epoch(160)
-        >>> schedule.weight
+        >>> schedule.class_weights
         tensor([0.5000, 1.5000])
     """
 
@@ -48,7 +49,7 @@ class DeferredReweighting:
         self.epoch = 0
 
     @property
-    def weight(self) -> Tensor:
+    def class_weights(self) -> Tensor:
         return self._weights.clone() if self.epoch >= self.start_epoch else torch.ones_like(self._weights)
 
     def set_epoch(self, epoch: int) -> None:
