@@ -72,7 +72,7 @@ LAWS = {
         lambda z, y: one_vs_all_law(*mean_confusion(z, y, link="logistic")),
     ),
     "logistic weighted every way": (
-        lambda z, y: logistic_loss(z, y, weight=WEIGHTS, pos_weight=WEIGHTS, class_weights=WEIGHTS),
+        lambda z, y: logistic_loss(z, y, output_weights=WEIGHTS, pos_weight=WEIGHTS, class_weights=WEIGHTS),
         lambda z, y: one_vs_all_law(*mean_confusion(z, y, link="logistic"), WEIGHTS, pos_weight=WEIGHTS),
     ),
     "lgl-inr": (
