@@ -191,7 +191,12 @@ COUNTED = TrainingSetup("softmax", class_counts=[5, 5, 10])
         (GOOD, PLAIN, {"prior": [0.2, 0.3, 0.5]}, "prior needs the training prior: class_counts of the setup"),
         (GOOD, COUNTED, {"prior": [1.0, 1.0, 1.0]}, "prior must sum to 1, got 3"),
         (GOOD, COUNTED, {"prior": [0.5, 0.5]}, r"prior must have shape \(3,\), got \(2,\)"),
-        (GOOD, COUNTED, {"prior": [1.5, -0.25, -0.25]}, "prior must not be negative, got -0.25 at position 1"),
+        (
+            GOOD,
+            COUNTED,
+            {"prior": [1.5, -0.25, -0.25]},
+            "prior must be finite and not negative, got -0.25 at position 1",
+        ),
         (
             GOOD,
             TrainingSetup("softmax", class_counts=[0, 5, 5]),

@@ -6,17 +6,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard._common.checks import (
-    Vector,
-    check_logits,
-    check_number,
-    check_vector,
-    compute_dtype,
-    values_readable,
-)
+from steelyard._common.checks import Vector, check_number, check_vector, compute_dtype, values_readable
 from steelyard.balance.readings import as_rows
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses.lgl_inr import omega_of
+from steelyard.targets import check_logits
 
 _MOST_STEPS = 100_000
 _DOUBLINGS = 20  # where nothing can be read: 2^20 steps

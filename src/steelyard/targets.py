@@ -132,6 +132,25 @@ def as_tensor(target: TargetLike, device: torch.device) -> Tensor:
     return found.to(device)
 
 
+def check_logits(logits: Tensor) -> None:
+    """Refuse logits that are not a floating tensor of shape (N, K) or (N, K, d1, ...)."""
+    layout_of(logits)
+
+
+def check_target(
+    logits: Tensor, target: TargetLike, *, num_labels: int, ignore_index: int, validate: bool | None
+) -> None:
+    """Refuse targets that are not labels in 0..num_labels-1 (or `ignore_index`) of the shape of these logits."""
+    read_labels(
+        target,
+        logits,
+        layout_of(logits).samples,
+        num_labels=num_labels,
+        ignore_index=ignore_index,
+        validate=validate,
+    )
+
+
 def read_labels(
     target: TargetLike,
     logits: Tensor,

@@ -175,7 +175,7 @@ def test_nothing_to_balance_is_no_residual():
         (lambda: softmax_law(torch.ones(2, 3), torch.ones(2)), r"mean_confusion must have shape \(K, K\), got"),
         (lambda: softmax_law(torch.eye(2), torch.ones(3)), r"class_counts must have shape \(2,\), got \(3,\)"),
         (lambda: softmax_law(torch.eye(2), torch.zeros(2)), "must not be all zero"),
-        (lambda: softmax_law(torch.eye(2), torch.ones(2), -torch.ones(2)), "class_weights must not be negative"),
+        (lambda: softmax_law(torch.eye(2), torch.ones(2), -torch.ones(2)), "class_weights must be finite and not negative"),
         (lambda: one_vs_all_law(torch.eye(2), torch.ones(2), pos_weight=torch.ones(1)), "pos_weight must have"),
         (lambda: binary_law(1.5, 0.0, (1, 1)), r"mean_positive must be a finite number in \[0, 1\], got 1.5"),
         (lambda: lgl_inr_law(torch.eye(2), beta=float("nan")), "beta must be a finite number"),

@@ -115,9 +115,13 @@ def test_the_loss_of_a_sample_leaves_class_weights_out():
         (
             {"class_weights": [1.0, float("nan")]},
             ValueError,
-            "class_weights must be finite, got nan at position 1",
+            "class_weights must be finite and not negative, got nan at position 1",
         ),
-        ({"class_weights": [1.0, -2.0]}, ValueError, "class_weights must not be negative, got -2 at position 1"),
+        (
+            {"class_weights": [1.0, -2.0]},
+            ValueError,
+            "class_weights must be finite and not negative, got -2.0 at position 1",
+        ),
         (
             {"class_weights": [[1.0], [2.0]]},
             TypeError,
@@ -149,3 +153,19 @@ def test_the_link_of_a_function_needs_its_number_of_classes():
     weigh = torch.rand(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with pytest.raises(ValueError, match="has no posterior: the gradients of its classes are independent"):
         _ = TrainingSetup(lambda z, y: (weigh[y] * z.square()).sum(1), class_counts=[1, 2, 3]).link
+
+
+def test_focal_loss_is_not_taken_for_the_loss_that_it_is_made_of():
+    """A shift of its logits is no weight, and its name is its own, with one output too."""
+    binary = TrainingSetup("focal", options={"link": "logistic"}, targets="binary")
+    assert binary.reading.plain is None
+    assert binary.text == "focal loss, no weights"
+    with pytest.raises(
+        ValueError, match="logit_shift acts like class weights under the softmax loss only, got it"
+    ):
+        TrainingSetup("focal", options={"link": "logistic"}, targets="binary", logit_shift=[0.0, 1.0])
+    with pytest.raises(
+        ValueError, match="logit_shift acts like class weights under the softmax loss only, got it"
+    ):
+        TrainingSetup("focal", logit_shift=[0.0, 1.0])
+    assert TrainingSetup("focal", options={"link": "logistic", "gamma": 0.0}).reading.plain == "logistic"

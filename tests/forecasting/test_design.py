@@ -113,7 +113,7 @@ def test_classes_without_samples_ask_for_nothing():
         ({"min_recall": 1.5}, r"min_recall must be a finite number in \[0, 1\], got 1.5"),
         ({"min_recall": torch.full((5,), 2.0)}, r"min_recall must lie in \[0, 1\], got 2"),
         ({"prior": torch.ones(5)}, "prior must be positive and sum to 1"),
-        ({"prior": torch.ones(4) / 4}, r"prior must be a tensor of shape \(5,\), got shape \(4,\)"),
+        ({"prior": torch.ones(4) / 4}, r"prior must have shape \(5,\), got \(4,\)"),
         ({"min_recall": 0.5, "logits": torch.full((500, 5), torch.nan)}, "logits must be finite, got row 0"),
         ({"min_recall": 0.5, "logits": torch.zeros(500, 1)}, r"logits must have shape \(N, K\) with N >= 1 and K >= 2"),
     ],

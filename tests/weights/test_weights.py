@@ -277,7 +277,7 @@ def test_presence_refuses(call, message):
         (
             lambda: DeferredReweighting([1, -2], start_epoch=1),
             ValueError,
-            "class_weights must be one finite weight >= 0 per class, got -2.0 at position 1",
+            "class_weights must be finite and not negative, got -2.0 at position 1",
         ),
         (
             lambda: DeferredReweighting([], start_epoch=1),

@@ -17,52 +17,6 @@ Vector = Tensor | np.ndarray[Any, np.dtype[Any]] | Sequence[float]
 Beta = float | Literal["auto"]
 
 
-def check_logits(logits: Tensor) -> None:
-    """Refuse logits that are not a floating tensor of shape (N, K) or (N, K, d1, ...)."""
-    if not isinstance(logits, Tensor):
-        raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
-    if logits.dtype not in FLOATS:
-        raise TypeError(f"logits must be floating point, got {dtype_name(logits.dtype)}")
-    if logits.dim() < 2 or logits.shape[1] == 0:
-        raise ValueError(
-            f"logits must have shape (N, K) or (N, K, d1, ...) with K >= 1, got {tuple(logits.shape)}"
-        )
-
-
-def check_target(
-    logits: Tensor, target: Tensor, *, num_labels: int, ignore_index: int, validate: bool | None
-) -> None:
-    """Refuse targets that are not labels in 0..num_labels-1 (or `ignore_index`) of the right shape."""
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
-    if target.dtype not in INTEGERS and not (target.dtype == torch.bool and num_labels == 2):
-        accepted = "an integer dtype" + (" or bool" if num_labels == 2 else "")
-        raise TypeError(
-            f"target must hold class labels as {accepted}, got {dtype_name(target.dtype)}"
-            + ("; convert 0/1 labels with target.long()" if target.is_floating_point() else "")
-        )
-    expected = logits.shape[:1] + logits.shape[2:]
-    if target.shape != expected:
-        raise ValueError(
-            f"target must have shape {tuple(expected)} for logits of shape {tuple(logits.shape)}, "
-            f"got {tuple(target.shape)}"
-        )
-    if target.device != logits.device:
-        raise ValueError(f"target must be on the device of logits, {logits.device}, got {target.device}")
-    if not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
-    if values_readable(target, validate):
-        labels = target.detach().long().reshape(-1)
-        bad = (labels != ignore_index) & ((labels < 0) | (labels >= num_labels))
-        if bool(bad.any()):
-            position = int(bad.nonzero()[0])
-            index = tuple(int(i) for i in torch.unravel_index(torch.tensor(position), target.shape))
-            raise ValueError(
-                f"target must hold labels from 0 to {num_labels - 1} or ignore_index {ignore_index}, "
-                f"got {int(labels[position])} at position {index[0] if len(index) == 1 else index}"
-            )
-
-
 def check_weights(
     name: str,
     weights: Tensor | None,
@@ -100,13 +54,14 @@ def check_values(
     return values.to(compute_dtype(logits))
 
 
-def check_finite(name: str, values: Tensor, *, low: float = -math.inf) -> None:
-    """Refuse values that are NaN, infinite or below `low` (0 for weights), naming the first."""
-    bad = ~(torch.isfinite(values) & (values >= low))
+def check_finite(name: str, values: Tensor, *, low: float = -math.inf, high: float = math.inf) -> None:
+    """Refuse values that are NaN, infinite, below `low` (0 for weights) or above `high`, naming the first."""
+    bad = ~(torch.isfinite(values) & (values >= low) & (values <= high))
     if bool(bad.any()):
         position = int(bad.nonzero()[0])
-        limit = " and not negative" if low == 0 else ""
-        raise ValueError(f"{name} must be finite{limit}, got {float(values[position])} at position {position}")
+        limit = " and not negative" if low == 0 else f" and at least {low:g}" if low > -math.inf else ""
+        rule = f"lie in [{low:g}, {high:g}]" if high < math.inf else f"be finite{limit}"
+        raise ValueError(f"{name} must {rule}, got {float(values[position])} at position {position}")
 
 
 def check_vector(
@@ -115,8 +70,9 @@ def check_vector(
     size: int | None = None,
     *,
     low: float = -math.inf,
+    high: float = math.inf,
     positive: bool = False,
-    dtype: torch.dtype = torch.float64,
+    dtype: torch.dtype | None = torch.float64,
     device: torch.device | str = "cpu",
 ) -> Tensor:
     """Return a vector of finite numbers as a new tensor, or refuse it in one sentence.
@@ -125,9 +81,10 @@ def check_vector(
         name: of the argument, for the sentence.
         values: tensor, NumPy array or sequence of numbers; bool and complex are none.
         size: how many there must be. Default: any number, at least one.
-        low: least value that is accepted: 0 for weights.
+        low, high: least and largest value that is accepted: from 0 for weights.
         positive: refuse 0 too.
-        dtype, device: of the result.
+        dtype: of the result. None: that of a floating tensor or array, else torch's default.
+        device: of the result.
 
     Returns:
         (size,) tensor without a gradient.
@@ -142,12 +99,13 @@ def check_vector(
     """
     expected = "(K,)" if size is None else f"({size},)"
     if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-        tensor = torch.tensor(values.astype(np.float64))
+        tensor = torch.tensor(values if values.dtype in (np.float32, np.float64) else values.astype(np.float64))
     elif isinstance(values, Sequence) and not isinstance(values, str | bytes):
         if not all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values):
             odd = next(v for v in values if isinstance(v, bool) or not isinstance(v, numbers.Real))
             raise TypeError(f"{name} must hold numbers, got a value of type {type(odd).__name__}")
-        tensor = torch.tensor([float(v) for v in values], dtype=torch.float64)
+        given = torch.get_default_dtype() if dtype is None else torch.float64
+        tensor = torch.tensor([float(v) for v in values], dtype=given)
     elif isinstance(values, Tensor) and values.dtype in FLOATS + INTEGERS:
         tensor = values.detach()
     else:
@@ -157,16 +115,13 @@ def check_vector(
         raise TypeError(f"{name} must be a tensor, an array or a sequence of numbers, got {came}")
     if tensor.dim() != 1 or (len(tensor) == 0 if size is None else len(tensor) != size):
         raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
+    if dtype is None:
+        dtype = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
     result = tensor.to(device=device, dtype=dtype, copy=True)
     if values_readable(result, True):
-        for bad, rule in (
-            (~torch.isfinite(result), "be finite"),
-            (result < low, "not be negative" if low == 0 else f"be at least {low:g}"),
-            ((result <= 0) if positive else torch.zeros_like(result, dtype=torch.bool), "be positive"),
-        ):
-            if bool(bad.any()):
-                position = int(bad.nonzero()[0])
-                raise ValueError(f"{name} must {rule}, got {float(result[position]):g} at position {position}")
+        check_finite(name, result, low=low, high=high)
+        if positive and bool((result == 0).any()):
+            raise ValueError(f"{name} must be positive, got 0 at position {int(result.argmin())}")
     return result
 
 
@@ -195,17 +150,6 @@ def check_beta(beta: Beta, num_classes: int) -> float:
     if isinstance(beta, str):
         raise ValueError(f"beta must be a number or 'auto', got {beta!r}")
     return check_number("beta", beta, low=-1e30, high=1e30)
-
-
-def check_presence(presence: Tensor, num_classes: int) -> None:
-    """Refuse what is not one share of batches, in [0, 1], for each class."""
-    if not isinstance(presence, Tensor) or presence.shape != (num_classes,):
-        came = tuple(presence.shape) if isinstance(presence, Tensor) else type(presence).__name__
-        raise ValueError(f"presence must have shape ({num_classes},), got {came}")
-    bad = ~((presence >= 0) & (presence <= 1))
-    if bool(bad.any()):
-        position = int(bad.nonzero()[0])
-        raise ValueError(f"presence must lie in [0, 1], got {float(presence[position])} at position {position}")
 
 
 def check_flag(name: str, value: bool) -> None:

@@ -7,11 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import check_choice, check_logits, check_target
+from steelyard._common.checks import check_choice
 from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
 from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.means import Link, MeanConfusion, logistic_statistics
+from steelyard.targets import check_logits, check_target
 
 FOLDS = 16
 MOST_CLASSES_WITH_FOLDS = 1500  # beyond it the folds would take gigabytes, and there are no intervals

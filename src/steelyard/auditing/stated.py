@@ -92,7 +92,7 @@ class Stated:
     def plain(self) -> bool:
         """Whether the loss is softmax or one-vs-all cross-entropy, without smoothing or focus."""
         reading = self.setup.reading
-        return reading.closed in ("softmax", "logistic") and not reading.gamma and not self.setup.label_smoothing
+        return reading.plain is not None and not self.setup.label_smoothing
 
     @property
     def column_smoothing(self) -> float:

@@ -5,12 +5,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import Vector, check_logits, check_target, check_vector
+from steelyard._common.checks import Vector, check_vector
 from steelyard._common.text import listed
 from steelyard.balance.laws import Balance, lgl_inr_law
 from steelyard.balance.means import logistic_statistics, mean_confusion
 from steelyard.balance.readings import Targets, as_rows, eager_gradient
 from steelyard.balance.setup import TrainingSetup
+from steelyard.targets import check_logits, check_target
 from steelyard.weights.adjustments import batch_presence
 
 

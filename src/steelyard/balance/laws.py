@@ -12,16 +12,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import (
-    Beta,
-    check_beta,
-    check_choice,
-    check_logits,
-    check_number,
-    check_target,
-    check_vector,
-)
+from steelyard._common.checks import Beta, check_beta, check_choice, check_number, check_vector
 from steelyard.losses.lgl_inr import in_negative_weights
+from steelyard.targets import check_logits, check_target
 
 
 @dataclass(frozen=True)

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard._common.checks import check_choice, check_logits, check_target, compute_dtype
+from steelyard._common.checks import check_choice, compute_dtype
 from steelyard.balance.folded import FoldedSums, check_size
-from steelyard.targets import class_means
+from steelyard.targets import check_logits, check_target, class_means
 
 Link = Literal["softmax", "logistic"]
 _DENSE = 256  # up to so many cells a product with their one-hot rows is faster than sums over sorted rows

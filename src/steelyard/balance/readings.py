@@ -69,6 +69,14 @@ class Reading:
     held_in_soft: bool = False
     foreign: bool = False
 
+    @property
+    def plain(self) -> Link | None:
+        """``"softmax"`` or ``"logistic"`` where the formula is just that loss, with weights, adjustment or
+        smoothing; None for every other, focal ones among them."""
+        if self.gamma or self.closed not in ("softmax", "logistic"):
+            return None
+        return "softmax" if self.closed == "softmax" else "logistic"
+
 
 def read_loss(
     loss: str | nn.Module | PerSample, options: Mapping[str, object], stated: Mapping[str, object]

@@ -223,7 +223,7 @@ class TrainingSetup:
             strength = inner.beta if isinstance(inner.beta, str) else f"{inner.beta:g}"
             return f"LGL-INR loss of beta {strength}{batches}"
         name = {"logistic": "one-vs-all logistic", "cross-entropy": "softmax"}.get(self.reading.name)
-        if self.reading.closed == "logistic" and self.targets == "binary":
+        if self.reading.plain == "logistic" and self.targets == "binary":
             name = "binary logistic"
         used = list(self.parts) + ([] if self.pos_weight is None else ["positive weights"])
         used += [f"label smoothing {self.label_smoothing:g}"] if self.label_smoothing else []
@@ -262,8 +262,10 @@ class TrainingSetup:
 
     @property
     def _shift_is_weight(self) -> bool:
-        plain = self.reading.closed == "softmax" and not self.label_smoothing
-        return plain or (self.reading.closed == "logistic" and self.targets == "binary")
+        plain = self.reading.plain
+        return (plain == "softmax" and not self.label_smoothing) or (
+            plain == "logistic" and self.targets == "binary"
+        )
 
     def _check_lengths(self) -> None:
         size = self.size

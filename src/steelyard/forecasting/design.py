@@ -1,12 +1,12 @@
 """The other way round: from what is wanted to the weights, or the shift of the logits, that give it."""
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import check_finite, check_logits, check_number, check_target
+from steelyard._common.checks import check_number, check_vector
+from steelyard.targets import check_logits, check_target
 
 _MOST_SWEEPS = 20_000
 
@@ -90,7 +90,7 @@ def design_weights(
         raise ValueError("exactly one of prior and min_recall must be given")
     used = torch.ones(size, dtype=torch.float64)
     if class_weights is not None:
-        used = _vector("class_weights", class_weights, size)
+        used = check_vector("class_weights", class_weights, size, low=0)
     shift = _shift_to_prior(z, prior) if prior is not None else _shift_to_recall(z, y, min_recall)
     shift = shift - shift.mean()
     weights = used * (shift - shift.max()).exp()
@@ -99,7 +99,7 @@ def design_weights(
 
 
 def _shift_to_prior(z: Tensor, prior: Tensor) -> Tensor:
-    wanted = _vector("prior", prior, z.shape[1])
+    wanted = check_vector("prior", prior, z.shape[1], low=0)
     if abs(float(wanted.sum()) - 1) > 1e-4 or bool((wanted == 0).any()):
         raise ValueError(f"prior must be positive and sum to 1, got {wanted.tolist()}")
     wanted = wanted / wanted.sum()
@@ -127,7 +127,7 @@ def _shift_to_prior(z: Tensor, prior: Tensor) -> Tensor:
 def _shift_to_recall(z: Tensor, y: Tensor, min_recall: float | Tensor | None) -> Tensor:
     size = z.shape[1]
     if isinstance(min_recall, Tensor):
-        wanted = _vector("min_recall", min_recall, size)
+        wanted = check_vector("min_recall", min_recall, size, low=0)
         if bool((wanted > 1).any()):
             raise ValueError(f"min_recall must lie in [0, 1], got {float(wanted.max()):g}")
     else:
@@ -169,11 +169,3 @@ def _strict_recall(z: Tensor, y: Tensor) -> Tensor:
     others = z.scatter(1, y[:, None], -torch.inf).amax(1)
     size = z.shape[1]
     return torch.bincount(y, (own > others).double(), minlength=size) / torch.bincount(y, minlength=size)
-
-
-def _vector(name: str, values: Any, size: int) -> Tensor:
-    if not isinstance(values, Tensor) or values.shape != (size,):
-        came = f"shape {tuple(values.shape)}" if isinstance(values, Tensor) else type(values).__name__
-        raise ValueError(f"{name} must be a tensor of shape ({size},), got {came}")
-    check_finite(name, values, low=0)
-    return values.detach().cpu().double()

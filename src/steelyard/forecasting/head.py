@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from steelyard._common.checks import check_finite, check_number, check_target
+from steelyard._common.checks import Vector, check_number, check_vector
 from steelyard.balance.readings import PerSample, eager_gradient
 from steelyard.balance.setup import TrainingSetup
+from steelyard.targets import check_target
 
 LossLike = TrainingSetup | str | nn.Module | PerSample
 _BALANCED = 1e-7  # relative residual of each output that is aimed at
@@ -190,7 +191,7 @@ class _Formula:
             raise ValueError(f"loss must be of {size} classes, as the target, got {self.setup.size}")
         self.target = target
         self.own = F.one_hot(target, size).double()
-        self.plain = reading.closed if reading.closed in ("softmax", "logistic") and not reading.held else None
+        self.plain = None if reading.held else reading.plain
         if self.setup.logit_adjustment is not None:
             self.plain = None
 
@@ -274,10 +275,8 @@ def checked_features(features: Tensor, target: Tensor, num_classes: int | None) 
     return features.detach().cpu().double(), target.detach().cpu().long(), size
 
 
-def class_weights_or_ones(weights: Tensor | None, size: int) -> Tensor:
+def class_weights_or_ones(weights: Vector | None, size: int) -> Tensor:
+    """Return (K,) float64 class weights, all 1 where none are given."""
     if weights is None:
         return torch.ones(size, dtype=torch.float64)
-    if weights.shape != (size,):
-        raise ValueError(f"class_weights must have shape ({size},), got {tuple(weights.shape)}")
-    check_finite("class_weights", weights, low=0)
-    return weights.detach().cpu().double()
+    return check_vector("class_weights", weights, size, low=0)

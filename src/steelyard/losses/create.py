@@ -4,9 +4,9 @@ from typing import Any, get_args
 
 from torch import Tensor
 
+from steelyard._common.checks import Vector
 from steelyard._common.text import nearest
 from steelyard.losses.base import Loss
-from steelyard.losses.options import Vector
 from steelyard.losses.presets import PRESETS
 from steelyard.losses.registry import LOSSES, find_loss
 from steelyard.weights.class_weights import Scheme

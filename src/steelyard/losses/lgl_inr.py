@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import Beta, check_beta, check_presence, compute_dtype
+from steelyard._common.checks import Beta, check_beta, check_vector, compute_dtype
 from steelyard.kernels.lgl_inr.dispatch import lgl_inr_columns
 from steelyard.kernels.lgl_inr.group import check_group, group_class_sums, lgl_inr_group_columns
 from steelyard.losses.base import Loss, Options, function_of
@@ -299,8 +299,8 @@ def in_negative_weights(mean_confusion: Tensor, *, beta: Beta = 1.0, presence: T
     omega = omega_of(mean_confusion.detach(), beta)
     if presence is None:
         return omega
-    check_presence(presence, len(omega))
-    omega = omega * presence.to(omega)[:, None]
+    share = check_vector("presence", presence, len(omega), low=0, high=1, dtype=omega.dtype, device=omega.device)
+    omega = omega * share[:, None]
     return omega / omega.sum(0).clamp(min=torch.finfo(omega.dtype).tiny)
 
 

@@ -15,7 +15,6 @@ from steelyard._common.checks import (
     check_beta,
     check_choice,
     check_flag,
-    check_target,
     check_values,
     check_weights,
 )
@@ -24,6 +23,7 @@ from steelyard.kernels.heads.dispatch import fused_loss
 from steelyard.kernels.lgl_inr.group import check_group
 from steelyard.kernels.lgl_inr.plan import assert_labels
 from steelyard.losses.options import NORMALIZATIONS, Normalization
+from steelyard.targets import check_target
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

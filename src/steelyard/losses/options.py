@@ -1,27 +1,17 @@
 """Options of losses, declared once for function, module, command line and documentation."""
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import (
-    FLOATS,
-    INTEGERS,
-    check_choice,
-    check_finite,
-    check_flag,
-    check_number,
-    dtype_name,
-)
+from steelyard._common.checks import Vector, check_choice, check_flag, check_number, check_vector
 
 Link = Literal["softmax", "logistic"]
 Normalization = Literal["weights", "count", "none"]
 NORMALIZATIONS: tuple[Normalization, ...] = ("weights", "count", "none")
-Vector = Tensor | Sequence[float]
 
 
 @dataclass(frozen=True)
@@ -75,11 +65,5 @@ def buffer_of(name: str, value: Vector | None, low: float) -> Tensor | None:
     """Return a module's own copy of a vector, floating, after refusing what can be none."""
     if value is None:
         return None
-    buffer = torch.as_tensor(value).detach().clone()
-    if buffer.dtype not in FLOATS + INTEGERS:
-        raise TypeError(f"{name} must be of a floating or integer dtype, got {dtype_name(buffer.dtype)}")
-    if buffer.dim() != 1:
-        raise ValueError(f"{name} must have one value per class, got shape {tuple(buffer.shape)}")
-    buffer = buffer if buffer.is_floating_point() else buffer.to(torch.get_default_dtype())
-    check_finite(name, buffer, low=low)
-    return buffer
+    device = value.device if isinstance(value, Tensor) else torch.get_default_device()
+    return check_vector(name, value, low=low, dtype=None, device=device)

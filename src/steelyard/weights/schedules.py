@@ -1,9 +1,11 @@
 """Class weights that start late."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+
+from steelyard._common.checks import Vector, check_vector
 
 
 class DeferredReweighting:
@@ -32,19 +34,8 @@ class DeferredReweighting:
         tensor([0.5000, 1.5000])
     """
 
-    def __init__(self, class_weights: Tensor | Sequence[float], *, start_epoch: int) -> None:
-        weights = torch.as_tensor(class_weights).detach().clone()
-        weights = weights if weights.is_floating_point() else weights.float()
-        if weights.dim() != 1 or len(weights) == 0:
-            raise ValueError(f"class_weights must have shape (K,), got {tuple(weights.shape)}")
-        bad = ~(torch.isfinite(weights) & (weights >= 0))
-        if bool(bad.any()):
-            position = int(bad.nonzero()[0])
-            raise ValueError(
-                "class_weights must be one finite weight >= 0 per class, "
-                f"got {float(weights[position])} at position {position}"
-            )
-        self._weights = weights
+    def __init__(self, class_weights: Vector, *, start_epoch: int) -> None:
+        self._weights = check_vector("class_weights", class_weights, low=0, dtype=None)
         self.start_epoch = _epoch("start_epoch", start_epoch)
         self.epoch = 0
 
