@@ -195,7 +195,7 @@ def test_bad_labels_and_weights_are_refused():
     logits, target = batch(5, 4)
     with pytest.raises(ValueError, match="labels from 0 to 3"):
         law(logits, target + 4, TrainingSetup("softmax"))
-    with pytest.raises(ValueError, match="sample_weight must be finite and not negative, got -1.0 at position 0"):
+    with pytest.raises(ValueError, match=r"sample_weight must be finite and not negative, got -1.0 at position 0"):
         law(logits, target.clamp(max=3), TrainingSetup("softmax"), sample_weight=-torch.ones(len(logits)))
 
 
