@@ -57,19 +57,19 @@ class LossSpec:
 
     @property
     def slug(self) -> str:
-        """The label as a folder name."""
+        """Return the label as a folder name."""
         return re.sub(r"[^a-z0-9.]+", "-", self.label.lower().replace("=-", "=minus")).strip("-")
 
     @property
     def weights_text(self) -> str:
-        """The weight scheme as :func:`parse_scheme` takes it; ``none`` without one."""
+        """Return the weight scheme as :func:`parse_scheme` takes it; ``none`` without one."""
         if self.scheme is None:
             return "none"
         return self.scheme + "".join(f"@{value:g}" for value in self.scheme_options.values())
 
     @property
     def constant_weights(self) -> bool:
-        """Whether LGL-INR's weights carry no gradient."""
+        """Return whether LGL-INR's weights carry no gradient."""
         return bool(self.options.get("detach_weights", False)) or self.options.get("statistics") == "running"
 
     @property
@@ -78,13 +78,13 @@ class LossSpec:
 
     @property
     def link(self) -> Link:
-        """``"softmax"`` or ``"logistic"``, under these options."""
+        """Return ``"softmax"`` or ``"logistic"``, under these options."""
         preset = PRESETS.get(self.name)
         fixed = {} if preset is None else preset.options
         return cast(Link, (dict(fixed) | self.options).get("link", self.entry.link))
 
     def weights(self, class_counts: Tensor) -> Tensor | None:
-        """(K,) class weights, or None."""
+        """Return the (K,) class weights, or None."""
         if self.scheme is None:
             return None
         return class_weights(class_counts, self.scheme, **self.scheme_options)  # type: ignore[arg-type]
@@ -112,7 +112,7 @@ class LossSpec:
         return loss.first_bias(class_counts)
 
     def loss(self, class_counts: Tensor, batch_size: int) -> Loss:
-        """The loss for batches of data of these counts, with its final weights."""
+        """Return the loss for batches of data of these counts, with its final weights."""
         options = dict(self.options)
         if options.get("statistics") == "running":
             options.setdefault("num_classes", len(class_counts))
@@ -127,7 +127,7 @@ class LossSpec:
         return create_loss(self.name, class_counts=class_counts, **options)  # type: ignore[arg-type]
 
     def build(self, class_counts: Tensor, batch_size: int) -> tuple[Loss, tuple[str, DeferredReweighting] | None]:
-        """The loss, and the schedule of its class weights if they start later."""
+        """Return the loss, and the schedule of its class weights if they start later."""
         loss, weights = self.loss(class_counts, batch_size), self.weights(class_counts)
         if weights is None or self.from_epoch == 0:
             return loss, None
@@ -158,7 +158,7 @@ def setup_from_text(text: str, class_counts: Tensor, *, batch_size: int | None =
 
 
 def loss_class(name: str) -> type[Loss]:
-    """The class of a loss or preset by its name."""
+    """Return the class of a loss or preset by its name."""
     preset = PRESETS.get(name)
     return find_loss(name if preset is None else preset.loss)
 
@@ -189,7 +189,7 @@ def check_starts(specs: Sequence[LossSpec], epochs: int) -> None:
 
 
 def parse_loss(text: str) -> LossSpec:
-    """A loss as `name[:scheme[@value]][:option=value ...][:from=EPOCH]`.
+    """Return a loss as `name[:scheme[@value]][:option=value ...][:from=EPOCH]`.
 
     Args:
         text: for instance ``softmax``, ``softmax:inverse``, ``logistic:effective_number@0.999``,
@@ -263,7 +263,7 @@ def parse_loss(text: str) -> LossSpec:
 
 
 def parse_scheme(text: str) -> tuple[Scheme, dict[str, float]]:
-    """A weight scheme as `name[@value]`, such as ``inverse`` or ``power@0.5``.
+    """Return a weight scheme as `name[@value]`, such as ``inverse`` or ``power@0.5``.
 
     Returns:
         The scheme and its options for :func:`steelyard.class_weights`.
@@ -289,7 +289,7 @@ def parse_scheme(text: str) -> tuple[Scheme, dict[str, float]]:
 def parse_weights(
     text: str, class_counts: Tensor, class_names: Sequence[str] | None = None, *, option: str = "weights"
 ) -> Tensor | None:
-    """Class weights as the command line gives them.
+    """Return class weights as the command line gives them.
 
     Args:
         text: a scheme (see :func:`parse_scheme`), K comma-separated numbers, or a JSON file that holds a list of K

@@ -118,7 +118,7 @@ def log_posterior(
 
 
 def _prior_shift(setup: TrainingSetup, prior: Vector | None, z: Tensor, kind: str) -> Tensor:
-    """log of the prior of use over the training prior, (K,); 0 without one."""
+    """Return the log of the prior of use over the training prior, (K,); 0 without one."""
     size = max(z.shape[1], 2)
     if prior is None:
         return torch.zeros(size).to(z)
@@ -136,7 +136,7 @@ def _prior_shift(setup: TrainingSetup, prior: Vector | None, z: Tensor, kind: st
 
 
 def _scores(setup: TrainingSetup, z: Tensor, log_w: Tensor, mean_confusion: Tensor | None) -> Tensor:
-    """log q up to a constant in each row, (N, K), for class labels."""
+    """Return log q up to a constant in each row, (N, K), for class labels."""
     closed, epsilon = setup.reading.closed, setup.label_smoothing
     if closed is None:
         return _any_loss(setup, z) - log_w
@@ -156,13 +156,15 @@ def _scores(setup: TrainingSetup, z: Tensor, log_w: Tensor, mean_confusion: Tens
 
 
 def _focal(log_p: Tensor, gamma: float) -> Tensor:
-    """log of p / c(p): g(z, k) = c(p_k) (p - e_k), c(p) = (1 - p)^(gamma - 1) (1 - p - gamma p log p)."""
+    """Return the log of p / c(p): g(z, k) = c(p_k) (p - e_k), c(p) = (1 - p)^(gamma - 1) (1 - p - gamma p log
+    p)."""
     miss = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
     return log_p - (gamma - 1) * miss.log() - (miss - gamma * log_p.exp() * log_p).log()
 
 
 def _sigmoid_focal(z: Tensor, gamma: float) -> Tensor:
-    """log of g0 / -g1, with g0 = p^gamma (p - gamma (1 - p) log(1 - p)) and g1 the same of -z, negative."""
+    """Return the log of g0 / -g1, with g0 = p^gamma (p - gamma (1 - p) log(1 - p)) and g1 the same of -z,
+    negative."""
     if gamma == 0:
         return z
     log_p, log_q = F.logsigmoid(z), F.logsigmoid(-z)
@@ -171,13 +173,13 @@ def _sigmoid_focal(z: Tensor, gamma: float) -> Tensor:
 
 
 def _log_of(q: Tensor) -> Tensor:
-    """log q; a row with a negative value beyond rounding is NaN."""
+    """Return log q; a row with a negative value beyond rounding is NaN."""
     slack = 8 * torch.finfo(q.dtype).eps
     return torch.where((q < -slack).any(1, keepdim=True), torch.nan, q.clamp(min=0).log())
 
 
 def _own_logits(setup: TrainingSetup, z: Tensor) -> Tensor:
-    """The logit of each output's own binary posterior, (N, K), under the weights of its positives."""
+    """Return the logit of each output's own binary posterior, (N, K), under the weights of its positives."""
     if setup.reading.closed == "logistic":
         adjusted = z if setup.logit_adjustment is None else z + setup.logit_adjustment.to(z)
         return _sigmoid_focal(adjusted, setup.reading.gamma) - _log_pos_weight(setup, z)
@@ -198,7 +200,7 @@ def _own_logits(setup: TrainingSetup, z: Tensor) -> Tensor:
 
 
 def _any_loss(setup: TrainingSetup, z: Tensor) -> Tensor:
-    """log of q w by differentiation, (N, K)."""
+    """Return the log of q w by differentiation, (N, K)."""
     _refuse_export(setup)
     rows, size = z.double(), z.shape[1]
     if not values_readable(z, None):
@@ -228,7 +230,7 @@ def _slope(setup: TrainingSetup, rows: Tensor, target: Tensor) -> Tensor:
 
 
 def _null_vector(G: Tensor) -> Tensor:
-    """log v with v G = 0 for matrices (N, K, K); NaN where v is not unique or not positive."""
+    """Return log v with v G = 0 for matrices (N, K, K); NaN where v is not unique or not positive."""
     size = G.shape[1]
     eye = torch.eye(size, dtype=torch.bool, device=G.device)
     own, scale = G.diagonal(dim1=1, dim2=2), G.abs().amax((1, 2))[:, None]
@@ -255,7 +257,7 @@ def _log_pos_weight(setup: TrainingSetup, z: Tensor) -> Tensor:
 
 
 def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None) -> Tensor:
-    """log of pi r for LGL-INR, (N, K)."""
+    """Return the log of pi r for LGL-INR, (N, K)."""
     inner, counts = setup.in_negative, setup.class_counts
     assert inner is not None
     if not inner.detached:

@@ -29,7 +29,7 @@ class Layout(NamedTuple):
     class_dim: int  # from 0; -1: one output, and no dimension of classes
 
     def restore(self, values: Tensor) -> Tensor:
-        """(M,) values of samples in the samples' shape."""
+        """Return the (M,) values of samples in the samples' shape."""
         return values if len(self.samples) == 1 else values.reshape(self.samples)
 
 
@@ -51,7 +51,7 @@ class Targets(NamedTuple):
     others: Tensor | None = None
 
     def sides(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """What the positive and the negative side of each output weigh, (M, K) each, for (M, K) rows."""
+        """Return what the positive and the negative side of each output weigh, (M, K) each, for (M, K) rows."""
         if self.labels is None:
             assert self.dense is not None
             return self.dense, 1 - self.dense if self.others is None else self.others
@@ -60,7 +60,8 @@ class Targets(NamedTuple):
         return up, 1 - up
 
     def dot(self, values: Tensor) -> Tensor:
-        r"""(M,) sums over the classes of target times values, :math:`\sum_j T_{ij} v_{ij}`, of (M, K) values.
+        r"""Return the (M,) sums over the classes of target times values, :math:`\sum_j T_{ij} v_{ij}`, of (M, K)
+        values.
 
         A class of target 0 adds 0, whatever its value.
         """
@@ -71,7 +72,7 @@ class Targets(NamedTuple):
         return own if self.smoothing == 0 else (1 - self.smoothing) * own + self.smoothing * values.mean(1)
 
     def as_one_output(self, dtype: torch.dtype) -> "Targets":
-        """Labels 0 and 1 as the multi-hot target (M, 1) of one output."""
+        """Return labels 0 and 1 as the multi-hot target (M, 1) of one output."""
         assert self.labels is not None
         ignored = None if self.ignored is None else self.ignored[:, None]
         return Targets(None, self.labels[:, None].to(dtype), ignored)
@@ -120,7 +121,8 @@ def rows_of(logits: Tensor, layout: Layout) -> Tensor:
 
 
 def as_tensor(target: TargetLike, device: torch.device) -> Tensor:
-    """The target as a tensor; arrays and sequences go to the logits' device, tensors stay where they are."""
+    """Return the target as a tensor; arrays and sequences go to the logits' device, tensors stay where they
+    are."""
     if isinstance(target, Tensor):
         return target
     try:
@@ -162,7 +164,7 @@ def read_labels(
     smoothing: float = 0.0,
     takes: str = "class labels",
 ) -> Targets:
-    """Class labels of any integer dtype (bool too for two), in the samples' shape, as `Targets`.
+    """Return class labels of any integer dtype (bool too for two), in the samples' shape, as `Targets`.
 
     Raises:
         TypeError, ValueError: another dtype, shape or device; a label out of range, with its position.
@@ -198,7 +200,7 @@ def read_dense(
     ignore_index: int,
     validate: bool | None,
 ) -> Targets:
-    """Targets of the logits' own shape, from 0 to 1, as `Targets`.
+    """Return targets of the logits' own shape, from 0 to 1, as `Targets`.
 
     Args:
         target: of any real dtype, in the shape of the logits; for one output that of the samples will do.
@@ -244,7 +246,7 @@ def read_dense(
 def read_sample_weight(
     sample_weight: TargetLike, logits: Tensor, samples: tuple[int, ...], validate: bool | None
 ) -> Tensor:
-    """One weight a sample, finite and not negative, as (M,) in the dtype that losses compute in."""
+    """Return one weight a sample, finite and not negative, as (M,) in the dtype that losses compute in."""
     weights = as_tensor(sample_weight, logits.device)
     if weights.dtype not in FLOATS + INTEGERS:
         raise TypeError(f"sample_weight must be of a floating or integer dtype, got {dtype_name(weights.dtype)}")
@@ -265,7 +267,8 @@ def read_sample_weight(
 
 
 def class_sums(rows: Tensor, labels: Tensor, ignored: Tensor | None, num_classes: int) -> tuple[Tensor, Tensor]:
-    """Sums of (M, J) rows over the samples of each class, (K, J), and the classes' counts, (K,) int64."""
+    """Return the sums of (M, J) rows over the samples of each class, (K, J), and the classes' counts, (K,)
+    int64."""
     ones = torch.ones_like(labels)
     if ignored is not None:  # they may hold anything, NaN too
         rows, ones = rows.masked_fill(ignored[:, None], 0.0), ones.masked_fill(ignored, 0)

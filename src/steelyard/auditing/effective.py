@@ -56,7 +56,7 @@ class EffectiveConfusion:
 
     @property
     def class_counts(self) -> Tensor:
-        """(K,) int64 samples of each class."""
+        """Return the (K,) int64 samples of each class."""
         return self.ledger.class_counts.reshape(-1)
 
     def standard_error(self) -> Tensor:
@@ -71,7 +71,7 @@ class EffectiveConfusion:
             yield self._of(sums, counts.reshape(-1)), counts.reshape(-1)
 
     def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Standard error of a function of E and class counts, as :meth:`MeanConfusion.jackknife`."""
+        """Return the standard error of a function of E and class counts, as :meth:`MeanConfusion.jackknife`."""
         values = torch.stack([statistic(E, counts) for E, counts in self.replicates()])
         return ((self.folds - 1) * values.var(0, correction=0)).sqrt()
 
@@ -112,7 +112,7 @@ class SmoothedConfusion:
 
     @property
     def class_counts(self) -> Tensor:
-        """(K,) int64 samples of each class."""
+        """Return the (K,) int64 samples of each class."""
         return self.metric.class_counts
 
     def standard_error(self) -> Tensor:
@@ -125,7 +125,7 @@ class SmoothedConfusion:
             yield self._of(P), counts
 
     def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Standard error of a function of E and class counts, as :meth:`MeanConfusion.jackknife`."""
+        """Return the standard error of a function of E and class counts, as :meth:`MeanConfusion.jackknife`."""
         return self.metric.jackknife(lambda P, counts: statistic(self._of(P), counts))
 
     def _of(self, P: Tensor) -> Tensor:
@@ -135,7 +135,7 @@ class SmoothedConfusion:
 
 
 def implied_by(confusion: Confusion, counts: Tensor, tolerance: float) -> ImpliedWeights:
-    r"""Class weights under which the law holds: :math:`a (E - 1) = 0` with :math:`a_k = w_k N_k`.
+    r"""Return the class weights under which the law holds: :math:`a (E - 1) = 0` with :math:`a_k = w_k N_k`.
 
     Where E is a Markov chain, a is its stationary distribution; else the left Perron vector of push over pull, or
     the null vector where push is negative: NaN where that is not positive.

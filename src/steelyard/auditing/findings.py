@@ -62,7 +62,7 @@ class Finding:
     hypothesis: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists for JSON."""
+        """Return plain numbers, strings and lists for JSON."""
         return {
             "code": self.code,
             "fault": self.fault,
@@ -93,7 +93,7 @@ class Hypothesis:
     error: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return {"name": self.name, "link": self.link, "misfit": self.misfit, "error": finite(self.error)}
 
 
@@ -144,7 +144,7 @@ class Numbers:
 
     @property
     def implied_over_stated(self) -> Tensor | None:
-        """(K,) implied over stated weights; see :attr:`AuditReport.implied_over_stated`."""
+        """Return the (K,) implied over stated weights; see :attr:`AuditReport.implied_over_stated`."""
         s = self.statement
         if self.implied is not None:
             return self.implied.ratio_to(torch.ones_like(self.class_counts) if s.total is None else s.total)
@@ -153,7 +153,7 @@ class Numbers:
         return self.implied_pos_weight if s.pos_weight is None else self.implied_pos_weight / s.pos_weight
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists for JSON, None for what is not known."""
+        """Return plain numbers, strings and lists for JSON, None for what is not known."""
         s, ratio = self.statement, self.implied_over_stated
         return {
             "statement": s.text,
@@ -193,7 +193,7 @@ def _measure(measure: Measure) -> dict[str, float | None]:
 
 
 def finite(value: float | None) -> float | None:
-    """The value, or None where JSON has no such number."""
+    """Return the value, or None where JSON has no such number."""
     return None if value is None or not math.isfinite(value) else value
 
 

@@ -144,7 +144,7 @@ class Evidence:
 
     @property
     def metric(self) -> MeanConfusion:
-        """The mean confusion of the audited link."""
+        """Return the mean confusion of the audited link."""
         return self.metrics[self.link]
 
     def own(self, class_counts: Tensor) -> Confusion:
@@ -157,7 +157,8 @@ class Evidence:
 
     @property
     def mean_confusion(self) -> Tensor:
-        """(K, K) mean probabilities; of multi-hot targets row k is over the samples that have label k."""
+        """Return the (K, K) mean probabilities; of multi-hot targets row k is over the samples that have label
+        k."""
         if not self.stated.several:
             return self.metric.compute()
         sums, counts, _ = self._together
@@ -165,19 +166,21 @@ class Evidence:
 
     @property
     def mean_of_negatives(self) -> Tensor:
-        """(K,) mean probability of each output over its negatives; for multi-hot targets."""
+        """Return the (K,) mean probability of each output over its negatives; for multi-hot targets."""
         assert self.ledger is not None
         return self._together[2] / self.ledger.class_counts[0]
 
     @property
     def sample(self) -> tuple[Tensor, Tensor]:
-        """A random sample of rows, (n, K) float64 logits and (n,) labels; all of them where they are few."""
+        """Return a random sample of rows, (n, K) float64 logits and (n,) labels; all of them where they are
+        few."""
         assert self._sample is not None
         return self._sample[0].double(), self._sample[1]
 
     @property
     def mean_row_sum(self) -> float:
-        """Mean over rows of the sum of sigmoids: near 1 under plain one-vs-all losses, anything under softmax."""
+        """Return the mean over rows of the sum of sigmoids: near 1 under plain one-vs-all losses, anything under
+        softmax."""
         return float(self._row_sums) / max(1, int(self.metric.class_counts.sum()))
 
     @property
@@ -188,7 +191,8 @@ class Evidence:
         return A, V
 
     def _read(self, logits: Rows, target: Rows) -> tuple[Tensor, Tensor]:
-        """Logits as rows, and labels (n,), or (n, K) multi-hot targets with -100 where they count for nothing."""
+        """Return logits as rows, and labels (n,), or (n, K) multi-hot targets with -100 where they count for
+        nothing."""
         z, y = as_tensor("logits", logits), as_tensor("target", target)
         if self.class_dim == -1 and z.dim() > 1:
             y = y.movedim(-1, 1) if self.stated.several and y.dim() == z.dim() else y
@@ -252,7 +256,7 @@ class Evidence:
 
 
 def as_tensor(name: str, values: Rows) -> Tensor:
-    """The values on the CPU, without a gradient.
+    """Return the values on the CPU, without a gradient.
 
     Raises:
         TypeError: something else than numbers.

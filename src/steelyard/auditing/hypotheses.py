@@ -79,12 +79,12 @@ class Scales:
         return self.law(s.link, s.total, s.pos_weight)(E, error)
 
     def presence(self) -> Tensor | None:
-        """(K,) share of the mini-batches that have each class, for LGL-INR; None for one batch."""
+        """Return the (K,) share of the mini-batches that have each class, for LGL-INR; None for one batch."""
         batch_size = self.statement.setup.batch_size
         return None if batch_size is None else batch_presence(self.counts, batch_size)
 
     def omega(self) -> Tensor:
-        """(K, K) LGL-INR's weights of the classes in each output."""
+        """Return LGL-INR's (K, K) weights of the classes in each output."""
         assert self.statement.in_negative is not None
         beta = check_beta(self.statement.in_negative.beta, len(self.P))
         return in_negative_weights(self.P, beta=beta, presence=self.presence())
@@ -121,7 +121,7 @@ class Scales:
         return tuple(result)
 
     def other_losses(self) -> list[tuple[str, Link, Any]]:
-        """Losses that training may have had in place of the stated one."""
+        """Return the losses that training may have had in place of the stated one."""
         s = self.statement
         others: list[tuple[str, Link, Any]] = []
         if s.link == "logistic" or not s.closed:
@@ -146,7 +146,7 @@ class Scales:
 
     @cached_property
     def order(self) -> Tensor | None:
-        """Class whose weight each class seems to have: the stated weights by rank of the implied ones.
+        """Return the class whose weight each class seems to have: the stated weights by rank of the implied ones.
 
         Only where all observed classes communicate: implied weights of different groups do not compare.
         """
@@ -181,7 +181,7 @@ class Scales:
         return AppliedPower(float(best(self.E)), error)
 
     def frequency_power(self) -> AppliedPower | None:
-        """The exponent g of N^-g in the implied weights: 0, none; 1, classes were balanced."""
+        """Return the exponent g of N^-g in the implied weights: 0, none; 1, classes were balanced."""
         if self.statement.link != "softmax" or not bool((self.counts[self.counts > 0] > 0).all()):
             return None
         return self.power_of(1 / self.counts.clamp(min=1e-300))
@@ -196,15 +196,15 @@ class Scales:
         return power if math.isfinite(power.power) else None
 
     def implied_pos_weight(self) -> Tensor | None:
-        """Weight of each output's positives that would make the one-vs-all law hold, push over pull."""
+        """Return the weight of each output's positives that would make the one-vs-all law hold, push over pull."""
         if self.statement.link != "logistic" or self.statement.in_negative is not None:
             return None
         law = self.law("logistic", self.statement.total)(self.E, None)
         return (law.push_down / law.pull_up).masked_fill(self.counts == 0, torch.nan)
 
     def refit(self, hypotheses: tuple[Hypothesis, ...]) -> Refit | None:
-        """What new scale and shifts would gain, under the weights that the model fits best; None where those stand
-        in the formula of a loss that has not these weights."""
+        """Return what new scale and shifts would gain, under the weights that the model fits best; None where
+        those stand in the formula of a loss that has not these weights."""
         s = self.statement
         own = [h for h in hypotheses if h.name in ("as stated", "no weights", "twice", "other order")]
         best = min(own, key=lambda h: h.misfit).name
@@ -237,7 +237,8 @@ class Scales:
         return refit(logits, target, weights[target], loss)
 
     def spread(self) -> float:
-        """How far the rows of P are from one another: largest total variation from their mean, in [0, 1]."""
+        """Return how far the rows of P are from one another: largest total variation from their mean, in [0,
+        1]."""
         rows = self.P[self.counts > 0]
         return float(((rows - rows.mean(0)).abs().sum(1) / 2).max())
 

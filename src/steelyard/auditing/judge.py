@@ -15,7 +15,7 @@ _NAMED = 3  # classes or pairs of which a finding holds the numbers
 
 
 def judge(numbers: Numbers) -> tuple[Finding, ...]:
-    """The findings, the most important first."""
+    """Return the findings, the most important first."""
     link, stopping = _link(numbers), _stopping(numbers)
     findings = [_critical_point(numbers, stopping)]
     if link is None:  # under the wrong law weights cannot be judged
@@ -41,7 +41,8 @@ def _critical_point(n: Numbers, stopping: Finding | None) -> Finding:
 
 
 def _most_off(n: Numbers) -> tuple[Item, ...]:
-    """The classes whose residual is largest in mass, each with its relative residual: positive, to be raised."""
+    """Return the classes whose residual is largest in mass, each with its relative residual: positive, to be
+    raised."""
     residual, relative, error = n.balance.residual, n.balance.relative_residual, n.balance.residual_error
     total = n.balance.pull_up.abs() + n.balance.push_down.abs()
     named = []
@@ -54,7 +55,7 @@ def _most_off(n: Numbers) -> tuple[Item, ...]:
 
 
 def _link(n: Numbers) -> Finding | None:
-    """Whether another loss explains the model much better than any use of the stated one."""
+    """Return whether another loss explains the model much better than any use of the stated one."""
     own = min(h.misfit for h in n.hypotheses if h.name in ("as stated", "no weights", "twice"))
     names = ("one-vs-all", "softmax", "softmax, weighted", "LGL-INR")
     others = [h for h in n.hypotheses if h.name in names]
@@ -105,7 +106,7 @@ def _weights(n: Numbers) -> Finding | None:
 
 
 def _moved(n: Numbers) -> tuple[Item, ...]:
-    """Pairs of a class and the one whose weight it seems to have, largest change first."""
+    """Return the pairs of a class and the one whose weight it seems to have, largest change first."""
     total, order = n.statement.total, n.order
     if total is None or order is None:
         return ()
@@ -115,7 +116,7 @@ def _moved(n: Numbers) -> tuple[Item, ...]:
 
 
 def _stopping(n: Numbers) -> Finding | None:
-    """Whether much of the loss would go if the logits were only rescaled and shifted."""
+    """Return whether much of the loss would go if the logits were only rescaled and shifted."""
     r = n.refit
     if r is None:
         return None
@@ -129,7 +130,7 @@ def _stopping(n: Numbers) -> Finding | None:
 
 
 def _counting(n: Numbers) -> Finding | None:
-    """How often the class frequencies were compensated: as stated, part by part, and as the model shows."""
+    """Return how often the class frequencies were compensated: as stated, part by part, and as the model shows."""
     observed = n.class_counts > 0
     logs = n.class_counts[observed].log()
     x = logs - logs.mean()
@@ -163,7 +164,7 @@ def _groups(n: Numbers) -> Finding | None:
 
 
 def _trades(n: Numbers) -> Finding | None:
-    """Which classes trade with which, in percent of all that classes give to others."""
+    """Return which classes trade with which, in percent of all that classes give to others."""
     if n.statement.link == "logistic" or not n.trades:
         return None
     mass = n.class_counts * (1.0 if n.statement.total is None else n.statement.total)
@@ -182,7 +183,7 @@ def _trades(n: Numbers) -> Finding | None:
 
 
 def _hard(n: Numbers) -> Finding | None:
-    """Pairs of a class that hides behind an average, and the output that takes it for its own."""
+    """Return the pairs of a class that hides behind an average, and the output that takes it for its own."""
     if not n.hard or n.statement.in_negative is not None:
         return None
     away = tuple(Item((k, h.output)) for h in n.hard for k in h.averaged_away)
@@ -209,7 +210,7 @@ def _misfit(n: Numbers, name: str) -> Measure:
 
 
 def _measure(value: float, error: float | None, least: float = -math.inf, most: float = math.inf) -> Measure:
-    """The value with its interval, within what it can be."""
+    """Return the value with its interval, within what it can be."""
     if error is None or not math.isfinite(error):
         return Measure(value)
     return Measure(value, max(least, value - _T * error), min(most, value + _T * error))

@@ -79,7 +79,7 @@ def audit_model(
 
 
 def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
-    """Positional arguments, keyword arguments and target of a batch."""
+    """Return positional arguments, keyword arguments and target of a batch."""
     if isinstance(batch, Mapping):
         found = [name for name in _TARGETS if name in batch]
         if len(found) != 1:

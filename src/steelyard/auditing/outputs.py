@@ -19,7 +19,7 @@ _POWERS = torch.linspace(-1, 3, 81, dtype=torch.float64)
 
 
 def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[str, ...]) -> AuditReport:
-    r"""The report on an output-wise loss, whose law ties each output alone.
+    r"""Return the report on an output-wise loss, whose law ties each output alone.
 
     .. math:: u_j \sum_{i: y_{ij} = 1} -g_j(z_i) = \sum_{i: y_{ij} = 0} g_j(z_i)
 
@@ -96,7 +96,8 @@ def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[
 
 
 def _refit(evidence: Evidence, power: int) -> Refit | None:
-    """What new scale and shifts would gain, under the stated weights of positives to the power that fits best.
+    """Return what new scale and shifts would gain, under the stated weights of positives to the power that fits
+    best.
 
     None where every sample has an output that counts for nothing, of which the loss has no part, and where the
     weights stand in the formula of a loss of another kind.

@@ -47,12 +47,12 @@ def refit(logits: Tensor, target: Tensor, sample_weights: Tensor, loss: PerSampl
 
 
 def softmax(logits: Tensor, target: Tensor) -> Tensor:
-    """Cross-entropy of each sample."""
+    """Return the cross-entropy of each sample."""
     return F.cross_entropy(logits, target, reduction="none")
 
 
 def one_vs_all(pos_weight: Tensor | None) -> PerSample:
-    """Binary cross-entropies of each sample, summed over outputs."""
+    """Return the binary cross-entropies of each sample, summed over outputs."""
 
     def loss(logits: Tensor, target: Tensor) -> Tensor:
         own = target.double() if target.dim() > 1 else F.one_hot(target, logits.shape[1]).double()

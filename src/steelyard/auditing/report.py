@@ -36,27 +36,27 @@ class AuditReport:
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
-        """The findings in words."""
+        """Return the findings in words."""
         return tuple(tell(finding, self.numbers) for finding in self.findings)
 
     @property
     def faults(self) -> tuple[str, ...]:
-        """Names of what was found wrong; empty where nothing was."""
+        """Return the names of what was found wrong; empty where nothing was."""
         return tuple(finding.code for finding in self.findings if finding.fault)
 
     @property
     def classes(self) -> tuple[ClassRow, ...]:
-        """What is said of each class, largest residual first."""
+        """Return what is said of each class, largest residual first."""
         return class_rows(self.numbers)
 
     @property
     def residual(self) -> Balance:
-        """Both sides of the stated loss's law, per output, and their difference with its standard error."""
+        """Return both sides of the stated loss's law, per output, and their difference with its standard error."""
         return self.numbers.balance
 
     @property
     def implied_weights(self) -> ImpliedWeights | None:
-        """The class weights that a softmax model behaves as if trained with; None under ``"logistic"``."""
+        """Return the class weights that a softmax model behaves as if trained with; None under ``"logistic"``."""
         return self.numbers.implied
 
     @property
@@ -68,16 +68,16 @@ class AuditReport:
 
     @property
     def groups(self) -> tuple[tuple[int, ...], ...]:
-        """Classes between which weights have an effect; empty under ``"logistic"``."""
+        """Return the classes between which weights have an effect; empty under ``"logistic"``."""
         return () if self.numbers.implied is None else self.numbers.implied.groups
 
     def __str__(self) -> str:
-        """The audit in a line, and the first sentence of each of its main answers."""
+        """Return the audit in a line, and the first sentence of each of its main answers."""
         told = [f"{v.topic}: {_first_sentence(v.text)}" for v in self.verdicts[: _MOST_LINES - 1]]
         return "\n".join(_printable(line) for line in [headline(self.findings, self.numbers), *told])
 
     def _repr_html_(self) -> str:
-        """The answers as a list that notebooks show: no script, no style sheet, nothing from elsewhere."""
+        """Return the answers as a list that notebooks show: no script, no style sheet, nothing from elsewhere."""
         items = []
         for verdict in self.verdicts:
             fault = "" if verdict.fault is None else f"<b>{html.escape(verdict.fault.replace('_', ' '))}</b>. "
@@ -121,7 +121,8 @@ class AuditReport:
         return folder
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers, strings and lists for JSON, None for what is not known; without the K x K arrays."""
+        """Return plain numbers, strings and lists for JSON, None for what is not known; without the K x K
+        arrays."""
         import steelyard  # for its version; the package's own __init__ imports this file
 
         n = self.numbers

@@ -44,7 +44,7 @@ class ClassRow:
     relative_residual: float | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         return asdict(self)
 
 

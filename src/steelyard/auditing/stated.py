@@ -15,7 +15,7 @@ SetupOrLoss = TrainingSetup | nn.Module | str | Callable[[Tensor, Tensor], Tenso
 
 
 def as_setup(given: SetupOrLoss) -> TrainingSetup:
-    """The setup itself, or that of a loss with nothing around it."""
+    """Return the setup itself, or that of a loss with nothing around it."""
     return given if isinstance(given, TrainingSetup) else TrainingSetup(given)
 
 
@@ -56,17 +56,17 @@ class Stated:
 
     @property
     def binary(self) -> bool:
-        """Whether there is one output, which is audited as the softmax of (0, z)."""
+        """Return whether there is one output, which is audited as the softmax of (0, z)."""
         return self.columns == 1
 
     @property
     def several(self) -> bool:
-        """Whether a sample may belong to several classes: every output is a problem of its own."""
+        """Return whether a sample may belong to several classes: every output is a problem of its own."""
         return not self.binary and self.setup.targets == "multi-hot"
 
     @property
     def size(self) -> int:
-        """How many classes there are."""
+        """Return how many classes there are."""
         return 2 if self.binary else self.columns
 
     @cached_property
@@ -85,32 +85,35 @@ class Stated:
 
     @property
     def closed(self) -> bool:
-        """Whether the law is one of mean probabilities, for which no gradient is needed."""
+        """Return whether the law is one of mean probabilities, for which no gradient is needed."""
         return not self.several and (self.plain or self.in_negative is not None)
 
     @property
     def plain(self) -> bool:
-        """Whether the loss is softmax or one-vs-all cross-entropy, without smoothing or focus."""
+        """Return whether the loss is softmax or one-vs-all cross-entropy, without smoothing or focus."""
         reading = self.setup.reading
         return reading.plain is not None and not self.setup.label_smoothing
 
     @property
     def column_smoothing(self) -> float:
-        """The label smoothing of torch's cross-entropy with weights, which weighs it by columns; 0 for others."""
+        """Return the label smoothing of torch's cross-entropy with weights, which weighs it by columns; 0 for
+        others."""
         loss = self.setup.loss
         if not isinstance(loss, nn.CrossEntropyLoss) or loss.weight is None:
             return 0.0
         return float(loss.label_smoothing)
 
     def as_trained(self, rows: Tensor) -> Tensor:
-        """(N, columns) logits as the (N, K) of a closed law: with what training added, one output as (0, z)."""
+        """Return (N, columns) logits as the (N, K) of a closed law: with what training added, one output as (0,
+        z)."""
         adjustment = self.setup.logit_adjustment
         z = rows if adjustment is None else rows.double() + adjustment
         return torch.cat([torch.zeros_like(z), z], 1) if self.binary else z
 
     @cached_property
     def parts(self) -> dict[str, Tensor]:
-        """What acts like a weight per class, by name; the positives' weight of one output is that of class 1."""
+        """Return what acts like a weight per class, by name; the positives' weight of one output is that of class
+        1."""
         if self.in_negative is not None:  # class weights play no part in its law
             return {}
         parts = dict(self.setup.parts)
@@ -121,25 +124,25 @@ class Stated:
 
     @property
     def total(self) -> Tensor | None:
-        """(K,) product of the parts, or None where there are none."""
+        """Return the (K,) product of the parts, or None where there are none."""
         return torch.stack(list(self.parts.values())).prod(0) if self.parts else None
 
     @property
     def pos_weight(self) -> Tensor | None:
-        """(K,) weight of each output's positives, or None."""
+        """Return the (K,) weight of each output's positives, or None."""
         return None if self.binary else self.setup.pos_weight
 
     @property
     def weighted(self) -> bool:
-        """Whether anything weighs classes or positives."""
+        """Return whether anything weighs classes or positives."""
         return bool(self.parts) or self.pos_weight is not None
 
     @property
     def in_negative(self) -> InNegative | None:
-        """The options of an LGL-INR loss; None for every other."""
+        """Return the options of an LGL-INR loss; None for every other."""
         return self.setup.in_negative
 
     @property
     def text(self) -> str:
-        """A phrase for sentences."""
+        """Return a phrase for sentences."""
         return self.setup.text.replace("one-vs-all", "binary") if self.binary else self.setup.text

@@ -60,13 +60,13 @@ class Verdict:
     high: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values for JSON."""
+        """Return plain values for JSON."""
         numbers = {name: finite(getattr(self, name)) for name in ("value", "low", "high")}
         return {"topic": self.topic, "text": self.text, "fault": self.fault} | numbers
 
 
 def tell(finding: Finding, numbers: Numbers) -> Verdict:
-    """What a finding says, in English."""
+    """Return what a finding says, in English."""
     measure = finding.measure
     return Verdict(
         TOPICS[finding.code],
@@ -77,7 +77,7 @@ def tell(finding: Finding, numbers: Numbers) -> Verdict:
 
 
 def clause(hypothesis: Hypothesis, numbers: Numbers) -> str:
-    """A hypothesis as a clause: "the weights were applied twice"."""
+    """Return a hypothesis as a clause: "the weights were applied twice"."""
     if hypothesis.name == "as stated":
         return numbers.statement.text
     if hypothesis.name.startswith("only the "):
@@ -86,14 +86,14 @@ def clause(hypothesis: Hypothesis, numbers: Numbers) -> str:
 
 
 def headline(findings: tuple[Finding, ...], numbers: Numbers) -> str:
-    """The whole audit in one line."""
+    """Return the whole audit in one line."""
     faults = [finding.code.replace("_", " ") for finding in findings if finding.fault]
     said = f"Audit of a {numbers.statement.text}, {numbers.rows} samples, {len(numbers.names)} classes: "
     return said + (f"{listed(faults)}." if faults else "no fault found.")
 
 
 def label(numbers: Numbers, index: int) -> str:
-    """A class as a sentence names it: its name in quotes, or "class 3" where it has none."""
+    """Return a class as a sentence names it: its name in quotes, or "class 3" where it has none."""
     name = numbers.names[index]
     return name if name == f"class {index}" else f'"{name}"'
 

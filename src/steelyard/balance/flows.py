@@ -84,7 +84,7 @@ def ledger(
 def trades(
     mean_confusion: Tensor, class_counts: Tensor, class_weights: Tensor | None = None, *, most: int = 10
 ) -> tuple[Trade, ...]:
-    r"""The pairs of classes that give each other most: :math:`a_k P_{kj} + a_j P_{jk}`, largest first.
+    r"""Return the pairs of classes that give each other most: :math:`a_k P_{kj} + a_j P_{jk}`, largest first.
 
     Args:
         mean_confusion, class_counts, class_weights: as in :func:`ledger`.

@@ -39,7 +39,7 @@ class FoldedSums(Metric):
         return self
 
     def _turn(self, labels: Tensor, classes: int) -> Tensor:
-        """The fold of each sample: a class takes the folds in turn, on from where the last batch stopped.
+        """Return the fold of each sample: a class takes the folds in turn, on from where the last batch stopped.
 
         Labels from 0 to `classes`, of which the last are the ignored.
         """
@@ -51,7 +51,7 @@ class FoldedSums(Metric):
 
     @contextmanager
     def _gathered(self) -> Iterator[None]:
-        """The states of all processes together, unless they are already."""
+        """Return the states of all processes together, unless they are already."""
         if self._is_synced:
             yield
         else:
@@ -67,7 +67,7 @@ class FoldedSums(Metric):
         raise NotImplementedError
 
     def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        r"""Standard error of a function of the sums and class counts, by the delete-a-group jackknife.
+        r"""Return the standard error of a function of the sums and class counts, by the delete-a-group jackknife.
 
         .. math:: \mathrm{SE}^2 = \frac{F - 1}{F} \sum_f (\theta_{(f)} - \bar\theta)^2
 

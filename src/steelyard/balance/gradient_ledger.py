@@ -99,19 +99,20 @@ class GradientLedger(FoldedSums):
             self.fold_counts[:, row].index_add_(0, fold, chosen.long())
 
     def compute(self) -> Tensor:
-        """G so far, float64."""
+        """Return G so far, float64."""
         with self._gathered():
             return self.fold_sums.sum(0)
 
     @property
     def class_counts(self) -> Tensor:
-        """(K,) int64 samples of each class so far; (2, K) negatives and positives of independent outputs."""
+        """Return the (K,) int64 samples of each class so far; (2, K) negatives and positives of independent
+        outputs."""
         with self._gathered():
             return self.fold_counts.sum(0)
 
     @property
     def masses(self) -> Tensor:
-        """The sample weights of each class so far, float64, in the shape of :attr:`class_counts`."""
+        """Return the sample weights of each class so far, float64, in the shape of :attr:`class_counts`."""
         with self._gathered():
             return self.fold_masses.sum(0)
 

@@ -58,12 +58,13 @@ class ImpliedWeights:
 
     @property
     def log_error(self) -> Tensor | None:
-        """(K,) standard errors of the logarithms of the weights. Not finite where the samples do not determine the
-        weight, such as for a class of one sample."""
+        """Return the (K,) standard errors of the logarithms of the weights. Not finite where the samples do not
+        determine the weight, such as for a class of one sample."""
         return None if self.replicates is None else _jackknife(self.replicates)
 
     def ratio_to(self, class_weights: Tensor) -> Tensor:
-        """(K,) implied over nominal weights, with geometric mean 1 in each group: all 1 where they agree."""
+        """Return the (K,) implied over nominal weights, with geometric mean 1 in each group: all 1 where they
+        agree."""
         ratio = self.weights / class_weights.double()
         for group in self.groups:
             members = torch.tensor(group)
@@ -115,12 +116,12 @@ class ImpliedWeights:
         return AppliedPower(float(power), error)
 
     def _centred(self, logs: Tensor) -> Tensor:
-        """Each group's values less their mean, one group after the other."""
+        """Return each group's values less their mean, one group after the other."""
         parts = [logs[list(group)] for group in self.groups]
         return torch.cat([part - part.mean() for part in parts])
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists, None for NaN, for JSON."""
+        """Return plain numbers and lists, None for NaN, for JSON."""
         return {
             "weights": _plain(self.weights),
             "log_error": None if self.log_error is None else _plain(self.log_error),
@@ -261,7 +262,7 @@ def _logs_of(G: Tensor, counts: Tensor, masses: Tensor, groups: list[Tensor]) ->
 
 
 def _mean_one(weights: Tensor, counts: Tensor) -> Tensor:
-    """Weights in the unit in which their mean over samples is 1."""
+    """Return weights in the unit in which their mean over samples is 1."""
     return weights * counts.sum() / (weights * counts).sum()
 
 
@@ -306,7 +307,8 @@ def _of_confusion(
 
 
 def _weights_of(P: Tensor, counts: Tensor, groups: list[Tensor]) -> Tensor:
-    """(K,) stationary distribution over counts in each group, their mean over samples 1; NaN for the rest."""
+    """Return the (K,) stationary distribution over counts in each group, their mean over samples 1; NaN for the
+    rest."""
     weights = torch.full_like(counts, torch.nan)
     for members in groups:
         inside = P[members][:, members]
@@ -316,7 +318,7 @@ def _weights_of(P: Tensor, counts: Tensor, groups: list[Tensor]) -> Tensor:
 
 
 def _jackknife(parts: Tensor) -> Tensor:
-    """Standard error from delete-a-group replicates, along the first dimension."""
+    """Return the standard error from delete-a-group replicates, along the first dimension."""
     return ((len(parts) - 1) * parts.var(0, correction=0)).sqrt()
 
 

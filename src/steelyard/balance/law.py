@@ -16,7 +16,7 @@ from steelyard.weights.adjustments import batch_presence
 
 
 def law(logits: Tensor, target: Tensor, setup: TrainingSetup, *, sample_weight: Vector | None = None) -> Balance:
-    r"""Pull and push of each output at these logits, under the loss that training minimised.
+    r"""Return pull and push of each output at these logits, under the loss that training minimised.
 
     With :math:`g(z, k) = \partial \ell(z, k) / \partial z`, :math:`w` the setup's class effect and :math:`s` the
     sample weights:
@@ -65,7 +65,7 @@ def law(logits: Tensor, target: Tensor, setup: TrainingSetup, *, sample_weight: 
 
 
 def balance_of(sums: Tensor, masses: Tensor, setup: TrainingSetup) -> Balance:
-    """The law from gradients summed by class.
+    """Return the law from gradients summed by class.
 
     Args:
         sums: (K, K), row k over the samples of class k; (2, K) for independent outputs, negatives and positives.
@@ -162,7 +162,8 @@ def _dense_batch(rows: Tensor, target: Tensor, weights: Tensor, setup: TrainingS
 
 
 def gradients(setup: TrainingSetup, batch: Batch) -> Tensor:
-    """(M, K) gradient of each sample's loss in its logits, times its sample weight, without class weights."""
+    """Return the (M, K) gradient of each sample's loss in its logits, times its sample weight, without class
+    weights."""
     gradient = eager_gradient(setup.per_sample, batch.logits, batch.target) * batch.weights[:, None]
     if setup.reading.foreign and len(batch.logits) > 1:
         _check_alone(setup, batch)
@@ -170,7 +171,7 @@ def gradients(setup: TrainingSetup, batch: Batch) -> Tensor:
 
 
 def sums_by_class(setup: TrainingSetup, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Gradients and sample weights summed by class, as :func:`balance_of` takes them."""
+    """Return gradients and sample weights summed by class, as :func:`balance_of` takes them."""
     gradient, size = gradients(setup, batch), batch.logits.shape[1]
     if batch.target.dim() == 1 and size > 1:
         sums = gradient.new_zeros(size, size).index_add(0, batch.target, gradient)
@@ -217,5 +218,5 @@ def _column(values: Tensor, logits: Tensor) -> Tensor:
 
 
 def _positive(mass: Tensor) -> Tensor:
-    """The normaliser, 1 where nothing counts so that both sides are 0."""
+    """Return the normaliser, 1 where nothing counts so that both sides are 0."""
     return torch.where(mass > 0, mass, 1.0)

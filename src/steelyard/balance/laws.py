@@ -35,24 +35,24 @@ class Balance:
 
     @property
     def residual(self) -> Tensor:
-        """(K,) pull minus push: positive where training would still raise the output."""
+        """Return the (K,) pull minus push: positive where training would still raise the output."""
         return self.pull_up - self.push_down
 
     @property
     def relative_residual(self) -> Tensor:
-        """(K,) residual over the sizes of pull and push, in [-1, 1]; 0 where both are 0."""
+        """Return the (K,) residual over the sizes of pull and push, in [-1, 1]; 0 where both are 0."""
         total = self.pull_up.abs() + self.push_down.abs()
         return torch.where(total == 0, 0.0, self.residual / torch.where(total == 0, 1.0, total))
 
     @property
     def misfit(self) -> float:
-        """How far the law is from holding, over all outputs: sum of the residuals' sizes over that of both sides,
-        from 0 (a critical point) to 1 (all pull or all push)."""
+        """Return how far the law is from holding, over all outputs: sum of the residuals' sizes over that of both
+        sides, from 0 (a critical point) to 1 (all pull or all push)."""
         total = (self.pull_up.abs() + self.push_down.abs()).sum()
         return float(self.residual.abs().sum() / total) if total > 0 else 0.0
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """Plain lists of floats, None for NaN, for JSON."""
+        """Return plain lists of floats, None for NaN, for JSON."""
         sides = {
             "pull_up": self.pull_up,
             "push_down": self.push_down,
@@ -346,7 +346,8 @@ def feature_law(
 
 
 def _decayed(pull: Tensor, push: Tensor, decay: Tensor | None) -> tuple[Tensor, Tensor]:
-    """Both sides with weight decay's part: it pushes what is positive down and pulls what is negative up."""
+    """Return both sides with weight decay's part: it pushes what is positive down and pulls what is negative
+    up."""
     if decay is None:
         return pull, push
     if decay.shape != pull.shape:
@@ -356,7 +357,7 @@ def _decayed(pull: Tensor, push: Tensor, decay: Tensor | None) -> tuple[Tensor, 
 
 
 def _error(coefficients: Tensor, standard_error: Tensor | None) -> Tensor | None:
-    """Standard error of each column's sum of coefficients times means, where it has a coefficient."""
+    """Return the standard error of each column's sum of coefficients times means, where it has a coefficient."""
     if standard_error is None:
         return None
     if standard_error.shape != coefficients.shape:
@@ -368,8 +369,8 @@ def _error(coefficients: Tensor, standard_error: Tensor | None) -> Tensor | None
 
 
 def masses(mean_confusion: Tensor, class_counts: Tensor, class_weights: Tensor | None) -> tuple[Tensor, Tensor]:
-    """P with the rows of classes without samples at 0, and the share of each class's weighted count; (K, K), (K,)
-    float64. For the package's own modules."""
+    """Return P with the rows of classes without samples at 0, and the share of each class's weighted count; (K,
+    K), (K,) float64. For the package's own modules."""
     if mean_confusion.dim() != 2 or mean_confusion.shape[0] != mean_confusion.shape[1]:
         raise ValueError(f"mean_confusion must have shape (K, K), got {tuple(mean_confusion.shape)}")
     mass = _mass(class_counts, class_weights, len(mean_confusion), mean_confusion.device)

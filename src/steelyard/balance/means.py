@@ -86,18 +86,18 @@ class MeanConfusion(FoldedSums):
         self.square_sums += squares
 
     def compute(self) -> Tensor:
-        """(K, K) float64 mean confusion so far."""
+        """Return the (K, K) float64 mean confusion so far."""
         with self._gathered():
             return _means(self.fold_sums.sum(0), self.fold_counts.sum(0))
 
     @property
     def class_counts(self) -> Tensor:
-        """(K,) int64 samples of each class so far."""
+        """Return the (K,) int64 samples of each class so far."""
         with self._gathered():
             return self.fold_counts.sum(0)
 
     def standard_error(self) -> Tensor:
-        """(K, K) float64 standard errors of the means; NaN for classes with fewer than two samples."""
+        """Return the (K, K) float64 standard errors of the means; NaN for classes with fewer than two samples."""
         with self._gathered():
             counts = self.fold_counts.sum(0)[:, None].double()
             mean = self.fold_sums.sum(0) / counts
@@ -122,7 +122,7 @@ class MeanConfusion(FoldedSums):
 def mean_confusion(
     logits: Tensor, target: Tensor, *, link: Link, ignore_index: int = -100
 ) -> tuple[Tensor, Tensor]:
-    r"""Mean probabilities by true class, and the classes' counts.
+    r"""Return the mean probabilities by true class, and the classes' counts.
 
     .. math:: P_{kj} = \frac{1}{N_k} \sum_{i \in k} p_{ij}
 
@@ -162,7 +162,7 @@ def mean_confusion(
 
 
 def logistic_statistics(logits: Tensor, target: Tensor, *, ignore_index: int = -100) -> tuple[Tensor, Tensor]:
-    r"""What the law of LGL-INR needs beside P when the gradient flows through its weights.
+    r"""Return what the law of LGL-INR needs beside P when the gradient flows through its weights.
 
     .. math:: A_{kj} = \frac{1}{N_k} \sum_{i \in k} \log(1 + e^{z_{ij}}), \qquad
         V_{kj} = \frac{1}{N_k} \sum_{i \in k} p_{ij} (1 - p_{ij})
@@ -200,7 +200,8 @@ def _means(sums: Tensor, counts: Tensor) -> Tensor:
 
 
 def _segment_sums(p: Tensor, cells: Tensor, size: int, folds: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Sums of p over the rows of each cell, of its squares over the cells of each class, and the cells' counts.
+    """Return the sums of p over the rows of each cell, of its squares over the cells of each class, and the cells'
+    counts.
 
     Rows whose cell is `size` or above count for nothing; p is overwritten.
     """

@@ -17,7 +17,7 @@ class Found:
 
 
 def gradient_weights(G: Tensor, masses: Tensor) -> Found:
-    """Weights with w G = 0 for the ledger (n, n) of one group: the left Perron vector of push over pull.
+    """Return weights with w G = 0 for the ledger (n, n) of one group: the left Perron vector of push over pull.
 
     With its right vector u, push u = lambda pull u, the matrix becomes a Markov chain, whose stationary
     distribution is found without subtractions; so weights are right to relative precision, however far apart.
@@ -48,7 +48,7 @@ def gradient_weights(G: Tensor, masses: Tensor) -> Found:
 
 
 def _null_weights(G: Tensor) -> Found:
-    """The left null vector of G where push may be negative; NaN where it is not positive."""
+    """Return the left null vector of G where push may be negative; NaN where it is not positive."""
     scale = G.abs().sum(0).clamp(min=torch.finfo(G.dtype).tiny)
     left = torch.linalg.svd(G / scale).U
     w = left[:, -1]
@@ -59,7 +59,7 @@ def _null_weights(G: Tensor) -> Found:
 
 
 def communicating(P: Tensor, observed: Tensor, tolerance: float) -> list[Tensor]:
-    """Classes that reach each other through entries above the tolerance, largest group first."""
+    """Return the classes that reach each other through entries above the tolerance, largest group first."""
     confused = P.gt(tolerance) & observed[:, None] & observed
     reach = (confused | torch.eye(len(P), dtype=torch.bool)).float()
     for _ in range(max(1, math.ceil(math.log2(len(P))))):
@@ -71,8 +71,8 @@ def communicating(P: Tensor, observed: Tensor, tolerance: float) -> list[Tensor]
 
 
 def stationary(chain: Tensor) -> Tensor:
-    """Stationary distribution by the elimination of Grassmann, Taksar and Heyman: no subtraction, so every
-    probability is right to relative precision, however small."""
+    """Return the stationary distribution by the elimination of Grassmann, Taksar and Heyman: no subtraction, so
+    every probability is right to relative precision, however small."""
     A = chain.clone()
     size = len(A)
     for k in range(size - 1, 0, -1):
@@ -86,7 +86,7 @@ def stationary(chain: Tensor) -> Tensor:
 
 
 def spectral_gap(chain: Tensor) -> float:
-    """1 less the second largest modulus of the eigenvalues."""
+    """Return 1 less the second largest modulus of the eigenvalues."""
     if len(chain) == 1:
         return 1.0
     moduli = torch.linalg.eigvals(chain).abs().sort(descending=True).values

@@ -71,7 +71,7 @@ class Reading:
 
     @property
     def plain(self) -> Link | None:
-        """``"softmax"`` or ``"logistic"`` where the formula is just that loss, with weights, adjustment or
+        """Return ``"softmax"`` or ``"logistic"`` where the formula is just that loss, with weights, adjustment or
         smoothing; None for every other, focal ones among them."""
         if self.gamma or self.closed not in ("softmax", "logistic"):
             return None
@@ -81,7 +81,7 @@ class Reading:
 def read_loss(
     loss: str | nn.Module | PerSample, options: Mapping[str, object], stated: Mapping[str, object]
 ) -> Reading:
-    """What `loss` says of itself.
+    """Return what `loss` says of itself.
 
     Args:
         loss: a name in the registry, a module, or a function of logits and target that gives per-sample losses.
@@ -140,7 +140,7 @@ def _ours(loss: Loss) -> Reading:
 
 
 def _cross_entropy(loss: nn.CrossEntropyLoss) -> Reading:
-    r"""Torch's cross-entropy: under smoothing its weights also weigh the smoothing mass, column by column.
+    r"""Return torch's cross-entropy: under smoothing its weights also weigh the smoothing mass, column by column.
 
     .. math:: w_y\, \ell = (1 - \epsilon)\, w_y (-\log p_y) + \tfrac{\epsilon}{K} \sum_j w_j (-\log p_j)
     """
@@ -195,13 +195,13 @@ def _binary_cross_entropy(loss: nn.BCEWithLogitsLoss) -> Reading:
 
 
 def held_vector(reading: Reading, name: str) -> Tensor | None:
-    """The vector that a loss holds under this name, float64 on the CPU, or None."""
+    """Return the vector that a loss holds under this name, float64 on the CPU, or None."""
     value = reading.held.get(name)
     return None if value is None else check_vector(name, value)  # type: ignore[arg-type]
 
 
 def one_value_each(values: object, rows: int, name: str) -> Tensor:
-    """The per-sample losses of a foreign function, or an error that says what came in their place."""
+    """Return the per-sample losses of a foreign function, or an error that says what came in their place."""
     if isinstance(values, Tensor) and values.shape == (rows,) and values.is_floating_point():
         return values
     if not isinstance(values, Tensor):
@@ -214,14 +214,14 @@ def one_value_each(values: object, rows: int, name: str) -> Tensor:
 
 
 def as_rows(logits: Tensor) -> Tensor:
-    """(N,), (N, K) or (N, K, d1, ...) logits as rows, (M, K)."""
+    """Return (N,), (N, K) or (N, K, d1, ...) logits as rows, (M, K)."""
     if logits.dim() == 1:
         return logits[:, None]
     return logits if logits.dim() == 2 else logits.movedim(1, -1).reshape(-1, logits.shape[1])
 
 
 def eager_gradient(loss: PerSample, logits: Tensor, target: Tensor) -> Tensor:
-    """(M, K) gradient of the sum of per-sample losses in the logits, wherever it is called."""
+    """Return the (M, K) gradient of the sum of per-sample losses in the logits, wherever it is called."""
     with torch.inference_mode(False), torch.enable_grad():
         z = logits.detach().clone().requires_grad_()
         (gradient,) = torch.autograd.grad(loss(z, target.clone()).sum(), z)

@@ -179,7 +179,7 @@ class TrainingSetup:
 
     @property
     def size(self) -> int | None:
-        """How many classes there are, K, or None where nothing that was given says so; 2 for one output."""
+        """Return how many classes there are, K, or None where nothing that was given says so; 2 for one output."""
         for values in (self.class_weights, self.sampler_weights, self.class_counts, self.class_names):
             if values is not None:
                 return len(values)
@@ -191,7 +191,7 @@ class TrainingSetup:
 
     @cached_property
     def link(self) -> Link:
-        """``"softmax"`` or ``"logistic"``; of a function it is read off its gradient.
+        """Return ``"softmax"`` or ``"logistic"``; of a function it is read off its gradient.
 
         Raises:
             ValueError: a function whose number of classes nobody states, or whose gradient has neither structure.
@@ -206,17 +206,17 @@ class TrainingSetup:
 
     @property
     def weighted(self) -> bool:
-        """Whether anything weighs classes or positives."""
+        """Return whether anything weighs classes or positives."""
         return bool(self.parts) or self.pos_weight is not None
 
     @property
     def in_negative(self) -> InNegative | None:
-        """The options of an LGL-INR loss; None for every other."""
+        """Return the options of an LGL-INR loss; None for every other."""
         return self.reading.in_negative
 
     @property
     def text(self) -> str:
-        """A phrase for sentences, such as "softmax loss with class weights"."""
+        """Return a phrase for sentences, such as "softmax loss with class weights"."""
         inner = self.in_negative
         if inner is not None:
             batches = "" if self.batch_size is None else f" in batches of {self.batch_size}"
@@ -231,11 +231,11 @@ class TrainingSetup:
         return f"{name or self.reading.name} loss" + (" with " + listed(used) if used else ", no weights")
 
     def kind(self, outputs: int) -> Targets:
-        """The targets of logits with so many columns: one output is binary in any case."""
+        """Return the targets of logits with so many columns: one output is binary in any case."""
         return "binary" if outputs == 1 else self.targets
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
-        """The loss of each sample as trained, without class weights, sampler and shift.
+        """Return the loss of each sample as trained, without class weights, sampler and shift.
 
         Args:
             logits: (N, K) rows, in the dtype to compute in.
@@ -281,7 +281,7 @@ class TrainingSetup:
 
 
 def structure(setup: TrainingSetup, logits: Tensor) -> Link:
-    """Which structure the gradient of a loss of class labels has at logits (K,).
+    """Return which structure the gradient of a loss of class labels has at logits (K,).
 
     Returns:
         ``"softmax"``: the gradients of the K classes are linearly dependent at any logits; ``"logistic"``: what a
@@ -304,7 +304,7 @@ def structure(setup: TrainingSetup, logits: Tensor) -> Link:
 
 
 def gradient_of_classes(setup: TrainingSetup, logits: Tensor) -> Tensor:
-    """(N, K, K): gradient in the logits of each row, if it were of class k, without class weights."""
+    """Return (N, K, K): gradient in the logits of each row, if it were of class k, without class weights."""
     rows, size = logits.shape
     stacked = logits[:, None].expand(rows, size, size).reshape(-1, size)
     target = torch.arange(size, device=logits.device).repeat(rows)
@@ -326,7 +326,7 @@ def _parts(vectors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:
 
 
 def _agreed(name: str, stated: Tensor | None, held: Tensor | None) -> Tensor | None:
-    """What is stated and what the loss holds, which must be the same where there are both."""
+    """Return what is stated and what the loss holds, which must be the same where there are both."""
     if stated is None or held is None:
         return held if stated is None else stated
     if stated.shape != held.shape or not torch.allclose(stated, held, rtol=1e-6, atol=1e-12):

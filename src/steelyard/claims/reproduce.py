@@ -33,7 +33,7 @@ CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "leader
 
 
 def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> ClaimConfig:
-    """The configuration that ships for a claim, with changes.
+    """Return the configuration that ships for a claim, with changes.
 
     Args:
         claim: one of ``CLAIMS``.
@@ -146,7 +146,7 @@ def reproduce(
 
 
 def claim_folder(parent: Path, claim: str, config: ClaimConfig) -> Path:
-    """The newest folder of a claim in `parent` with this configuration, or the next that does not exist."""
+    """Return the newest folder of a claim in `parent` with this configuration, or the next that does not exist."""
     given = {"claim": claim} | config.model_dump()
     for _, folder in sorted(numbered_folders(parent, claim).items(), reverse=True):
         file = folder / "config.json"
@@ -208,7 +208,8 @@ def _write_rows(file: Path, records: Sequence[dict[str, Any]]) -> None:
 
 
 def _cell(value: Any) -> Any:
-    """A scalar as it is; a list of numbers, such as one a seed, with spaces between, and of pairs with colons."""
+    """Return a scalar as it is; a list of numbers, such as one a seed, with spaces between, and of pairs with
+    colons."""
     if isinstance(value, list) and value and all(isinstance(item, int | float | None) for item in value):
         return " ".join("diverged" if item is None else f"{item:.6g}" for item in value)
     if isinstance(value, list) and value and all(isinstance(item, list) for item in value):  # rates tried

@@ -121,26 +121,27 @@ class _Stated:
 
     @property
     def by_batch(self) -> bool:
-        """Whether the loss balances the classes of a batch, so that class weights play no part in its law."""
+        """Return whether the loss balances the classes of a batch, so that class weights play no part in its
+        law."""
         return self.spec.entry.separable_over == "columns"
 
     @property
     def weights(self) -> str | None:
-        """The scheme of the loss's class weights."""
+        """Return the scheme of the loss's class weights."""
         return None if self.spec.scheme is None or self.by_batch else self.spec.weights_text
 
     @property
     def adjusted(self) -> bool:
-        """Whether training added to the logits what the notation says."""
+        """Return whether training added to the logits what the notation says."""
         return bool(self.spec.tau or self.spec.presence)
 
     @property
     def needs_counts(self) -> bool:
-        """Whether anything of the loss is made from the counts."""
+        """Return whether anything of the loss is made from the counts."""
         return self.adjusted or bool(self.spec.vectors) or self.spec.name in PRESETS
 
     def setup(self, counts: Tensor, made: Mapping[str, Tensor | None], batch_size: int | None) -> TrainingSetup:
-        """What was done in training, with the weights that were made for each option."""
+        """Return what was done in training, with the weights that were made for each option."""
         spec, size = self.spec, self.opened.num_classes
         if self.by_batch and batch_size is None and self.from_file:
             batch_size = self.opened.batch_size
@@ -181,7 +182,8 @@ class _Stated:
 
 
 def _counts(opened: Predictions, given: str | None, needed: bool) -> Tensor:
-    """(K,) training samples of each class: as given, else of the file, which is read for them where needed."""
+    """Return (K,) training samples of each class: as given, else of the file, which is read for them where
+    needed."""
     size = max(opened.num_classes, 2)
     counts = torch.ones(size, dtype=torch.float64)
     if given is not None:
@@ -196,7 +198,7 @@ def _counts(opened: Predictions, given: str | None, needed: bool) -> Tensor:
 
 
 def _open(path: Path, target: str | None, values: Values, class_names: Sequence[str] | None) -> Predictions:
-    """The file, whose numbers may be called logits even where they are said to be probabilities."""
+    """Return the file, whose numbers may be called logits even where they are said to be probabilities."""
     try:
         return open_predictions(
             path, target=target, values=values, class_names=class_names, missing_labels="ignore"
@@ -208,7 +210,7 @@ def _open(path: Path, target: str | None, values: Values, class_names: Sequence[
 
 
 def _page() -> Callable[[Path], object] | None:
-    """What makes the page, or None where the packages for it are not installed."""
+    """Return what makes the page, or None where the packages for it are not installed."""
     if importlib.util.find_spec("jinja2") is None or importlib.util.find_spec("matplotlib") is None:
         return None
     from steelyard.report import write_audit_page

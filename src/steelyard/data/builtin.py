@@ -119,7 +119,8 @@ def gaussians() -> tuple[tuple[str, ...], Split, Split]:
 
 
 def _quantized(train: Tensor, test: Tensor) -> tuple[Split, Split]:
-    """Features as channels of uint8, from the 0.1% to the 99.9% point of each; samples lie class by class."""
+    """Return features as channels of uint8, from the 0.1% to the 99.9% point of each; samples lie class by
+    class."""
     low, high = (torch.from_numpy(np.quantile(train.numpy(), q, axis=0)) for q in (0.001, 0.999))
 
     def split(features: Tensor, per_class: int) -> Split:

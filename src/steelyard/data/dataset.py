@@ -27,7 +27,7 @@ class ImageDataset:
     _decode: Callable[[str, Tensor], Tensor] = field(repr=False)
 
     def images(self, split: Literal["train", "test"], indices: Tensor) -> Tensor:
-        """Images (n, C, H, W), uint8, of these rows of a split.
+        """Return images (n, C, H, W), uint8, of these rows of a split.
 
         More than 4 GiB of decoded images are mapped from a temporary file (in ``TMPDIR``), not held in memory.
 

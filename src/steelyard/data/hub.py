@@ -74,7 +74,7 @@ def from_hugging_face(name: str, image_mode: str | None, image_size: int | None)
 
 
 def _open(name: str) -> Any:
-    """The splits of a folder or a hub name."""
+    """Return the splits of a folder or a hub name."""
     import datasets
 
     path = Path(name).expanduser()

@@ -66,7 +66,8 @@ def decode_images(
 
 
 def _pixels(shape: tuple[int, ...]) -> Tensor:
-    """A uint8 tensor to be filled; a large one lies in a temporary file, which goes when the tensor does."""
+    """Return a uint8 tensor to be filled; a large one lies in a temporary file, which goes when the tensor
+    does."""
     size = math.prod(shape)
     if size <= _LARGEST_IN_MEMORY:
         return torch.empty(shape, dtype=torch.uint8)

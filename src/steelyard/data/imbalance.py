@@ -22,11 +22,11 @@ class ImbalanceProfile:
     fraction: float = 0.5
 
     def shares(self, num_classes: int) -> list[float]:
-        """Each class's size over the largest one's; classes in label order, the first the largest."""
+        """Return each class's size over the largest one's; classes in label order, the first the largest."""
         return [self.ratio**-depth for depth in self._depths(num_classes)]
 
     def counts(self, available: Sequence[int]) -> list[int]:
-        """Samples to keep of each class: the largest numbers of the profile's shape that are available.
+        """Return samples to keep of each class: the largest numbers of the profile's shape that are available.
 
         ``"none"`` keeps everything.
 
@@ -58,7 +58,7 @@ class ImbalanceProfile:
         return counts
 
     def _depths(self, num_classes: int) -> list[float]:
-        """Powers of 1 / ratio: 0 for the largest classes, 1 for the smallest."""
+        """Return powers of 1 / ratio: 0 for the largest classes, 1 for the smallest."""
         if self.kind == "exponential":
             return [k / max(1, num_classes - 1) for k in range(num_classes)]
         small = round(self.fraction * num_classes) if self.kind == "step" else 0
@@ -108,7 +108,7 @@ def step(ratio: float, fraction: float = 0.5) -> ImbalanceProfile:
 
 
 def parse_imbalance(text: str) -> ImbalanceProfile:
-    """A profile from its name on the command line.
+    """Return a profile from its name on the command line.
 
     Args:
         text: ``none``, ``exponential:RATIO`` or ``step:RATIO[:FRACTION]``.

@@ -9,7 +9,7 @@ from steelyard.data.imbalance import ImbalanceProfile
 
 
 def subsample(target: Tensor, profile: ImbalanceProfile, *, seed: int) -> Tensor:
-    """Indices of the samples that a profile keeps, in rising order.
+    """Return the indices of the samples that a profile keeps, in rising order.
 
     Args:
         target: (N,) labels; every class from 0 to the largest label has a sample.
@@ -72,7 +72,7 @@ def split_validation(target: Tensor, fraction: float, *, seed: int) -> tuple[Ten
 
 
 def shot_groups(class_counts: Sequence[int], *, many: int = 100, few: int = 20) -> dict[str, list[int]]:
-    """Classes with more than `many` training samples, with fewer than `few`, and the medium between.
+    """Return the classes with more than `many` training samples, with fewer than `few`, and the medium between.
 
     Args:
         class_counts: K counts.

@@ -140,7 +140,7 @@ class Bench:
         )
 
     def _metadata(self, spec: LossSpec) -> dict[str, str]:
-        """What was trained, for whoever reads a file alone."""
+        """Return what was trained, for whoever reads a file alone."""
         loss = spec.loss(self.class_counts, self.config.batch_size)
         adjustment: Tensor | None = getattr(loss, "logit_adjustment", None)
         known = {

@@ -167,7 +167,7 @@ class _Trainings:
         return read_record(self.bench.folder / part / "result.json", training)
 
     def _part(self, label: str, training: Training) -> str:
-        """The part of the run folder for the files of a training."""
+        """Return the part of the run folder for the files of a training."""
         slug, job = self.specs[label].slug, self.jobs[label]
         if training.tuning:
             return f"tuning/{slug}-{_exact(training.rate)}"

@@ -91,7 +91,7 @@ class CompareConfig(BaseModel):
 
 
 def make_config(**values: Any) -> CompareConfig:
-    """A checked configuration; a bad value raises ValueError with one sentence."""
+    """Return a checked configuration; a bad value raises ValueError with one sentence."""
     try:
         return CompareConfig(**values)
     except ValidationError as error:
@@ -99,7 +99,7 @@ def make_config(**values: Any) -> CompareConfig:
 
 
 def one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    """What is wrong first with the values of a configuration."""
+    """Return what is wrong first with the values of a configuration."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
@@ -133,7 +133,7 @@ def read_config(path: Path) -> CompareConfig:
 
 
 def dump_config(config: CompareConfig) -> str:
-    """The configuration as YAML that `read_config` reads back."""
+    """Return the configuration as YAML that `read_config` reads back."""
     text: str = yaml.safe_dump(config.model_dump(), sort_keys=False, allow_unicode=True)
     return text
 

@@ -102,7 +102,8 @@ def _round(
     workers: int,
     backend: dict[str, Any],
 ) -> Iterator[tuple[str, Literal["done", "failed", "killed"]]]:
-    """What came of each job, by its name; those that were not begun before workers were killed are left out."""
+    """Return what came of each job, by its name; those that were not begun before workers were killed are left
+    out."""
     left = dict.fromkeys(jobs)
     returned = "list" if backend["backend"] == "ray" else "generator_unordered"  # Ray's backend has no generators
     here = Path.cwd()
@@ -176,7 +177,7 @@ def _lock(folder: Path, name: str) -> Path:
 
 @contextlib.contextmanager
 def _cluster(engine: Engine, workers: int) -> Iterator[dict[str, Any]]:
-    """What joblib is to run jobs with: an engine's backend, made known, with a cluster behind it."""
+    """Return what joblib is to run jobs with: an engine's backend, made known, with a cluster behind it."""
     if engine not in ("local", "ray", "dask"):
         raise ValueError(f"engine must be local, ray or dask, got {engine!r}")
     if engine != "local" and workers < 2:

@@ -18,7 +18,8 @@ METRICS = [
 
 
 def log_probabilities(logits: Tensor, link: str) -> Tensor:
-    """(N, K) float64 log-probabilities over classes; one-vs-all sigmoids are normalised over the classes."""
+    """Return the (N, K) float64 log-probabilities over classes; one-vs-all sigmoids are normalised over the
+    classes."""
     scores = logits.double()
     if link == "logistic":
         scores = torch.nn.functional.logsigmoid(scores)
@@ -26,7 +27,8 @@ def log_probabilities(logits: Tensor, link: str) -> Tensor:
 
 
 def recalls(logits: Tensor, target: Tensor) -> Tensor:
-    """(K,) share of each class's samples whose largest logit is their own; NaN for a class without samples."""
+    """Return the (K,) share of each class's samples whose largest logit is their own; NaN for a class without
+    samples."""
     size = logits.shape[1]
     right = (logits.argmax(1) == target).double()
     return torch.bincount(target, right, minlength=size) / torch.bincount(target, minlength=size)
@@ -35,7 +37,7 @@ def recalls(logits: Tensor, target: Tensor) -> Tensor:
 def run_metrics(
     logits: Tensor, target: Tensor, link: str, groups: dict[str, list[int]]
 ) -> dict[str, float | None]:
-    """Metrics of one run as fractions; None for a group without classes.
+    """Return metrics of one run as fractions; None for a group without classes.
 
     NLL is in nats. ECE is the 15-bin L1 expected calibration error of the top class (Guo et al. 2017).
     """

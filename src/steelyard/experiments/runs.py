@@ -79,7 +79,7 @@ class RunFolder:
                 )
 
     def new(self) -> bool:
-        """Whether no run was begun here."""
+        """Return whether no run was begun here."""
         return not (self.path / "config.yaml").exists()
 
     def finished(self) -> bool:
@@ -87,13 +87,13 @@ class RunFolder:
 
 
 def next_folder(parent: Path, stem: str) -> Path:
-    """`stem` in `parent`, or `stem-2`, `stem-3`, ...: what comes after those that exist."""
+    """Return `stem` in `parent`, or `stem-2`, `stem-3`, ...: what comes after those that exist."""
     number = max(numbered_folders(parent, stem), default=0) + 1
     return parent / (stem if number == 1 else f"{stem}-{number}")
 
 
 def latest_folder(parent: Path, stem: str, config: CompareConfig) -> Path | None:
-    """The newest folder of that stem with this configuration, or None."""
+    """Return the newest folder of that stem with this configuration, or None."""
     for _, path in sorted(numbered_folders(parent, stem).items(), reverse=True):
         file = path / "config.yaml"
         if file.exists() and read_config(file) == config:
@@ -102,7 +102,7 @@ def latest_folder(parent: Path, stem: str, config: CompareConfig) -> Path | None
 
 
 def numbered_folders(parent: Path, stem: str) -> dict[int, Path]:
-    """The folders of a stem that exist, gaps or not."""
+    """Return the folders of a stem that exist, gaps or not."""
     found = {1: parent / stem} if (parent / stem).exists() else {}
     for path in parent.glob(f"{glob.escape(stem)}-*"):
         number = path.name.removeprefix(f"{stem}-")

@@ -137,7 +137,8 @@ def stand(records: list[dict[str, Any]], key: str, config: Any, *, held: Held, v
 
 
 def _table(key: str, group: str, records: list[dict[str, Any]], reference: str) -> Leaderboard:
-    """The standings of one group, best first; a loss all of whose seeds diverged is named by the verdict alone."""
+    """Return the standings of one group, best first; a loss all of whose seeds diverged is named by the verdict
+    alone."""
     of = {r["loss"]: r for r in records}
     shown = [r for r in records if any(value is not None for value in r["balanced_accuracy"])]
     tested = [
@@ -164,7 +165,8 @@ def _table(key: str, group: str, records: list[dict[str, Any]], reference: str) 
 
 
 def paired(records: list[dict[str, Any]], key: str, ours: str, other: str) -> dict[str, Estimate]:
-    """Points of balanced accuracy that `ours` is ahead in each group, over seeds: mean and 95% interval.
+    """Return the points of balanced accuracy that `ours` is ahead in each group, over seeds: mean and 95%
+    interval.
 
     Left out are groups in which in every seed one of them diverged.
     """
@@ -176,7 +178,7 @@ def paired(records: list[dict[str, Any]], key: str, ours: str, other: str) -> di
 
 
 def divergence(records: list[dict[str, Any]], key: str) -> str:
-    """A sentence on the trainings that diverged, which no mean holds; nothing if none did."""
+    """Return a sentence on the trainings that diverged, which no mean holds; nothing if none did."""
     parts = [
         f"{r['loss']} in {lost} of {len(r['balanced_accuracy'])} seeds ({r[key]})"
         for r in records
@@ -186,7 +188,7 @@ def divergence(records: list[dict[str, Any]], key: str) -> str:
 
 
 def shown(ahead: dict[str, Estimate]) -> str:
-    """Those points as text."""
+    """Return those points as text."""
     parts = []
     for group, (mean, low, high) in ahead.items():
         interval = "" if low is None or high is None else f" [{low:+.1f}, {high:+.1f}]"

@@ -29,7 +29,7 @@ class Trained:
 
 
 def dataset(job: dict[str, Any]) -> ImageDataset:
-    """A job's data set, opened once in each process."""
+    """Return a job's data set, opened once in each process."""
     return _opened(job["dataset"], job["image_mode"], job["image_size"])
 
 
@@ -39,7 +39,7 @@ _opened = functools.lru_cache(maxsize=2)(
 
 
 def settings(config: Any) -> dict[str, Any]:
-    """What every training of a claim's configuration has in common, as a part of each job."""
+    """Return what every training of a claim's configuration has in common, as a part of each job."""
     return {
         "dataset": config.dataset,
         "epochs": config.epochs,
@@ -57,7 +57,7 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def ranked_counts(target: Tensor, size: int, job: dict[str, Any]) -> list[int]:
-    """How many samples of each class, from most to fewest, the job's imbalance and limit leave."""
+    """Return how many samples of each class, from most to fewest, the job's imbalance and limit leave."""
     most = int(torch.bincount(target, minlength=size).min())
     if job["limit_train"] is not None:
         most = min(most, max(2, job["limit_train"] // size))
@@ -65,14 +65,14 @@ def ranked_counts(target: Tensor, size: int, job: dict[str, Any]) -> list[int]:
 
 
 def draw(target: Tensor, counts: Sequence[int], *, seed: int) -> Tensor:
-    """Indices of so many samples of each class, in rising order; the same seed draws the same."""
+    """Return the indices of so many samples of each class, in rising order; the same seed draws the same."""
     generator = torch.Generator().manual_seed(seed)
     order = torch.randperm(len(target), generator=generator)
     return torch.cat([order[target[order] == k][:count] for k, count in enumerate(counts)]).sort().values
 
 
 def setting(job: dict[str, Any]) -> Setting:
-    """How a job's networks are trained."""
+    """Return how a job's networks are trained."""
     recipe = Recipe(
         job["epochs"],
         job["batch_size"],

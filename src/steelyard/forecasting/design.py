@@ -30,7 +30,7 @@ class Design:
     prior: Tensor
 
     def to_dict(self) -> dict[str, list[float | None]]:
-        """Plain lists for JSON, None for NaN."""
+        """Return plain lists for JSON, None for NaN."""
         return {name: [None if v != v else v for v in values.tolist()] for name, values in vars(self).items()}
 
 
@@ -42,7 +42,8 @@ def design_weights(
     min_recall: float | Tensor | None = None,
     class_weights: Tensor | None = None,
 ) -> Design:
-    r"""The shift of softmax logits, and the class weights, for a wanted prior or a wanted recall of each class.
+    r"""Return the shift of softmax logits, and the class weights, for a wanted prior or a wanted recall of each
+    class.
 
     A prior :math:`\pi'`: the shift :math:`s` with which the mean probabilities are as wanted; it is the minimum of
     a convex function, and the only one up to a constant:
@@ -164,7 +165,7 @@ def _shift_to_recall(z: Tensor, y: Tensor, min_recall: float | Tensor | None) ->
 
 
 def _strict_recall(z: Tensor, y: Tensor) -> Tensor:
-    """(K,) share of samples whose own class is the strict maximum."""
+    """Return the (K,) share of samples whose own class is the strict maximum."""
     own = z.gather(1, y[:, None])[:, 0]
     others = z.scatter(1, y[:, None], -torch.inf).amax(1)
     size = z.shape[1]

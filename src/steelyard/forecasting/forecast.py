@@ -61,7 +61,7 @@ class Forecast:
     gradient: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain numbers and lists for JSON, None for NaN; without the mean confusion."""
+        """Return plain numbers and lists for JSON, None for NaN; without the mean confusion."""
         numbers = ("accuracy", "balanced_accuracy", "nll", "ece", "held_out", "gradient")
         vectors = ("class_weights", "recall", "precision", "class_loss")
         return (

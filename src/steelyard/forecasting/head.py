@@ -53,7 +53,7 @@ def fit_head(
     max_steps: int = 20_000,
     start: Head | None = None,
 ) -> Head:
-    r"""The linear head that minimises a weighted loss on fixed features, by L-BFGS and Newton steps in
+    r"""Return the linear head that minimises a weighted loss on fixed features, by L-BFGS and Newton steps in
     float64.
 
     .. math:: \min_{W, b} \; \frac{\sum_i w_{y_i} \, \ell(W h_i + b, y_i)}{\sum_i w_{y_i}}
@@ -138,7 +138,7 @@ def fit_head(
     V, b = V.detach(), b.detach()
 
     def curve(z: Tensor, direction: Tensor) -> Tensor:
-        """The Hessian times a direction, (K, D + 1): the head's matrix and its bias."""
+        """Return the Hessian times a direction, (K, D + 1): the head's matrix and its bias."""
         dz = u @ direction[:, :-1].T + direction[:, -1]
         t = a[:, None] * formula.curved(z, dz)
         in_matrix = t.T @ u + decay * (direction[:, :-1] @ to_old.T) @ to_old
@@ -203,7 +203,7 @@ class _Formula:
         return class_weights_or_ones(effect if class_weights is None else class_weights, self.own.shape[1])
 
     def each(self, z: Tensor) -> Tensor:
-        """(N,) losses of (N, K) logits."""
+        """Return the (N,) losses of (N, K) logits."""
         if self.plain == "logistic":
             return F.binary_cross_entropy_with_logits(z, self.own, reduction="none").sum(1)
         return self.setup.per_sample(z, self.target)

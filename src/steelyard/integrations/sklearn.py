@@ -107,7 +107,7 @@ class PriorCalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimat
 
     @available_if(lambda self: hasattr(self.estimator, "predict_proba"))  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Array:
-        """(n, K) corrected probabilities."""
+        """Return (n, K) corrected probabilities."""
         check_is_fitted(self)
         with np.errstate(divide="ignore"):
             logits = np.log(np.asarray(self.estimator_.predict_proba(X), dtype=np.float64))
@@ -117,7 +117,7 @@ class PriorCalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimat
         return probabilities
 
     def predict(self, X: Any) -> Array:
-        """The class with the largest corrected probability."""
+        """Return the class with the largest corrected probability."""
         check_is_fitted(self)
         predicted: Array = self.classes_[self.predict_proba(X).argmax(1)]
         return predicted

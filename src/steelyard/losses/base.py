@@ -160,11 +160,11 @@ class Loss(nn.Module):
 
     @property
     def takes(self) -> tuple[Kind, ...]:
-        """Kinds of targets that this loss can take."""
+        """Return the kinds of targets that this loss can take."""
         return self.takes_under(self.link)
 
     def chosen(self) -> dict[str, Any]:
-        """The options as they are now."""
+        """Return the options as they are now."""
         return {key: getattr(self, key, None) for key in self.options}
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
@@ -304,7 +304,7 @@ class Loss(nn.Module):
 
     @classmethod
     def _read(cls, logits: Tensor, target: TargetLike, layout: Layout, options: Options) -> Targets:
-        """The targets, of a kind that the loss takes."""
+        """Return the targets, of a kind that the loss takes."""
         link, target = options.get("link", cls.link), as_tensor(target, logits.device)
         outputs = 1 if layout.class_dim == -1 else logits.shape[layout.class_dim]
         one_output = cls.why_labels is None and link == "logistic" and outputs == 1
@@ -353,7 +353,7 @@ class Loss(nn.Module):
 
     @classmethod
     def _vectors(cls, logits: Tensor, layout: Layout, options: Options) -> dict[str, Tensor | None]:
-        """The options of one value per class or output, checked, in the dtype that the loss computes in."""
+        """Return the options of one value per class or output, checked, in the dtype that the loss computes in."""
         outputs = 1 if layout.class_dim == -1 else logits.shape[layout.class_dim]
         link = options.get("link", cls.link)
         found: dict[str, Tensor | None] = {"class_weights": None, "logit_adjustment": None}
@@ -431,7 +431,7 @@ def function_of(loss: type[Loss], name: str) -> LossFunction:
 
 
 def _sample_weights(targets: Targets, class_weights: Tensor | None) -> Tensor | None:
-    """What each sample weighs by its class, (M,)."""
+    """Return what each sample weighs by its class, (M,)."""
     if class_weights is None:
         return None
     if targets.labels is not None:
@@ -443,7 +443,8 @@ def _sample_weights(targets: Targets, class_weights: Tensor | None) -> Tensor | 
 
 
 def _mixed(targets: Targets, class_weights: Tensor | None, smoothing: float, link: Link) -> Targets:
-    """Dense targets with smoothing and class weights in them: a soft target mixes samples of its classes."""
+    """Return dense targets with smoothing and class weights in them: a soft target mixes samples of its
+    classes."""
     T = targets.dense
     assert T is not None
     if link == "softmax":

@@ -77,7 +77,7 @@ class _LossLinear(nn.Module):
         return linear(input, self.weight, self.bias)
 
     def predict(self, input: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-        """The k largest logits of each sample and their classes, (..., k) each; see :func:`linear_topk`."""
+        """Return the k largest logits of each sample and their classes, (..., k) each; see :func:`linear_topk`."""
         return linear_topk(
             input,
             self.weight,

@@ -318,7 +318,8 @@ def check_mean_confusion(mean_confusion: Tensor, num_classes: int | None = None)
 
 
 def _weigh(P: Tensor, *, beta: float, detach: bool, given: Tensor | None) -> Tensor:
-    """The weights of a whole batch from its mean confusion P, or from the given one over the classes it has."""
+    """Return the weights of a whole batch from its mean confusion P, or from the given one over the classes it
+    has."""
     if given is not None:
         return omega_of(given.detach().to(P).masked_fill(P.isnan(), torch.nan), beta)
     return omega_of(P.detach() if detach else P, beta)

@@ -49,7 +49,8 @@ def lgl_inr_linear(
     chunk_size: int | None = None,
     validate: bool | None = None,
 ) -> Tensor:
-    r"""LGL-INR of a linear head: ``lgl_inr_loss(F.linear(input, linear_weight, linear_bias), target)``, exactly.
+    r"""Return LGL-INR of a linear head: ``lgl_inr_loss(F.linear(input, linear_weight, linear_bias), target)``,
+    exactly.
 
     The loss is a sum over output columns, so the head is taken a chunk of columns at a time: logits, loss and
     gradients of a chunk are made in one pass and the N x K logits never exist. Beyond inputs and gradients it
@@ -150,7 +151,8 @@ def logistic_linear(
     chunk_size: int | None = None,
     validate: bool | None = None,
 ) -> Tensor:
-    r"""Logistic loss of a linear head: ``logistic_loss(F.linear(input, linear_weight, linear_bias), target)``.
+    r"""Return logistic loss of a linear head: ``logistic_loss(F.linear(input, linear_weight, linear_bias),
+    target)``.
 
     One-vs-all. Exact, in chunks of columns, as :func:`lgl_inr_linear`; what is said there of memory, backward
     passes, sampling and groups holds here. It takes K >= 2 columns.
@@ -231,7 +233,7 @@ def linear_topk(
     num_classes: int | None = None,
     chunk_size: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """The k largest logits of each sample and their classes, without the N x K logits; no gradient.
+    """Return the k largest logits of each sample and their classes, without the N x K logits; no gradient.
 
     Args:
         input: (..., D), floating.
@@ -382,7 +384,7 @@ class _Checked:
         return fused_loss(name, input, self.weight, self.bias, self.target, factor, *rest)
 
     def summed(self, loss: Tensor) -> Tensor:
-        """The sum over the processes that hold columns."""
+        """Return the sum over the processes that hold columns."""
         if self.group is None:
             return loss
         result: Tensor = _Summed.apply(loss, self.group)  # type: ignore[no-untyped-call]
@@ -434,7 +436,7 @@ def check_num_sampled(num_sampled: int, num_classes: int) -> None:
 
 
 def _held_columns(held: int, group: "ProcessGroup", num_classes: int | None) -> tuple[int, int]:
-    """The first of this process's columns, and the number of all."""
+    """Return the first of this process's columns, and the number of all."""
     if isinstance(num_classes, bool) or not isinstance(num_classes, int):
         raise TypeError(f"num_classes must be an int with column_group, got {type(num_classes).__name__}")
     first, last = held_range(num_classes, group)

@@ -29,7 +29,7 @@ def write_audit_page(folder: Path) -> Path:
 
 
 def render_audit(found: Audit, mean_confusion: Array) -> str:
-    """The page's text from an audit's numbers."""
+    """Return the page's text from an audit's numbers."""
     classes = Classes(found.class_names, [int(n) for n in found.class_counts])
     residual, implied = found.residual, found.implied_weights
     pull, push = _array(residual.pull_up), _array(residual.push_down)
@@ -107,5 +107,5 @@ def _clean(text: str) -> str:
 
 
 def _array(values: Any) -> Array:
-    """Numbers, with None as NaN."""
+    """Return numbers, with None as NaN."""
     return np.asarray([math.nan if value is None else value for value in values], dtype=np.float64)

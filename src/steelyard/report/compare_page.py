@@ -139,5 +139,5 @@ def _search(loss: ComparedLoss) -> dict[str, object]:
 
 
 def _array(values: object) -> Array:
-    """Numbers, with None as NaN."""
+    """Return numbers, with None as NaN."""
     return np.asarray(values, dtype=np.float64)

@@ -41,7 +41,7 @@ class Series:
         return np.asarray(self.values.mean(0))
 
     def half_interval(self) -> Array | None:
-        """Half the 95% Student interval over seeds, or None for one seed."""
+        """Return half the 95% Student interval over seeds, or None for one seed."""
         seeds = len(self.values)
         if seeds < 2:
             return None

@@ -6,7 +6,7 @@ import jinja2
 
 
 def render_template(template: str, **values: object) -> str:
-    """The text of a page; a value that a template needs and does not get is an error."""
+    """Return the text of a page; a value that a template needs and does not get is an error."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("steelyard.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )

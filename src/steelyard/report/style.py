@@ -52,12 +52,12 @@ class Classes:
     counts: Sequence[int]
 
     def by_count(self) -> Indices:
-        """Indices from the most to the least frequent."""
+        """Return the indices from the most to the least frequent."""
         return np.argsort(-np.asarray(self.counts), kind="stable")
 
 
 def shown(name: str, longest: int = _LONGEST_NAME) -> str:
-    """A name as figures show it: control characters replaced, the end of a long one left out."""
+    """Return a name as figures show it: control characters replaced, the end of a long one left out."""
     clean = "".join(c if c.isprintable() else "\N{REPLACEMENT CHARACTER}" for c in str(name))
     return clean if len(clean) <= longest else clean[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
@@ -92,7 +92,7 @@ def look(index: int) -> tuple[str, str]:
 
 
 def svg(figure: Figure, name: str, title: str) -> str:
-    """The figure as one SVG element whose ids no other figure on the page has."""
+    """Return the figure as one SVG element whose ids no other figure on the page has."""
     with mpl.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
         # Measured in matplotlib's font, shown in the reader's, which may well have the sign.
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")

@@ -259,7 +259,8 @@ class _Training(L.LightningModule):
         return scaled
 
     def _gather(self, logits: Tensor, start: int, total: int) -> Tensor:
-        """Logits (total, K) of the whole batch, in float32 at least; the rows of this process carry a gradient."""
+        """Return the logits (total, K) of the whole batch, in float32 at least; the rows of this process carry a
+        gradient."""
         logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
         if self.trainer.world_size == 1:
             return logits

@@ -92,7 +92,7 @@ def _transformers(auto: Any, name: str, images: Tensor) -> tuple[nn.Module, int]
 
 
 def _without_last(model: nn.Module) -> tuple[nn.Module, int]:
-    """The model with its last linear layer taken out, and what went into that."""
+    """Return the model with its last linear layer taken out, and what went into that."""
     linear = [(name, module) for name, module in model.named_modules() if isinstance(module, nn.Linear)]
     if not linear:
         raise ValueError("it has no linear layer")

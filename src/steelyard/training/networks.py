@@ -10,7 +10,7 @@ from steelyard.training.libraries import LIBRARIES, check_model, create_features
 def create_backbone(
     name: str, images: Tensor, num_classes: int, *, initial_bias: Tensor | None = None
 ) -> "ImageNetwork":
-    """A network by its name, with random weights.
+    """Return a network by its name, with random weights.
 
     Args:
         name: ``"small-cnn"``, ``"resnet32"``, ``"mlp"``, or an image classifier of another library:

@@ -6,20 +6,21 @@ from torch import Tensor, nn
 
 @torch.no_grad()
 def predict(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits (N, K), float32 on the CPU, of images (N, C, H, W), in evaluation mode."""
+    """Return the logits (N, K), float32 on the CPU, of images (N, C, H, W), in evaluation mode."""
     network.eval()
     device = next(network.parameters()).device
     return torch.cat([network(part.to(device)).float().cpu() for part in images.split(at_once(images))])
 
 
 def at_once(images: Tensor) -> int:
-    """How many images an evaluation takes at a time: a thousand small ones."""
+    """Return how many images an evaluation takes at a time: a thousand small ones."""
     return min(1024, max(16, 2**22 // images[0].numel()))
 
 
 @torch.no_grad()
 def predict_features(network: nn.Module, images: Tensor) -> Tensor:
-    """Features (N, D), float32 on the CPU, of images (N, C, H, W): what the network's head multiplies."""
+    """Return the features (N, D), float32 on the CPU, of images (N, C, H, W): what the network's head
+    multiplies."""
     network.eval()
     device = next(network.parameters()).device
     parts = [network.forward_features(part.to(device)) for part in images.split(at_once(images))]  # type: ignore[operator]

@@ -14,7 +14,7 @@ _MOST_NUMBERS = 1 << 20  # of an intermediate table
 def initial_bias(
     class_counts: Counts, link: Literal["softmax", "logistic"], *, num_samples: int | None = None
 ) -> Tensor:
-    r"""Bias of a classifier's head with which it starts at the class frequencies.
+    r"""Return the bias of a classifier's head with which it starts at the class frequencies.
 
     .. math:: b_k = \log \frac{n_k}{N} \quad \text{(softmax)}, \qquad
         b_k = \log \frac{n_k}{N - n_k} \quad \text{(logistic)}
@@ -71,7 +71,8 @@ def initial_bias(
 
 
 def batch_presence(class_counts: Counts, batch_size: int) -> Tensor:
-    r"""Share of the mini-batches that have a sample of each class, of batches drawn without replacement.
+    r"""Return the share of the mini-batches that have a sample of each class, of batches drawn without
+    replacement.
 
     .. math:: \rho_k = 1 - \prod_{i=0}^{B-1} \Big(1 - \frac{n_k}{N - i}\Big) \approx 1 - (1 - n_k / N)^B
 

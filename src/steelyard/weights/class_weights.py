@@ -27,7 +27,7 @@ def class_weights(
     class_names: Sequence[str] | None = None,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
-    r"""Class weights from class counts.
+    r"""Return class weights from class counts.
 
     ==================== ============================================ ==========================
     scheme               weight of a class with n of N samples        scale, unless `normalize`
@@ -131,7 +131,7 @@ def _effective_number(n: Tensor, beta: float) -> Tensor:
 
 
 def _scaled(weights: Tensor, share: Tensor | None, cap: float) -> Tensor:
-    """min(c w, cap), with c such that the mean under `share` is 1 (c = 1 for no share)."""
+    """Return min(c w, cap), with c such that the mean under `share` is 1 (c = 1 for no share)."""
     if share is None:
         return weights.clamp(max=cap)
     if cap < 1:

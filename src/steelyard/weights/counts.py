@@ -13,7 +13,7 @@ Counts = Sequence[int] | Mapping[Any, int] | np.ndarray[Any, Any] | Tensor
 
 
 def count_tensor(class_counts: Counts, *, class_names: Sequence[str] | None = None) -> Tensor:
-    """Counts in any of the accepted forms as an int64 tensor (K,).
+    """Return counts in any of the accepted forms as an int64 tensor (K,).
 
     Raises:
         TypeError, ValueError: counts that are negative, fractional, NaN or missing; a class that is unknown.
@@ -78,7 +78,7 @@ def _ordered_keys(class_counts: Mapping[Any, int], class_names: Sequence[str] | 
 
 
 def some_classes(which: Tensor, class_counts: Counts, class_names: Sequence[str] | None) -> str:
-    """The classes in question, the first ten of them by name."""
+    """Return the classes in question, the first ten of them by name."""
     names = class_names or (list(class_counts) if isinstance(class_counts, Mapping) else None)
     positions = which.nonzero()[:, 0].tolist()
     shown = ", ".join(repr(names[i]) if names else str(i) for i in positions[:10])

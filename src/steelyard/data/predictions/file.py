@@ -149,7 +149,7 @@ _IGNORED = -100
 
 
 def _numbers(text: str) -> tuple[float, ...]:
-    """Finite numbers with spaces between; none where the text is anything else."""
+    """Return finite numbers with spaces between; none where the text is anything else."""
     parts = text.split()
     if not all(re.fullmatch(r"-?\d+(\.\d+)?(e-?\d{1,2})?", part) for part in parts):
         return ()
@@ -159,7 +159,7 @@ def _numbers(text: str) -> tuple[float, ...]:
 def _codes(
     where: str, labels: Array, names: Sequence[str] | None, num_labels: int | None, first: int, missing: bool
 ) -> Array:
-    """Labels as int64; `first` is the row of the first."""
+    """Return labels as int64; `first` is the row of the first."""
     limit = num_labels or 1 << 53  # where floating labels stop being exact
     accepted = f"labels from 0 to {limit - 1}"
     if labels.dtype.kind in "OU":

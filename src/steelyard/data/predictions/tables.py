@@ -163,7 +163,8 @@ def _csv(path: Path, values: str, labels: Sequence[str]) -> _Table:
 
 
 def _csv_type(column: Any, cells: Any, values: str, labels: Sequence[str]) -> Any:
-    """The type to read a column as: if it holds a single number, or is named so, it must hold numbers only."""
+    """Return the type to read a column as: if it holds a single number, or is named so, it must hold numbers
+    only."""
     import pyarrow as pa
 
     if _is_number(column.type) or pa.types.is_null(column.type):
@@ -194,7 +195,7 @@ def _next(path: Path, stream: Iterator[Any], names: Sequence[str]) -> Any:
 
 
 def _table_error(path: Path, error: Exception, names: Sequence[str] = ()) -> ValueError:
-    """The sentence for what pyarrow says; its rows of CSV count the header and begin at 1."""
+    """Return the sentence for what pyarrow says; its rows of CSV count the header and begin at 1."""
     text = str(error)
     if found := re.search(r"In CSV column #(\d+): Row #(\d+): .*?invalid value '(.*)'", text, re.DOTALL):
         name, row = names[int(found[1])], int(found[2]) - 2
@@ -207,7 +208,7 @@ def _table_error(path: Path, error: Exception, names: Sequence[str] = ()) -> Val
 
 
 def _value_columns(path: Path, schema: Any, label: str, values: str) -> list[str]:
-    """The list column `values`, or else one column a class."""
+    """Return the list column `values`, or else one column a class."""
     import pyarrow as pa
 
     if values in schema.names and not _is_number(kind := schema.field(values).type):
@@ -232,7 +233,7 @@ def _value_columns(path: Path, schema: Any, label: str, values: str) -> list[str
 
 
 def _is_named(column: str, values: str) -> bool:
-    """Whether a column is named after `values`: logit_cat, logits.cat, prob-cat."""
+    """Return whether a column is named after `values`: logit_cat, logits.cat, prob-cat."""
     stem = re.split(r"[_.-]", column, maxsplit=1)[0]
     return stem != column and len(stem) >= 4 and values.startswith(stem)
 

@@ -28,7 +28,7 @@ class Forecasted(Record):
 
     @property
     def label(self) -> str:
-        """The loss and its weighting."""
+        """Return the loss and its weighting."""
         return f"{self.loss}:{self.name}"
 
 

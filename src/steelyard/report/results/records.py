@@ -95,7 +95,7 @@ def _adapter(cls: type[Record]) -> TypeAdapter[Record]:
 
 
 def _first(error: ValidationError) -> str:
-    """What is wrong first, and the key that it stands under."""
+    """Return what is wrong first, and the key that it stands under."""
     first = error.errors(include_url=False)[0]
     key = ".".join(str(part) for part in first["loc"])
     if first["type"] == "missing":
