@@ -39,10 +39,10 @@ class LossSpec:
         options: of the loss's module.
         scheme: of the class weights, or None for no weights.
         scheme_options: of the scheme.
-        vectors: schemes of other weights, such as ``pos_weight``, as text.
+        vectors: schemes of ``pos_weight`` and ``output_weights``, as text.
         from_epoch: first epoch (from 0) with weights; before it all weigh 1.
         tau: strength of the logit adjustment in training by class frequencies; 0 for none.
-        presence: the same by how many batches have each class, for LGL-INR.
+        presence: strength of the adjustment by how many batches have each class, for LGL-INR; 0 for none.
     """
 
     label: str
@@ -90,11 +90,11 @@ class LossSpec:
         return class_weights(class_counts, self.scheme, **self.scheme_options)  # type: ignore[arg-type]
 
     def beta(self, num_classes: int) -> float:
-        """Of LGL-INR, as a number."""
+        """Return LGL-INR's beta as a number, of ``"auto"`` too."""
         return check_beta(self.options.get("beta", 1.0), num_classes)  # type: ignore[arg-type]
 
     def adjustment(self, class_counts: Tensor, batch_size: int) -> Tensor | None:
-        """(K,) what training adds to the logits, or None."""
+        """Return what training adds to the logits, (K,), or None."""
         if self.presence:
             return logit_adjustment(class_counts, tau=self.presence, batch_size=batch_size)
         return logit_adjustment(class_counts, tau=self.tau) if self.tau else None
@@ -164,7 +164,7 @@ def loss_class(name: str) -> type[Loss]:
 
 
 def parse_losses(text: str) -> list[LossSpec]:
-    """Comma-separated losses; see :func:`parse_loss`.
+    """Return the losses that a comma-separated list names; see :func:`parse_loss`.
 
     Raises:
         ValueError: none, or the same one twice.
@@ -193,6 +193,7 @@ def parse_loss(text: str) -> LossSpec:
 
     Args:
         text: for instance ``softmax``, ``softmax:inverse``, ``logistic:effective_number@0.999``,
+            ``focal:gamma=1``, ``balanced-softmax``, ``logistic:pos_weight=sqrt_inverse``,
             ``lgl-inr:beta=5:detach_weights=true``, ``softmax:inverse:from=10`` (weights from epoch 10 on),
             ``softmax:tau=1`` (logits adjusted by the log of the class frequencies), ``lgl-inr:presence=1`` (by the
             log of the share of batches that have the class).

@@ -78,7 +78,7 @@ class Targets(NamedTuple):
         return Targets(None, self.labels[:, None].to(dtype), ignored)
 
     def is_ignored(self) -> Tensor | None:
-        """(M,) whether all of a row is ignored; None where nothing is."""
+        """Return whether all of a row is ignored, (M,); None where nothing is."""
         return None if self.ignored is None else self.ignored if self.ignored.dim() == 1 else self.ignored.all(1)
 
 
@@ -112,7 +112,7 @@ def layout_of(logits: Tensor, class_dim: int = 1, *, binary: bool = False) -> La
 
 
 def rows_of(logits: Tensor, layout: Layout) -> Tensor:
-    """Logits, or anything of their shape, as rows of classes, (M, K)."""
+    """Return logits, or anything of their shape, as rows of classes, (M, K)."""
     if layout.class_dim == -1:
         return logits[:, None]
     if logits.dim() == 2:

@@ -110,7 +110,7 @@ def test_checkpoint_that_is_none_is_refused_and_never_executed(images, tmp_path,
         file.write_bytes(file.read_bytes()[:500])
     else:
         file.write_bytes(pickle.dumps(print))
-    with pytest.raises(ValueError, match=r"checkpoint .*last.ckpt cannot be read .* remove it to train anew"):
+    with pytest.raises(ValueError, match=r"checkpoint .*last.ckpt cannot be read .* remove it to train again"):
         _fit(images, file)
 
 

@@ -24,7 +24,7 @@ def audit(
     drop_invalid: bool = False,
     tolerance: float = 1e-9,
 ) -> AuditReport:
-    r"""Weigh what is said of a model's training against what the model does.
+    r"""Return an audit: what is said of a model's training, weighed against what the model does.
 
     The law of the stated loss is one hypothesis; that the weights were never applied, applied twice, applied in
     another order, or that the loss was another, are others. Each has a misfit,
@@ -54,7 +54,8 @@ def audit(
         another sample of the same network would lie, not another training.
 
     Raises:
-        TypeError, ValueError: an argument that cannot be meant, or rows that cannot be audited.
+        TypeError, ValueError: an argument of another type, shape or value than described, or rows that cannot be
+            audited.
 
     Source:
         Laws: Li, Li, Pan, Zhu, AAAI 2020; for losses other than softmax and logistic derived for this project. The
@@ -84,7 +85,7 @@ def audit_evidence(
     class_names: Sequence[str] | None = None,
     tolerance: float = 1e-9,
 ) -> AuditReport:
-    """:func:`audit` of samples that were gathered in a stream; the arguments and errors are the same."""
+    """Return the audit of samples gathered in a stream; arguments and errors are those of :func:`audit`."""
     evidence.check()
     size, setup = evidence.num_classes, evidence.stated.setup
     class_names = setup.class_names if class_names is None else class_names

@@ -42,7 +42,7 @@ class EffectiveConfusion:
     gradient of the second.
 
     Args:
-        ledger: that is updated elsewhere.
+        ledger: the gradients by class; it is updated elsewhere.
         stated: what is said of the training.
     """
 
@@ -51,7 +51,7 @@ class EffectiveConfusion:
         self.binary, self.pos_weight = stated.binary, stated.setup.pos_weight
 
     def compute(self) -> Tensor:
-        """(K, K) float64; NaN rows for classes without samples."""
+        """Return E, (K, K) float64; NaN rows for classes without samples."""
         return self._of(self.ledger.compute(), self.class_counts)
 
     @property
@@ -60,7 +60,7 @@ class EffectiveConfusion:
         return self.ledger.class_counts.reshape(-1)
 
     def standard_error(self) -> Tensor:
-        """(K, K) by the jackknife; NaN for classes with fewer than two samples, and where there are no folds."""
+        """Return (K, K) jackknife errors; NaN for classes with fewer than two samples, and without folds."""
         if self.folds == 1:
             return torch.full_like(self.compute(), torch.nan)
         return self.jackknife(lambda E, counts: E).masked_fill((self.class_counts < 2)[:, None], torch.nan)

@@ -148,7 +148,7 @@ class Evidence:
         return self.metrics[self.link]
 
     def own(self, class_counts: Tensor) -> Confusion:
-        """What the law of the stated loss is asked of, for a training set of these counts."""
+        """Return the confusion that the stated loss's law is about, for a training set of these counts."""
         if self.ledger is None:
             return self.metric
         if self.stated.column_smoothing and bool((class_counts > 0).all()):
@@ -185,7 +185,7 @@ class Evidence:
 
     @property
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """As :func:`logistic_statistics`, of all rows."""
+        """Return what :func:`logistic_statistics` returns, of all rows."""
         counts = self.metric.class_counts[:, None]
         A, V = (self._statistics / counts).masked_fill(counts == 0, torch.nan)
         return A, V

@@ -162,7 +162,7 @@ class Scales:
         return None if torch.equal(total[order], total) else order
 
     def power(self) -> AppliedPower | None:
-        """The exponent with which the stated weights acted."""
+        """Return the exponent with which the stated weights acted."""
         s = self.statement
         if not s.weighted or s.in_negative is not None:
             return None

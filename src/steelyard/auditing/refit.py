@@ -12,7 +12,7 @@ PerSample = Callable[[Tensor, Tensor], Tensor]
 
 
 def refit(logits: Tensor, target: Tensor, sample_weights: Tensor, loss: PerSample) -> Refit:
-    r"""How much the loss falls when one scale of all logits and one shift of each are fitted to the samples.
+    r"""Return how much the loss falls when one scale of all logits and a shift of each are fitted to the samples.
 
     .. math:: \min_{s, b} \; \sum_i a_i \, \ell(e^s z_i + b, y_i) \Big/ \sum_i a_i
 

@@ -20,7 +20,7 @@ _MOST_LINES = 8
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What the balance laws say of one model; made by :func:`audit`.
+    """What the balance laws say of one model; :func:`audit` returns it.
 
     Attributes:
         findings: the answers as codes and numbers, the most important first.
@@ -61,9 +61,11 @@ class AuditReport:
 
     @property
     def implied_over_stated(self) -> Tensor | None:
-        """(K,) float64 ratio of implied to stated class weights, with geometric mean 1 in each group: 1 where they
-        acted. Of one-vs-all outputs the ratio of implied to stated positive weights, as it is. NaN for classes
-        without samples; None for LGL-INR, whose law has no weights."""
+        """Return the ratio of implied to stated class weights, (K,) float64, with geometric mean 1 in each group.
+
+        It is 1 where the weights acted. For one-vs-all outputs it is the ratio of implied to stated positive
+        weights, as it is; NaN for classes without samples; None for LGL-INR, whose law has no weights.
+        """
         return self.numbers.implied_over_stated
 
     @property

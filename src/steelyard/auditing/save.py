@@ -49,7 +49,7 @@ class ClassRow:
 
 
 def class_rows(n: Numbers) -> tuple[ClassRow, ...]:
-    """What an audit says of each class is returned, largest residual first."""
+    """Return what an audit says of each class, largest residual first."""
     unknown: list[float | None] = [None] * len(n.names)
     implied, s = n.implied, n.statement
     weights: Tensor | None

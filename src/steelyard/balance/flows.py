@@ -16,8 +16,8 @@ class Trade:
     Attributes:
         classes: the two; the first gives at least as much as it gets.
         there: :math:`a_k P_{kj}`, what the first gives to the second.
-        back: what the second gives to the first. Two classes alone would have to give alike; where they do not,
-            probability circulates through others.
+        back: what the second gives to the first. Of two classes alone each gives as much as it gets; where
+            they do not, probability circulates through others.
     """
 
     classes: tuple[int, int]
@@ -50,7 +50,7 @@ def ledger(
     *,
     pos_weight: Tensor | None = None,
 ) -> Tensor:
-    r"""Pull and push of each source class on each output: the softmax and one-vs-all laws before they are summed.
+    r"""Return pull and push of each source class on each output: the softmax and one-vs-all laws, not yet summed.
 
     .. math:: G_{jj} = u_j a_j (1 - P_{jj}), \qquad G_{kj} = -a_k P_{kj} \; (k \ne j), \qquad a_k = w_k N_k
 

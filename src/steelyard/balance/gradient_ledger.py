@@ -30,7 +30,7 @@ class GradientLedger(FoldedSums):
         **options: of ``torchmetrics.Metric``.
 
     ``update(logits, target, sample_weight=None)`` takes what :func:`law` takes, but no soft targets; ``compute()``
-    gives G. :attr:`class_counts` and :attr:`masses` are (K,), or (2, K); under data parallelism each gathers all
+    returns G. :attr:`class_counts` and :attr:`masses` are (K,), or (2, K); under data parallelism each gathers all
     processes, as ``compute()`` does.
 
     Raises:
@@ -127,7 +127,7 @@ class GradientLedger(FoldedSums):
             yield sums, counts
 
     def law(self) -> Balance:
-        """The law of the samples so far under the setup; its residual has a standard error where there are folds.
+        """Return the law of the samples so far; its residual has a standard error where there are folds.
 
         Returns:
             As :func:`steelyard.balance.law`.

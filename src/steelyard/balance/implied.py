@@ -72,7 +72,7 @@ class ImpliedWeights:
         return ratio
 
     def power_of(self, class_weights: Tensor) -> AppliedPower:
-        r"""Whether these weights acted, from a fit over all classes at once.
+        r"""Return how strongly these weights acted, from a fit over all classes at once.
 
         .. math:: \log w_k^{\text{implied}} = c_{\text{group}} + g \log w_k + \text{noise}
 
@@ -194,7 +194,7 @@ def implied_pos_weight(ledger: GradientLedger) -> Tensor:
     .. math:: u_j^{\text{implied}} = u_j\, \text{push}_j / \text{pull}_j
 
     with :math:`u` the stated positive weight. Of class labels the stated class weights count as applied:
-    one-vs-all losses have K equations, which tell either class weights or positive weights.
+    one-vs-all losses have K equations, which determine either class weights or positive weights.
 
     Args:
         ledger: of multi-hot targets, one binary output, or one-vs-all class labels.

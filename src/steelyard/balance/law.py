@@ -31,8 +31,8 @@ def law(logits: Tensor, target: Tensor, setup: TrainingSetup, *, sample_weight: 
     negative and of positive gradient. LGL-INR is no sum over samples; its law is :func:`lgl_inr_law`.
 
     Args:
-        logits: (N, K) or (N, K, d1, ...), floating; (N,) or (N, 1) for one output. As the model gives them in
-            evaluation, a logit shift of the setup included.
+        logits: (N, K) or (N, K, d1, ...), floating; (N,) or (N, 1) for one output. Take them as the
+            model gives them in evaluation; they contain the setup's logit shift, if there is one.
         target: (N,) or (N, d1, ...) labels; (N, K) multi-hot or soft targets; for one output 0 and 1 of any dtype.
         setup: what was done in training.
         sample_weight: (N,) weight of each sample in the loss. Default: all 1.

@@ -35,7 +35,7 @@ class Balance:
 
     @property
     def residual(self) -> Tensor:
-        """Return the (K,) pull minus push: positive where training would still raise the output."""
+        """Return pull minus push, (K,): positive where training would still raise the output."""
         return self.pull_up - self.push_down
 
     @property
@@ -69,7 +69,7 @@ def binary_law(
     class_counts: tuple[int, int],
     class_weights: tuple[float, float] = (1.0, 1.0),
 ) -> Balance:
-    r"""Binary logistic: the only law that fixes probabilities by weights and counts alone.
+    r"""Return the binary logistic loss's law, the only one that fixes probabilities by weights and counts alone.
 
     .. math:: w_1 N_1 (1 - P_1) = w_0 N_0 P_0
 
@@ -113,7 +113,7 @@ def softmax_law(
     bias_decay: Tensor | None = None,
     standard_error: Tensor | None = None,
 ) -> Balance:
-    r"""Softmax: the weighted counts are the stationary distribution of the mean confusion.
+    r"""Return the softmax loss's law: the weighted counts are the stationary distribution of the mean confusion.
 
     .. math:: a_j (1 - P_{jj}) = \sum_{k \ne j} a_k P_{kj} \quad\Longleftrightarrow\quad a P = a,
         \qquad a_k = w_k N_k
@@ -163,7 +163,7 @@ def one_vs_all_law(
     bias_decay: Tensor | None = None,
     standard_error: Tensor | None = None,
 ) -> Balance:
-    r"""Logistic one-vs-all: only the count-weighted average over the non-target classes is tied.
+    r"""Return the law of the one-vs-all logistic loss, which ties only the average over the non-target classes.
 
     .. math:: u_j a_j (1 - P_{jj}) = \sum_{k \ne j} a_k P_{kj}, \qquad a_k = c_k N_k
 
@@ -212,7 +212,9 @@ def lgl_inr_law(
     presence: Tensor | None = None,
     statistics: tuple[Tensor, Tensor] | None = None,
 ) -> Balance:
-    r"""LGL-INR: a miss rate equals a hardness-weighted mean of false probabilities; counts do not enter.
+    r"""Return the law of LGL-INR: a miss rate equals a hardness-weighted mean of false probabilities.
+
+    Class counts enter by ``presence`` alone.
 
     .. math:: u_j \rho_j (1 - P_{jj}) = \sum_{k \ne j} \omega_{kj} P_{kj}
 
@@ -277,7 +279,7 @@ def feature_law(
     weight: Tensor | None = None,
     weight_decay: float = 0.0,
 ) -> Balance:
-    r"""The head's weights in balance: for each output and feature the law with each sample times its feature.
+    r"""Return the law of the head's weights: for each output and feature, with each sample times its feature.
 
     .. math:: \sum_{i \in j} u_j w_j (1 - p_{ij}) h_{id} = \sum_{i \notin j} w_{y_i} p_{ij} h_{id}
         + \lambda W_{jd} \sum_i w_{y_i}

@@ -201,7 +201,7 @@ def held_vector(reading: Reading, name: str) -> Tensor | None:
 
 
 def one_value_each(values: object, rows: int, name: str) -> Tensor:
-    """Return the per-sample losses of a foreign function, or an error that says what came in their place."""
+    """Return the per-sample losses of a foreign function; raise an error if it returned something else."""
     if isinstance(values, Tensor) and values.shape == (rows,) and values.is_floating_point():
         return values
     if not isinstance(values, Tensor):

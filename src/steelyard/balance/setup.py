@@ -29,7 +29,8 @@ from steelyard.weights.adjustments import batch_presence
 class TrainingSetup:
     r"""What was done in training: the loss, and what was done around it.
 
-    Weights that a loss object holds are read off it, so nobody states them twice; stated twice they must agree.
+    The setup reads the weights off a loss object that holds them, so you need not state them again; if you do,
+    they must agree.
     Vectors may be tensors, arrays or sequences and are kept as float64 tensors on the CPU.
 
     Args:
@@ -45,7 +46,7 @@ class TrainingSetup:
         logit_adjustment: (K,) added to the logits in training only. Default: what the loss holds, else none.
         logit_shift: (K,) added to the logits after training, such as a correction, so the logits that are shown
             contain it. It acts like the class weights :math:`e^{t_k}` under the softmax loss, and is refused with
-            another. Default: none.
+            any other. Default: none.
         label_smoothing: of a loss given by name, or as the loss object holds it. Default: what it holds, else 0.
         batch_size: samples of a mini-batch, which LGL-INR balances one by one. Default: all samples at once.
         class_counts: (K,) training samples of each class, before any sampler. Default: not known.
@@ -57,7 +58,6 @@ class TrainingSetup:
     Attributes:
         link: ``"softmax"`` where all logits may shift together without a change, ``"logistic"`` where every output
             stands for itself.
-
         parts: what acts like a weight per class, by name; without those that are the same for all classes.
         class_effect: (K,) their product :math:`w_k s_k e^{t_k}`, or None for none.
         presence: (K,) share of LGL-INR's batches that have each class, where batch size and counts say it.
@@ -65,7 +65,7 @@ class TrainingSetup:
         empty: whether a class is said to have no samples.
 
     Raises:
-        TypeError: a loss that is none, an option of the wrong type.
+        TypeError: an object that is no loss, or an option of the wrong type.
         ValueError: weights stated twice with different values, vectors of different lengths, a weight of zero.
 
     Example:

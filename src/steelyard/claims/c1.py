@@ -21,7 +21,7 @@ STATEMENT = (
 
 
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
-    """Every weight, imbalance, weight decay and seed."""
+    """Return a job for every weight, imbalance, weight decay and seed."""
     return {
         f"w{weight:g}-i{ratio:g}-d{decay:g}-s{seed}": settings(config)
         | {"weight": weight, "ratio": ratio, "weight_decay": decay, "seed": seed}
@@ -62,7 +62,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
-    """The verdict is returned with its numbers and figures."""
+    """Return the verdict with its numbers and figures."""
     known = [r for r in records if r["measured"] > 0 and math.isfinite(r["measured"])]
     x = [math.log(r["law"]) for r in known]
     y = [math.log(r["measured"]) for r in known]

@@ -23,7 +23,7 @@ STATEMENT = (
 
 
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
-    """Every scheme of weights, order in which classes get rare, and seed."""
+    """Return a job for every scheme of weights, order in which classes get rare, and seed."""
     return {
         f"{scheme}-{order}-s{seed}": settings(config)
         | {
@@ -129,7 +129,7 @@ def _differences(records: list[dict[str, Any]], seeds: int) -> tuple[list[float]
 
 
 def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
-    """The verdict is returned with its numbers and figures."""
+    """Return the verdict with its numbers and figures."""
     size = len(records[0]["own_by_rank"])
     between, within = _differences(records, config.seeds)
     mean, noise = statistics.fmean(between), statistics.fmean(within) if within else None

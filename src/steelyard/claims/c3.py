@@ -20,7 +20,7 @@ STATEMENT = (
 
 
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
-    """Every loss and seed."""
+    """Return a job for every loss and seed."""
     return {
         f"{parse_loss(loss).slug}-s{seed}": settings(config)
         | {"imbalance": config.imbalance, "loss": loss, "seed": seed}
@@ -56,7 +56,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
 
 
 def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
-    """The verdict is returned with its numbers and figures."""
+    """Return the verdict with its numbers and figures."""
     of = {
         loss: [r | {"largest": statistics.median(r["hardest"])} for r in records if r["loss"] == loss]
         for loss in config.losses

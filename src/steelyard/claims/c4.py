@@ -17,12 +17,12 @@ _OURS = "lgl-inr"
 
 
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
-    """Every imbalance and loss."""
+    """Return a job for every imbalance and loss."""
     return jobs_of(config, {imbalance: {"imbalance": imbalance} for imbalance in config.imbalances})
 
 
 def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
-    """The standings are returned, and a verdict by the paper's own loss, LGL-INR as it is by default."""
+    """Return the standings, and a verdict by the paper's own loss, LGL-INR as it is by default."""
     held, verdict = _judge(records, config)
     return stand(records, "imbalance", config, held=held, verdict=verdict)
 

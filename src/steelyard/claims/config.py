@@ -24,7 +24,7 @@ class ClaimConfig(BaseModel):
         initial_bias: of the head: ``zero``, or ``prior`` for the constant solution of each loss.
         seeds, epochs, batch_size: of every training.
         learning_rate: of every training (c1 to c3).
-        learning_rates: tried on a validation split for every loss alike (c4).
+        learning_rates: tried on a validation split, the same for every loss (c4).
         weight_decays: tried (c1); the first one (others).
         backbone, augmentation: as :class:`CompareConfig`'s.
         limit_train: at most so many training samples, before imbalance.

@@ -17,12 +17,12 @@ _MARGIN = 1.0  # points that count as nothing
 
 
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
-    """Every task and loss."""
+    """Return a job for every task and loss."""
     return jobs_of(config, {task: {"dataset": task, "imbalance": config.imbalance} for task in config.tasks})
 
 
 def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
-    """The standings are returned, and a verdict by how often the candidate is surely less than a margin behind."""
+    """Return the standings, and a verdict by how often the candidate is surely less than a margin behind."""
     held, verdict = _judge(records, config)
     return stand(records, "dataset", config, held=held, verdict=verdict)
 

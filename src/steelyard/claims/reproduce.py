@@ -41,7 +41,7 @@ def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> Clai
         **changes: settings of :class:`ClaimConfig`; None leaves what ships.
 
     Raises:
-        ValueError: an unknown claim or a value that cannot be meant.
+        ValueError: an unknown claim, or a value that its configuration does not accept.
     """
     if claim not in CLAIMS:
         raise ValueError(f"claim must be one of {', '.join(CLAIMS)} or all, got {claim!r}")

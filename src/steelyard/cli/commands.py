@@ -316,7 +316,7 @@ def _parts(text: str) -> list[str]:
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Make the report of a finished run, audit, forecast or claim anew from its files."""
+    """Make the report of a finished run, audit, forecast or claim again from its files."""
     from steelyard.report import write_audit_page, write_claim_page, write_forecast_page, write_report
 
     write = write_report

@@ -61,7 +61,7 @@ def audit_file(
 
     Raises:
         FileExistsError: the folder holds something already.
-        ValueError, TypeError, FileNotFoundError: a file or an argument that cannot be meant.
+        ValueError, TypeError, FileNotFoundError: a file that cannot be read, or an option that is refused.
     """
     if out is not None:
         check_folder(out)

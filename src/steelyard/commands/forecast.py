@@ -54,7 +54,7 @@ def forecast_file(
 
     Raises:
         FileExistsError: the folder holds something already.
-        ValueError, TypeError, FileNotFoundError: a file or an argument that cannot be meant.
+        ValueError, TypeError, FileNotFoundError: a file that cannot be read, or an option that is refused.
         ArithmeticError: a head that could not be fitted.
     """
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):

@@ -64,7 +64,7 @@ class Bench:
         )
 
     def splits(self, seed: int) -> Splits:
-        """The bench returns what a seed trains and is judged on; class counts are the same for every seed."""
+        """Return what a seed trains and is judged on; class counts are the same for every seed."""
         if seed not in self._drawn:
             target = self._data.train_target[self._rest]
             chosen = self._rest[subsample(target, self._profile, seed=seed)]
@@ -75,7 +75,7 @@ class Bench:
         return self._drawn[seed]
 
     def describe(self) -> ComparedData:
-        """The bench returns the classes and how many samples each has."""
+        """Return the classes and how many samples each has."""
         size = len(self._data.class_names)
         return ComparedData(
             class_names=list(self._data.class_names),
@@ -111,7 +111,7 @@ class Bench:
         return found.to_dict() | {"seconds": round(time.monotonic() - began, 2)}
 
     def _judge(self, spec: LossSpec, seed: int, part: str, fitted: Fitted) -> Run:
-        """Predictions, features, model and mean confusions go to disk; the metrics are returned."""
+        """Write predictions, features, model and mean confusions to disk and return the metrics."""
         folder, splits, network = self.folder / part, self.splits(seed), fitted.network
         logits, train_logits = predict(network, splits.test[0]), predict(network, splits.train[0])
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
@@ -156,12 +156,12 @@ class Bench:
 
 
 def setup_of(spec: LossSpec, class_counts: Tensor, batch_size: int) -> TrainingSetup:
-    """What was done in training is returned: the loss with its final weights, on batches of such data."""
+    """Return what was done in training: the loss with its final weights, on batches of such data."""
     return TrainingSetup(spec.loss(class_counts, batch_size), batch_size=batch_size, class_counts=class_counts)
 
 
 def read_record(file: Path, training: Training) -> float | Run | Diverged:
-    """What came of a training is returned from its record.
+    """Return what came of a training, from its record.
 
     Raises:
         ValueError: the file was cut off or edited; the sentence names it.
@@ -205,7 +205,7 @@ class BenchJob:
     part: str
 
     def work(self) -> dict[str, object]:
-        """The job trains, in this process, and returns the record."""
+        """Train in this process and return the record."""
         torch.set_num_threads(self.threads)
         bench = _bench(self.config, self.folder, self.accelerator)
         return bench.record(parse_loss(self.loss), self.training, self.part, lambda row: None)

@@ -114,11 +114,11 @@ class _Trainings:
         self.bench, self.specs, self.jobs, self.progress = bench, specs, jobs, progress
 
     def in_turn(self) -> Callable[[list[tuple[str, Training]]], Outcomes]:
-        """The trainings return a function that does the first one, here."""
+        """Return a function that does the first training, here."""
         return in_turn(self._train)
 
     def side_by_side(self, workers: int, todo: list[tuple[str, Training]]) -> Outcomes:
-        """The trainings are all done, so many at a time, in other processes."""
+        """Do all trainings, so many at a time, in other processes."""
         parts = {self._part(label, training): (label, training) for label, training in todo}
         jobs = {
             f"{part}/result": BenchJob(

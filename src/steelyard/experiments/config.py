@@ -30,10 +30,10 @@ class CompareConfig(BaseModel):
         dataset: a built-in name, a folder, or a hub name.
         imbalance: ``none``, ``exponential:RATIO`` or ``step:RATIO[:FRACTION]``, applied to the training split.
         losses: as :func:`parse_loss` takes them.
-        seeds: how many; seed s draws its own subset, initialisation and sample order, alike for every loss.
+        seeds: how many; seed s draws its own subset, initialisation and sample order, the same for every loss.
         epochs: every run is judged after the last.
         batch_size: samples a step.
-        learning_rates: one fixes the rate; several are tried for every loss alike on a balanced validation split,
+        learning_rates: one fixes the rate; several, the same for every loss, are tried on a balanced split,
             further ones by the same factor where the best lies at an edge, and the best by balanced accuracy is
             kept.
         momentum, weight_decay: of SGD; biases do not decay.

@@ -80,7 +80,7 @@ def train_network(
     schedule: tuple[str, DeferredReweighting] | None = None,
     on_epoch: OnEpoch = lambda row: None,
 ) -> Fitted:
-    """The training returns a network and its history as the last epoch left them; see :func:`fit`.
+    """Train a network and return it with its history, as the last epoch left them; see :func:`fit`.
 
     Raises:
         Diverged: the loss became NaN or infinite.
@@ -112,7 +112,7 @@ def train_and_judge(
     checkpoint: Path,
     on_epoch: OnEpoch = lambda row: None,
 ) -> float | Found:
-    """The training returns what `judge` says of it; where it serves tuning, its balanced accuracy on validation.
+    """Train and return what `judge` says; where training serves tuning, its balanced accuracy on validation.
 
     Raises:
         Diverged: the loss became NaN or infinite; the checkpoint is removed.
@@ -179,7 +179,7 @@ class Job(Generic[Found]):
     runs: dict[tuple[float, int], Found | Diverged] = field(default_factory=dict)
 
     def todo(self) -> list[Training]:
-        """The job returns the trainings that it needs next, which do not depend on one another."""
+        """Return the trainings that the job needs next, which do not depend on one another."""
         if untried := rates_to_try(self.rates, self.scores):
             return [Training(rate, 0, tuning=True) for rate in untried]
         rate = self.rate()
@@ -188,31 +188,31 @@ class Job(Generic[Found]):
         return [Training(rate, seed) for seed in range(self.seeds) if (rate, seed) not in self.runs]
 
     def add(self, training: Training, outcome: float | Found | Diverged) -> None:
-        """The job takes what came of a training."""
+        """Add what came of a training."""
         if training.tuning:
             self.scores[training.rate] = None if isinstance(outcome, Diverged) else outcome  # type: ignore[assignment]
         else:
             self.runs[training.rate, training.seed] = outcome  # type: ignore[assignment]
 
     def expected(self) -> int:
-        """The job returns how many trainings it takes in all, as far as is known now."""
+        """Return how many trainings the job takes in all, as far as is known now."""
         todo = self.todo()
         seeds = self.seeds if any(training.tuning for training in todo) else 0
         return len(self.scores) + len(self.runs) + len(todo) + seeds
 
     def best(self) -> float:
-        """The job returns the rate with the best score so far."""
+        """Return the rate with the best score so far."""
         return by_score(self.scores)[0] if self.scores else self.rates[0]
 
     def rate(self) -> float:
-        """The job returns the rate at which its seeds are trained: of those at which none diverged the best."""
+        """Return the rate at which the seeds are trained: the best of those at which none diverged."""
         if self.if_diverged == "keep":
             return self.best()
         tried = [rate for rate in by_score(self.scores) if self.scores[rate] is not None] or [self.best()]
         return next((rate for rate in tried if not self._diverged(rate)), tried[-1])
 
     def judged(self) -> Judged[Found]:
-        """The job returns what came of it, when nothing is to do."""
+        """Return what came of the job, when nothing is left to do."""
         rate = self.rate()
         runs = [self.runs[rate, seed] for seed in range(self.seeds) if (rate, seed) in self.runs]
         search = [
@@ -232,7 +232,7 @@ def carry_out(
     do: Callable[[list[tuple[str, Training]]], Iterable[tuple[str, Training, float | Found | Diverged]]],
     on_plan: Callable[[int], None] = lambda more: None,
 ) -> dict[str, Judged[Found]]:
-    """Jobs are carried out together; what came of each is returned under its name.
+    """Carry out jobs together and return what came of each under its name.
 
     Args:
         jobs: by name.
@@ -255,7 +255,7 @@ def carry_out(
 def in_turn(
     train: Callable[[str, Training], float | Found],
 ) -> Callable[[list[tuple[str, Training]]], list[tuple[str, Training, float | Found | Diverged]]]:
-    """A function is returned that does the first of the trainings that are to do, in this process."""
+    """Return a function that does the first of the trainings that are to do, in this process."""
 
     def do(todo: list[tuple[str, Training]]) -> list[tuple[str, Training, float | Found | Diverged]]:
         name, training = todo[0]

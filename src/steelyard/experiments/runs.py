@@ -16,7 +16,7 @@ from steelyard.report.results import Environment
 
 
 def environment(how: str, commit: str | None = None) -> Environment:
-    """The environment of this process is returned; `how` it used the machine, in words."""
+    """Return the environment of this process; `how` says in words how it used the machine."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text().splitlines() if file.exists() else []
     models = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))

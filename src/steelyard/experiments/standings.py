@@ -30,7 +30,7 @@ from steelyard.training import Fitted, predict
 
 
 def jobs_of(config: Any, groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Every group (a data set, an imbalance) and loss: one job tunes the rate and trains all seeds with it."""
+    """Return a job for every group (a data set, an imbalance) and loss; it tunes the rate and trains all seeds."""
     return {
         f"{re.sub('[^a-z0-9.]+', '-', group.lower()).strip('-')}-{parse_loss(loss).slug}": settings(config)
         | {"loss": loss, "seeds": config.seeds, "learning_rates": config.learning_rates}
@@ -50,7 +50,7 @@ class Scores:
 
 
 def work(job: dict[str, Any]) -> dict[str, Any]:
-    """The rate is tuned by balanced accuracy on samples set aside from the training split, then each seed trained.
+    """Tune the rate by balanced accuracy on samples set aside from the training split, then train each seed.
 
     A seed that diverges is a result: its numbers are None.
     """
@@ -102,7 +102,7 @@ def _scores(test: tuple[Tensor, Tensor], counts: list[int], fitted: Fitted) -> S
 
 
 def stand(records: list[dict[str, Any]], key: str, config: Any, *, held: Held, verdict: str) -> Conclusion:
-    """A verdict is returned with a leaderboard of each group, in which every loss stands against the reference.
+    """Return a verdict with a leaderboard of each group, in which every loss stands against the reference.
 
     A group is the records with the same value of `key`.
     """

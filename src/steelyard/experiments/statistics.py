@@ -9,12 +9,12 @@ from steelyard.report.results import Estimate, Summary
 
 
 def differences(values: list[float | None], others: list[float | None]) -> list[float]:
-    """The differences are returned seed by seed, of the seeds in which neither diverged."""
+    """Return the differences seed by seed, of the seeds in which neither diverged."""
     return [a - b for a, b in zip(values, others, strict=True) if a is not None and b is not None]
 
 
 def p_value(found: list[float]) -> float:
-    """A paired t-test returns its p-value; a sign test where all differences are equal; 1 for fewer than two."""
+    """Return the p-value of a paired t-test, of a sign test if all differences are equal; 1 for fewer than two."""
     if len(found) < 2:
         return 1.0
     if len(set(found)) == 1:
@@ -23,7 +23,7 @@ def p_value(found: list[float]) -> float:
 
 
 def holm(p_values: Sequence[float | None]) -> list[float | None]:
-    """Holm's method returns the p-values of one family of tests, corrected for their number; None is no test."""
+    """Return the p-values of one family of tests, corrected for their number by Holm's method; None is no test."""
     tested = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
     corrected, highest = list(p_values), 0.0
     for rank, (p, i) in enumerate(tested):
@@ -33,7 +33,7 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def mean_interval(values: Sequence[float | None]) -> Estimate:
-    """The mean is returned, and the ends of its 95% Student interval; None for one value."""
+    """Return the mean and the ends of its 95% Student interval; None for one value."""
     found = summary(values)
     if found is None:
         raise ValueError("values must not be empty")
@@ -41,13 +41,13 @@ def mean_interval(values: Sequence[float | None]) -> Estimate:
 
 
 def in_words(number: Estimate, style: str) -> str:
-    """A mean and its interval are returned in words, each number in a style of :func:`format`."""
+    """Return a mean and its interval in words, each number in a style of :func:`format`."""
     mean, low, high = number
     return f"{mean:{style}}" + ("" if low is None or high is None else f" [{low:{style}}, {high:{style}}]")
 
 
 def summary(values: Sequence[float | None]) -> Summary | None:
-    """The mean over seeds is returned with its 95% Student interval; None where there are no values."""
+    """Return the mean over seeds with its 95% Student interval; None where there are no values."""
     known = [v for v in values if v is not None]
     if not known:
         return None

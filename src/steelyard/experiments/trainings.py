@@ -84,7 +84,7 @@ def setting(job: dict[str, Any]) -> Setting:
 
 
 def every_so_many(data: ImageDataset, most: int) -> tuple[Tensor, Tensor]:
-    """Every so many-th test image with its index is returned, at most so many."""
+    """Return every so many-th test image with its index, at most so many."""
     judged = torch.arange(len(data.test_target))[:: max(1, -(-len(data.test_target) // most))]
     return data.images("test", judged), judged
 

@@ -8,7 +8,7 @@ _LIMITS = (1e-4, 30.0)
 def best_rate(
     rates: Sequence[float], score: Callable[[float], float | None]
 ) -> tuple[float, dict[float, float | None]]:
-    """The search returns the learning rate with the highest score, and the score of every rate tried.
+    """Return the learning rate with the highest score, and the score of every rate tried.
 
     Of equal scores the lowest rate is taken. Which rates are tried: :func:`rates_to_try`.
 
@@ -27,7 +27,7 @@ def best_rate(
 
 
 def rates_to_try(rates: Sequence[float], scores: Mapping[float, float | None]) -> list[float]:
-    """The search returns the rates whose scores it needs next; none where it is at its end.
+    """Return the rates whose scores the search needs next; none where it is at its end.
 
     First all of `rates`. Then, where the best is the least or the largest so far, the next rate at the ratio of
     the first two, to two digits, from 0.0001 to 30: so that no loss is judged at the edge of a grid that was made
@@ -52,5 +52,5 @@ def rates_to_try(rates: Sequence[float], scores: Mapping[float, float | None]) -
 
 
 def by_score(scores: Mapping[float, float | None]) -> list[float]:
-    """The search returns the rates by falling score, of equal ones the lowest first, those that diverged last."""
+    """Return the rates by falling score, of equal ones the lowest first, those that diverged last."""
     return sorted(scores, key=lambda rate: (1.0 if (value := scores[rate]) is None else -value, rate))

@@ -42,18 +42,18 @@ def design_weights(
     min_recall: float | Tensor | None = None,
     class_weights: Tensor | None = None,
 ) -> Design:
-    r"""Return the shift of softmax logits, and the class weights, for a wanted prior or a wanted recall of each
-    class.
+    r"""Return the shift of softmax logits, and the class weights, for a wanted prior or recall of each class.
 
     A prior :math:`\pi'`: the shift :math:`s` with which the mean probabilities are as wanted; it is the minimum of
     a convex function, and the only one up to a constant:
 
     .. math:: \min_s \; \frac1N \sum_i \log \sum_k e^{z_{ik} + s_k} - \sum_k \pi'_k s_k
 
-    A recall :math:`r_k`: the least raising of classes with which every class is the strict maximum of
+    A recall :math:`r_k`: the smallest shifts with which every class is the strict maximum of
     :math:`z + s` in at least that share of its own samples. How far a class must be raised grows with how far the
     others are and moves along with all of them, so raising in turn ends at the least shift there is, or passes a
-    bound that no shift needs to pass; the answer that it cannot be met is as certain as the one that it can.
+    bound that no shift needs to pass. So an answer that the recall cannot be met is as certain as a shift that meets
+    it.
 
     Args:
         logits: (N, K) of held-out samples, with what was used in training still in them.
@@ -66,7 +66,8 @@ def design_weights(
         The design.
 
     Raises:
-        TypeError, ValueError: arguments that cannot be meant, or a recall that no shift of these logits gives.
+        TypeError, ValueError: arguments of another type, shape or value than described, or a recall that no
+            shift of these logits gives.
         ArithmeticError: the search has not settled.
 
     Source:

@@ -82,7 +82,7 @@ def forecast(
     weight_decay: float = 5e-4,
     tolerance: float = 1e-8,
 ) -> tuple[Forecast, ...]:
-    """Refit the head for each weighting, and say what it would do. What that guarantees: :data:`GUARANTEE`.
+    """Refit the head for each weighting and return what it would do; :data:`GUARANTEE` says what that guarantees.
 
     Args:
         features: (N, D) of the training samples, from a trained network.
@@ -156,7 +156,7 @@ def forecast(
 
 
 def binary_ratio(class_counts: tuple[float, float], class_weights: tuple[float, float]) -> float:
-    r"""What weights do to two classes, in closed form: no fitting, no data.
+    r"""Return what weights do to two classes, in closed form: no fitting, no data.
 
     .. math:: \frac{P_0}{1 - P_1} = \frac{w_1 N_1}{w_0 N_0}
 

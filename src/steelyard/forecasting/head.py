@@ -53,8 +53,9 @@ def fit_head(
     max_steps: int = 20_000,
     start: Head | None = None,
 ) -> Head:
-    r"""Return the linear head that minimises a weighted loss on fixed features, by L-BFGS and Newton steps in
-    float64.
+    r"""Return the linear head that minimises a weighted loss on fixed features.
+
+    The search takes L-BFGS and Newton steps in float64.
 
     .. math:: \min_{W, b} \; \frac{\sum_i w_{y_i} \, \ell(W h_i + b, y_i)}{\sum_i w_{y_i}}
         + \frac{\lambda}{2} \lVert W \rVert^2
@@ -77,7 +78,7 @@ def fit_head(
         The head.
 
     Raises:
-        TypeError, ValueError: arguments that cannot be meant.
+        TypeError, ValueError: arguments of another type, shape or value than described.
         ArithmeticError: the tolerance was not reached; without weight decay separable samples have no optimum.
 
     Source:
@@ -96,7 +97,7 @@ def fit_head(
     a = formula.weights(class_weights)[target]
     a = a / a.sum()
 
-    # New coordinates in which the objective curves about alike in every direction: principal axes of the features,
+    # New coordinates in which the objective curves about equally everywhere: principal axes of the features,
     # each scaled by its variance and the decay. The penalty stays that of the old ones.
     centre = a @ h
     variance, axes = torch.linalg.eigh((h - centre).T @ ((h - centre) * a[:, None]))

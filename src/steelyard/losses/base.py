@@ -151,7 +151,7 @@ class Loss(nn.Module):
 
     @property
     def weight(self) -> Tensor:
-        """There is none: it would be `class_weights` or `output_weights`."""
+        """Raise an error: no loss has a `weight`; it has `class_weights` or `output_weights`."""
         raise AttributeError(f"loss {self.name!r} has no weight, it has {self.torch_weight}")
 
     @weight.setter
@@ -168,10 +168,10 @@ class Loss(nn.Module):
         return {key: getattr(self, key, None) for key in self.options}
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
-        """Return the loss of each sample as trained, but for the weight of its class: (N,) of (N, K) logits.
+        """Return the loss of each sample as trained, without the weight of its class: (N,) of (N, K) logits.
 
-        Logit adjustment, weights of outputs and positives, and label smoothing are in it. What the balance laws
-        are made of.
+        It contains the logit adjustment, the weights of outputs and positives, and label smoothing. The balance
+        laws are made of it.
 
         Args:
             logits: (N, K), or (N, 1) for one output.
@@ -196,8 +196,8 @@ class Loss(nn.Module):
 
         .. math:: \arg\min_b \sum_k n_k\, \ell(b, k)
 
-        without class weights, so that learning starts at the class frequencies whatever they will be turned into.
-        It is the constant solution of this loss: with its adjustment, smoothing and weights of positives.
+        It is the constant solution of this loss, with its adjustment, smoothing and weights of positives, but
+        without class weights, so that learning starts at the class frequencies.
 
         Args:
             class_counts: K counts, as :func:`~steelyard.class_weights` takes them; positives of each output where

@@ -31,10 +31,10 @@ def create_loss(
     class_weights: Vector | Scheme | None = None,
     **options: Any,
 ) -> Loss:
-    """Return a loss module by its name; an underscore is as good as a hyphen.
+    """Return a loss module by its name.
 
     Args:
-        name: one of :func:`list_losses`.
+        name: one of :func:`list_losses`; an underscore is as good as a hyphen.
         class_counts: K training samples of each class, as :func:`~steelyard.class_weights` takes them. Needed
             for a scheme of weights and by presets such as ``balanced-softmax``.
         class_weights: (K,) weight of the samples of each class, or a scheme such as ``"inverse"`` that makes them
@@ -45,8 +45,8 @@ def create_loss(
         The module: ``loss(logits, target)``.
 
     Raises:
-        ValueError: an unknown name or scheme (the nearest is named), a value that the loss refuses, or counts that
-            are needed and not given.
+        ValueError: an unknown name or scheme (the nearest is named), a value that the loss refuses, or no counts
+            where they are needed.
         TypeError: an option that the loss does not have (its options are listed).
 
     Example:

@@ -65,13 +65,14 @@ class FocalLoss(Loss):
     :math:`v` = ``output_weights``. With ``gamma=0`` it is the softmax or logistic loss. The paper's binary
     alpha is ``pos_weight=[alpha / (1 - alpha)]`` with ``output_weights=[1 - alpha]``.
 
-    A confident model trained on it is underconfident: the softmax of its logits is no posterior.
+    A model trained on it is underconfident: the softmax of its logits is no posterior.
     :func:`steelyard.log_posterior` takes that out.
 
     Args:
         gamma: :math:`\gamma \ge 0`; larger values leave more to the hard samples. Default: 2.
         link: ``"softmax"``, or ``"logistic"`` for one output, one-vs-all and multi-label targets.
-        class_weights, logit_adjustment, pos_weight, output_weights: (K,); the last two for ``"logistic"`` only.
+        class_weights, logit_adjustment: (K,).
+        pos_weight, output_weights: (K,), for ``"logistic"`` only.
         label_smoothing, ignore_index, reduction, normalization, class_dim, validate: see
             :class:`~steelyard.losses.base.Loss`.
 

@@ -177,7 +177,7 @@ class LGLINRLoss(Loss):
     num_batches_tracked: Tensor
 
     def first_bias(self, class_counts: Counts, *, num_samples: int | None = None) -> Tensor:
-        """Return the logits of a model that knows the class counts alone: those play no part in a batch.
+        """Return the logits of a model that knows the class counts alone, which play no part in a batch.
 
         Positives and negatives weigh one to one, so the constant solution is a probability of 1/2 (u / (1 + u)
         with ``pos_weight`` u), less the adjustment.

@@ -55,7 +55,7 @@ def lgl_inr_linear(
     The loss is a sum over output columns, so the head is taken a chunk of columns at a time: logits, loss and
     gradients of a chunk are made in one pass and the N x K logits never exist. Beyond inputs and gradients it
     takes at most some eight chunks of N x ``chunk_size`` numbers. The first backward pass gives the gradients
-    away; a second one through the same graph (``retain_graph=True``) and ``reduction="none"`` compute them anew.
+    away; a second one through the same graph (``retain_graph=True``) and ``reduction="none"`` compute them again.
     It cannot be differentiated twice.
 
     Args:

@@ -25,7 +25,7 @@ def logistic(
 
 @register
 class LogisticLoss(Loss):
-    r"""Logistic loss (LGL): binary for one output, one-vs-all over class labels, multi-label over multi-hot rows.
+    r"""Logistic loss (LGL): binary, one-vs-all over class labels, or multi-label over multi-hot rows.
 
     .. math:: \ell_i = c_{y_i} \Big[v_{y_i} u_{y_i}\, s(-z_{i y_i}) + \sum_{j \ne y_i} v_j\, s(z_{ij})\Big],
         \qquad s(z) = \log(1 + e^z)

@@ -53,7 +53,7 @@ class Option:
 
 
 def option(default: Any, doc: str, **more: Any) -> Any:
-    """Declare an option of a loss; see :class:`Option`."""
+    """Return the declaration of an option of a loss; see :class:`Option`."""
     return Option(default, doc, **more)
 
 

@@ -21,7 +21,7 @@ def write_claim_page(folder: Path) -> Path:
 
 
 def render_claim(found: Claim) -> str:
-    """The page's text is returned."""
+    """Return the page's text."""
     numbers = [] if found.tables else [n for n in found.numbers if n.value is not None]
     return render_template(
         "claim.html.j2",

@@ -29,7 +29,7 @@ def write_report(folder: Path) -> Path:
 
 
 def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
-    """The page's text is returned, of the results and each loss's test mean confusion (mean over seeds)."""
+    """Return the page's text from the results and each loss's test mean confusion (mean over seeds)."""
     data, losses, config = results.data, results.losses, results.config
     classes = Classes(data.class_names, data.train_counts)
     columns = list(results.groups_of())

@@ -25,7 +25,7 @@ def write_forecast_page(folder: Path) -> Path:
 
 
 def render_forecast(found: ForecastResults, confusions: dict[str, Array]) -> str:
-    """The page's text is returned."""
+    """Return the page's text."""
     classes, forecasts = Classes(found.class_names, found.class_counts), found.forecasts
     best = {
         "accuracy": max(one.accuracy for one in forecasts),

@@ -43,5 +43,5 @@ class EpochBatches(Sampler[list[int]]):
 
 
 def steps(samples: int, batch_size: int) -> int:
-    """In an epoch."""
+    """Return how many steps an epoch has."""
     return max(1, samples // batch_size)

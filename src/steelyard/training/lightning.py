@@ -41,7 +41,7 @@ class SafeCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(
-                f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); remove it to train anew"
+                f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); remove it to train again"
             ) from error
 
 

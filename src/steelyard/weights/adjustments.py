@@ -110,7 +110,7 @@ def batch_presence(class_counts: Counts, batch_size: int) -> Tensor:
 
 
 def logit_adjustment(class_counts: Counts, *, tau: float = 1.0, batch_size: int | None = None) -> Tensor:
-    r"""What to add to the logits in training, so that the logits themselves are free of the training prior.
+    r"""Return what to add to the logits in training, so that the logits themselves are free of the training prior.
 
     .. math:: \tau \log \frac{n_k}{N}, \qquad \text{or } \tau \log \rho_k \text{ with a batch size}
 

@@ -63,7 +63,7 @@ def class_weights(
         (K,) weights.
 
     Raises:
-        TypeError: an argument of a kind that cannot be meant.
+        TypeError: an argument of another type than described.
         ValueError: counts that are no counts, an unknown scheme, an option that the scheme does not have.
 
     Source:
@@ -146,7 +146,7 @@ def _scaled(weights: Tensor, share: Tensor | None, cap: float) -> Tensor:
         if not bool(fits.any()):
             return torch.full_like(weights, cap)  # cap = 1
         capped = int(fits.nonzero()[0])
-    # Summed anew: a running sum over many classes is less exact.
+    # Summed again: a running sum over many classes is less exact.
     rest = (1 - cap * s[:capped].sum()).clamp(min=0) if capped else torch.ones_like(w[0])
     factor = rest * (1 / (s[capped:] * w[capped:]).sum())
     scaled = torch.where(torch.arange(len(w)) < capped, cap, (factor * w).clamp(max=cap))

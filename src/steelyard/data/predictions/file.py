@@ -26,9 +26,9 @@ class Predictions:
         path: of the file.
         class_names: as given, or from the file's metadata, or the names of its columns; None if nobody says.
         link, loss: what a Steelyard experiment wrote into the metadata.
-        weight_decay: alike, of the training.
-        logit_adjustment: alike: what training added to the logits of each class.
-        batch_size: alike, of the training.
+        weight_decay: of the training, where the metadata says it.
+        logit_adjustment: what training added to the logits of each class, where the metadata says it.
+        batch_size: of the training, where the metadata says it.
         num_classes: numbers in a row, which are K logits or probabilities (or any number of features).
     """
 
@@ -45,7 +45,7 @@ class Predictions:
     _missing: bool = field(repr=False, default=False)
 
     def batches(self, rows: int = 8192) -> Iterator[tuple[Tensor, Tensor]]:
-        """Numbers (n, K), float32 or float64, and labels (n,), int64, of at most `rows` rows at a time.
+        """Yield numbers (n, K), float32 or float64, and labels (n,), int64, of at most `rows` rows at a time.
 
         NaN and infinite numbers are passed on.
 

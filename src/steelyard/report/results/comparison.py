@@ -187,7 +187,7 @@ class Comparison(Results):
                     raise ValueError(f"{where}: history must have a row for each epoch, got {len(run.history)}")
 
     def groups_of(self) -> Iterator[tuple[Metric, int | None]]:
-        """The comparison returns each metric, and for a recall of a group how many classes it has."""
+        """Return each metric, and for the recall of a group how many classes the group has."""
         for metric in self.metrics:
             group = self.data.groups.get(metric.key.removeprefix("recall_"))
             yield metric, None if group is None else len(group)

@@ -21,7 +21,7 @@ class Record:
 
     @classmethod
     def from_dict(cls, value: object, where: str = "the record") -> Self:
-        """The class returns the record that dictionaries, lists, strings and numbers describe.
+        """Return the record that dictionaries, lists, strings and numbers describe.
 
         Args:
             value: as :meth:`to_dict` returns it, or a JSON file holds it.
@@ -41,7 +41,7 @@ class Record:
         return found
 
     def to_dict(self) -> dict[str, object]:
-        """The record returns itself as dictionaries, lists, strings and numbers, for JSON."""
+        """Return the record as dictionaries, lists, strings and numbers, for JSON."""
         found: dict[str, object] = dataclasses.asdict(self)  # type: ignore[call-overload]
         return found
 
@@ -67,7 +67,7 @@ class Results(Record):
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """The class returns what its file in a folder holds.
+        """Return what this class's file in a folder holds.
 
         Raises:
             FileNotFoundError: there is no such file.
