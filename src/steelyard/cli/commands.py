@@ -34,7 +34,7 @@ _BACKBONES = (
 @click.option(
     "--losses",
     help="Comma-separated, each NAME[:SCHEME[@VALUE]][:OPTION=VALUE][:from=EPOCH], "
-    "such as softmax:inverse or lgl-inr:beta=5.",
+    "such as softmax:inverse or lgl-inr:beta=5; `steelyard losses` lists the names.",
 )
 @click.option("--seeds", type=int, help="How many seeds.  [default: 3]")
 @click.option("--epochs", type=int, help="Epochs; results are those of the last.  [default: 30]")
@@ -50,12 +50,16 @@ _BACKBONES = (
 @click.option("--backbone", help=f"{_BACKBONES}  [default: small-cnn]")
 @click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.  [default: none]")
 @click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.  [default: 32-true]")
-@click.option("--initial-bias", help="zero, or prior: the log (odds) of the class counts.  [default: zero]")
+@click.option(
+    "--initial-bias", help="zero, or prior: the best constant of the loss for the class counts.  [default: zero]"
+)
 @click.option("--image-mode", help="L or RGB: convert every image.")
 @click.option("--image-size", type=int, help="Resize every image to this height and width.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option(
-    "--resume", is_flag=True, help="Go on with an unfinished run: --out, or the latest of these options."
+    "--resume",
+    is_flag=True,
+    help="Go on with an unfinished run: in --out, else the latest with these options.",
 )
 @click.option(
     "--accelerator", default="auto", show_default=True, help="As Lightning takes it: auto, cpu, gpu, mps."
@@ -65,7 +69,7 @@ _BACKBONES = (
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="How many of them train together, each on its share of every batch.",
+    help="How many devices train one network together, each on its share of every batch.",
 )
 @click.option(
     "--workers",
@@ -133,7 +137,8 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--loss",
-    help="softmax, logistic for one-vs-all outputs, or any other as for compare.  [default: what the file says]",
+    help="The loss as for compare: softmax:inverse, logistic (one-vs-all), focal:gamma=1 ...  "
+    "[default: what the file says]",
 )
 @click.option("--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: those of the loss]")
 @click.option(
@@ -144,7 +149,7 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
 @click.option(
     "--batch-size",
     type=int,
-    help="Of LGL-INR, which balances the classes of each batch.  [default: what the file says]",
+    help="Samples of a mini-batch, for LGL-INR, which balances each.  [default: what the file says]",
 )
 @click.option("--counts", help="Training samples of each class.  [default: those of the file]")
 @click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
@@ -154,7 +159,7 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
 )
 @click.option("--drop-invalid", is_flag=True, help="Leave out rows with NaN or infinite numbers.")
 @click.option(
-    "--tolerance", type=float, default=1e-9, show_default=True, help="Mean probabilities that are no confusion."
+    "--tolerance", type=float, default=1e-9, show_default=True, help="Mean probabilities up to this count as 0."
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, audit.json, classes.csv.")
 @click.pass_obj
@@ -199,7 +204,7 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
     help="Features of held-out samples to judge by.  [default: for train_NAME the file NAME beside it]",
 )
 @click.option(
-    "--weight-decay", type=float, help="Of the head's matrix.  [default: what the file says, else 0.0005]"
+    "--weight-decay", type=float, help="Decay of the head's matrix.  [default: what the file says, else 0.0005]"
 )
 @click.option("--target", help="Label column.  [default: target, label, labels or y]")
 @click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
@@ -331,9 +336,9 @@ def report(folder: Path) -> None:
 
 
 @commands.command()
-@click.option("--markdown", is_flag=True, help="As the table of the documentation.")
+@click.option("--markdown", is_flag=True, help="Print a Markdown table of what each loss takes.")
 def losses(markdown: bool) -> None:
-    """List the losses."""
+    """List the names of the losses and presets, as --losses and create_loss take them."""
     from steelyard.losses.table import loss_table
 
     click.echo(loss_table() if markdown else "\n".join(steelyard.list_losses()))

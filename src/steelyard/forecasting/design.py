@@ -52,8 +52,8 @@ def design_weights(
     A recall :math:`r_k`: the smallest shifts with which every class is the strict maximum of
     :math:`z + s` in at least that share of its own samples. How far a class must be raised grows with how far the
     others are and moves along with all of them, so raising in turn ends at the least shift there is, or passes a
-    bound that no shift needs to pass. So an answer that the recall cannot be met is as certain as a shift that meets
-    it.
+    bound that no shift needs to pass. So an answer that the recall cannot be met is as certain as a shift that
+    meets it.
 
     Args:
         logits: (N, K) of held-out samples, with what was used in training still in them.
