@@ -217,7 +217,7 @@ def _refuse_export(setup: TrainingSetup) -> None:
 
 
 def _class_gradients(setup: TrainingSetup, rows: Tensor) -> Tensor:
-    """(N, K, K): the gradient in the logits of each row if it were of class k."""
+    """Return the gradient in the logits of each row if it were of class k, (N, K, K)."""
     number, size = rows.shape
     stacked = rows[:, None].expand(number, size, size).reshape(-1, size)
     target = torch.arange(size, device=rows.device).expand(number, size).reshape(-1)
@@ -285,8 +285,11 @@ def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None)
 
 
 def _until_settled(p: Tensor, omega: Tensor) -> Tensor:
-    """log r, (N, K), with odds_j = r_j / sum of omega[k, j] r_k: for each row the Perron vector of a matrix that
-    is not negative, reached by r <- p (r + r omega), whose positive diagonal keeps it from swinging."""
+    """Return log r, (N, K), with odds_j = r_j / sum of omega[k, j] r_k.
+
+    For each row r is the Perron vector of a matrix that is not negative, reached by r <- p (r + r omega), whose positive
+    diagonal keeps it from swinging.
+    """
     r = p / p.sum(1, keepdim=True)
     for _ in range(_MOST_STEPS):
         step = p * (r + r @ omega)
@@ -301,7 +304,7 @@ def _until_settled(p: Tensor, omega: Tensor) -> Tensor:
 
 
 def _by_doubling(p: Tensor, omega: Tensor) -> Tensor:
-    """The same by squaring each row's matrix: a fixed number of products, where values cannot be looked at."""
+    """Return the same by squaring each row's matrix: a fixed number of products, where values cannot be read."""
     size = p.shape[1]
     step = (torch.eye(size).to(p) + omega) * p[:, None, :]  # r <- r step
     for _ in range(_DOUBLINGS):

@@ -107,7 +107,7 @@ class SmoothedConfusion:
         self.metric, self.epsilon, self.counts, self.folds = metric, epsilon, class_counts, metric.folds
 
     def compute(self) -> Tensor:
-        """(K, K) float64."""
+        """Return the effective confusion, (K, K) float64."""
         return self._of(self.metric.compute())
 
     @property
@@ -116,7 +116,7 @@ class SmoothedConfusion:
         return self.metric.class_counts
 
     def standard_error(self) -> Tensor:
-        """(K, K), of the own rows of P; those of the others come in the share of the smoothing only."""
+        """Return (K, K) errors from the own rows of P; the other rows enter by the share of the smoothing only."""
         return (1 - self.epsilon) * self.metric.standard_error()
 
     def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:

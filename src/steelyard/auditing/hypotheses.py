@@ -98,7 +98,7 @@ class Scales:
         return of
 
     def hypotheses(self) -> tuple[Hypothesis, ...]:
-        """The statement, and what else could have happened."""
+        """Return the statement, and what else could have happened."""
         s, own = self.statement, self.own
         result = [self.weigh("as stated", own, s.link, self.stated)]
         total, u = s.total, s.pos_weight

@@ -153,7 +153,7 @@ def _counting(n: Numbers) -> Finding | None:
 
 
 def _groups(n: Numbers) -> Finding | None:
-    """Where implied weights are not identifiable."""
+    """Return where implied weights are not identifiable."""
     if n.implied is None or n.statement.binary:
         return None
     groups = n.implied.groups

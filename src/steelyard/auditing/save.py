@@ -123,7 +123,7 @@ def _csv(rows: Sequence[ClassRow]) -> str:
 
 
 def _inert(value: object) -> object:
-    """A name that a spreadsheet would take for a formula is not one."""
+    """Return a name that no spreadsheet takes for a formula."""
     if not isinstance(value, str):
         return value
     return f"'{value}" if value[:1].isspace() or value.lstrip()[:1] in ("=", "+", "-", "@") else value

@@ -71,7 +71,7 @@ class Stated:
 
     @cached_property
     def link(self) -> Link:
-        """``"softmax"`` where the law is one of classes that share a sample's probability."""
+        """Return ``"softmax"`` where the law is one of classes that share a sample's probability."""
         if self.binary:
             return "softmax"
         if self.several:

@@ -120,7 +120,7 @@ def hard_classes(
     *,
     factor: float = 2.0,
 ) -> tuple[HardClasses, ...]:
-    r"""For each output the classes that it takes for its own far more often than the average that the law ties.
+    r"""Return for each output the classes that it takes for its own far more often than the average in its law.
 
     .. math:: \bar P_j = \frac{\sum_{k \ne j} a_k P_{kj}}{\sum_{k \ne j} a_k}, \qquad
         \text{hard: } P_{kj} \ge f \bar P_j, \qquad

@@ -59,7 +59,7 @@ class FoldedSums(Metric):
                 yield
 
     def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """What :meth:`compute` gives and the class counts without the first fold, without the second, and so on.
+        """Yield what :meth:`compute` returns and the class counts, without the first fold, the second, and so on.
 
         Raises:
             ValueError: there is one fold only.

@@ -117,8 +117,9 @@ class GradientLedger(FoldedSums):
             return self.fold_masses.sum(0)
 
     def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """G and class counts without the first fold, without the second, and so on; of class labels each row is
-        scaled to the weight that the whole has of its class.
+        """Yield G and class counts without the first fold, without the second, and so on.
+
+        For class labels each row is scaled to the weight that the whole has of its class.
 
         Raises:
             ValueError: there is one fold only.

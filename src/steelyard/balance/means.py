@@ -105,7 +105,7 @@ class MeanConfusion(FoldedSums):
             return variance.sqrt().masked_fill(counts < 2, torch.nan)
 
     def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Mean confusion and class counts without the first fold, without the second, and so on.
+        """Yield mean confusion and class counts without the first fold, without the second, and so on.
 
         Raises:
             ValueError: there is one fold only.

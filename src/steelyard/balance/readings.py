@@ -31,7 +31,7 @@ class InNegative:
     own_statistics: bool
 
     def strength(self, num_classes: int) -> float:
-        """Beta as a number."""
+        """Return beta as a number."""
         return check_beta(self.beta, num_classes)
 
 

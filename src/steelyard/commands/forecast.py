@@ -124,7 +124,7 @@ def _whole(opened: Predictions) -> tuple[Tensor, Tensor]:
 
 
 def _law(loss: str, one: Forecast, counts: Tensor) -> dict[str, float | None]:
-    """For two classes the ratio that the weights fix, under the two losses in which they fix one."""
+    """Return, for two classes, the ratio that the weights fix, under the two losses in which they fix one."""
     if loss not in ("softmax", "logistic") or len(counts) != 2 or not bool((counts > 0).all()):
         return {"binary_ratio": None}
     n, w = counts.tolist(), one.class_weights.tolist()
@@ -132,7 +132,7 @@ def _law(loss: str, one: Forecast, counts: Tensor) -> dict[str, float | None]:
 
 
 def _csv(result: dict[str, Any]) -> str:
-    """One row for each forecast and class."""
+    """Return a table with one row for each forecast and class."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     numbers = ("accuracy", "balanced_accuracy", "nll", "ece")

@@ -86,7 +86,7 @@ class Bench:
         )
 
     def record(self, spec: LossSpec, training: Training, part: str, on_epoch: OnEpoch) -> dict[str, object]:
-        """The bench trains, writes the files of a training that counts into a part of the run folder, and returns
+        """Train, write the files of a training that counts into a part of the run folder, and return
         its record; that of a training that diverged says why."""
         folder = self.folder / part
         folder.mkdir(parents=True, exist_ok=True)

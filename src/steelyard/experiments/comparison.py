@@ -181,12 +181,12 @@ class _Trainings:
 
 
 def _exact(rate: float) -> str:
-    """A rate as a folder's name: short where that says it all."""
+    """Return a rate as a folder's name: short where that says it all."""
     return f"{rate:g}" if float(f"{rate:g}") == rate else repr(rate)
 
 
 def _threads(workers: int) -> int:
-    """Of the CPU, for each of so many trainings at a time."""
+    """Return how many threads of the CPU each of so many trainings at a time has."""
     return max(1, torch.get_num_threads() // workers)
 
 

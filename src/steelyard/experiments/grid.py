@@ -28,7 +28,7 @@ class JobsFailed(RuntimeError):
 
 
 def default_workers() -> int:
-    """One a GPU; without any, one a core that this process may use."""
+    """Return one worker a GPU; without any, one a core that this process may use."""
     return torch.cuda.device_count() or joblib.cpu_count()
 
 
@@ -212,7 +212,7 @@ def _cluster(engine: Engine, workers: int) -> Iterator[dict[str, Any]]:
 
 
 def _gpus() -> list[str]:
-    """As CUDA_VISIBLE_DEVICES names them; CUDA is left untouched."""
+    """Return the GPUs as CUDA_VISIBLE_DEVICES names them; CUDA is left untouched."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     return (
         list(map(str, range(torch.cuda.device_count()))) if named is None else list(filter(None, named.split(",")))

@@ -7,16 +7,16 @@ class Progress(Protocol):
     """What a comparison tells while it works."""
 
     def plan(self, runs: int) -> None:
-        """So many trainings are now known to be needed."""
+        """Take note that so many trainings are known to be needed."""
 
     def start(self, title: str, epochs: int) -> None:
-        """A training starts."""
+        """Take note that a training starts."""
 
     def epoch(self, row: dict[str, float]) -> None:
-        """An epoch of it ended."""
+        """Take note that an epoch of the training ended."""
 
     def end(self, title: str, outcome: str) -> None:
-        """It ended, or was found finished."""
+        """Take note that the training ended, or was found finished."""
 
 
 class Silent:

@@ -36,7 +36,7 @@ class Head:
     steps: int
 
     def logits(self, features: Tensor) -> Tensor:
-        """(N, D) -> (N, K) float64."""
+        """Return the logits, (N, K) float64, of features (N, D)."""
         logits: Tensor = features.double() @ self.weight.T + self.bias
         return logits
 
@@ -197,7 +197,7 @@ class _Formula:
             self.plain = None
 
     def weights(self, class_weights: Tensor | None) -> Tensor:
-        """(K,) what a sample of each class weighs."""
+        """Return what a sample of each class weighs, (K,)."""
         effect = self.setup.class_effect
         if class_weights is not None and effect is not None:
             raise ValueError("class_weights must be stated once, got them beside a setup that has some")
@@ -210,13 +210,13 @@ class _Formula:
         return self.setup.per_sample(z, self.target)
 
     def gradient(self, z: Tensor) -> Tensor:
-        """(N, K)."""
+        """Return the gradient of each sample in its logits, (N, K)."""
         if self.plain is None:
             return eager_gradient(self.setup.per_sample, z, self.target)
         return (torch.softmax(z, 1) if self.plain == "softmax" else torch.sigmoid(z)) - self.own
 
     def curved(self, z: Tensor, dz: Tensor) -> Tensor:
-        """(N, K): each sample's Hessian in its logits times a direction."""
+        """Return each sample's Hessian in its logits times a direction, (N, K)."""
         if self.plain == "softmax":
             p = torch.softmax(z, 1)
             return p * (dz - (p * dz).sum(1, keepdim=True))

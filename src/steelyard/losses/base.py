@@ -424,7 +424,9 @@ def function_of(loss: type[Loss], name: str) -> LossFunction:
     parameters += [inspect.Parameter(key, keyword, default=one.default) for key, one in taken.items()]
     function.__name__ = function.__qualname__ = name
     function.__module__ = loss.__module__
-    function.__doc__ = f"Return the {loss.name} loss; :class:`{loss.__name__}` has its formula and options."
+    function.__doc__ = (
+        f"Return the {loss.name} loss; :class:`{loss.__name__}` has its formula and options; weights are tensors."
+    )
     function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     loss.function = staticmethod(function)  # type: ignore[assignment]
     return function  # type: ignore[return-value]

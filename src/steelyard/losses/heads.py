@@ -62,7 +62,7 @@ class _LossLinear(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Weights as of :class:`torch.nn.Linear`, biases of zero; parts of a split head draw differently."""
+        """Draw weights as :class:`torch.nn.Linear` does, set biases to zero; parts of a split head differ."""
         generator = None
         if self.column_group is not None and self.weight.device.type != "meta":
             seed = int(torch.randint(2**62, ())) + torch.distributed.get_rank(self.column_group)
@@ -73,7 +73,7 @@ class _LossLinear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def logits(self, input: Tensor) -> Tensor:
-        """(..., K), or this process's columns of them."""
+        """Return the logits, (..., K), or this process's columns of them."""
         return linear(input, self.weight, self.bias)
 
     def predict(self, input: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:

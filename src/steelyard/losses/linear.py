@@ -285,7 +285,7 @@ def linear_topk(
 
 
 def linear(input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """torch's linear layer, of mixed dtypes too: in the widest of them."""
+    """Return torch's linear layer of input, weight and bias; of mixed dtypes in the widest of them."""
     dtype = torch.promote_types(input.dtype, weight.dtype)
     return F.linear(input.to(dtype), weight.to(dtype), None if bias is None else bias.to(dtype))
 
@@ -449,7 +449,7 @@ def _held_columns(held: int, group: "ProcessGroup", num_classes: int | None) -> 
 
 
 def held_range(num_classes: int, group: "ProcessGroup") -> tuple[int, int]:
-    """First column of this process and the one after its last, as :func:`torch.tensor_split` splits them."""
+    """Return this process's first column and the one after its last, as :func:`torch.tensor_split` splits them."""
     rank, size = dist.get_rank(group), dist.get_world_size(group)
     if num_classes < size:
         raise ValueError(f"num_classes must be at least the {size} processes that hold columns, got {num_classes}")
