@@ -18,7 +18,7 @@ from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss
 from steelyard.losses.functional import logistic_loss, softmax_loss
 from steelyard.training import Recipe, SmallCNN, fit, predict
 from steelyard.weights.class_weights import class_weights
-from tests.balance.test_laws import COUNTS, WEIGHTS, fit_linear
+from tests.helpers import COUNTS, WEIGHTS, fit_linear
 
 # Small networks on imbalanced digits, as stochastic gradient descent leaves them -----------------------------------
 

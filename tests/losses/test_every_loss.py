@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from steelyard import TrainingSetup, class_weights, log_posterior
+from steelyard import TrainingSetup, audit, class_weights, log_posterior
 from steelyard.balance import GradientLedger, implied_weights, law, mean_confusion
 from steelyard.experiments import CompareConfig
 from steelyard.forecasting import fit_head
@@ -735,6 +735,26 @@ def test_posterior_is_that_of_the_data(name):
     torch.testing.assert_close(log_posterior(table, setup, prior, **options).exp(), expected, rtol=0, atol=1e-6)
     naive = torch.softmax(table if CASES[name].link == "softmax" else F.logsigmoid(table), 1)
     assert (naive - truth).abs().max() > 0.05, "nothing would have had to be undone"
+
+
+def test_audit_finds_no_fault(name):
+    logits, target, setup = _polished(name)
+    report = audit(logits, target, setup)
+    assert report.faults == ()
+    if CASES[name].separable_over == "rows":
+        assert "weights_acted" in [finding.code for finding in report.findings]
+        ratio = report.implied_over_stated
+        torch.testing.assert_close(ratio, torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+def test_audit_finds_weights_that_were_never_applied(name):
+    if CASES[name].separable_over != "rows":
+        pytest.skip("has no class weights")
+    logits, target, _ = _polished(name)
+    other = TrainingSetup(
+        CASES[name].module(class_weights=(CLASS_WEIGHTS * torch.tensor([9.0, 1, 1, 1 / 9])).tolist())
+    )
+    assert audit(logits, target, other).faults != ()
 
 
 def test_the_command_line_knows_it(name):
