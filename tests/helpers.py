@@ -89,6 +89,44 @@ def value_and_grad(function, logits, target, upstream=None, **options):
     return loss.detach(), grad
 
 
+# Assertions that say in a line what broke ---------------------------------------------------------------
+
+
+def assert_zero(x):
+    where = (x != 0).nonzero()
+    assert len(where) == 0, (
+        f"{len(where)} of {x.numel()} are not 0, such as {x[tuple(where[0])].item()} at {where[0].tolist()}"
+    )
+
+
+def assert_finite(x):
+    where = (~x.isfinite()).nonzero()
+    assert len(where) == 0, f"{x[tuple(where[0])].item()} at {where[0].tolist()}"
+
+
+def assert_nan(x):
+    where = (~x.isnan()).nonzero()
+    assert len(where) == 0, f"{x[tuple(where[0])].item()} at {where[0].tolist()} is no NaN"
+
+
+def assert_at_most(x, bound):
+    bound = torch.as_tensor(bound, dtype=x.dtype, device=x.device).expand(x.shape)
+    where = (~(x <= bound)).nonzero()
+    assert len(where) == 0, (
+        f"{len(where)} of {x.numel()} are too large, such as {x[tuple(where[0])].item()} at {where[0].tolist()}, "
+        f"where {bound[tuple(where[0])].item()} is allowed"
+    )
+
+
+def assert_at_least(x, bound):
+    assert_at_most(-x, -torch.as_tensor(bound, dtype=x.dtype, device=x.device))
+
+
+def assert_positive(x):
+    where = (~(x > 0)).nonzero()
+    assert len(where) == 0, f"{x[tuple(where[0])].item()} at {where[0].tolist()} is not positive"
+
+
 # Linear models at their optimum --------------------------------------------------------------------------
 
 WEIGHTS = torch.tensor([1.0, 5.0, 0.3, 2.0], dtype=torch.float64)

@@ -14,7 +14,17 @@ from steelyard.balance import (
     softmax_law,
 )
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
-from tests.helpers import COUNTS, WEIGHTS, fit_linear, fit_logits, linear_data
+from tests.helpers import (
+    COUNTS,
+    WEIGHTS,
+    assert_at_least,
+    assert_finite,
+    assert_nan,
+    assert_positive,
+    fit_linear,
+    fit_logits,
+    linear_data,
+)
 
 LAWS = {
     "softmax": (
@@ -115,14 +125,14 @@ def test_class_without_samples_is_not_observed_and_pulls_nothing():
     logits, target = torch.randn(20, 4, dtype=torch.float64), torch.arange(20) % 3
     for link in ("softmax", "logistic"):
         P, counts = mean_confusion(logits, target, link=link)
-        assert P[3].isnan().all()
+        assert_nan(P[3])
         assert counts.tolist() == [7, 7, 6, 0]
         law = softmax_law(P, counts) if link == "softmax" else one_vs_all_law(P, counts)
         assert law.pull_up[3] == 0
-        assert law.push_down.isfinite().all()
+        assert_finite(law.push_down)
     law = lgl_inr_law(P)
     assert law.pull_up[3] == 0
-    assert (law.push_down > 0).all()
+    assert_positive(law.push_down)
 
 
 def test_nothing_to_balance_is_no_residual():
@@ -207,8 +217,8 @@ def test_every_feature_is_in_balance_at_the_optimum(link, decay):
     law = feature_law(logits, target, features, link=link, weight=weight, weight_decay=decay, **options)
     assert law.residual.shape == (4, 6)
     assert law.residual.abs().max() < 1e-8
-    assert (law.pull_up >= 0).all()
-    assert (law.push_down >= 0).all()
+    assert_at_least(law.pull_up, 0)
+    assert_at_least(law.push_down, 0)
     other = feature_law(logits, target, features, link=link)  # the same network against other weights
     assert other.relative_residual.abs().max() > 0.05
 

@@ -15,7 +15,7 @@ from steelyard.kernels.heads import dispatch as fused
 from steelyard.losses import LGLINRLinear, LGLINRLoss, LogisticLinear, lgl_inr_linear, linear_topk, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss
 from steelyard.losses.registry import LOSSES
-from tests.helpers import head_parts, run_head, unfused, weights_of
+from tests.helpers import assert_at_most, assert_zero, head_parts, run_head, unfused, weights_of
 from tests.oracles import ORACLES
 
 FUSED = {"lgl-inr": lgl_inr_linear, "logistic": logistic_linear}
@@ -116,7 +116,7 @@ def test_no_less_exact_than_torch_over_many_columns(name, alike):
         [found[0], *found[1]], [torchs[0], *torchs[1]], [exact[0], *exact[1]], strict=True
     ):
         error, allowed = ((x.double() - true).abs() for x in (ours, theirs))
-        assert (error <= 2 * allowed.max() + 3e-7 * true.abs()).all()
+        assert_at_most(error, 2 * allowed.max() + 3e-7 * true.abs())
 
 
 @every_loss
@@ -199,7 +199,7 @@ def test_ignored_rows_may_hold_anything(name):
     parts[0][~kept] = torch.nan
     parts[0][0] = torch.inf
     found = run_head(FUSED[name], parts, target, chunk_size=2)
-    assert (found[1][0][~kept] == 0).all()
+    assert_zero(found[1][0][~kept])
     found[1][0] = found[1][0][kept]
     assert_same(found, expected, rtol=1e-12, atol=1e-14)
 
@@ -430,7 +430,7 @@ def test_sampled_loss_and_gradients_are_unbiased(name):
         true = expected[0] if i == 0 else expected[1][i - 1]
         error = some.std(0) / len(some) ** 0.5
         assert error.max() > 0
-        assert ((some.mean(0) - true).abs() <= 5 * error + 1e-12).all()
+        assert_at_most((some.mean(0) - true).abs(), 5 * error + 1e-12)
 
 
 def test_columns_that_are_not_drawn_get_no_gradient():
