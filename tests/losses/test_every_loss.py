@@ -588,8 +588,10 @@ def test_module_weights_stay_out_of_checkpoints_and_take_sequences(name):
         bad, rule = (torch.inf, "finite") if option == "logit_adjustment" else (-1.0, "finite and not negative")
         with pytest.raises(ValueError, match=f"{option} must be {rule}, got {bad} at position 0"):
             CASES[name].module(**{option: [bad, 2.0, 3.0]})
-        with pytest.raises(ValueError, match=f"{option} must have one value per class"):
+        with pytest.raises(TypeError, match=f"{option} must hold numbers, got a value of type list"):
             CASES[name].module(**{option: [[1.0]]})
+        with pytest.raises(ValueError, match=rf"{option} must have shape \(K,\), got \(1, 1\)"):
+            CASES[name].module(**{option: torch.ones(1, 1)})
 
 
 # Memory --------------------------------------------------------------------------------------------------
