@@ -18,7 +18,7 @@ from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss
 from steelyard.losses.functional import logistic_loss, softmax_loss
 from steelyard.training import Recipe, SmallCNN, fit, predict
 from steelyard.weights.class_weights import class_weights
-from tests.balance.test_laws import COUNTS, WEIGHTS, fit_linear
+from tests.helpers import COUNTS, WEIGHTS, assert_finite, fit_linear
 
 # Small networks on imbalanced digits, as stochastic gradient descent leaves them -----------------------------------
 
@@ -146,7 +146,7 @@ def test_at_the_optimum_all_is_exact():
     )
     torch.testing.assert_close(report.ledger.sum(0), report.residual.residual)
     assert report.faults == ()
-    assert report.implied_weights.log_error.isfinite().all()
+    assert_finite(report.implied_weights.log_error)
 
 
 def test_hypotheses_without_weights_and_twice_at_their_optima():

@@ -22,11 +22,11 @@ from steelyard.training import Recipe, SmallCNN, fit, predict
 from steelyard.weights.class_weights import class_weights
 from tests.balance import generic_losses
 from tests.balance.generic_losses import minimise, setups, trained
-from tests.balance.test_laws import COUNTS, WEIGHTS, _fit
+from tests.helpers import COUNTS, WEIGHTS, assert_positive, fit_logits
 
 
 def test_trained_models_give_their_weights_back():
-    logits, target = _fit(lambda z, y: softmax_loss(z, y, class_weights=WEIGHTS))
+    logits, target = fit_logits(lambda z, y: softmax_loss(z, y, class_weights=WEIGHTS))
     P, counts = mean_confusion(logits, target, link="softmax")
     implied = implied_weights(P, counts)
     assert implied.groups == ((0, 1, 2, 3),)
@@ -99,7 +99,7 @@ def test_bad_input(P, counts, message):
 
 @pytest.mark.parametrize("power", [0.0, 0.5, 1.0, 2.0])
 def test_power_of_nominal_weights_at_the_optimum(power):
-    logits, target = _fit(lambda z, y: softmax_loss(z, y, class_weights=WEIGHTS**power))
+    logits, target = fit_logits(lambda z, y: softmax_loss(z, y, class_weights=WEIGHTS**power))
     applied = implied_weights(*mean_confusion(logits, target, link="softmax")).power_of(WEIGHTS)
     assert applied.power == pytest.approx(power, abs=1e-4)
     assert applied.standard_error < 1e-4
@@ -184,7 +184,7 @@ def test_the_eigenvalue_of_one_vs_all_is_one_at_the_optimum_only():
     logits, target = trained(setup)
     early = implied_weights(_ledger(setup, logits / 3, target))
     assert abs(early.eigenvalues[0] - 1) > 0.05
-    assert (early.weights > 0).all()
+    assert_positive(early.weights)
 
 
 def test_weights_inside_a_function_show_as_their_ratio():

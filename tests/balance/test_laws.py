@@ -14,45 +14,17 @@ from steelyard.balance import (
     softmax_law,
 )
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
-
-WEIGHTS = torch.tensor([1.0, 5.0, 0.3, 2.0], dtype=torch.float64)
-COUNTS = torch.tensor([60, 25, 10, 5])
-
-
-def _data(outputs=4):
-    generator = torch.Generator().manual_seed(0)
-    target = torch.repeat_interleave(torch.arange(4), COUNTS) % max(outputs, 2)
-    features = torch.randn(100, 6, generator=generator, dtype=torch.float64)
-    features[:, 0] += target
-    features[:, 1] -= (target == 1).double()
-    return features, target
-
-
-def _fit(loss, outputs=4):
-    """The logits of a linear model at the optimum of a loss, and the labels."""
-    logits, target, _, _ = fit_linear(loss, outputs)
-    return logits, target
-
-
-def fit_linear(loss, outputs=4, weight_decay=0.0, bias_decay=0.0):
-    """A linear model at the optimum of a loss: logits, labels, weight and bias."""
-    features, target = _data(outputs)
-    weight = torch.zeros(outputs, 6, dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(outputs, dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS(
-        [weight, bias], max_iter=3000, tolerance_grad=1e-12, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
-
-    def closure():
-        optimizer.zero_grad()
-        value = loss(features @ weight.T + bias, target)
-        value = value + weight_decay / 2 * weight.square().sum() + bias_decay / 2 * bias.square().sum()
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    return (features @ weight.T + bias).detach(), target, weight.detach(), bias.detach()
-
+from tests.helpers import (
+    COUNTS,
+    WEIGHTS,
+    assert_at_least,
+    assert_finite,
+    assert_nan,
+    assert_positive,
+    fit_linear,
+    fit_logits,
+    linear_data,
+)
 
 LAWS = {
     "softmax": (
@@ -94,14 +66,14 @@ LAWS = {
 @pytest.mark.parametrize("case", LAWS)
 def test_law_holds_at_the_optimum(case):
     loss, law = LAWS[case]
-    logits, target = _fit(loss)
+    logits, target = fit_logits(loss)
     assert law(logits, target).relative_residual.abs().max() < 1e-8
 
 
 @pytest.mark.parametrize("case", LAWS)
 def test_residual_is_the_bias_gradient_anywhere(case):
     loss, law = LAWS[case]
-    features, target = _data()
+    features, target = linear_data()
     logits = features[:, :4] * 2
     bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     (gradient,) = torch.autograd.grad(loss(logits + bias, target), bias)
@@ -114,14 +86,14 @@ def test_residual_is_the_bias_gradient_anywhere(case):
 
 
 def test_law_of_other_weights_does_not_hold():
-    logits, target = _fit(LAWS["softmax weighted"][0])
+    logits, target = fit_logits(LAWS["softmax weighted"][0])
     unweighted = softmax_law(*mean_confusion(logits, target, link="softmax"))
     assert unweighted.relative_residual.abs().max() > 0.1
 
 
 def test_detached_lgl_inr_law_holds_where_its_own_gradient_is_zero():
     """No function has that gradient: descend it by plain steps."""
-    features, target = _data()
+    features, target = linear_data()
     features = torch.cat([features, torch.ones(100, 1, dtype=torch.float64)], 1)
     weight = torch.zeros(4, 7, dtype=torch.float64, requires_grad=True)
     for _ in range(3000):
@@ -134,7 +106,7 @@ def test_detached_lgl_inr_law_holds_where_its_own_gradient_is_zero():
 
 @pytest.mark.parametrize("w1", [0.01, 1.0, 100.0])
 def test_binary_law_fixes_the_ratio_of_probabilities(w1):
-    logits, target = _fit(lambda z, y: logistic_loss(z, y, class_weights=torch.tensor([1.0, w1])), outputs=1)
+    logits, target = fit_logits(lambda z, y: logistic_loss(z, y, class_weights=torch.tensor([1.0, w1])), outputs=1)
     p = torch.sigmoid(logits[:, 0])
     P1, P0 = p[target == 1].mean().item(), p[target == 0].mean().item()
     counts = tuple(torch.bincount(target).tolist())
@@ -143,7 +115,7 @@ def test_binary_law_fixes_the_ratio_of_probabilities(w1):
 
 
 def test_weighted_counts_are_the_stationary_distribution():
-    logits, target = _fit(LAWS["softmax weighted"][0])
+    logits, target = fit_logits(LAWS["softmax weighted"][0])
     P, counts = mean_confusion(logits, target, link="softmax")
     a = WEIGHTS * counts / (WEIGHTS * counts).sum()
     torch.testing.assert_close(a @ P, a, rtol=1e-7, atol=0)
@@ -153,14 +125,14 @@ def test_class_without_samples_is_not_observed_and_pulls_nothing():
     logits, target = torch.randn(20, 4, dtype=torch.float64), torch.arange(20) % 3
     for link in ("softmax", "logistic"):
         P, counts = mean_confusion(logits, target, link=link)
-        assert P[3].isnan().all()
+        assert_nan(P[3])
         assert counts.tolist() == [7, 7, 6, 0]
         law = softmax_law(P, counts) if link == "softmax" else one_vs_all_law(P, counts)
         assert law.pull_up[3] == 0
-        assert law.push_down.isfinite().all()
+        assert_finite(law.push_down)
     law = lgl_inr_law(P)
     assert law.pull_up[3] == 0
-    assert (law.push_down > 0).all()
+    assert_positive(law.push_down)
 
 
 def test_nothing_to_balance_is_no_residual():
@@ -240,13 +212,13 @@ def test_weight_decay_leaves_its_term_in_the_law_of_the_bias(link):
 @pytest.mark.parametrize("decay", [0.0, 0.05])
 def test_every_feature_is_in_balance_at_the_optimum(link, decay):
     logits, target, weight, _ = fit_linear(_softmax if link == "softmax" else _logistic, weight_decay=decay)
-    features = _data()[0]
+    features = linear_data()[0]
     options = {"class_weights": WEIGHTS} | ({} if link == "softmax" else {"pos_weight": WEIGHTS})
     law = feature_law(logits, target, features, link=link, weight=weight, weight_decay=decay, **options)
     assert law.residual.shape == (4, 6)
     assert law.residual.abs().max() < 1e-8
-    assert (law.pull_up >= 0).all()
-    assert (law.push_down >= 0).all()
+    assert_at_least(law.pull_up, 0)
+    assert_at_least(law.push_down, 0)
     other = feature_law(logits, target, features, link=link)  # the same network against other weights
     assert other.relative_residual.abs().max() > 0.05
 

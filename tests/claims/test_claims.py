@@ -10,7 +10,7 @@ import pytest
 from steelyard.claims import CLAIMS, claim_folder, read_claim_config, reproduce
 from steelyard.experiments.statistics import holm, p_value
 from steelyard.report import write_claim_page
-from tests.cli.test_cli import _run
+from tests.helpers import run_command
 from tests.report.browser import check_page
 
 SMALL = {
@@ -234,12 +234,12 @@ def test_what_is_exact_is_exact(tmp_path):
 def test_command(capsys, tmp_path):
     out = str(tmp_path)
     given = ("reproduce", "c3", "--epochs", "2", "--seeds", "2", "--limit-train", "200", "--out", out)
-    code, text, err = _run(capsys, *given, "--imbalance", "step:2")
+    code, text, err = run_command(capsys, *given, "--imbalance", "step:2")
     assert code == 0, err
     assert text.startswith("c3 ")
     assert text.strip().endswith(f"report: {tmp_path / 'c3' / 'report.html'}")
     assert "c3 logistic-s0: done" in err
-    code, text, _ = _run(capsys, "report", str(tmp_path / "c3"))
+    code, text, _ = run_command(capsys, "report", str(tmp_path / "c3"))
     assert code == 0
 
 
@@ -257,7 +257,7 @@ def test_command(capsys, tmp_path):
     ],
 )
 def test_bad_input(capsys, tmp_path, arguments, message):
-    code, _, err = _run(capsys, "reproduce", *arguments, "--out", str(tmp_path / "x"))
+    code, _, err = run_command(capsys, "reproduce", *arguments, "--out", str(tmp_path / "x"))
     assert code == 2
     assert message in err
     assert not (tmp_path / "x").exists()

@@ -7,25 +7,14 @@ import sys
 import pytest
 
 import steelyard
-from steelyard.cli.main import main
-
-
-def _run(capsys, *arguments):
-    code = 0
-    try:
-        main(list(arguments))
-    except SystemExit as stopped:
-        code = stopped.code
-    captured = capsys.readouterr()
-    return code, captured.out, captured.err
-
+from tests.helpers import run_command
 
 SMALL = ("compare", "--losses", "softmax,lgl-inr", "--seeds", "1", "--epochs", "1", "--learning-rates", "0.1")
 
 
 def test_compare_prints_a_table_and_the_report(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    code, out, err = _run(capsys, *SMALL, "--imbalance", "exponential:50")
+    code, out, err = run_command(capsys, *SMALL, "--imbalance", "exponential:50")
     assert code == 0
     assert "softmax" in out
     assert "Balanced accuracy" in out
@@ -34,20 +23,22 @@ def test_compare_prints_a_table_and_the_report(capsys, tmp_path, monkeypatch):
     assert (tmp_path / "runs/digits-exponential-50/report.html").exists()
     assert "softmax, seed 0: done" in err
     # the same again is a new folder; --resume finds the latest
-    code, out, _ = _run(capsys, *SMALL, "--imbalance", "exponential:50")
+    code, out, _ = run_command(capsys, *SMALL, "--imbalance", "exponential:50")
     assert (code, "digits-exponential-50-2" in out) == (0, True)
-    code, out, _ = _run(capsys, *SMALL, "--imbalance", "exponential:50", "--resume")
+    code, out, _ = run_command(capsys, *SMALL, "--imbalance", "exponential:50", "--resume")
     assert (code, "digits-exponential-50-2" in out) == (0, True)
-    code, out, _ = _run(capsys, "report", "runs/digits-exponential-50")
+    code, out, _ = run_command(capsys, "report", "runs/digits-exponential-50")
     assert (code, out.strip()) == (0, "report: runs/digits-exponential-50/report.html")
 
 
 def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = (*SMALL, "--losses", "softmax:inverse,lgl-inr", "--imbalance", "exponential:20", "--out", "run")
-    assert _run(capsys, *given)[0] == 0
+    assert run_command(capsys, *given)[0] == 0
     file = "run/softmax-inverse/seed-0/train_predictions.parquet"
-    code, out, err = _run(capsys, "audit", file, "--loss", "softmax", "--weights", "inverse", "--out", "run/audit")
+    code, out, err = run_command(
+        capsys, "audit", file, "--loss", "softmax", "--weights", "inverse", "--out", "run/audit"
+    )
     assert (code, err) == (0, "")
     assert out.startswith("CRITICAL POINT")
     assert "relative residual" in out
@@ -55,42 +46,44 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     assert {p.name for p in (tmp_path / "run/audit").iterdir()} == {
         "report.html", "audit.json", "classes.csv", "mean_confusion.npz"
     }  # fmt: skip
-    code, out, _ = _run(capsys, "report", "run/audit")
+    code, out, _ = run_command(capsys, "report", "run/audit")
     assert (code, out.strip()) == (0, "report: run/audit/report.html")
-    code, out, err = _run(capsys, "audit", file, "--out", "run/audit")
+    code, out, err = run_command(capsys, "audit", file, "--out", "run/audit")
     assert (code, err.strip()) == (2, "steelyard: run/audit holds something already; name another folder")
     # what is not said is taken from the file, and that is said
-    code, out, err = _run(capsys, "audit", file)
+    code, out, err = run_command(capsys, "audit", file)
     assert code == 0
     assert "class weights inverse, from the loss that the file names: softmax:inverse" in err
-    code, out, err = _run(capsys, "audit", "run/lgl-inr/seed-0/train_predictions.parquet")
+    code, out, err = run_command(capsys, "audit", "run/lgl-inr/seed-0/train_predictions.parquet")
     assert code == 0
     assert "LGL-INR of beta 1 in batches of 64, from the loss that the file names: lgl-inr" in err
     monkeypatch.setenv("COLUMNS", "50")
-    code, out, _ = _run(capsys, "audit", file)
+    code, out, _ = run_command(capsys, "audit", file)
     assert max(len(line) for line in out.splitlines()) <= 50
 
 
 def test_forecast_prints_tables_and_what_is_guaranteed(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = (*SMALL, "--losses", "softmax", "--imbalance", "exponential:20", "--out", "run")
-    assert _run(capsys, *given)[0] == 0
+    assert run_command(capsys, *given)[0] == 0
     file = "run/softmax/seed-0/train_features.parquet"
-    code, out, err = _run(capsys, "forecast", file, "--weights", "none,inverse", "--out", "f")
+    code, out, err = run_command(capsys, "forecast", file, "--weights", "none,inverse", "--out", "f")
     assert code == 0
     assert "judged by the held-out samples in run/softmax/seed-0/features.parquet" in err
     assert "softmax:inverse" in out
     assert "recall of each class" in out
     assert "Guaranteed, of the mean training loss" in out
     assert out.strip().endswith("report: f/report.html")
-    code, out, _ = _run(capsys, "report", "f")
+    code, out, _ = run_command(capsys, "report", "f")
     assert (code, out.strip()) == (0, "report: f/report.html")
 
 
 def test_configuration_file_and_options_together(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("losses: [softmax]\nseeds: 1\nepochs: 50\nlearning_rates: [0.1]\n")
     out = str(tmp_path / "run")
-    code, _, err = _run(capsys, "compare", "--config", str(tmp_path / "c.yaml"), "--epochs", "1", "--out", out)
+    code, _, err = run_command(
+        capsys, "compare", "--config", str(tmp_path / "c.yaml"), "--epochs", "1", "--out", out
+    )
     assert code == 0, err
     assert "epochs: 1\n" in (tmp_path / "run" / "config.yaml").read_text()
 
@@ -132,7 +125,7 @@ def test_configuration_file_and_options_together(capsys, tmp_path):
 )
 def test_bad_options_get_one_sentence_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message):
     monkeypatch.chdir(tmp_path)
-    code, out, err = _run(capsys, *arguments)
+    code, out, err = run_command(capsys, *arguments)
     assert (code, out) == (2, "")
     assert err.startswith("steelyard: ")
     assert message in err
@@ -144,13 +137,13 @@ def test_read_only_folder_is_one_sentence(capsys, tmp_path, monkeypatch):
         raise PermissionError(13, "Permission denied", str(tmp_path / "out"))
 
     monkeypatch.setattr("pathlib.Path.mkdir", refuse)
-    code, _, err = _run(capsys, *SMALL, "--out", str(tmp_path / "out"))
+    code, _, err = run_command(capsys, *SMALL, "--out", str(tmp_path / "out"))
     assert code == 1
     assert err == f"steelyard: {tmp_path / 'out'}: Permission denied; finished results are kept\n"
 
 
 def test_divergence_is_one_sentence(capsys, tmp_path):
-    code, _, err = _run(capsys, *SMALL[:-1], "1e9", "--out", str(tmp_path / "out"))
+    code, _, err = run_command(capsys, *SMALL[:-1], "1e9", "--out", str(tmp_path / "out"))
     assert code == 1
     assert "steelyard: softmax, seed 0: the loss became" in err.splitlines()[-1]
 
@@ -160,15 +153,15 @@ def test_out_of_memory_says_what_to_lower(capsys, tmp_path, monkeypatch):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
     monkeypatch.setattr("steelyard.experiments.job.fit", refuse)
-    code, _, err = _run(capsys, *SMALL, "--out", str(tmp_path / "out"))
+    code, _, err = run_command(capsys, *SMALL, "--out", str(tmp_path / "out"))
     assert code == 1
     assert "out of memory; lower --batch-size" in err
 
 
 def test_help_version_and_losses(capsys):
-    assert _run(capsys, "--version")[1] == f"steelyard, version {steelyard.__version__}\n"
-    assert "--imbalance" in _run(capsys, "compare", "--help")[1]
-    assert _run(capsys, "losses")[1].split() == steelyard.list_losses()
+    assert run_command(capsys, "--version")[1] == f"steelyard, version {steelyard.__version__}\n"
+    assert "--imbalance" in run_command(capsys, "compare", "--help")[1]
+    assert run_command(capsys, "losses")[1].split() == steelyard.list_losses()
 
 
 @pytest.mark.slow

@@ -17,8 +17,8 @@ from steelyard.losses import create_loss
 from steelyard.notation import parse_weights
 from steelyard.report import write_audit_page
 from steelyard.weights.adjustments import logit_adjustment
+from tests.helpers import NASTY
 from tests.report.browser import check_page
-from tests.report.test_page import NASTY
 
 
 def _samples(classes=5, rows=400):

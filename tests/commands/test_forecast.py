@@ -12,8 +12,8 @@ import torch
 from steelyard.commands.forecast import forecast_file
 from steelyard.forecasting import forecast
 from steelyard.report import write_forecast_page
+from tests.helpers import NASTY
 from tests.report.browser import check_page
-from tests.report.test_page import NASTY
 
 
 def _samples(classes, rows, seed):

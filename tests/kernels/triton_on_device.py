@@ -19,8 +19,7 @@ from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
 from steelyard.kernels.lgl_inr.triton import lgl_inr_gradient, lgl_inr_statistics, lgl_inr_triton_columns
 from steelyard.losses import lgl_inr_linear, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss
-from tests.helpers import batch, value_and_grad
-from tests.losses.test_linear import head, run, unfused
+from tests.helpers import assert_at_most, assert_zero, batch, head_parts, run_head, unfused, value_and_grad
 from tests.oracles import ORACLES, lgl_inr
 
 INTERPRETED = os.environ.get("TRITON_INTERPRET") == "1"
@@ -66,7 +65,7 @@ def check(logits, target, upstream=None, **options):
     loss, grad = value_and_grad(columns, leaf, target.to(DEVICE), upstream.to(DEVICE), **there)
     assert loss.dtype == torch.float32
     assert grad.dtype == logits.dtype
-    assert (grad[~counted.to(DEVICE)] == 0).all()
+    assert_zero(grad[~counted.to(DEVICE)])
     found = distances((loss, grad[counted.to(DEVICE)]), exact)
     allowed = distances((plain[0], plain[1][counted]), exact)
     few = 5e-7 * (2 + abs(options.get("beta", 1.0)))
@@ -106,8 +105,8 @@ def test_one_class_only(classes):
 def test_nothing_counts():
     logits = torch.full((4, 20), torch.nan, device=DEVICE)
     loss, grad = value_and_grad(columns, logits, torch.full((4,), -100, device=DEVICE), torch.ones(20).to(DEVICE))
-    assert (loss == 0).all()
-    assert (grad == 0).all()
+    assert_zero(loss)
+    assert_zero(grad)
 
 
 @pytest.mark.parametrize("detach_weights", [False, True])
@@ -123,9 +122,9 @@ def test_infinite_logits_on_the_right_side_cost_nothing():
     """Class 0 has several rows, class 1 one; +inf in their own columns, -inf in the others, are weightless."""
     logits = torch.tensor([[torch.inf, -torch.inf, 0.5], [torch.inf, -torch.inf, 1], [-torch.inf, torch.inf, -1]])
     loss, grad = value_and_grad(columns, logits.to(DEVICE), torch.tensor([0, 0, 1]).to(DEVICE), 1.0)
-    assert (loss[:2] == 0).all()
+    assert_zero(loss[:2])
     assert loss[2] > 0
-    assert (grad[:, :2] == 0).all()
+    assert_zero(grad[:, :2])
     assert (grad[:, 2] != 0).all()
 
 
@@ -150,8 +149,8 @@ def test_every_logit_keeps_its_relative_accuracy(target):
     s = z[0].double() * sign
     bound = 3.5e-7 + 1.2e-7 * s.abs()  # exp is one of base 2 with scaled argument
     softplus = torch.where(s < 0, s.clamp(max=0).exp().log1p(), s + (-s.clamp(min=0)).exp().log1p())
-    assert ((loss.double().cpu() / softplus - 1).abs() <= bound).all()
-    assert ((grad[0].double().cpu() * sign / torch.sigmoid(s) - 1).abs() <= bound).all()
+    assert_at_most((loss.double().cpu() / softplus - 1).abs(), bound)
+    assert_at_most((grad[0].double().cpu() * sign / torch.sigmoid(s) - 1).abs(), bound)
 
 
 @pytest.mark.parametrize("layout", ["transposed", "rows apart", "columns apart", "one row for all"])
@@ -408,17 +407,17 @@ def check_head(parts, target, name="lgl-inr", chunk_size=None, upstream=1.7, **o
     wide = {k: v.double() if isinstance(v, torch.Tensor) else v for k, v in options.items()}
     doubles = [None if p is None else p.double() for p in parts]
     doubles[0] = doubles[0][counted]
-    exact = run(unfused(name, ORACLES[name]), doubles, target[counted], upstream, **wide)
+    exact = run_head(unfused(name, ORACLES[name]), doubles, target[counted], upstream, **wide)
     clean = [parts[0].masked_fill(~counted[:, None], 0.0), *parts[1:]]
-    plain = run(unfused(name), clean, target, upstream, **options)
+    plain = run_head(unfused(name), clean, target, upstream, **options)
 
     there = [None if p is None else p.to(DEVICE) for p in parts]
     function = {"lgl-inr": lgl_inr_linear, "logistic": logistic_linear}[name]
     with as_on_a_gpu() as counts:
-        found = run(function, there, target.to(DEVICE), upstream, chunk_size=chunk_size, **on_device(options))
+        found = run_head(function, there, target.to(DEVICE), upstream, chunk_size=chunk_size, **on_device(options))
     assert found[0].dtype == torch.float32
     assert [g.dtype for g in found[1] if g is not None] == [p.dtype for p in parts if p is not None]
-    assert (found[1][0][~counted] == 0).all()
+    assert_zero(found[1][0][~counted])
     found[1][0], plain[1][0] = found[1][0][counted.to(DEVICE)], plain[1][0][counted]
     roundings = torch.finfo(parts[1].dtype).eps + 5e-7 * (2 + abs(options.get("beta", 1.0)))
     for ours, theirs, true in zip(
@@ -435,7 +434,9 @@ def check_head(parts, target, name="lgl-inr", chunk_size=None, upstream=1.7, **o
 @pytest.mark.parametrize("beta", [0.0, 1.0, 30.0])
 @pytest.mark.parametrize("detach_weights", [False, True])
 def test_head_at_any_beta(beta, detach_weights, dtype):
-    *parts, target = head(20, 8, 37, dtype)  # a class with several rows and absent ones; the last chunk is ragged
+    *parts, target = head_parts(
+        20, 8, 37, dtype
+    )  # a class with several rows and absent ones; the last chunk is ragged
     assert target.bincount(minlength=37).max() > 1
     assert (target.bincount(minlength=37) == 0).any()
     counts = check_head(parts, target, chunk_size=16, beta=beta, detach_weights=detach_weights)
@@ -446,7 +447,7 @@ def test_head_at_any_beta(beta, detach_weights, dtype):
 @pytest.mark.parametrize("dtype", FLOATS)
 @pytest.mark.parametrize("chunk_size", [5, 7, 16, 40, None])
 def test_head_in_any_chunks_with_weights_and_ignored_rows(chunk_size, dtype):
-    *parts, target = head(20, 8, 40, dtype)
+    *parts, target = head_parts(20, 8, 40, dtype)
     target[3] = 2
     parts[0][target == 2] = torch.nan
     weights = {"pos_weight": torch.linspace(0.2, 3, 40), "output_weights": torch.linspace(2, 0.1, 40)}
@@ -456,18 +457,20 @@ def test_head_in_any_chunks_with_weights_and_ignored_rows(chunk_size, dtype):
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_head_of_few_classes_without_bias(dtype):
-    x, weight, _, target = head(64, 8, 5, dtype)
+    x, weight, _, target = head_parts(64, 8, 5, dtype)
     assert check_head((x, weight, None), target, chunk_size=2, reduction="sum")["chunks"] % 3 == 0
 
 
 def test_losses_of_columns_and_upstream_gradients():
-    *parts, target = head(20, 8, 37, torch.float32)
+    *parts, target = head_parts(20, 8, 37, torch.float32)
     there = [p.to(DEVICE) for p in parts]
     upstream = torch.linspace(-1, 2, 37)
     options = {"reduction": "none", "beta": 2.0}
-    exact = run(unfused("lgl-inr", lgl_inr), [p.double() for p in parts], target, upstream.double(), **options)
+    exact = run_head(
+        unfused("lgl-inr", lgl_inr), [p.double() for p in parts], target, upstream.double(), **options
+    )
     with as_on_a_gpu() as counts:
-        found = run(lgl_inr_linear, there, target.to(DEVICE), upstream.to(DEVICE), chunk_size=9, **options)
+        found = run_head(lgl_inr_linear, there, target.to(DEVICE), upstream.to(DEVICE), chunk_size=9, **options)
     for ours, true in zip([found[0], *found[1]], [exact[0], *exact[1]], strict=True):
         torch.testing.assert_close(ours.double().cpu(), true, rtol=1e-5, atol=1e-6)
     assert counts["chunks"] == 10  # for the losses, and again for the gradients
@@ -477,7 +480,7 @@ def test_losses_of_columns_and_upstream_gradients():
 @pytest.mark.parametrize("cuts", [(0, 37), (0, 1, 20, 37)])
 def test_shards_of_a_head_make_up_the_whole(cuts, dtype):
     """As each process of a column group calls the operator: its own columns, everybody's labels and pos_weight."""
-    x, weight, bias, target = (p.to(DEVICE) for p in head(20, 8, 37, dtype))
+    x, weight, bias, target = (p.to(DEVICE) for p in head_parts(20, 8, 37, dtype))
     factor, pos_weight = torch.linspace(1, 2, 37, device=DEVICE), torch.linspace(3, 0, 37, device=DEVICE)
     doubles = [p.cpu().double() for p in (x, weight, bias)]
     options = {
@@ -485,7 +488,7 @@ def test_shards_of_a_head_make_up_the_whole(cuts, dtype):
         "output_weights": factor.cpu().double(),
         "reduction": "none",
     }
-    exact = run(unfused("lgl-inr", lgl_inr), doubles, target.cpu(), 1.0, **options)
+    exact = run_head(unfused("lgl-inr", lgl_inr), doubles, target.cpu(), 1.0, **options)
     shards = []
     with as_on_a_gpu() as counts:
         for first, last in itertools.pairwise(cuts):
@@ -504,22 +507,22 @@ def test_shards_of_a_head_make_up_the_whole(cuts, dtype):
 @pytest.mark.parametrize("function", [lgl_inr_linear, logistic_linear])
 def test_products_of_half_precision_accumulate_in_float32(function):
     """bfloat16 takes part in all of them; float16 in that of the logits, whose gradients it may not hold."""
-    *parts, target = head(20, 8, 37, torch.bfloat16)
+    *parts, target = head_parts(20, 8, 37, torch.bfloat16)
     with as_on_a_gpu():
-        run(function, parts, target, chunk_size=16)
+        run_head(function, parts, target, chunk_size=16)
     assert products == [(torch.bfloat16, torch.float32)] * 2 * 3  # logits, and the gradient of the input
-    *parts, target = head(20, 8, 37, torch.float16)
+    *parts, target = head_parts(20, 8, 37, torch.float16)
     with as_on_a_gpu():
-        run(function, parts, target, chunk_size=16)
+        run_head(function, parts, target, chunk_size=16)
     assert products == [(torch.float16, torch.float32)] * 2 * 3  # logits, forward and again backward
     with as_on_a_gpu():
-        run(function, [parts[0].float(), *parts[1:]], target)
+        run_head(function, [parts[0].float(), *parts[1:]], target)
     assert products == []
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
 def test_logistic_head(dtype):
-    *parts, target = head(20, 8, 37, dtype)
+    *parts, target = head_parts(20, 8, 37, dtype)
     parts[0][3] = torch.nan
     target[3] = -100
     weights = {"pos_weight": torch.linspace(0.2, 3, 37), "output_weights": torch.linspace(2, 0.1, 37)}
@@ -527,14 +530,14 @@ def test_logistic_head(dtype):
 
 
 def test_float16_gradients_of_a_head_see_the_loss_scale():
-    *parts, target = head(8, 4, 3000, torch.float16)
+    *parts, target = head_parts(8, 4, 3000, torch.float16)
     parts[2] -= 12
     scale = 2.0**16
-    exact = run(lgl_inr_linear, [p.double() for p in parts], target, scale)
+    exact = run_head(lgl_inr_linear, [p.double() for p in parts], target, scale)
     assert (exact[1][1] / scale).abs().median() < 2.0**-25  # all but lost in float16
     there = [p.to(DEVICE) for p in parts]
     with as_on_a_gpu():
-        found = run(lgl_inr_linear, there, target.to(DEVICE), scale, chunk_size=1000)
+        found = run_head(lgl_inr_linear, there, target.to(DEVICE), scale, chunk_size=1000)
     for ours, true in zip(found[1][1:], exact[1][1:], strict=True):
         torch.testing.assert_close(ours.double().cpu(), true, rtol=2e-3, atol=2e-3 * true.abs().median().item())
 
@@ -575,7 +578,7 @@ def launched(monkeypatch):
 @pytest.mark.skipif(not INTERPRETED, reason="looks into operators, whose kernels a GPU runs")
 @pytest.mark.parametrize(("rows", "classes"), [(6, 40), (40, 6), (1200, 6)])
 def test_operators_read_nothing(rows, classes, monkeypatch):
-    x, weight, bias, target = head(rows, 4, classes, torch.bfloat16)
+    x, weight, bias, target = head_parts(rows, 4, classes, torch.bfloat16)
     target[2] = -100
     logits, ones = x.float() @ weight.float().t(), torch.ones(classes)
     launched(monkeypatch)  # nowhere, as the interpreter reads all
@@ -593,7 +596,7 @@ def test_operators_read_nothing(rows, classes, monkeypatch):
 @pytest.mark.skipif(not INTERPRETED, reason="looks into operators, whose kernels a GPU runs")
 def test_a_further_chunk_takes_eight_launches(monkeypatch):
     """Three of them kernels of ours: where chunks are many, launches are what a GPU waits for."""
-    x, weight, bias, target = head(6, 4, 40, torch.bfloat16)
+    x, weight, bias, target = head_parts(6, 4, 40, torch.bfloat16)
     names = launched(monkeypatch)
     seen = []
     for width in (20, 14):  # two chunks, and three
@@ -611,7 +614,7 @@ def test_a_further_chunk_takes_eight_launches(monkeypatch):
 def steps(dtype=torch.float32):
     """Forward and backward of the loss of logits and of both heads, on tensors whose data may change."""
     for rows, classes in ((64, 300), (300, 64)):
-        x, weight, bias, target = (p.to(DEVICE) for p in head(rows, 32, classes, dtype))
+        x, weight, bias, target = (p.to(DEVICE) for p in head_parts(rows, 32, classes, dtype))
         target[5] = -100
         pos_weight = torch.rand(classes, device=DEVICE)
         logits = (x.float() @ weight.float().t()).to(dtype).requires_grad_()

@@ -13,12 +13,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.nn import functional as F
 
-from steelyard import TrainingSetup, class_weights, log_posterior
+from steelyard import TrainingSetup, audit, class_weights, log_posterior
 from steelyard.balance import GradientLedger, implied_weights, law, mean_confusion
 from steelyard.experiments import CompareConfig
 from steelyard.forecasting import fit_head
 from steelyard.notation import parse_loss
-from tests.helpers import CASES, batch, value_and_grad, weights_of
+from tests.helpers import CASES, assert_at_most, assert_zero, batch, value_and_grad, weights_of
 from tests.oracles import ORACLES
 
 pytestmark = pytest.mark.parametrize("name", list(CASES))
@@ -55,7 +55,7 @@ def test_float32_is_near_the_oracle(name, rows, classes, scale):
         allowed += 1e-7  # torch's cross-entropy takes p - 1 for the label, which cancels where p is near 1
     if CASES[name].separable_over == "columns":
         allowed += 1e-6 * torch.sigmoid(logits.double())  # p (1 + c (1 - p)) may cancel; p sets the scale
-    assert ((grad.double() - expected_grad).abs() <= allowed).all()
+    assert_at_most((grad.double() - expected_grad).abs(), allowed)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -159,7 +159,7 @@ def test_ignoring_equals_dropping(name, ignore_index, reduction):
     loss, grad = value_and_grad(CASES[name].function, logits, target, ignore_index=ignore_index, **options)
     torch.testing.assert_close(loss, expected, rtol=1e-13, atol=0)
     torch.testing.assert_close(grad[~ignored], expected_grad, rtol=1e-12, atol=1e-16)
-    assert (grad[ignored] == 0).all()
+    assert_zero(grad[ignored])
 
 
 @pytest.mark.parametrize("rows", [0, 6])
@@ -180,7 +180,7 @@ def test_all_weights_zero_is_zero(name):
     zeros = {option: w * 0 for option, w in weights_of(name, 5).items()}
     loss, grad = value_and_grad(CASES[name].function, logits, target, **zeros)
     assert loss == 0
-    assert (grad == 0).all()
+    assert_zero(grad)
 
 
 @pytest.mark.parametrize(("rows", "classes"), [(1, 1), (6, 1), (1, 2), (6, 4)])
@@ -588,8 +588,10 @@ def test_module_weights_stay_out_of_checkpoints_and_take_sequences(name):
         bad, rule = (torch.inf, "finite") if option == "logit_adjustment" else (-1.0, "finite and not negative")
         with pytest.raises(ValueError, match=f"{option} must be {rule}, got {bad} at position 0"):
             CASES[name].module(**{option: [bad, 2.0, 3.0]})
-        with pytest.raises(ValueError, match=f"{option} must have one value per class"):
+        with pytest.raises(TypeError, match=f"{option} must hold numbers, got a value of type list"):
             CASES[name].module(**{option: [[1.0]]})
+        with pytest.raises(ValueError, match=rf"{option} must have shape \(K,\), got \(1, 1\)"):
+            CASES[name].module(**{option: torch.ones(1, 1)})
 
 
 # Memory --------------------------------------------------------------------------------------------------
@@ -735,6 +737,26 @@ def test_posterior_is_that_of_the_data(name):
     torch.testing.assert_close(log_posterior(table, setup, prior, **options).exp(), expected, rtol=0, atol=1e-6)
     naive = torch.softmax(table if CASES[name].link == "softmax" else F.logsigmoid(table), 1)
     assert (naive - truth).abs().max() > 0.05, "nothing would have had to be undone"
+
+
+def test_audit_finds_no_fault(name):
+    logits, target, setup = _polished(name)
+    report = audit(logits, target, setup)
+    assert report.faults == ()
+    if CASES[name].separable_over == "rows":
+        assert "weights_acted" in [finding.code for finding in report.findings]
+        ratio = report.implied_over_stated
+        torch.testing.assert_close(ratio, torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0)
+
+
+def test_audit_finds_weights_that_were_never_applied(name):
+    if CASES[name].separable_over != "rows":
+        pytest.skip("has no class weights")
+    logits, target, _ = _polished(name)
+    other = TrainingSetup(
+        CASES[name].module(class_weights=(CLASS_WEIGHTS * torch.tensor([9.0, 1, 1, 1 / 9])).tolist())
+    )
+    assert audit(logits, target, other).faults != ()
 
 
 def test_the_command_line_knows_it(name):

@@ -12,9 +12,8 @@ from steelyard.experiments.metrics import METRICS
 from steelyard.report import write_report
 from steelyard.report.figures import Series, balance_figure, confusion_figure, recall_figure
 from steelyard.report.style import Classes, shown
+from tests.helpers import NASTY
 from tests.report.browser import check_page
-
-NASTY = ["<script>alert(1)</script>", "\"'&", "$x^2$", "\x1b[31mred\x07", "🦉 owl", "שלום", "x" * 300, "a_b", "", "line\nbreak"]  # fmt: skip
 
 
 def make_run(folder, names, *, seeds=2, losses=("softmax", "softmax:inverse", "lgl-inr"), few=True):
