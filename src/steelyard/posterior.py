@@ -287,8 +287,8 @@ def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None)
 def _until_settled(p: Tensor, omega: Tensor) -> Tensor:
     """Return log r, (N, K), with odds_j = r_j / sum of omega[k, j] r_k.
 
-    For each row r is the Perron vector of a matrix that is not negative, reached by r <- p (r + r omega), whose positive
-    diagonal keeps it from swinging.
+    For each row r is the Perron vector of a matrix that is not negative, reached by r <- p (r + r omega), whose
+    positive diagonal keeps it from swinging.
     """
     r = p / p.sum(1, keepdim=True)
     for _ in range(_MOST_STEPS):
