@@ -46,7 +46,8 @@ class Case:
     @property
     def vectors(self):
         """Options of one value per class."""
-        return [key for key, one in self.loss.options.items() if one.kind == "vector"]
+        options = self.loss.options.items()
+        return [key for key, one in options if one.kind == "vector" and one.link in (None, self.link)]
 
     @property
     def weights(self):

@@ -7,6 +7,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steelyard._common.checks import Vector, check_number, check_vector, compute_dtype, values_readable
+from steelyard._common.text import listed
 from steelyard.balance.readings import as_rows
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses.lgl_inr import omega_of
@@ -92,6 +93,11 @@ def log_posterior(
         raise ValueError(f"loss {setup.reading.name} is a function of the whole batch, so it has no posterior")
     if setup.zero is not None:
         raise ValueError(f"{setup.zero} must be positive to be undone, got 0")
+    if kind == "multi-hot" and setup.parts:
+        raise ValueError(
+            f"setup must weigh no classes for multi-hot targets, whose samples have no one class, "
+            f"got {listed(list(setup.parts))}"
+        )
     if mean_confusion is not None and setup.in_negative is None:
         raise ValueError(f"mean_confusion belongs to LGL-INR, got it with {setup.reading.name}")
     z = as_rows(flat).to(compute_dtype(logits)) / check_number("temperature", temperature, low=1e-6)
@@ -148,28 +154,41 @@ def _scores(setup: TrainingSetup, z: Tensor, log_w: Tensor, mean_confusion: Tens
     if closed == "lgl-inr":
         return _in_negative(setup, z, mean_confusion)
     if closed == "focal":
-        return _focal(torch.log_softmax(z, 1), setup.reading.gamma) - log_w
+        return _focal(z, setup.reading.gamma) - log_w
     if closed == "torch softmax" and setup.class_weights is not None:
         own = setup.class_weights.log().to(z)
         return _log_of(torch.softmax(z - own, 1) - epsilon / size) + own - log_w
     return (z if epsilon == 0 else _log_of(torch.softmax(z, 1) - epsilon / size)) - log_w
 
 
-def _focal(log_p: Tensor, gamma: float) -> Tensor:
-    """Return the log of p / c(p): g(z, k) = c(p_k) (p - e_k), c(p) = (1 - p)^(gamma - 1) (1 - p - gamma p log
-    p)."""
-    miss = (-torch.expm1(log_p)).clamp(min=torch.finfo(log_p.dtype).tiny)
-    return log_p - (gamma - 1) * miss.log() - (miss - gamma * log_p.exp() * log_p).log()
+def _focal(z: Tensor, gamma: float) -> Tensor:
+    """Return the log of p / c(p), where g(z, k) = c(p_k) (p - e_k) and
+    c(p) = (1 - p)^gamma (1 - gamma p log(p) / (1 - p))."""
+    log_p, tiny = torch.log_softmax(z, 1), torch.finfo(z.dtype).tiny
+    top = z.argmax(1, keepdim=True)
+    # 1 - p of the largest from the others, as p itself may round to 1.
+    rest = torch.logsumexp(z.scatter(1, top, -torch.inf), 1, keepdim=True) - torch.logsumexp(z, 1, keepdim=True)
+    p = log_p.exp()
+    log_miss = torch.log1p(-p.scatter(1, top, 0.0)).scatter(1, top, rest).clamp(min=-1e30)
+    miss = log_miss.exp().clamp(min=tiny)
+    sure = -torch.log1p(-miss.clamp(max=0.5)) / miss
+    ratio = torch.where(miss < 0.5, sure, -log_p.clamp(min=-1e30) / miss)  # -log(p) / (1 - p)
+    return log_p - gamma * log_miss - torch.log1p(gamma * p * ratio)
 
 
 def _sigmoid_focal(z: Tensor, gamma: float) -> Tensor:
-    """Return the log of g0 / -g1, with g0 = p^gamma (p - gamma (1 - p) log(1 - p)) and g1 the same of -z,
-    negative."""
+    """Return the log of g0 / -g1, where g0 = p^(gamma + 1) (1 - gamma (1 - p) log(1 - p) / p) and -g1 is the same
+    of -z."""
     if gamma == 0:
         return z
-    log_p, log_q = F.logsigmoid(z), F.logsigmoid(-z)
-    p, q = log_p.exp(), log_q.exp()
-    return gamma * z + (p - gamma * q * log_q).log() - (q - gamma * p * log_p).log()
+    tiny = torch.finfo(z.dtype).tiny
+
+    def rest(z: Tensor) -> Tensor:
+        p, log_q = torch.sigmoid(z), F.logsigmoid(-z).clamp(min=-1e30)
+        ratio = torch.where(p > tiny, -log_q / p.clamp(min=tiny), 1.0)
+        return torch.log1p(gamma * torch.sigmoid(-z) * ratio)
+
+    return (gamma + 1) * z + rest(z) - rest(-z)
 
 
 def _log_of(q: Tensor) -> Tensor:
@@ -203,7 +222,9 @@ def _any_loss(setup: TrainingSetup, z: Tensor) -> Tensor:
     """Return the log of q w by differentiation, (N, K)."""
     _refuse_export(setup)
     rows, size = z.double(), z.shape[1]
-    if not values_readable(z, None):
+    if values_readable(z, None):
+        _refuse_kinks(setup, size)
+    else:
         return _null_vector(_class_gradients(setup, rows)).to(z)
     parts = torch.split(rows, max(1, _MOST_NUMBERS // size**2))
     return torch.cat([_null_vector(_class_gradients(setup, part)) for part in parts]).to(z)
@@ -213,6 +234,18 @@ def _refuse_export(setup: TrainingSetup) -> None:
     if torch.compiler.is_exporting():
         raise RuntimeError(
             f"loss {setup.reading.name} has no closed posterior here, and torch.export cannot trace its gradient"
+        )
+
+
+def _refuse_kinks(setup: TrainingSetup, size: int) -> None:
+    """Refuse a loss of straight pieces, whose optimum is at a kink for a whole range of posteriors."""
+    here = torch.linspace(-0.3, 0.4, size, dtype=torch.float64)
+    moved = here + 1e-3 * torch.arange(1, size + 1, dtype=torch.float64).sin()
+    G = _class_gradients(setup, torch.stack([here, moved]))
+    if bool(torch.allclose(G[0], G[1], rtol=0, atol=1e-12)):
+        raise ValueError(
+            f"loss {setup.reading.name} has no posterior: its gradient does not change with the logits, "
+            "so they do not say how probable a class is"
         )
 
 

@@ -143,10 +143,15 @@ def read_batch(logits: Tensor, target: Tensor, setup: TrainingSetup, sample_weig
 
 
 def _dense_batch(rows: Tensor, target: Tensor, weights: Tensor, setup: TrainingSetup, kind: Targets) -> Batch:
-    kept = target != setup.reading.ignore_index
+    shares = setup.reading.link == "softmax"  # rows are distributions, of which nothing can be left out
+    kept = torch.ones_like(target, dtype=torch.bool) if shares else target != setup.reading.ignore_index
     target = target.masked_fill(~kept, 0.0)
     if bool((~((target > -1e-6) & (target < 1 + 1e-6))).any()):
         raise ValueError("target must lie in [0, 1] where it has a column for each class, got other numbers")
+    off = (target.sum(1) - 1).abs() > 1e-3
+    if shares and setup.reading.mixes and bool(off.any()):  # as the loss itself
+        row = int(off.nonzero()[0])
+        raise ValueError(f"soft target rows must sum to 1, got {float(target[row].sum()):g} in row {row}")
     soft = kind == "labels" or bool(((target != 0) & (target != 1)).any())
     effect = setup.class_effect
     if effect is not None and kind == "labels" and setup.reading.mixes:

@@ -112,7 +112,7 @@ def _ours(loss: Loss) -> Reading:
     """One of our modules; the one place that knows their options."""
     held: dict[str, Tensor | float] = {
         name: value
-        for name in ("class_weights", "pos_weight", "logit_adjustment", "label_smoothing")
+        for name in ("class_weights", "pos_weight", "output_weights", "logit_adjustment", "label_smoothing")
         if (value := getattr(loss, name, None)) is not None and not (isinstance(value, float) and value == 0)
     }
     closed: Closed | None = None
@@ -182,7 +182,17 @@ def _binary_cross_entropy(loss: nn.BCEWithLogitsLoss) -> Reading:
     if weight is not None and (weight.dim() > 1 or bool((weight <= 0).any())):
         raise ValueError("loss must have one positive weight for each output, got " + str(tuple(weight.shape)))
 
+    if weight is not None:
+        held["output_weights"] = weight.reshape(-1)
+
     def per_sample(logits: Tensor, target: Tensor) -> Tensor:
+        outputs = logits.shape[1]
+        for name in ("pos_weight", "output_weights"):
+            values = held.get(name)
+            if isinstance(values, Tensor) and len(values) not in (1, outputs):
+                raise ValueError(f"{name} must have {outputs} values, one an output, got {len(values)}")
+        if target.dim() == 1 and outputs > 1:
+            target = F.one_hot(target, outputs)
         u = None if loss.pos_weight is None else held["pos_weight"].to(logits)  # type: ignore[union-attr]
         w = None if weight is None else weight.to(logits)
         rows = target.to(logits).reshape(logits.shape)
@@ -224,5 +234,12 @@ def eager_gradient(loss: PerSample, logits: Tensor, target: Tensor) -> Tensor:
     """Return the (M, K) gradient of the sum of per-sample losses in the logits, wherever it is called."""
     with torch.inference_mode(False), torch.enable_grad():
         z = logits.detach().clone().requires_grad_()
-        (gradient,) = torch.autograd.grad(loss(z, target.clone()).sum(), z)
+        value = loss(z, target.clone()).sum()
+        gradient = None
+        if value.requires_grad:
+            (gradient,) = torch.autograd.grad(value, z, allow_unused=True)
+    if gradient is None:
+        raise ValueError(
+            "loss must depend on the logits and be differentiable in them, got one without a gradient"
+        )
     return gradient

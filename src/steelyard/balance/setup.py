@@ -36,17 +36,18 @@ class TrainingSetup:
     Args:
         loss: a name as :func:`~steelyard.create_loss` takes it, a loss module of this package,
             ``torch.nn.CrossEntropyLoss``, ``torch.nn.BCEWithLogitsLoss``, or any function of logits (N, K) and
-            target that gives the loss of each sample, (N,). A function of one output is given logits (N,). Weights
-            that a function holds inside are part of its gradient and cannot be read off.
+            target that gives the loss of each sample, (N,). A function of one output is given logits (N,) and a
+            target of 0 and 1 in their dtype, as torch's binary losses take it. Weights that a function holds
+            inside are part of its gradient and cannot be read off.
         class_weights: (K,) weight of the samples of each class, not negative; (2,) for one binary output. Default:
             what the loss holds, else all 1.
         pos_weight: (K,) further weight of each output's positives. Default: what the loss holds, else all 1.
         sampler_weights: (K,) how often the sampler drew a sample of each class, up to a factor. Default: as often
             as any.
         logit_adjustment: (K,) added to the logits in training only. Default: what the loss holds, else none.
-        logit_shift: (K,) added to the logits after training, such as a correction, so the logits that are shown
-            contain it. It acts like the class weights :math:`e^{t_k}` under the softmax loss, and is refused with
-            any other. Default: none.
+        logit_shift: (K,), or (1,) for one output: added to the logits after training, such as a correction, so the
+            logits that are shown contain it. It acts like the class weights :math:`e^{t_k}` under the softmax
+            loss, and is refused with any other. Default: none.
         label_smoothing: of a loss given by name, or as the loss object holds it. Default: what it holds, else 0.
         batch_size: samples of a mini-batch, which LGL-INR balances one by one. Default: all samples at once.
         class_counts: (K,) training samples of each class, before any sampler. Default: not known.
@@ -146,6 +147,13 @@ class TrainingSetup:
             )
         targets = reading.targets if targets is None else targets
         check_choice("targets", targets, get_args(Targets))
+        if targets != "labels" and (reading.link == "softmax" or reading.in_negative is not None):
+            raise ValueError(f"targets of {reading.name} must be labels, one a sample, got {targets!r}")
+        if reading.in_negative is not None and vectors["class_weights"] is not None:
+            raise ValueError(f"class_weights must be None for {reading.name}, which has none")
+        shift = vectors["logit_shift"]
+        if targets == "binary" and shift is not None and len(shift) == 1:  # of the only logit: class 1 against 0
+            vectors["logit_shift"] = torch.cat([torch.zeros_like(shift), shift])
         names = None if class_names is None else tuple(class_names)
         for key, value in (
             *vectors.items(),
@@ -257,7 +265,10 @@ class TrainingSetup:
         if not reading.foreign:
             return reading.per_sample(logits, target)
         binary = logits.shape[1] == 1
-        values = reading.per_sample(logits[:, 0] if binary else logits, target)
+        if binary:
+            values = reading.per_sample(logits[:, 0], target.to(logits).reshape(-1))
+        else:
+            values = reading.per_sample(logits, target)
         return one_value_each(values, len(logits), reading.name)
 
     @property

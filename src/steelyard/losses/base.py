@@ -245,6 +245,8 @@ class Loss(nn.Module):
                     f"it takes {', '.join(options)}"
                 )
             options[key] = cls.options[key].check(key, value)
+        for key, value in options.items():
+            cls.options[key].check_link(key, value, options.get("link", cls.link))
         return options
 
     @classmethod
@@ -362,6 +364,7 @@ class Loss(nn.Module):
                 continue
             two = one.per == "class" and outputs == 1 and link == "logistic"
             value = options[key]
+            one.check_link(key, value, link)
             if value is not None:
                 value = check_values(
                     key,
@@ -382,6 +385,7 @@ class Loss(nn.Module):
                 continue
             if ours not in self.options:
                 raise ValueError(f"a checkpoint's {prefix}{theirs} has no place in {self.name}")
+            self.options[ours].check_link(ours, found, self.link)
             mine = getattr(self, ours)
             if mine is None:
                 self.register_buffer(ours, buffer_of(ours, found, 0.0), persistent=False)
@@ -454,11 +458,12 @@ def _mixed(targets: Targets, class_weights: Tensor | None, smoothing: float, lin
         if smoothing:
             T = (1 - smoothing) * T + smoothing / T.shape[1] * T.sum(1, keepdim=True)
         return targets._replace(dense=T)
-    if smoothing:
-        T = (1 - smoothing) * T + smoothing / 2
     others = 1 - T
-    if class_weights is not None:
+    if class_weights is not None:  # before smoothing: a sample's weight multiplies its whole loss
         T, others = T * class_weights[1], others * class_weights[0]
+    if smoothing:
+        half = smoothing / 2
+        T, others = (1 - half) * T + half * others, (1 - half) * others + half * T
     if targets.ignored is not None:
         T, others = T.masked_fill(targets.ignored, 0.0), others.masked_fill(targets.ignored, 0.0)
     return targets._replace(dense=T, others=others)

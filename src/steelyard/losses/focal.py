@@ -20,6 +20,8 @@ def softmax_focal(z: Tensor, target: Targets, gamma: float) -> Tensor:
     log_p = torch.log_softmax(z, 1)
     if target.labels is not None and not target.smoothing:  # of the label alone
         return of(target.dot(log_p))
+    if target.dense is not None:  # what counts for nothing may be a logit of minus infinity
+        log_p = log_p.masked_fill(target.dense == 0, 0.0)
     return target.dot(of(log_p))
 
 

@@ -28,6 +28,7 @@ class Option:
         per: ``"output"`` or ``"class"``: what a vector has one value for. They differ for one binary output, which
             has two classes.
         of: ``"module"`` or ``"function"`` where the other does not have it.
+        link: the only link under which the formula has it; None for any.
     """
 
     default: Any
@@ -38,6 +39,12 @@ class Option:
     choices: tuple[str, ...] = ()
     per: Literal["output", "class"] = "output"
     of: Literal["both", "module", "function"] = "both"
+    link: Link | None = None
+
+    def check_link(self, name: str, value: Any, link: Link) -> None:
+        """Refuse a value that the formula would not see under this link."""
+        if value is not None and self.link not in (None, link):
+            raise ValueError(f"{name} must be None under link={link!r}: it belongs to link={self.link!r}")
 
     def check(self, name: str, value: Any) -> Any:
         """Return the value, or refuse it in one sentence; vectors are checked where their length is known."""
@@ -57,8 +64,12 @@ def option(default: Any, doc: str, **more: Any) -> Any:
     return Option(default, doc, **more)
 
 
-POS_WEIGHT: Any = Option(None, "(K,) further weight of each output's positives.", kind="vector", low=0)
-OUTPUT_WEIGHTS: Any = Option(None, "(K,) weight of each output's whole loss.", kind="vector", low=0)
+POS_WEIGHT: Any = Option(
+    None, "(K,) further weight of each output's positives.", kind="vector", low=0, link="logistic"
+)
+OUTPUT_WEIGHTS: Any = Option(
+    None, "(K,) weight of each output's whole loss.", kind="vector", low=0, link="logistic"
+)
 
 
 def buffer_of(name: str, value: Vector | None, low: float) -> Tensor | None:

@@ -15,7 +15,7 @@ _NONE = torch.iinfo(torch.int64).min  # the ignored are taken care of: no label 
 def softmax(z: Tensor, target: Targets) -> Tensor:
     r"""Return the cross-entropies :math:`-\sum_j T_{ij} \log \mathrm{softmax}(z_i)_j`, (M,) of (M, K) logits."""
     if target.dense is not None:
-        return F.cross_entropy(z, target.dense, reduction="none")
+        return -target.dot(torch.log_softmax(z, 1))
     assert target.labels is not None
     return F.cross_entropy(
         z, target.labels, ignore_index=_NONE, reduction="none", label_smoothing=target.smoothing
@@ -38,7 +38,8 @@ class SoftmaxLoss(Loss):
     heavy classes.
 
     A soft target (N, K), whose rows sum to 1, is a mixture of samples of each class, as mixup makes them:
-    :math:`\sum_k T_{ik} w_k \ell(z_i, k)`. A class of target 0 adds nothing.
+    :math:`\sum_k T_{ik} w_k \ell(z_i, k)`. A class of target 0 adds nothing, whatever its logit. Its weight in the
+    mean is :math:`\sum_k T_{ik} w_k`; torch's mean of soft targets ignores weights, as ``normalization="count"``.
 
     Args:
         class_weights, logit_adjustment: (K,); tensor or sequence. Default: none.

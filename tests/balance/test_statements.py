@@ -1,0 +1,114 @@
+"""What is stated of a training is used, or refused: nothing falls under the table."""
+
+import pytest
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from steelyard import TrainingSetup, log_posterior
+from steelyard.balance import law
+from steelyard.forecasting.head import fit_head
+from steelyard.losses import create_loss
+
+Z = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+Y = torch.tensor([0, 1, 2, 1, 1, 0])
+
+
+@pytest.mark.parametrize("loss", ["logistic", nn.BCEWithLogitsLoss()])
+def test_one_logit_takes_one_shift(loss):
+    logits = torch.tensor([0.0, 2.0])
+    for shift in ([1.5], [0.0, 1.5]):
+        setup = TrainingSetup(loss, targets="binary", logit_shift=shift)
+        torch.testing.assert_close(log_posterior(logits, setup), logits - 1.5)
+
+
+@pytest.mark.parametrize("option", ["class_weights", "sampler_weights"])
+def test_the_posterior_of_multi_hot_outputs_refuses_weights_of_classes(option):
+    setup = TrainingSetup("logistic", targets="multi-hot", **{option: [1.0, 5.0, 2.0]})
+    with pytest.raises(ValueError, match="setup must weigh no classes for multi-hot targets"):
+        log_posterior(Z, setup)
+
+
+@pytest.mark.parametrize("loss", ["softmax", nn.CrossEntropyLoss(), "focal", "lgl-inr"])
+@pytest.mark.parametrize("targets", ["multi-hot", "binary"])
+def test_outputs_that_do_not_stand_for_themselves_have_labels_only(loss, targets):
+    with pytest.raises(ValueError, match=r"targets of .* must be labels"):
+        TrainingSetup(loss, targets=targets)
+
+
+def test_lgl_inr_has_no_class_weights():
+    with pytest.raises(ValueError, match="class_weights must be None for lgl-inr"):
+        TrainingSetup("lgl-inr", class_weights=[1.0, 2.0, 3.0])
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [([1.0, 1.0, 0.0], "soft target rows must sum to 1, got 2 in row 0"), ([-100.0] * 3, r"lie in \[0, 1\]")],
+)
+def test_the_law_refuses_soft_targets_that_the_loss_refuses(row, message):
+    target = torch.tensor([row] * 6, dtype=torch.float64)
+    with pytest.raises(ValueError, match=message):
+        law(Z, target, TrainingSetup("softmax"))
+
+
+@pytest.mark.parametrize(
+    "loss",
+    [create_loss("logistic", output_weights=[1.0, 5.0, 0.2]), nn.BCEWithLogitsLoss(torch.tensor([1.0, 5.0, 0.2]))],
+)
+def test_a_refitted_head_knows_the_weights_of_outputs(loss):
+    head = fit_head(Z, Y, loss=loss, weight_decay=0.1)
+    W, b = head.weight.clone().requires_grad_(), head.bias
+    own = F.one_hot(Y, 3).double()
+    each = F.binary_cross_entropy_with_logits(Z @ W.T + b, own, reduction="none")
+    ((each @ torch.tensor([1.0, 5.0, 0.2], dtype=torch.float64)).mean() + 0.05 * W.square().sum()).backward()
+    torch.testing.assert_close(W.grad, torch.zeros_like(W), rtol=0, atol=1e-6)
+
+
+def test_torchs_binary_loss_of_class_labels_is_one_vs_all():
+    u = torch.tensor([1.0, 3.0, 0.5])
+    theirs = TrainingSetup(nn.BCEWithLogitsLoss(pos_weight=u), targets="labels")
+    ours = TrainingSetup("logistic", pos_weight=u)
+    torch.testing.assert_close(law(Z, Y, theirs).residual, law(Z, Y, ours).residual)
+    head = [fit_head(Z, Y, loss=setup, weight_decay=0.1).weight for setup in (theirs, ours)]
+    torch.testing.assert_close(*head, rtol=0, atol=1e-6)
+
+
+def test_torchs_binary_loss_of_another_size_is_refused():
+    with pytest.raises(ValueError, match="output_weights must have 3 values, one an output, got 5"):
+        law(Z, torch.ones(6, 3), TrainingSetup(nn.BCEWithLogitsLoss(torch.ones(5))))
+
+
+def test_a_function_of_one_output_gets_the_target_that_torchs_losses_take():
+    def loss(z, y):
+        return F.binary_cross_entropy_with_logits(z, y, reduction="none")
+
+    balance = law(Z[:, 0], Y > 0, TrainingSetup(loss, targets="binary"))
+    torch.testing.assert_close(balance.residual, law(Z[:, 0], Y > 0, TrainingSetup("logistic")).residual)
+
+
+@pytest.mark.parametrize("loss", [lambda z, y: torch.zeros(len(z)), lambda z, y: z.detach()[:, 0]])
+def test_a_function_without_a_gradient_is_refused(loss):
+    with pytest.raises(ValueError, match="loss must depend on the logits and be differentiable in them"):
+        law(Z, Y, TrainingSetup(loss))
+
+
+@pytest.mark.parametrize(
+    "loss", [nn.MultiMarginLoss(reduction="none"), lambda z, y: -z.gather(1, y[:, None])[:, 0]]
+)
+def test_a_loss_of_straight_pieces_has_no_posterior(loss):
+    with pytest.raises(ValueError, match="has no posterior: its gradient does not change with the logits"):
+        log_posterior(Z, TrainingSetup(loss))
+
+
+@pytest.mark.parametrize(("name", "gamma"), [("focal", 0.3), ("focal", 2.0), ("sigmoid-focal", 2.0)])
+def test_the_posterior_of_sure_float32_logits_is_that_of_float64(name, gamma):
+    logits = torch.tensor([[20.0, 0.0, 0.0], [0.0, 30.0, 29.0], [-110.0, 3.0, 1.0]])
+    setup = TrainingSetup(name, options={"gamma": gamma})
+    torch.testing.assert_close(log_posterior(logits, setup), log_posterior(logits.double(), setup).float())
+
+
+def test_the_focal_posterior_of_masked_logits_is_0():
+    logits = torch.tensor([[0.0, 1.0, -torch.inf]])
+    found = log_posterior(logits, TrainingSetup("focal")).exp()
+    torch.testing.assert_close(found[:, :2], log_posterior(logits[:, :2], TrainingSetup("focal")).exp())
+    assert found[0, 2] == 0

@@ -1,0 +1,63 @@
+"""Targets, weights and smoothing together: what one of them does must not change what another means."""
+
+import pytest
+import torch
+from torch import nn
+
+from steelyard.losses import create_loss
+from steelyard.losses.focal import focal_loss
+
+Z = torch.tensor([0.5, -1.0, 2.0, 0.0], dtype=torch.float64)
+Y = torch.tensor([0, 1, 1, 0])
+
+
+@pytest.mark.parametrize("name", ["logistic", "sigmoid-focal"])
+@pytest.mark.parametrize("target", [Y, Y.double()])
+def test_class_weights_of_one_output_multiply_the_whole_smoothed_loss(name, target):
+    weights = torch.tensor([1.0, 9.0], dtype=torch.float64)
+    loss = create_loss(name, class_weights=weights, label_smoothing=0.2, reduction="none")
+    plain = create_loss(name, label_smoothing=0.2, reduction="none")
+    torch.testing.assert_close(loss(Z, target), weights[Y] * plain(Z, target))
+
+
+@pytest.mark.parametrize("option", ["pos_weight", "output_weights"])
+def test_softmax_focal_refuses_weights_of_outputs(option):
+    message = f"{option} must be None under link='softmax'"
+    values = torch.tensor([1.0, 2.0])
+    with pytest.raises(ValueError, match=message):
+        create_loss("focal", **{option: values})
+    with pytest.raises(ValueError, match=message):
+        focal_loss(torch.zeros(1, 2), torch.tensor([1]), **{option: values})
+    late = create_loss("focal")
+    setattr(late, option, values)
+    with pytest.raises(ValueError, match=message):
+        late(torch.zeros(1, 2), torch.tensor([1]))
+
+
+def test_softmax_focal_refuses_a_checkpoint_of_positive_weights():
+    owner = nn.ModuleDict({"loss": create_loss("focal")})
+    with pytest.raises(ValueError, match="pos_weight must be None under link='softmax'"):
+        owner.load_state_dict({"loss.pos_weight": torch.ones(3)})
+
+
+@pytest.mark.parametrize("name", ["softmax", "focal"])
+def test_a_class_of_target_0_adds_nothing_even_with_a_logit_of_minus_infinity(name):
+    loss = create_loss(name)
+    logits = torch.tensor([[0.0, 1.0, -torch.inf]], requires_grad=True)
+    value = loss(logits, torch.tensor([[0.25, 0.75, 0.0]]))
+    (gradient,) = torch.autograd.grad(value, logits)
+    expected = 0.25 * loss(logits, torch.tensor([0])) + 0.75 * loss(logits, torch.tensor([1]))
+    torch.testing.assert_close(value, expected)
+    assert torch.isfinite(gradient).all()
+    assert gradient[0, 2] == 0
+
+
+@pytest.mark.parametrize("counts", [[10**9, 1], [10**9, 10**5, 1]])
+@pytest.mark.parametrize("options", [{"link": "logistic"}, {"gamma": 0.3}, {}])
+def test_first_bias_of_focal_loss_balances_the_rarest_class_too(counts, options):
+    loss = create_loss("focal", **options).double()
+    size, n = len(counts), torch.tensor(counts, dtype=torch.float64)
+    bias = loss.first_bias(counts).double()
+    rows = bias.expand(size, size).clone().requires_grad_()
+    (gradient,) = torch.autograd.grad((n * loss.per_sample(rows, torch.arange(size))).sum(), rows)
+    assert (gradient.sum(0).abs() <= 1e-3 * gradient.abs().sum(0)).all()
