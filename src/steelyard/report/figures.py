@@ -84,7 +84,7 @@ def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> 
 
 
 def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, *, title: str) -> str:
-    """Mean confusion of each loss, rows the true class; square-root colour scale, alike for all.
+    """Mean confusion of each loss, rows the true class; square-root colour scale, the same for all.
 
     Of more than 100 classes the 50 with the largest mean probability given to others are shown.
     """
