@@ -2,7 +2,7 @@
 
 from steelyard.auditing import audit, audit_model
 from steelyard.balance.setup import TrainingSetup
-from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
+from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.posterior import log_posterior
 from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
 from steelyard.weights.class_weights import class_weights
@@ -12,6 +12,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "DeferredReweighting",
+    "FocalLoss",
     "LGLINRLoss",
     "LogisticLoss",
     "SoftmaxLoss",

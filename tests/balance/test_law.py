@@ -208,3 +208,13 @@ def _same_share(one, other):
     """Equal but for the unit, which counts the weights of samples and not those of positives."""
     torch.testing.assert_close(one.relative_residual, other.relative_residual, rtol=0, atol=1e-12)
     assert one.pull_up.shape == (1,)
+
+
+def test_targets_may_be_arrays_and_sequences():
+    logits, target = (
+        torch.randn(6, 3, generator=torch.Generator().manual_seed(0)),
+        torch.tensor([0, 1, 2, 0, 1, -100]),
+    )
+    expected = law(logits, target, TrainingSetup("focal"))
+    for other in (target.numpy(), target.tolist()):
+        assert torch.equal(law(logits, other, TrainingSetup("focal")).pull_up, expected.pull_up)

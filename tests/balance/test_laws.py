@@ -250,3 +250,13 @@ def test_feature_law_refuses(change, message):
     } | change
     with pytest.raises(ValueError, match=message):
         feature_law(**given)
+
+
+def test_feature_law_leaves_out_what_is_ignored():
+    generator = torch.Generator().manual_seed(0)
+    logits, features = torch.randn(30, 3, generator=generator), torch.randn(30, 2, generator=generator)
+    target = torch.randint(3, (30,), generator=generator)
+    kept = torch.arange(30) % 4 != 0
+    law = feature_law(logits, target.masked_fill(~kept, -100), features, link="softmax")
+    expected = feature_law(logits[kept], target[kept], features[kept], link="softmax")
+    torch.testing.assert_close(law.residual, expected.residual)

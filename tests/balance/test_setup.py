@@ -169,3 +169,14 @@ def test_focal_loss_is_not_taken_for_the_loss_that_it_is_made_of():
     ):
         TrainingSetup("focal", logit_shift=[0.0, 1.0])
     assert TrainingSetup("focal", options={"link": "logistic", "gamma": 0.0}).reading.plain == "logistic"
+
+
+def test_options_of_a_name_may_be_keywords():
+    assert TrainingSetup("focal", gamma=5.0).options == {"gamma": 5.0}
+    assert TrainingSetup("focal", gamma=5.0).reading.gamma == 5.0
+    with pytest.raises(
+        TypeError, match=r"loss 'softmax' has no option 'class_weight' .did you mean 'class_weights'"
+    ):
+        TrainingSetup("softmax", class_weight=[1.0, 2.0])
+    with pytest.raises(TypeError, match="options belong to a loss given by name, got gamma with a loss object"):
+        TrainingSetup(torch.nn.CrossEntropyLoss(), gamma=2.0)

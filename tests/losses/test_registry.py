@@ -27,6 +27,10 @@ def test_unknown_name_gets_the_nearest():
         ValueError, match=r"unknown loss 'sofmax' .did you mean 'softmax'[?].; choose from focal, lgl"
     ):
         steelyard.create_loss("sofmax")
+    with pytest.raises(ValueError, match=r"unknown loss 'balanced-sofmax' .did you mean 'balanced-softmax'"):
+        steelyard.create_loss("balanced-sofmax")
+    with pytest.raises(TypeError, match=r"SoftmaxLoss takes its options by name, such as class_weights=..."):
+        steelyard.SoftmaxLoss(torch.ones(3))
     with pytest.raises(TypeError, match="name must be a string, got int"):
         steelyard.create_loss(3)
 

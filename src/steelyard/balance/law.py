@@ -11,11 +11,13 @@ from steelyard.balance.laws import Balance, lgl_inr_law
 from steelyard.balance.means import logistic_statistics, mean_confusion
 from steelyard.balance.readings import Targets, as_rows, eager_gradient
 from steelyard.balance.setup import TrainingSetup
-from steelyard.targets import check_logits, check_target
+from steelyard.targets import TargetLike, as_tensor, check_logits, check_target
 from steelyard.weights.adjustments import batch_presence
 
 
-def law(logits: Tensor, target: Tensor, setup: TrainingSetup, *, sample_weight: Vector | None = None) -> Balance:
+def law(
+    logits: Tensor, target: TargetLike, setup: TrainingSetup, *, sample_weight: Vector | None = None
+) -> Balance:
     r"""Return pull and push of each output at these logits, under the loss that training minimised.
 
     With :math:`g(z, k) = \partial \ell(z, k) / \partial z`, :math:`w` the setup's class effect and :math:`s` the
@@ -103,7 +105,7 @@ class Batch:
     soft: bool = False
 
 
-def read_batch(logits: Tensor, target: Tensor, setup: TrainingSetup, sample_weight: Vector | None) -> Batch:
+def read_batch(logits: Tensor, target: TargetLike, setup: TrainingSetup, sample_weight: Vector | None) -> Batch:
     """Check a batch and leave out what is ignored.
 
     Raises:
@@ -111,8 +113,7 @@ def read_batch(logits: Tensor, target: Tensor, setup: TrainingSetup, sample_weig
     """
     flat = logits[:, None] if isinstance(logits, Tensor) and logits.dim() == 1 else logits
     check_logits(flat)
-    if not isinstance(target, Tensor):
-        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
+    target = as_tensor(target, flat.device)
     outputs, ignore = flat.shape[1], setup.reading.ignore_index
     if setup.size is not None and max(outputs, 2) != setup.size:
         raise ValueError(f"logits must have the {setup.size} columns of the setup, got {outputs}")
@@ -204,9 +205,10 @@ def _check_alone(setup: TrainingSetup, batch: Batch) -> None:
         )
 
 
-def _in_negative_law(logits: Tensor, target: Tensor, setup: TrainingSetup) -> Balance:
+def _in_negative_law(logits: Tensor, target: TargetLike, setup: TrainingSetup) -> Balance:
     inner = setup.in_negative
     assert inner is not None
+    target = as_tensor(target, logits.device)
     z = logits if setup.logit_adjustment is None else logits + _column(setup.logit_adjustment, logits)
     P, counts = mean_confusion(z, target, link="logistic", ignore_index=setup.reading.ignore_index)
     presence = setup.presence

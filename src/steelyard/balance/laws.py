@@ -317,14 +317,15 @@ def feature_law(
     if logits.dim() != 2:
         raise ValueError(f"logits must have shape (N, K), got {tuple(logits.shape)}")
     rows, size = logits.shape
-    check_target(logits, target, num_labels=size, ignore_index=-1, validate=True)
+    check_target(logits, target, num_labels=size, ignore_index=-100, validate=True)
     check_choice("link", link, ("softmax", "logistic"))
     if features.dim() != 2 or len(features) != rows:
         raise ValueError(f"features must have shape ({rows}, D), got {tuple(features.shape)}")
     decay = check_number("weight_decay", weight_decay, low=0)
     if pos_weight is not None and link == "softmax":
         raise ValueError('pos_weight belongs to link "logistic", got it with "softmax"')
-    z, h = logits.detach().double(), features.detach().double()
+    counted = target != -100
+    z, h, target = logits.detach()[counted].double(), features.detach()[counted].double(), target[counted]
     own = torch.nn.functional.one_hot(target.long(), size).bool()
     w = torch.ones(size) if class_weights is None else check_vector("class_weights", class_weights, size, low=0)
     a = w.to(z).gather(0, target.long())

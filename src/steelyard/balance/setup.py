@@ -52,7 +52,8 @@ class TrainingSetup:
         batch_size: samples of a mini-batch, which LGL-INR balances one by one. Default: all samples at once.
         class_counts: (K,) training samples of each class, before any sampler. Default: not known.
         class_names: K names. Default: not known.
-        options: further options of a loss given by name, such as ``{"gamma": 2.0}``.
+        options: further options of a loss given by name, such as ``{"gamma": 2.0}``; keywords do the same:
+            ``TrainingSetup("focal", gamma=2.0)``.
         targets: ``"labels"``, ``"multi-hot"`` for K independent outputs, ``"binary"`` for one output. Default:
             what the loss usually takes; one output is binary in any case.
 
@@ -112,7 +113,9 @@ class TrainingSetup:
         class_names: Sequence[str] | None = None,
         options: Mapping[str, object] | None = None,
         targets: Targets | None = None,
+        **more: object,
     ) -> None:
+        options = {**(options or {}), **more}
         vectors = {
             "class_weights": _vector("class_weights", class_weights, low=0),
             "pos_weight": _vector("pos_weight", pos_weight, low=0),
@@ -132,7 +135,7 @@ class TrainingSetup:
             stated |= {} if vectors["pos_weight"] is None else {"pos_weight": vectors["pos_weight"]}
             stated |= {"label_smoothing": label_smoothing} if label_smoothing else {}
             stated |= {} if vectors["class_counts"] is None else {"class_counts": vectors["class_counts"]}
-        reading = read_loss(loss, options or {}, stated)
+        reading = read_loss(loss, options, stated)
         adjusted_outside = vectors["logit_adjustment"] is not None and "logit_adjustment" not in reading.held
         for name in ("class_weights", "pos_weight", "logit_adjustment"):
             vectors[name] = _agreed(name, vectors[name], held_vector(reading, name))
@@ -161,7 +164,7 @@ class TrainingSetup:
             ("label_smoothing", smoothing),
             ("batch_size", batch_size),
             ("class_names", names),
-            ("options", dict(options or {})),
+            ("options", options),
             ("targets", targets),
             ("reading", reading),
             ("parts", _parts(vectors)),

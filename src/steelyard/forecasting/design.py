@@ -83,7 +83,7 @@ def design_weights(
     if logits.dim() != 2 or logits.shape[1] < 2 or len(logits) == 0:
         raise ValueError(f"logits must have shape (N, K) with N >= 1 and K >= 2, got {tuple(logits.shape)}")
     size = logits.shape[1]
-    check_target(logits, target, num_labels=size, ignore_index=-1, validate=True)
+    check_target(logits, target, num_labels=size, ignore_index=-100, validate=True)
     z, y = logits.detach().cpu().double(), target.detach().cpu().long()
     z, y = z[y >= 0], y[y >= 0]
     if not bool(torch.isfinite(z).all()):

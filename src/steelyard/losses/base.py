@@ -137,8 +137,10 @@ class Loss(nn.Module):
             else:
                 setattr(cls, key, value.default)
 
-    def __init__(self, **given: Any) -> None:
+    def __init__(self, *nameless: Any, **given: Any) -> None:
         super().__init__()
+        if nameless:
+            raise TypeError(f"{type(self).__name__} takes its options by name, such as {self.torch_weight}=...")
         for key, value in self.complete(given, of="module").items():
             if self.options[key].kind == "vector":
                 # Not persistent: a checkpoint of a model that owns its loss loads whatever the weights are now.

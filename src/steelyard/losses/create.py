@@ -58,6 +58,9 @@ def create_loss(
     """
     preset = PRESETS.get(name.replace("_", "-")) if isinstance(name, str) else None
     if preset is None:
+        if isinstance(name, str) and name.replace("_", "-") not in LOSSES:
+            names = list_losses()
+            raise ValueError(f"unknown loss {name!r}{nearest(name, names)}; choose from {', '.join(names)}")
         loss, made = find_loss(name), {}
     else:
         loss, made = find_loss(preset.loss), dict(preset.options)

@@ -158,8 +158,8 @@ class LGLINRLoss(Loss):
     )
     num_classes: int | None = option(None, "K, for running statistics.", of="module")
 
-    def __init__(self, **given: Any) -> None:
-        super().__init__(**given)
+    def __init__(self, *nameless: Any, **given: Any) -> None:
+        super().__init__(*nameless, **given)
         if self.process_group is not None:
             check_group(self.process_group)
         if self.beta != "auto":

@@ -52,7 +52,7 @@ class Series:
 
 
 def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> str:
-    """Recall of each class under each loss, classes from frequent to rare, with intervals over seeds.
+    """Return the recall of each class under each loss as an SVG, classes from frequent to rare, with intervals.
 
     Many classes are dots without intervals, with a line through the means of twenty groups by rank.
     """
@@ -84,7 +84,7 @@ def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> 
 
 
 def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, *, title: str) -> str:
-    """Mean confusion of each loss, rows the true class; square-root colour scale, the same for all.
+    """Return the mean confusion of each loss as an SVG, rows the true class; one square-root colour scale.
 
     Of more than 100 classes the 50 with the largest mean probability given to others are shown.
     """
@@ -142,7 +142,7 @@ def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, 
 
 
 def curves_figure(losses: Sequence[tuple[str, Array, Array]], *, title: str) -> str:
-    """Learning curves: validation balanced accuracy, and each loss's own training loss, by epoch.
+    """Return learning curves as an SVG: validation balanced accuracy, and each loss's own training loss, by epoch.
 
     Args:
         losses: label, (seeds, epochs) balanced accuracy, (seeds, epochs) training loss.
@@ -180,7 +180,7 @@ def curves_figure(losses: Sequence[tuple[str, Array, Array]], *, title: str) -> 
 
 
 def balance_figure(laws: Sequence[tuple[str, Array, Array]], classes: Classes, *, title: str) -> str:
-    """Pull up against push down of each class under each loss, and beneath it the relative residual.
+    """Return an SVG of pull against push of each class under each loss, and beneath it the relative residual.
 
     Args:
         laws: label, (K,) pull up, (K,) push down.
@@ -226,7 +226,7 @@ def balance_figure(laws: Sequence[tuple[str, Array, Array]], classes: Classes, *
 
 
 def misfit_figure(hypotheses: Sequence[tuple[str, float, float | None]], *, title: str) -> str:
-    """How badly each hypothesis fits, from 0 (its law holds) to 1; the first is the stated one.
+    """Return an SVG of how badly each hypothesis fits, from 0 (its law holds) to 1; the first is the stated one.
 
     Args:
         hypotheses: text, misfit, standard error or None.
@@ -254,7 +254,7 @@ def misfit_figure(hypotheses: Sequence[tuple[str, float, float | None]], *, titl
 def weights_figure(
     values: Array, log_error: Array | None, classes: Classes, *, label: str, reference: bool, title: str
 ) -> str:
-    """A positive number for each class on a logarithmic axis, with 95% intervals, classes from frequent to rare.
+    """Return an SVG of a positive number for each class, logarithmic, with 95% intervals, classes by frequency.
 
     Args:
         values: (K,), NaN where not known.
@@ -294,7 +294,7 @@ def weights_figure(
 
 
 def trades_figure(trades: Sequence[tuple[str, str, float, float]], *, title: str) -> str:
-    """What pairs of classes give each other, in percent of all that is misplaced; what comes back to the left.
+    """Return an SVG of what pairs of classes give each other, in percent; what comes back to the left.
 
     Args:
         trades: first class, second class, what the first gives the second, what it gets back.
@@ -330,7 +330,7 @@ def points_figure(
     title: str,
     ticks: Sequence[str] | None = None,
 ) -> str:
-    """Points of several series.
+    """Return an SVG of the points of several series.
 
     Args:
         series: label and (n, 2) points each.
