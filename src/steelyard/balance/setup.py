@@ -291,6 +291,12 @@ class TrainingSetup:
                 raise ValueError(f"{name} must have {size} values, as many as the others, got {len(values)}")
 
 
+def link_of(setup: TrainingSetup, size: int) -> Link:
+    """The link of a loss of this many classes; of a function it is read off its gradient."""
+    known = setup.reading.link
+    return structure(setup, torch.linspace(-1, 1, size, dtype=torch.float64)) if known is None else known
+
+
 def structure(setup: TrainingSetup, logits: Tensor) -> Link:
     """Which structure the gradient of a loss of class labels has at logits (K,).
 
@@ -312,6 +318,20 @@ def structure(setup: TrainingSetup, logits: Tensor) -> Link:
         f"loss {setup.reading.name} has no posterior: the gradients of its classes are independent, and its "
         "outputs do not stand for themselves"
     )
+
+
+def check_alone(setup: TrainingSetup, logits: Tensor, target: Tensor) -> None:
+    """Refuse a function whose value for a sample depends on the others."""
+    if not setup.reading.foreign or len(logits) < 2:
+        return
+    with torch.no_grad():
+        together = setup.per_sample(logits[:2], target[:2])[:1]
+        alone = setup.per_sample(logits[:1], target[:1])
+    if not torch.allclose(together, alone, rtol=1e-6, atol=1e-9, equal_nan=True):
+        raise ValueError(
+            f"loss {setup.reading.name} must be a sum over samples, "
+            "but its value for a sample depends on the others"
+        )
 
 
 def gradient_of_classes(setup: TrainingSetup, logits: Tensor) -> Tensor:
