@@ -172,3 +172,32 @@ def test_the_posterior_refuses_a_function_of_the_whole_batch():
 def test_a_refitted_head_refuses_samples_that_the_loss_ignores():
     with pytest.raises(ValueError, match="target must hold no label that the loss ignores, got 0"):
         fit_head(Z, Y, loss=nn.CrossEntropyLoss(ignore_index=0), weight_decay=0.1)
+
+
+def test_a_sampler_says_which_batches_of_lgl_inr_have_a_class():
+    counts, size = torch.tensor([900.0, 90.0, 10.0]), 8
+    even = TrainingSetup("lgl-inr", class_counts=counts, sampler_weights=1 / counts, batch_size=size)
+    torch.testing.assert_close(even.presence, torch.full((3,), 1 - (2 / 3) ** size, dtype=torch.float64))
+    drawn = torch.multinomial(
+        torch.ones(20_000, 3), size, replacement=True, generator=torch.Generator().manual_seed(0)
+    )
+    seen = torch.stack([(drawn == k).any(1).double().mean() for k in range(3)])
+    torch.testing.assert_close(even.presence, seen, rtol=0, atol=0.01)
+    plain = TrainingSetup("lgl-inr", class_counts=counts, batch_size=size)
+    assert not torch.allclose(law(Z, Y, even).push_down, law(Z, Y, plain).push_down)
+
+
+def test_a_function_without_a_name_is_the_given_loss():
+    assert TrainingSetup(lambda z, y: z.sum(1)).text == "given loss, no weights"
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (nn.CrossEntropyLoss(torch.tensor([-1.0, 1.0])), "class_weights"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([-1.0, 1.0])), "pos_weight"),
+    ],
+)
+def test_negative_weights_that_torchs_losses_hold_are_refused(loss, name):
+    with pytest.raises(ValueError, match=f"{name} must be finite and not negative, got -1.0 at position 0"):
+        TrainingSetup(loss)

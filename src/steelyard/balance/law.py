@@ -12,7 +12,6 @@ from steelyard.balance.means import logistic_statistics, mean_confusion
 from steelyard.balance.readings import Targets, as_rows, eager_gradient
 from steelyard.balance.setup import TrainingSetup, check_alone
 from steelyard.targets import check_logits, check_target
-from steelyard.weights.adjustments import batch_presence
 
 
 def law(logits: Tensor, target: Tensor, setup: TrainingSetup, *, sample_weight: Vector | None = None) -> Balance:
@@ -197,9 +196,7 @@ def _in_negative_law(logits: Tensor, target: Tensor, setup: TrainingSetup) -> Ba
     assert inner is not None
     z = logits if setup.logit_adjustment is None else logits + _column(setup.logit_adjustment, logits)
     P, counts = mean_confusion(z, target, link="logistic", ignore_index=setup.reading.ignore_index)
-    presence = setup.presence
-    if presence is None and setup.batch_size is not None:
-        presence = batch_presence(counts, setup.batch_size)
+    presence = setup.presence_of(counts) if setup.presence is None else setup.presence
     statistics = None
     if not inner.detached:
         statistics = logistic_statistics(z, target, ignore_index=setup.reading.ignore_index)

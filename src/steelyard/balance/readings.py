@@ -4,6 +4,7 @@ One function for each origin: our modules, torch's, and any other callable. What
 `setup`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -211,7 +212,8 @@ def _binary_cross_entropy(loss: nn.BCEWithLogitsLoss) -> Reading:
 def held_vector(reading: Reading, name: str) -> Tensor | None:
     """The vector that a loss holds under this name, float64 on the CPU, or None."""
     value = reading.held.get(name)
-    return None if value is None else check_vector(name, value)  # type: ignore[arg-type]
+    low = -math.inf if name == "logit_adjustment" else 0.0
+    return None if value is None else check_vector(name, value, low=low)  # type: ignore[arg-type]
 
 
 def one_value_each(values: object, rows: int, name: str) -> Tensor:

@@ -178,7 +178,7 @@ class TrainingSetup:
         counts = vectors["class_counts"]
         object.__setattr__(self, "empty", counts is not None and bool((counts == 0).any()))
         known = batch_size is not None and counts is not None and reading.in_negative is not None
-        object.__setattr__(self, "presence", batch_presence(counts, batch_size) if known else None)  # type: ignore[arg-type]
+        object.__setattr__(self, "presence", self.presence_of(counts) if known else None)  # type: ignore[arg-type]
         if vectors["logit_shift"] is not None and not self._shift_is_weight:
             raise ValueError(
                 f"logit_shift acts like class weights under the softmax loss only, got it with {reading.name}: "
@@ -230,7 +230,8 @@ class TrainingSetup:
             batches = "" if self.batch_size is None else f" in batches of {self.batch_size}"
             strength = inner.beta if isinstance(inner.beta, str) else f"{inner.beta:g}"
             return f"LGL-INR loss of beta {strength}{batches}"
-        name = {"logistic": "one-vs-all logistic", "cross-entropy": "softmax"}.get(self.reading.name)
+        known = {"logistic": "one-vs-all logistic", "cross-entropy": "softmax", "the function": "given"}
+        name = known.get(self.reading.name)
         if self.reading.plain == "logistic" and self.targets == "binary":
             name = "binary logistic"
         used = list(self.parts) + ([] if self.pos_weight is None else ["positive weights"])
@@ -241,6 +242,18 @@ class TrainingSetup:
     def kind(self, outputs: int) -> Targets:
         """The targets of logits with so many columns: one output is binary in any case."""
         return "binary" if outputs == 1 else self.targets
+
+    def presence_of(self, class_counts: Tensor) -> Tensor | None:
+        """Return the share of the mini-batches that have each class, (K,), or None for one batch of all samples.
+
+        A sampler draws with replacement, in proportion to counts times its weights.
+        """
+        if self.batch_size is None:
+            return None
+        if self.sampler_weights is None:
+            return batch_presence(class_counts, self.batch_size)
+        drawn = class_counts.double() * self.sampler_weights.to(class_counts.device)
+        return -torch.expm1(self.batch_size * torch.log1p(-drawn / drawn.sum()))
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """The loss of each sample as trained, without class weights, sampler and shift.
