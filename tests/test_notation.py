@@ -114,3 +114,11 @@ def test_a_setup_from_text_holds_what_the_loss_holds():
     assert inner.presence[2] == pytest.approx(0.1)
     balanced = TrainingSetup("balanced-softmax", class_counts=counts)
     torch.testing.assert_close(balanced.logit_adjustment.exp(), counts.double() / 100)
+
+
+@pytest.mark.parametrize(
+    "text", ["softmax:inverse:power@0.5", "focal:gamma=1:gamma=2", "softmax:inverse:from=1:from=2"]
+)
+def test_what_is_stated_twice_is_refused(text):
+    with pytest.raises(ValueError, match="once, got it 2 times"):
+        parse_loss(text)

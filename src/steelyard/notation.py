@@ -219,6 +219,7 @@ def parse_loss(text: str) -> LossSpec:
     weights = [key for key, one in entry.options.items() if one.kind == "vector" and key in _WEIGHTS]
     accepted = [key for key, one in entry.options.items() if one.kind != "vector" and key not in _NOT_TEXT]
     vectors: dict[str, str] = {}
+    stated = [part.partition("=")[0] if "=" in part else "scheme of weights" for part in parts]
     for part in parts:
         key, equals, value = part.partition("=")
         if equals and key == "from":
@@ -249,6 +250,9 @@ def parse_loss(text: str) -> LossSpec:
                 scheme, scheme_options = parse_scheme(part)
             except ValueError as error:
                 raise ValueError(f"loss {label!r}: {error}") from None
+    twice = next((key for key in stated if stated.count(key) > 1), None)
+    if twice is not None:
+        raise ValueError(f"loss {label!r} must state its {twice} once, got it {stated.count(twice)} times")
     if from_epoch and scheme is None:
         raise ValueError(f"from needs a weight scheme that it starts, got loss {label!r}")
     if strengths["presence"] and entry.separable_over != "columns":

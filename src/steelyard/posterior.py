@@ -9,7 +9,7 @@ from torch.nn import functional as F
 from steelyard._common.checks import Vector, check_number, check_vector, compute_dtype, values_readable
 from steelyard._common.text import listed
 from steelyard.balance.readings import as_rows
-from steelyard.balance.setup import TrainingSetup
+from steelyard.balance.setup import TrainingSetup, check_alone
 from steelyard.losses.lgl_inr import omega_of
 from steelyard.targets import check_logits
 
@@ -224,6 +224,7 @@ def _any_loss(setup: TrainingSetup, z: Tensor) -> Tensor:
     rows, size = z.double(), z.shape[1]
     if values_readable(z, None):
         _refuse_kinks(setup, size)
+        check_alone(setup, rows, torch.zeros(len(rows), dtype=torch.long, device=z.device))
     else:
         return _null_vector(_class_gradients(setup, rows)).to(z)
     parts = torch.split(rows, max(1, _MOST_NUMBERS // size**2))

@@ -227,3 +227,12 @@ def test_sigmoid_focal_of_several_labels_is_told_by_its_own_law(power, faults):
     report = audit(logits, target, TrainingSetup(loss(POSITIVE), targets="multi-hot"))
     assert report.faults == faults
     torch.testing.assert_close(report.implied_over_stated, POSITIVE ** (power - 1), rtol=1e-4, atol=0)
+
+
+def test_ignored_rows_are_not_counted():
+    logits, target = torch.randn(50, 3, generator=torch.Generator().manual_seed(0)), torch.arange(50) % 3
+    ignored = torch.where(torch.arange(50) < 10, -100, target)
+    assert audit(logits, ignored, "softmax").numbers.rows == 40
+    logits[12, 0] = torch.nan
+    with pytest.raises(ValueError, match="got 1 of 40 rows with NaN or infinite numbers, the first at row 12"):
+        audit(logits, ignored, "softmax")

@@ -95,3 +95,16 @@ def test_a_model_without_logits_is_refused():
 
     with pytest.raises(TypeError, match="model must give logits, got NoneType"):
         audit_model(Silent(), _batches(*_data()), "softmax")
+
+
+def test_what_is_no_model_or_gives_no_logits_is_refused():
+    loader = [(torch.randn(4, 2), torch.tensor([0, 1, 1, 0]))]
+    with pytest.raises(TypeError, match="model must be a torch module, got function"):
+        audit_model(lambda x: x, loader, "softmax")
+
+    class LossFirst(nn.Module):
+        def forward(self, x):
+            return x.mean(), x
+
+    with pytest.raises(ValueError, match=r"model must give logits of samples, .*got a single number"):
+        audit_model(LossFirst(), loader, "softmax")

@@ -5,10 +5,11 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from steelyard import TrainingSetup, log_posterior
-from steelyard.balance import law
+from steelyard import TrainingSetup, audit, log_posterior
+from steelyard.balance import GradientLedger, implied_pos_weight, law
 from steelyard.forecasting.head import fit_head
 from steelyard.losses import create_loss
+from steelyard.losses.softmax import SoftmaxLoss
 
 Z = torch.randn(6, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 Y = torch.tensor([0, 1, 2, 1, 1, 0])
@@ -112,3 +113,91 @@ def test_the_focal_posterior_of_masked_logits_is_0():
     found = log_posterior(logits, TrainingSetup("focal")).exp()
     torch.testing.assert_close(found[:, :2], log_posterior(logits[:, :2], TrainingSetup("focal")).exp())
     assert found[0, 2] == 0
+
+
+class FocalFromTorch(nn.CrossEntropyLoss):
+    """A formula of its own under the name of torch's class."""
+
+    def forward(self, z, y):
+        return create_loss("focal", reduction="none")(z, y)
+
+
+class SquaredSoftmax(SoftmaxLoss):
+    name = "squared"
+    formula = staticmethod(lambda z, target: (z.softmax(1) - F.one_hot(target.labels, z.shape[1])).square().sum(1))
+
+
+def test_a_subclass_with_a_formula_of_its_own_is_not_read_as_its_base():
+    ours, theirs = TrainingSetup("focal"), TrainingSetup(FocalFromTorch(), class_counts=[1, 1, 1])
+    torch.testing.assert_close(log_posterior(Z, theirs), log_posterior(Z, ours), rtol=0, atol=1e-9)
+    squared = log_posterior(Z, TrainingSetup(SquaredSoftmax()))
+    torch.testing.assert_close(squared, Z.log_softmax(1), rtol=0, atol=1e-9)
+    assert TrainingSetup(SquaredSoftmax()).reading.plain is None
+
+
+def test_the_positives_of_a_softmax_function_have_no_implied_weight():
+    ledger = GradientLedger(TrainingSetup(FocalFromTorch()), 3)
+    ledger.update(Z, Y)
+    with pytest.raises(TypeError, match="ledger must be of outputs that stand for themselves"):
+        implied_pos_weight(ledger)
+
+
+@pytest.mark.parametrize(
+    ("stated", "options"),
+    [
+        ({"pos_weight": [1.0, 2.0]}, {"pos_weight": [1.0, 3.0]}),
+        ({"label_smoothing": 0.1}, {"label_smoothing": 0.2}),
+    ],
+)
+def test_an_option_beside_itself_is_refused(stated, options):
+    with pytest.raises(ValueError, match="must be stated once, got it as an argument and in options"):
+        TrainingSetup("logistic", options=options, **stated)
+
+
+def test_targets_of_one_output_are_not_read_in_another_order():
+    logits, target = torch.randn(4, 1, 5), torch.ones(5, 4)
+    for refuse in (law, audit):
+        with pytest.raises(ValueError, match=r"shape \(4, 5\)|the same length"):
+            refuse(logits, target, TrainingSetup("logistic", targets="binary"))
+    with pytest.raises(ValueError, match=r"target must have shape \(4, 5\) for one output, got \(4, 5, 2\)"):
+        audit(logits, torch.ones(4, 5, 2), "logistic")
+
+
+def test_the_posterior_refuses_a_function_of_the_whole_batch():
+    setup = TrainingSetup(lambda z, y: F.cross_entropy(z - z.mean(0), y, reduction="none"))
+    with pytest.raises(ValueError, match="must be a sum over samples"):
+        log_posterior(Z, setup)
+
+
+def test_a_refitted_head_refuses_samples_that_the_loss_ignores():
+    with pytest.raises(ValueError, match="target must hold no label that the loss ignores, got 0"):
+        fit_head(Z, Y, loss=nn.CrossEntropyLoss(ignore_index=0), weight_decay=0.1)
+
+
+def test_a_sampler_says_which_batches_of_lgl_inr_have_a_class():
+    counts, size = torch.tensor([900.0, 90.0, 10.0]), 8
+    even = TrainingSetup("lgl-inr", class_counts=counts, sampler_weights=1 / counts, batch_size=size)
+    torch.testing.assert_close(even.presence, torch.full((3,), 1 - (2 / 3) ** size, dtype=torch.float64))
+    drawn = torch.multinomial(
+        torch.ones(20_000, 3), size, replacement=True, generator=torch.Generator().manual_seed(0)
+    )
+    seen = torch.stack([(drawn == k).any(1).double().mean() for k in range(3)])
+    torch.testing.assert_close(even.presence, seen, rtol=0, atol=0.01)
+    plain = TrainingSetup("lgl-inr", class_counts=counts, batch_size=size)
+    assert not torch.allclose(law(Z, Y, even).push_down, law(Z, Y, plain).push_down)
+
+
+def test_a_function_without_a_name_is_the_given_loss():
+    assert TrainingSetup(lambda z, y: z.sum(1)).text == "given loss, no weights"
+
+
+@pytest.mark.parametrize(
+    ("loss", "name"),
+    [
+        (nn.CrossEntropyLoss(torch.tensor([-1.0, 1.0])), "class_weights"),
+        (nn.BCEWithLogitsLoss(pos_weight=torch.tensor([-1.0, 1.0])), "pos_weight"),
+    ],
+)
+def test_negative_weights_that_torchs_losses_hold_are_refused(loss, name):
+    with pytest.raises(ValueError, match=f"{name} must be finite and not negative, got -1.0 at position 0"):
+        TrainingSetup(loss)

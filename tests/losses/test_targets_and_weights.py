@@ -61,3 +61,9 @@ def test_first_bias_of_focal_loss_balances_the_rarest_class_too(counts, options)
     rows = bias.expand(size, size).clone().requires_grad_()
     (gradient,) = torch.autograd.grad((n * loss.per_sample(rows, torch.arange(size))).sum(), rows)
     assert (gradient.sum(0).abs() <= 1e-3 * gradient.abs().sum(0)).all()
+
+
+@pytest.mark.parametrize("name", ["logistic", "sigmoid-focal", "lgl-inr"])
+def test_positives_of_no_weight_have_no_first_bias(name):
+    with pytest.raises(ValueError, match="pos_weight must be positive for a first bias, got 0"):
+        create_loss(name, pos_weight=[1.0, 0.0]).first_bias([1, 2])

@@ -37,9 +37,9 @@ class Evidence:
     Attributes:
         metrics: a :class:`MeanConfusion` for each link; of probabilities only for their own. Empty for multi-hot
             targets.
-        rows: how many were given, without those that the label -100 leaves out.
+        rows: how many were given, without those that an ignored label leaves out.
         invalid: how many held NaN or infinite numbers.
-        first_invalid: the first of them, from 0, or None.
+        first_invalid: position of the first of them among all that were given, from 0, or None.
         notes: codes of what a report has to say of how the rows came about.
 
     Raises:
@@ -71,7 +71,7 @@ class Evidence:
             for name in links
         }
         self.ledger = None if stated.closed else GradientLedger(stated.setup, num_classes, folds=folds)
-        self.rows = self.invalid = 0
+        self.rows = self.invalid = self._seen = 0
         self.first_invalid: int | None = None
         self.notes: tuple[str, ...] = ()
         self._like_probabilities = True
@@ -94,9 +94,10 @@ class Evidence:
         bad = ~finite & counted
         if bool(bad.any()):
             if self.first_invalid is None:
-                self.first_invalid = self.rows + int(bad.nonzero()[0])
+                self.first_invalid = self._seen + int(bad.nonzero()[0])
             self.invalid += int(bad.sum())
-        self.rows += len(rows)
+        self._seen += len(rows)
+        self.rows += int(counted.sum())
         rows, labels = rows[finite & counted], labels[finite & counted]
         if len(rows) == 0:
             return
@@ -216,8 +217,10 @@ class Evidence:
             if y.shape != z.shape:
                 raise ValueError(f"target must be multi-hot, of shape {tuple(z.shape)}, got {tuple(y.shape)}")
             y = y.movedim(1, -1).reshape(-1, columns)
-        elif y.numel() != len(rows):
-            raise ValueError(f"target must have {len(rows)} values for one output, got shape {tuple(y.shape)}")
+        elif tuple(y.shape) not in ((len(z), *z.shape[2:]), tuple(z.shape), (len(z), *z.shape[2:], 1)):
+            raise ValueError(
+                f"target must have shape {(len(z), *z.shape[2:])} for one output, got {tuple(y.shape)}"
+            )
         else:
             y = y.reshape(-1)
         labels = y.long()
@@ -271,6 +274,6 @@ def as_tensor(name: str, values: Rows) -> Tensor:
         if array.dtype.kind in "iu":
             return torch.tensor(array.astype(np.int64))
         if array.dtype.kind in "fb":
-            return torch.tensor(array)
+            return torch.tensor(array.astype(np.float64) if array.dtype.itemsize > 8 else array)
         raise TypeError(f"{name} must hold numbers, got {array.dtype}")
     raise TypeError(f"{name} must be a tensor, an array or a sequence of numbers, got {type(values).__name__}")

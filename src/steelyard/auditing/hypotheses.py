@@ -21,7 +21,6 @@ from steelyard.balance.laws import Balance, lgl_inr_law, one_vs_all_law, softmax
 from steelyard.balance.means import Link
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses.functional import in_negative_weights
-from steelyard.weights.adjustments import batch_presence
 
 Law = Callable[[Tensor, Tensor | None], Balance]
 
@@ -80,8 +79,7 @@ class Scales:
 
     def presence(self) -> Tensor | None:
         """Return the (K,) share of the mini-batches that have each class, for LGL-INR; None for one batch."""
-        batch_size = self.statement.setup.batch_size
-        return None if batch_size is None else batch_presence(self.counts, batch_size)
+        return self.statement.setup.presence_of(self.counts)
 
     def omega(self) -> Tensor:
         """Return LGL-INR's (K, K) weights of the classes in each output."""

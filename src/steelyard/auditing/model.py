@@ -55,6 +55,8 @@ def audit_model(
         >>> audit_model(torch.nn.Linear(4, 3), loader, torch.nn.CrossEntropyLoss()).numbers.rows
         90
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch module, got {type(model).__name__}")
     setup = as_setup(loss)
     place = _device(model) if device is None else torch.device(device)
     modes = [(module, module.training) for module in model.modules()]
@@ -95,11 +97,13 @@ def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
 def _logits(output: Any) -> Tensor:
     if isinstance(output, Mapping):
         output = output.get("logits")
-    elif isinstance(output, tuple | list) and output:
+    elif not hasattr(output, "logits") and isinstance(output, tuple | list) and output:
         output = output[0]
     output = getattr(output, "logits", output)
     if not isinstance(output, Tensor):
         raise TypeError(f"model must give logits, got {type(output).__name__}")
+    if output.dim() == 0:
+        raise ValueError("model must give logits of samples, (N,) or (N, K), got a single number")
     return output
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from steelyard.balance.means import Link
 from steelyard.balance.readings import InNegative
-from steelyard.balance.setup import TrainingSetup, structure
+from steelyard.balance.setup import TrainingSetup, link_of
 
 SetupOrLoss = TrainingSetup | nn.Module | str | Callable[[Tensor, Tensor], Tensor]
 
@@ -76,12 +76,7 @@ class Stated:
             return "softmax"
         if self.several:
             return "logistic"
-        known = self.setup.reading.link
-        return (
-            structure(self.setup, torch.linspace(-1, 1, self.size, dtype=torch.float64))
-            if known is None
-            else known
-        )
+        return link_of(self.setup, self.size)
 
     @property
     def closed(self) -> bool:

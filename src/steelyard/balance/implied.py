@@ -12,6 +12,7 @@ from torch import Tensor
 from steelyard._common.checks import check_number
 from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.perron import communicating, gradient_weights, spectral_gap, stationary
+from steelyard.balance.setup import link_of
 
 
 @dataclass(frozen=True)
@@ -216,7 +217,7 @@ def implied_pos_weight(ledger: GradientLedger) -> Tensor:
         tensor([3.], dtype=torch.float64)
     """
     setup = ledger.setup
-    if ledger.by_label and setup.reading.link == "softmax":
+    if ledger.by_label and link_of(setup, ledger.num_classes) == "softmax":
         raise TypeError(f"ledger must be of outputs that stand for themselves, got one of the {setup.text}")
     balance = ledger.law()
     ratio = balance.push_down / balance.pull_up

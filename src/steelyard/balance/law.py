@@ -10,9 +10,8 @@ from steelyard._common.text import listed
 from steelyard.balance.laws import Balance, lgl_inr_law
 from steelyard.balance.means import logistic_statistics, mean_confusion
 from steelyard.balance.readings import Targets, as_rows, eager_gradient
-from steelyard.balance.setup import TrainingSetup
+from steelyard.balance.setup import TrainingSetup, check_alone
 from steelyard.targets import TargetLike, as_tensor, check_logits, check_target
-from steelyard.weights.adjustments import batch_presence
 
 
 def law(
@@ -122,7 +121,9 @@ def read_batch(logits: Tensor, target: TargetLike, setup: TrainingSetup, sample_
         raise ValueError(f"logits must have one column for a setup of binary targets, got {outputs}")
     dense = target.shape == flat.shape and (kind == "multi-hot" or outputs > 1)
     if kind == "binary":
-        columns = target.reshape(flat.shape[:1] + flat.shape[2:]) if target.numel() == len(rows) else target
+        samples = flat.shape[:1] + flat.shape[2:]
+        one_each = target.shape in (samples, flat.shape, (*samples, 1))
+        columns = target.reshape(samples) if one_each else target
         labels = columns.long()
         if not bool((labels == columns).all()):
             raise ValueError("target must hold 0 and 1 for one output, got other numbers")
@@ -171,8 +172,7 @@ def gradients(setup: TrainingSetup, batch: Batch) -> Tensor:
     """Return the (M, K) gradient of each sample's loss in its logits, times its sample weight, without class
     weights."""
     gradient = eager_gradient(setup.per_sample, batch.logits, batch.target) * batch.weights[:, None]
-    if setup.reading.foreign and len(batch.logits) > 1:
-        _check_alone(setup, batch)
+    check_alone(setup, batch.logits, batch.target)
     return gradient if batch.kept is None else gradient.masked_fill(~batch.kept, 0.0)
 
 
@@ -193,27 +193,13 @@ def sums_by_class(setup: TrainingSetup, batch: Batch) -> tuple[Tensor, Tensor]:
     return apart(gradient), apart(masses)
 
 
-def _check_alone(setup: TrainingSetup, batch: Batch) -> None:
-    """Refuse a function whose value for a sample depends on the others."""
-    with torch.no_grad():
-        together = setup.per_sample(batch.logits[:2], batch.target[:2])[:1]
-        alone = setup.per_sample(batch.logits[:1], batch.target[:1])
-    if not torch.allclose(together, alone, rtol=1e-6, atol=1e-9, equal_nan=True):
-        raise ValueError(
-            f"loss {setup.reading.name} must be a sum over samples, "
-            "but its value for a sample depends on the others"
-        )
-
-
 def _in_negative_law(logits: Tensor, target: TargetLike, setup: TrainingSetup) -> Balance:
     inner = setup.in_negative
     assert inner is not None
     target = as_tensor(target, logits.device)
     z = logits if setup.logit_adjustment is None else logits + _column(setup.logit_adjustment, logits)
     P, counts = mean_confusion(z, target, link="logistic", ignore_index=setup.reading.ignore_index)
-    presence = setup.presence
-    if presence is None and setup.batch_size is not None:
-        presence = batch_presence(counts, setup.batch_size)
+    presence = setup.presence_of(counts) if setup.presence is None else setup.presence
     statistics = None
     if not inner.detached:
         statistics = logistic_statistics(z, target, ignore_index=setup.reading.ignore_index)

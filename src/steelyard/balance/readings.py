@@ -4,6 +4,7 @@ One function for each origin: our modules, torch's, and any other callable. What
 `setup`.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -93,14 +94,18 @@ def read_loss(
         ValueError: an unknown name, or a loss of torch whose options have no reading.
     """
     if isinstance(loss, str):
+        both = sorted(set(options) & set(stated))
+        if both:
+            raise ValueError(f"{both[0]} must be stated once, got it as an argument and in options")
         return _ours(create_loss(loss, **{**options, **stated}))  # type: ignore[arg-type]
     if options:
         raise TypeError(f"options belong to a loss given by name, got {', '.join(options)} with a loss object")
     if isinstance(loss, Loss):
         return _ours(loss)
-    if isinstance(loss, nn.CrossEntropyLoss):
+    # A subclass with a formula of its own is a function like any other.
+    if isinstance(loss, nn.CrossEntropyLoss) and type(loss).forward is nn.CrossEntropyLoss.forward:
         return _cross_entropy(loss)
-    if isinstance(loss, nn.BCEWithLogitsLoss):
+    if isinstance(loss, nn.BCEWithLogitsLoss) and type(loss).forward is nn.BCEWithLogitsLoss.forward:
         return _binary_cross_entropy(loss)
     if isinstance(loss, type) or not callable(loss):
         raise TypeError(f"loss must be a name, a module or a function, got {loss!r}")
@@ -120,11 +125,11 @@ def _ours(loss: Loss) -> Reading:
     if isinstance(loss, LGLINRLoss):
         closed, own = "lgl-inr", loss.statistics == "batch"
         inner = InNegative(loss.beta, loss.detach_weights or not own, own)
-    elif isinstance(loss, SoftmaxLoss):
+    elif loss.formula is SoftmaxLoss.formula:
         closed = "softmax"
-    elif isinstance(loss, LogisticLoss):
+    elif loss.formula is LogisticLoss.formula:
         closed = None if "label_smoothing" in held else "logistic"
-    elif isinstance(loss, FocalLoss) and "label_smoothing" not in held:
+    elif isinstance(loss, FocalLoss) and loss.formula is FocalLoss.formula and "label_smoothing" not in held:
         closed, gamma = "focal" if loss.link == "softmax" else "logistic", loss.gamma
     return Reading(
         loss.name,
@@ -207,7 +212,8 @@ def _binary_cross_entropy(loss: nn.BCEWithLogitsLoss) -> Reading:
 def held_vector(reading: Reading, name: str) -> Tensor | None:
     """Return the vector that a loss holds under this name, float64 on the CPU, or None."""
     value = reading.held.get(name)
-    return None if value is None else check_vector(name, value)  # type: ignore[arg-type]
+    low = -math.inf if name == "logit_adjustment" else 0.0
+    return None if value is None else check_vector(name, value, low=low)  # type: ignore[arg-type]
 
 
 def one_value_each(values: object, rows: int, name: str) -> Tensor:

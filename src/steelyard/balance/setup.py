@@ -181,7 +181,7 @@ class TrainingSetup:
         counts = vectors["class_counts"]
         object.__setattr__(self, "empty", counts is not None and bool((counts == 0).any()))
         known = batch_size is not None and counts is not None and reading.in_negative is not None
-        object.__setattr__(self, "presence", batch_presence(counts, batch_size) if known else None)  # type: ignore[arg-type]
+        object.__setattr__(self, "presence", self.presence_of(counts) if known else None)  # type: ignore[arg-type]
         if vectors["logit_shift"] is not None and not self._shift_is_weight:
             raise ValueError(
                 f"logit_shift acts like class weights under the softmax loss only, got it with {reading.name}: "
@@ -233,7 +233,8 @@ class TrainingSetup:
             batches = "" if self.batch_size is None else f" in batches of {self.batch_size}"
             strength = inner.beta if isinstance(inner.beta, str) else f"{inner.beta:g}"
             return f"LGL-INR loss of beta {strength}{batches}"
-        name = {"logistic": "one-vs-all logistic", "cross-entropy": "softmax"}.get(self.reading.name)
+        known = {"logistic": "one-vs-all logistic", "cross-entropy": "softmax", "the function": "given"}
+        name = known.get(self.reading.name)
         if self.reading.plain == "logistic" and self.targets == "binary":
             name = "binary logistic"
         used = list(self.parts) + ([] if self.pos_weight is None else ["positive weights"])
@@ -244,6 +245,18 @@ class TrainingSetup:
     def kind(self, outputs: int) -> Targets:
         """Return the targets of logits with so many columns: one output is binary in any case."""
         return "binary" if outputs == 1 else self.targets
+
+    def presence_of(self, class_counts: Tensor) -> Tensor | None:
+        """Return the share of the mini-batches that have each class, (K,), or None for one batch of all samples.
+
+        A sampler draws with replacement, in proportion to counts times its weights.
+        """
+        if self.batch_size is None:
+            return None
+        if self.sampler_weights is None:
+            return batch_presence(class_counts, self.batch_size)
+        drawn = class_counts.double() * self.sampler_weights.to(class_counts.device)
+        return -torch.expm1(self.batch_size * torch.log1p(-drawn / drawn.sum()))
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each sample as trained, without class weights, sampler and shift.
@@ -294,6 +307,12 @@ class TrainingSetup:
                 raise ValueError(f"{name} must have {size} values, as many as the others, got {len(values)}")
 
 
+def link_of(setup: TrainingSetup, size: int) -> Link:
+    """The link of a loss of this many classes; of a function it is read off its gradient."""
+    known = setup.reading.link
+    return structure(setup, torch.linspace(-1, 1, size, dtype=torch.float64)) if known is None else known
+
+
 def structure(setup: TrainingSetup, logits: Tensor) -> Link:
     """Return which structure the gradient of a loss of class labels has at logits (K,).
 
@@ -315,6 +334,20 @@ def structure(setup: TrainingSetup, logits: Tensor) -> Link:
         f"loss {setup.reading.name} has no posterior: the gradients of its classes are independent, and its "
         "outputs do not stand for themselves"
     )
+
+
+def check_alone(setup: TrainingSetup, logits: Tensor, target: Tensor) -> None:
+    """Refuse a function whose value for a sample depends on the others."""
+    if not setup.reading.foreign or len(logits) < 2:
+        return
+    with torch.no_grad():
+        together = setup.per_sample(logits[:2], target[:2])[:1]
+        alone = setup.per_sample(logits[:1], target[:1])
+    if not torch.allclose(together, alone, rtol=1e-6, atol=1e-9, equal_nan=True):
+        raise ValueError(
+            f"loss {setup.reading.name} must be a sum over samples, "
+            "but its value for a sample depends on the others"
+        )
 
 
 def gradient_of_classes(setup: TrainingSetup, logits: Tensor) -> Tensor:

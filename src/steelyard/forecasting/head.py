@@ -190,6 +190,8 @@ class _Formula:
             )
         if self.setup.size not in (None, size):
             raise ValueError(f"loss must be of {size} classes, as the target, got {self.setup.size}")
+        if bool((target == reading.ignore_index).any()):
+            raise ValueError(f"target must hold no label that the loss ignores, got {reading.ignore_index}")
         self.target = target
         self.own = F.one_hot(target, size).double()
         self.plain = None if reading.held else reading.plain

@@ -221,8 +221,14 @@ class Loss(nn.Module):
         exact = copy.deepcopy(self).double()
         if exact.logit_adjustment is not None:
             start = start - exact.logit_adjustment
+        self._check_positives()
         counts = count_tensor(class_counts).double()
         return constant_solution(exact.per_sample, start, counts, num_samples).float()
+
+    def _check_positives(self) -> None:
+        u = getattr(self, "pos_weight", None)
+        if u is not None and bool((u == 0).any()):
+            raise ValueError("pos_weight must be positive for a first bias, got 0, whose bias is infinite")
 
     def extra_repr(self) -> str:
         shown = {k: v for k, v in self.chosen().items() if v is not None and not isinstance(v, Tensor)}

@@ -184,6 +184,7 @@ class LGLINRLoss(Loss):
         """
         if num_samples is not None:
             raise TypeError(f"lgl-inr takes no num_samples: {self.why_labels}")
+        self._check_positives()
         bias = torch.zeros(len(initial_bias(class_counts, "softmax")))
         if self.pos_weight is not None:
             bias = bias + self.pos_weight.log().to(bias)
