@@ -31,6 +31,7 @@ def run_python(*arguments, interpret=False):
 
 
 @needs_triton
+@pytest.mark.slow
 def test_kernels_under_the_interpreter():
     child = run_python(
         "-m", "pytest", "tests/kernels/triton_on_device.py", "-p", "no:cacheprovider", interpret=True
