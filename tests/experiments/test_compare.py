@@ -125,7 +125,7 @@ def test_numbers_follow_from_the_predictions(finished):
 
 
 def test_law_is_of_the_logits_that_the_loss_saw():
-    """Logits that are all alike fit the class frequencies under an adjustment by them, and not without."""
+    """Logits that are all equal fit the class frequencies under an adjustment by them, and not without."""
     target = torch.arange(3).repeat_interleave(torch.tensor([60, 30, 10]))
     counts, logits = torch.bincount(target), torch.zeros(100, 3)
     adjusted = law(logits, target, setup_of(parse_loss("softmax:tau=1"), counts, 64))
