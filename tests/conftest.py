@@ -1,6 +1,12 @@
 """Settings for every test."""
 
+import os
+
 from hypothesis import settings
+
+# readline leaves the size of the terminal here in the processes of a parallel run; tests set their own.
+for name in ("COLUMNS", "LINES"):
+    os.environ.pop(name, None)
 
 # Timing says nothing on a busy machine.
 settings.register_profile("steelyard", deadline=None)
