@@ -2,7 +2,10 @@
 
 import os
 
+import pytest
 from hypothesis import settings
+
+from tests.report.browser import close_browser
 
 # readline leaves the size of the terminal here in the processes of a parallel run; tests set their own.
 for name in ("COLUMNS", "LINES"):
@@ -11,3 +14,9 @@ for name in ("COLUMNS", "LINES"):
 # Timing says nothing on a busy machine.
 settings.register_profile("steelyard", deadline=None)
 settings.load_profile("steelyard")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def browser():
+    yield
+    close_browser()
