@@ -100,8 +100,7 @@ def compare(
         given["losses"] = [part.strip() for part in given["losses"].split(",") if part.strip()]
     if "learning_rates" in given:
         given["learning_rates"] = [_number(part) for part in given["learning_rates"].split(",")]
-    base = read_config(config_file).model_dump() if config_file is not None else {}
-    config = make_config(**(base | given))
+    config = make_config(**given) if config_file is None else read_config(config_file, **given)
 
     stem = "-".join((Path(config.dataset).name or "data", *config.imbalance.split(":")))
     if out is not None:
