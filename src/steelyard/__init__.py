@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from steelyard._public import *
+    from steelyard._public import *  # noqa: F403  for type checkers
 
 __version__ = "0.1.0"
 

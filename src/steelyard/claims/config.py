@@ -46,7 +46,7 @@ class ClaimConfig(BaseModel):
     initial_bias: Literal["zero", "prior"] = "zero"
     seeds: int = Field(default=3, ge=1, le=1000)
     epochs: int = Field(default=30, ge=1, le=10**6)
-    batch_size: int = Field(default=32, ge=1, le=10**9)
+    batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=0.03, gt=0)
     learning_rates: list[float] = Field(default=[0.01, 0.03, 0.1], min_length=1)
     weight_decays: list[float] = Field(default=[5e-4], min_length=1)

@@ -13,6 +13,7 @@ from torch import Tensor
 
 import steelyard
 from steelyard._common.files import write_atomically, write_json
+from steelyard._common.text import inert
 from steelyard.data import Predictions, open_predictions
 from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
 from steelyard.notation import parse_loss, parse_weights
@@ -141,5 +142,7 @@ def _csv(result: dict[str, Any]) -> str:
     for one in result["forecasts"]:
         for k, count in enumerate(result["class_counts"]):
             cells = ["" if one[key][k] is None else repr(one[key][k]) for key in vectors]
-            writer.writerow([one["loss"], one["name"], *(repr(one[key]) for key in numbers), k, count, *cells])
+            writer.writerow(
+                [inert(one["loss"]), inert(one["name"]), *(repr(one[key]) for key in numbers), k, count, *cells]
+            )
     return text.getvalue()

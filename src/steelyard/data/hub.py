@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steelyard._common.text import reason_of
 from steelyard.data.builtin import TASKS
 from steelyard.data.dataset import ImageDataset
 from steelyard.data.images import decode_images
@@ -93,7 +94,7 @@ def _open(name: str) -> Any:
     try:
         return datasets.load_dataset(str(path) if local else name)
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error)
         if local:
             raise ValueError(f"dataset folder {name} cannot be read: {reason}") from error
         raise ConnectionError(

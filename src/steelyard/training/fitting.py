@@ -20,6 +20,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from steelyard._common.checks import check_choice
+from steelyard._common.text import reason_of
 from steelyard.training.augmentation import augment
 from steelyard.training.batches import EpochBatches, Shares, steps
 from steelyard.training.lightning import SafeCheckpointIO, deterministic, quiet_lightning
@@ -161,7 +162,7 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
                 plugins=[SafeCheckpointIO(), LightningEnvironment()],  # a cluster's own processes are not ours
             )
         except MisconfigurationException as error:
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             raise ValueError(
                 f"accelerator {setting.accelerator!r} with devices {devices} is not here: {reason}"
             ) from error
@@ -310,5 +311,5 @@ class _Training(L.LightningModule):
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_of(error)
             raise ValueError(f"checkpoint {self.checkpoint} is of another model ({reason}); remove it") from error

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from steelyard._common.text import reason_of
 from steelyard.report.style import Array
 
 
@@ -28,7 +29,7 @@ def read_confusions(file: Path, size: int, *names: str) -> dict[str, Array]:
     except KeyError as error:
         raise ValueError(f"{file}: {error.args[0]}") from None
     except (ValueError, OSError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} is not a whole .npz file ({str(error).splitlines()[0]})") from None
+        raise ValueError(f"{file} is not a whole .npz file ({reason_of(error)})") from None
     for name, array in found.items():
         if array.shape != (size, size) or array.dtype.kind not in "fiu":
             raise ValueError(
