@@ -17,7 +17,7 @@ def listed(names: list[str], most: int | None = None) -> str:
 
 
 def inert(cell: object) -> object:
-    """Return a cell of a CSV file that no spreadsheet takes for a formula: such a text gets an apostrophe in front.
+    """Return a cell of a CSV file that no spreadsheet takes for a formula: a text that is one gets an apostrophe.
 
     A formula begins with =, +, -, @ or their full-width forms, behind spaces, control or format characters too; a
     plain number is none.
@@ -30,7 +30,9 @@ def inert(cell: object) -> object:
 
 
 _ADVICE = re.compile(
-    r"weights_only|allow_pickle|safe_globals|unsafe|trust|can still be loaded|set_int_max_str_digits", re.I
+    r"weights_only|allow_pickle|trust_remote_code|safe_globals|trusted source|trust the |arbitrary code|"
+    r"can still be loaded|set_int_max_str_digits",
+    re.I,
 )
 
 

@@ -8,6 +8,13 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import NoReturn
 
+# What Python calls by another name than the command line, in sentences that reach both.
+_OPTIONS = {
+    'values="probabilities"': "--from probabilities",
+    "values must be": "--from must be",
+    "drop_invalid leaves": "--drop-invalid leaves",
+}
+
 
 class _Stopped(BaseException):
     """A signal asked to stop."""
@@ -54,7 +61,10 @@ def _run(given: list[str], resume: str) -> None:
     except click.ClickException as error:
         _fail(error.format_message(), 2)
     except (ValueError, TypeError, ImportError) as error:
-        _fail(str(error), 2)
+        message = str(error)
+        for argument, option in _OPTIONS.items():
+            message = message.replace(argument, option)
+        _fail(message, 2)
     except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
         _fail(_told(error), 2)
     except (ArithmeticError, ConnectionError) as error:

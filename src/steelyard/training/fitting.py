@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
@@ -53,7 +54,7 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
-    checkpoint: Path,
+    checkpoint: str | PathLike[str],
     schedule: tuple[str, DeferredReweighting] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
@@ -98,6 +99,7 @@ def fit(
         ValueError: the checkpoint cannot be read or is of another model; devices or a precision that are not to
             be had, or more devices than samples in a batch.
     """
+    checkpoint = Path(checkpoint)
     check_choice("precision", precision, get_args(Precision))
     samples = min(recipe.batch_size, len(train[1]))
     if isinstance(devices, bool) or not isinstance(devices, int) or not 1 <= devices <= samples:

@@ -1,6 +1,7 @@
 """Arrays that lie beside the results."""
 
 import zipfile
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,7 @@ from steelyard._common.text import reason_of
 from steelyard.report.style import Array
 
 
-def read_confusions(file: Path, size: int, *names: str) -> dict[str, Array]:
+def read_confusions(file: str | PathLike[str], size: int, *names: str) -> dict[str, Array]:
     """Read mean confusions, (K, K) float64 each, from an .npz file.
 
     Args:
@@ -21,6 +22,7 @@ def read_confusions(file: Path, size: int, *names: str) -> dict[str, Array]:
         FileNotFoundError: there is no such file.
         ValueError: it is cut off, or an array is missing or no (K, K) numbers; the sentence names both.
     """
+    file = Path(file)
     if not file.is_file():
         raise FileNotFoundError(f"{file} is missing; the folder must be kept whole")
     try:
