@@ -15,6 +15,8 @@ _OPTIONS = {
     "drop_invalid leaves": "--drop-invalid leaves",
 }
 
+_LONGEST = 2000  # characters of a sentence, which may quote what was given
+
 
 class _Stopped(BaseException):
     """A signal asked to stop."""
@@ -101,7 +103,7 @@ def _stop(number: int, frame: FrameType | None) -> None:
 
 def _say(message: str) -> None:
     line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-    print(f"steelyard: {line}", file=sys.stderr)
+    print(f"steelyard: {line if len(line) <= _LONGEST else line[:_LONGEST] + '...'}", file=sys.stderr)
 
 
 def _fail(message: str, code: int) -> NoReturn:
