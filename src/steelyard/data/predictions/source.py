@@ -7,6 +7,8 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from steelyard._common.text import reason_of
+
 LABEL_NAMES = ("target", "label", "labels", "y")
 _SHOWN = 10
 
@@ -64,5 +66,7 @@ def list_names(names: Sequence[str]) -> str:
 
 
 def short(text: object) -> str:
+    if isinstance(text, Exception):
+        return reason_of(text)
     line = " ".join(str(text).split())
     return line if len(line) <= 200 else line[:200] + "..."
