@@ -1,4 +1,4 @@
-"""Small pieces of sentences: lists, and the nearest of several words."""
+"""Small pieces of sentences: lists, numbers, and the nearest of several words."""
 
 import difflib
 
@@ -12,3 +12,8 @@ def listed(names: list[str], most: int | None = None) -> str:
     if most is not None and len(names) > most:
         return ", ".join(names[:most]) + f" and {len(names) - most} more"
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
+
+
+def exact(number: float) -> str:
+    """Return a number as no other number is written: short where that says it all."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
