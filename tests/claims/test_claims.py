@@ -209,7 +209,7 @@ def test_folders_that_cannot_be_read_are_left_out(tmp_path):
         (tmp_path / name / ("notes.txt" if text is None else "config.json")).write_text(text or "mine")
     assert claim_folder(tmp_path, "c4", config, told.append) == tmp_path / "c4"
     assert [text.split(":")[0] for text in told] == [f"{tmp_path / f'c4-{k}'} is left out" for k in (4, 3, 2)]
-    with pytest.raises(FileExistsError, match="holds other files, such as notes.txt; name another"):
+    with pytest.raises(FileExistsError, match=r"holds other files, such as notes\.txt; name another"):
         reproduce("c4", config, tmp_path / "c4-4")
 
 

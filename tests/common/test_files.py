@@ -101,11 +101,16 @@ def test_a_folder_with_a_link_is_not_held(tmp_path, kind):
 
 def test_a_folder_is_completed_until_it_is_whole(tmp_path):
     folder = tmp_path / "out"
-    for _ in range(2):
-        with pytest.raises(KeyboardInterrupt), filled_folder(folder):
+
+    def interrupted():
+        with filled_folder(folder):
             write_text(folder / "a", "1")
             (folder / f".{'0' * 16}.tmp").touch()  # as a kill leaves it
             raise KeyboardInterrupt
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            interrupted()
         assert (folder / UNFINISHED).exists()
     with filled_folder(folder):
         pass

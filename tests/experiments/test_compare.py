@@ -17,14 +17,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from steelyard._common.files import write_atomically
+from steelyard._common.files import write_atomically, write_text
 from steelyard._common.text import exact
 from steelyard.balance import law, mean_confusion, softmax_law
 from steelyard.experiments import bench as benches
 from steelyard.experiments import compare
 from steelyard.experiments.bench import Bench, setup_of
 from steelyard.experiments.comparison import _Trainings
-from steelyard.experiments.config import make_config, read_config
+from steelyard.experiments.config import dump_config, make_config, read_config
+from steelyard.experiments.files import write_rows
 from steelyard.experiments.grid import JobsFailed
 from steelyard.experiments.job import Job, Training
 from steelyard.experiments.metrics import run_metrics
@@ -401,6 +402,38 @@ def test_record_of_another_seed_is_refused(finished, tmp_path):
 
 def test_rates_that_six_digits_do_not_tell_apart_have_folders_of_their_own():
     assert (exact(0.1), exact(0.1000001), exact(1e9)) == ("0.1", "0.1000001", "1e+09")
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
+    config = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[0.1])
+    folder = tmp_path / os.fsdecode(b"run\xff")
+    compare(config, folder, command=os.fsdecode(b"--out run\xff"), accelerator="cpu")
+    read = Comparison.read(folder)
+    assert (read.name, read.config["command"]) == ("run\\udcff", "--out run\\udcff")
+    assert compare(config, folder, resume=True, accelerator="cpu") == read
+    names = os.fsdecode(b"caf\xe9"), "é"
+    write_rows(folder / "a.parquet", "logits", torch.eye(2), torch.arange(2), {"names": "\x1f".join(names)})
+    assert pq.read_schema(folder / "a.parquet").metadata[b"names"].decode() == "caf\\udce9\x1fé"
+    write_text(folder / "config.yaml", dump_config(make_config(losses=["softmax"], dataset=f"./{names[0]}")))
+    assert read_config(folder / "config.yaml").dataset == f"./{names[0]}"
+
+
+@pytest.mark.parametrize("kind", ["cut off", "a list", "a key"])
+def test_results_that_were_damaged_say_what_to_do(finished, tmp_path, kind):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    file = folder / "results.json"
+    text = file.read_text()
+    file.write_text(
+        {"cut off": text[:100], "a list": "[]", "a key": text.replace('"losses": [{', '"loses": [{')}[kind]
+    )
+    with pytest.raises(
+        ValueError, match=rf"results.json.*; remove {file} to make it from what was trained"
+    ) as error:
+        compare(CONFIG, folder, resume=True)
+    assert "\n" not in str(error.value)
+    file.unlink()
+    assert _numbers(compare(CONFIG, folder, resume=True).to_dict()) == _numbers(finished[1].to_dict())
 
 
 def test_data_that_cannot_be_used_leave_no_folder_behind(tmp_path):

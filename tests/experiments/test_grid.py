@@ -100,6 +100,43 @@ def test_finished_jobs_are_skipped(tmp_path):
     assert records["job-3"]["value"] == 9
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text[:30], r"job-3.json is not JSON: .*; remove the file to do the job again"),
+        (lambda text: "", r"job-3.json is not JSON: .*; remove the file to do the job again"),
+        (lambda text: '{"value": 9}', r"job-3.json is not the record of a job; remove"),
+        (
+            lambda text: text.replace('"value": 9', '"value": 8'),
+            r"job-3.json was changed since it was written; remove",
+        ),
+        (
+            lambda text: text.replace('"sha256": "', '"sha256": "0'),
+            r"job-3.json was changed since it was written; remove",
+        ),
+    ],
+    ids=["cut off", "empty", "another file", "a number", "the checksum"],
+)
+def test_a_record_that_was_damaged_is_named_before_any_work(tmp_path, edit, message):
+    run_grid(tmp_path, JOBS, square)
+    (tmp_path / "job-0.json").unlink()
+    file = tmp_path / "job-3.json"
+    file.write_text(edit(file.read_text()))
+    with pytest.raises(ValueError, match=message):
+        run_grid(tmp_path, JOBS, square)
+    assert not (tmp_path / "job-0.json").exists()
+    file.unlink()
+    assert [r["value"] for r in run_grid(tmp_path, JOBS, square).values()] == [0, 1, 4, 9, 16]
+
+
+def test_a_record_of_another_job_is_refused(tmp_path):
+    run_grid(tmp_path, JOBS, square)
+    with pytest.raises(
+        ValueError, match=r"job-2.json is of another run: x is 2, not 7; remove the file to do the job"
+    ):
+        run_grid(tmp_path, JOBS | {"job-2": {"x": 7}}, square)
+
+
 def test_a_job_that_fails_is_tried_once_more(tmp_path):
     told = {}
     jobs = {"a": {"mark": str(tmp_path / "mark")}}

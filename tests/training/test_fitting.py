@@ -2,6 +2,7 @@
 
 import os
 import pickle
+import resource
 import zipfile
 from dataclasses import replace
 
@@ -145,6 +146,20 @@ def test_checkpoint_with_one_bit_changed_is_refused(images, tmp_path, monkeypatc
             SafeCheckpointIO().load_checkpoint(file)
     file.write_bytes(whole)
     assert SafeCheckpointIO().load_checkpoint(file)["epoch"] == 2
+
+
+def test_a_full_disk_says_so_and_leaves_the_checkpoint(tmp_path):
+    """Whatever torch makes of an error in the middle of a file."""
+    file, limits = tmp_path / "last.ckpt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    file.write_bytes(b"before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            SafeCheckpointIO().save_checkpoint({"a": torch.zeros(100_000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == b"before"
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def test_checkpoint_of_other_settings_is_refused(images, tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """What Lightning does that we do not want: files that can run code, noise, chance."""
 
 import contextlib
+import io
 import logging
 import os
 import warnings
@@ -34,7 +35,9 @@ class SafeCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
     """Written aside and renamed; read without executing anything."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_atomically(Path(path), lambda file: torch.save(checkpoint, file))
+        whole = io.BytesIO()  # torch hides what a full disk says
+        torch.save(checkpoint, whole)
+        write_atomically(Path(path), lambda file: file.write(whole.getbuffer()))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
         try:
