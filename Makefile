@@ -7,7 +7,7 @@ INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steely
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow chaos bench lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
@@ -17,6 +17,9 @@ test: .venv/dev.stamp
 
 test-slow: .venv/dev.stamp
 	$(TESTS) -m slow
+
+chaos: .venv/dev.stamp
+	$(BIN)/python -m tests.chaos
 
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses-cpu.csv

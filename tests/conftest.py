@@ -3,7 +3,7 @@
 import os
 
 import pytest
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 from tests.report.browser import close_browser
 
@@ -12,7 +12,7 @@ for name in ("COLUMNS", "LINES"):
     os.environ.pop(name, None)
 
 # Timing says nothing on a busy machine.
-settings.register_profile("steelyard", deadline=None)
+settings.register_profile("steelyard", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("steelyard")
 
 
