@@ -11,6 +11,7 @@ from torch import Tensor
 from steelyard._common.files import check_folder
 from steelyard.auditing import AuditReport, Evidence, audit_evidence
 from steelyard.auditing.gather import Values
+from steelyard.auditing.probabilities import are_percents
 from steelyard.balance import TrainingSetup
 from steelyard.data import Predictions, open_predictions
 from steelyard.losses.presets import PRESETS
@@ -97,8 +98,14 @@ def audit_file(
     }
     setup = stated.setup(counts, made, batch_size)
     evidence = Evidence(opened.num_classes, setup, values=values, drop_invalid=drop_invalid)
+    unit = 1.0
     for numbers, labels in opened.batches():
-        evidence.update(numbers, labels)
+        if values == "probabilities" and evidence.rows == 0 and are_percents(numbers):
+            unit = 100.0
+            say("probabilities are percents, they are divided by 100")
+        evidence.update(numbers if unit == 1 else numbers / unit, labels)
+    if evidence.probabilities.told is not None and values == "probabilities":
+        say(evidence.probabilities.told)
     report = audit_evidence(
         evidence,
         class_counts=None if class_counts is None and _told_counts(opened) is None else counts,

@@ -157,7 +157,7 @@ class _Rule:
             if part == self.label_field.name:
                 raise ValueError(f"{self.file.where(part)} is the label, it cannot be one of the {self.values}")
             # A name may itself hold the signs of a pattern.
-            found = [part] if part in names else _by_number(fnmatch.filter(names, part))
+            found = [part] if part in names else self.by_number(fnmatch.filter(names, part))
             if not found:
                 raise ValueError(
                     f"{self.file.path} has no {self.file.what} {part!r}, "
@@ -174,6 +174,16 @@ class _Rule:
                 f"got {list_names(chosen)}"
             )
         return fields
+
+    def by_number(self, names: list[str]) -> list[str]:
+        """Return the matches of a pattern; where all end in a number after what they share, in its order."""
+        parts = [part for name in names if (part := re.fullmatch(r"(.*?)(\d+)", name, re.DOTALL))]
+        if len(names) < 2 or len(parts) < len(names) or len({part[1] for part in parts}) > 1:
+            return names
+        ends = {part[2]: self.file.field(part[0]) for part in parts}
+        if self.values == "features":
+            return [ends[end].name for end in sorted(ends, key=int)]
+        return [f.name for f in self.numbered(ends)[0]]
 
     def names_of(self, fields: list[Field]) -> tuple[str, ...] | None:
         """Return the classes that columns which were named are called after."""
@@ -258,7 +268,7 @@ class _Rule:
             name = ends[order[0]].name
             raise ValueError(
                 f"{self.file.path} must number its {self.values} from 0 without gaps, but of {name} and others "
-                f"there is no {gap}; {self.how_to_name([ends[end].name for end in order])}"
+                f"there is no {gap}; columns that are named one by one are taken in the order of the classes"
             )
         if self.known is not None and len(numbers) != len(self.known):
             raise ValueError(
@@ -336,7 +346,8 @@ class _Rule:
                     "say that they are meant: --from probabilities, or values='probabilities'"
                 )
         lists = [f.name for f in self.others if f.kind == "list"]
-        numbers = [f.name for f in self.others if f.kind in ("integer", "number")]
+        numbers = [f.name for f in self.others if f.kind == "number" and f.name]
+        numbers = numbers or [f.name for f in self.others if f.kind == "integer" and f.name]
         raise ValueError(
             f"{file.path} does not say which {file.what}s are its {values}: beside the label "
             f"{self.label_field.name!r} it has {list_names(fields) or 'nothing'}"
@@ -373,14 +384,6 @@ def _told(names: Sequence[str], most: int = 6) -> str:
     if len(shown) > most:
         return f"{shown[0]}, {shown[1]}, ..., {shown[-1]} ({len(shown)})"
     return ", ".join(shown)
-
-
-def _by_number(names: list[str]) -> list[str]:
-    """Return the matches of a pattern: by number if all end in one after what they have in common."""
-    parts = [re.fullmatch(r"(.*?)(\d+)", name, re.DOTALL) for name in names]
-    if not all(parts) or len({part[1] for part in parts if part}) > 1:
-        return names
-    return sorted(names, key=lambda name: int(re.findall(r"\d+", name)[-1]))
 
 
 def _without_prefix(columns: Sequence[str]) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """Tables of predictions by pyarrow: what their columns are, and rows as a stream. The formats are beside."""
 
+import itertools
 import os
 import re
 from collections import Counter
@@ -118,12 +119,16 @@ def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:
                 f"{opened.where(label)} must hold integers or class names, got {short(schema.field(label).type)}"
             )
 
-    fields = tuple(_field(f, None if found.head is None else found.head.column(i)) for i, f in enumerate(schema))
+    def cells(name: str) -> Iterator[Any]:
+        return (batch.column(0) for batch in stream([name], [], 8192))
+
+    heads = [None] * len(schema) if found.head is None else found.head.columns
+    fields = tuple(_field(column, head, cells) for column, head in zip(schema, heads, strict=True))
     opened = Opened(path, "column", fields, read, texts, check, found.head is not None, metadata, found.notes)
     return opened
 
 
-def _field(column: Any, cells: Any) -> Field:
+def _field(column: Any, cells: Any, more: Callable[[str], Iterator[Any]]) -> Field:
     import pyarrow as pa
 
     t = pa.types
@@ -138,19 +143,21 @@ def _field(column: Any, cells: Any) -> Field:
     if is_text(kind):
         return Field(column.name, "text", told)
     if _is_list(kind) and is_number(kind.value_type):
-        return Field(column.name, "list", told, 1 if cells is None else _width(cells))
+        return Field(column.name, "list", told, 0 if cells is None else _width(cells, more(column.name)))
     return Field(column.name, "other", told)
 
 
-def _width(cells: Any) -> int:
-    """Return the numbers a row of a list; of those that are in a first batch with rows."""
+def _width(cells: Any, more: Iterator[Any]) -> int:
+    """Return how many numbers the first row of a list has that is not null; 0 where all are."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     if pa.types.is_fixed_size_list(cells.type):
         return int(cells.type.list_size)
-    lengths = pc.list_value_length(cells.drop_null()[:1])
-    return int(lengths[0].as_py()) if len(lengths) else 1
+    for lists in itertools.chain([cells], more):
+        if lists.null_count < len(lists):
+            return int(pc.list_value_length(lists.drop_null()[:1])[0].as_py())
+    return 0
 
 
 def _csv(found: Delimited) -> _Format:
