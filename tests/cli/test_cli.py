@@ -45,7 +45,7 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     code, out, err = run_command(
         capsys, "audit", file, "--loss", "softmax", "--weights", "inverse", "--out", "run/audit"
     )
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "logits: logits; label: target\n")
     assert out.startswith("CRITICAL POINT")
     assert "relative residual" in out
     assert out.strip().endswith("report: run/audit/report.html")

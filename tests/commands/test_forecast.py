@@ -41,7 +41,10 @@ def test_the_file_gives_what_the_tensors_give(tmp_path):
     found = forecast_file(
         file, losses=["softmax", "logistic"], weights=["none", "inverse"], out=tmp_path / "out", say=said.append
     )
-    assert said == [f"judged by the held-out samples in {tmp_path / 'features.parquet'}"]
+    assert said == [
+        "features: features; label: target",
+        f"judged by the held-out samples in {tmp_path / 'features.parquet'}",
+    ]
     assert found["weight_decay"] == 0.01
     assert found["class_names"] == ["a", "b", "c", "d"]
     assert [(one["loss"], one["name"]) for one in found["forecasts"]] == [
@@ -62,7 +65,7 @@ def test_without_held_out_samples_it_says_that_it_flatters(tmp_path):
     said = []
     file = _write(tmp_path / "train_features.parquet", *_samples(3, 100, 0))
     found = forecast_file(file, losses=["softmax"], weights=["none"], say=said.append)
-    assert "which flatters" in said[0]
+    assert "which flatters" in said[1]
     assert found["judged_by"] is None
     assert found["weight_decay"] == 5e-4
 
