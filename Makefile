@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steelyard/kernels/*/*.c)
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all chaos bench lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
@@ -15,6 +15,9 @@ test: .venv/dev.stamp
 
 test-all: .venv/dev.stamp
 	$(BIN)/pytest -m "slow or not slow"
+
+chaos: .venv/dev.stamp
+	$(BIN)/python -m tests.chaos
 
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses-cpu.csv

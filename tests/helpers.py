@@ -1,5 +1,7 @@
 """What several test files share: batches, the cases that every loss is run in, values with their gradients."""
 
+import os
+import time
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -208,6 +210,18 @@ def unfused(name, loss=None):
 # Commands and pages --------------------------------------------------------------------------------------
 
 NASTY = ["<script>alert(1)</script>", "\"'&", "$x^2$", "\x1b[31mred\x07", "🦉 owl", "שלום", "x" * 300, "a_b", "", "line\nbreak"]  # fmt: skip
+
+
+def gone(group):
+    """Whether no process of a group is left, in a while."""
+    until = time.monotonic() + 20
+    while time.monotonic() < until:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def run_command(capsys, *arguments):

@@ -97,6 +97,6 @@ def test_a_folder_that_was_left_unfinished_is_completed(tmp_path, monkeypatch, s
             patched.setattr(save, step, full)
         with pytest.raises(OSError, match="No space left"):
             report.save(folder, page=full if step == "page" else None)
-    (folder / "audit.json.0123456789abcdef.tmp").write_text("{")
+    (folder / ".0123456789abcdef.tmp").write_text("{")
     report.save(folder)
     assert {p.name for p in folder.iterdir()} == {"audit.json", "classes.csv", "mean_confusion.npz"}

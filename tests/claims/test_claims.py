@@ -201,6 +201,26 @@ def test_without_out_every_configuration_has_a_folder_of_its_own(tmp_path):
     assert (folder(), folder(seeds=1), folder(seeds=2)) == ("c4", "c4-2", "c4-3")
 
 
+def test_folders_that_cannot_be_read_are_left_out(tmp_path):
+    config, told = read_claim_config("c4"), []
+    given = {"claim": "c4"} | config.model_dump()
+    for name, text in (("c4", json.dumps(given)), ("c4-2", "[1]"), ("c4-3", "{"), ("c4-4", None)):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / ("notes.txt" if text is None else "config.json")).write_text(text or "mine")
+    assert claim_folder(tmp_path, "c4", config, told.append) == tmp_path / "c4"
+    assert [text.split(":")[0] for text in told] == [f"{tmp_path / f'c4-{k}'} is left out" for k in (4, 3, 2)]
+    with pytest.raises(FileExistsError, match=r"holds other files, such as notes\.txt; name another"):
+        reproduce("c4", config, tmp_path / "c4-4")
+
+
+def test_jobs_that_six_digits_do_not_tell_apart_are_all_done():
+    config = read_claim_config("c1", weights=[1.0, 1.0000001], ratios=[1.0], weight_decays=[0.0], seeds=1)
+    assert list(CLAIMS["c1"].jobs(config)) == ["w1-i1-d0-s0", "w1.0000001-i1-d0-s0"]
+    config = read_claim_config("leaderboard", tasks=["./a b", "./a-b"])
+    with pytest.raises(ValueError, match=r"names must differ in letters and numbers, got ./a b, ./a-b"):
+        CLAIMS["leaderboard"].jobs(config)
+
+
 def test_data_are_looked_at_before_anything_is_written(tmp_path):
     config = read_claim_config("c3", imbalance="exponential:100000", seeds=1, epochs=1)
     with pytest.raises(ValueError, match="imbalance"):

@@ -116,6 +116,16 @@ def test_configuration_file_and_options_together(capsys, tmp_path):
             "unknown dataset 'digit'; did you mean 'digits'?",
         ),
         (("compare", "--losses", "softmax", "--dataset", "./none"), "dataset folder ./none does not exist"),
+        (
+            ("compare", "--losses", "softmax", "--dataset", "~nosuch/x"),
+            "dataset folder ~nosuch/x is in the home of a user who is not known",
+        ),
+        (
+            ("compare", "--losses", "softmax", "--learning-rates", "0.1,1e300"),
+            "learning_rates.1: input should be less",
+        ),
+        (("compare", "--losses", "softmax", "--learning-rates", "nan"), "learning_rates.0: input should be"),
+        (("compare", "--losses", "softmax", "--weight-decay", "inf"), "weight_decay: input should be less"),
         (("compare", "--losses", "softmax", "--seeds", "0"), "seeds: input should be greater than or equal to 1"),
         (
             ("compare", "--losses", "softmax", "--seeds", "x"),

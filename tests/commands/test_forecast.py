@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 
 import numpy as np
 import pyarrow as pa
@@ -9,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from steelyard.commands import forecast as commands
 from steelyard.commands.forecast import forecast_file
 from steelyard.forecasting import forecast
 from steelyard.report import write_forecast_page
+from steelyard.report.results import ForecastResults
 from tests.helpers import NASTY
 from tests.report.browser import check_page
 
@@ -110,3 +113,34 @@ def test_bad_input(tmp_path, change, error, message):
     (tmp_path / "out" / "x").touch()
     with pytest.raises(FileExistsError, match="holds something already; name another folder"):
         forecast_file(file, losses=["softmax"], weights=["none"], out=tmp_path / "out")
+
+
+@pytest.mark.parametrize("step", ["write_atomically", "write_csv", "write_json", "write_forecast_page"])
+def test_a_folder_that_was_left_unfinished_is_completed(tmp_path, monkeypatch, step):
+    file, out = _write(tmp_path / "f.parquet", *_samples(3, 50, 0)), tmp_path / "out"
+
+    def full(*_):
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(commands, step, full)
+        with pytest.raises(OSError, match="No space left"):
+            forecast_file(file, losses=["softmax"], weights=["none"], out=out)
+    forecast_file(file, losses=["softmax"], weights=["none"], out=out)
+    names = {p.name for p in out.iterdir()}
+    assert names == {"forecast.json", "forecast.csv", "mean_confusion.npz", "report.html"}
+    with pytest.raises(FileExistsError, match="holds something already; name another folder"):
+        forecast_file(file, losses=["softmax"], weights=["none"], out=out)
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
+    file = _write(tmp_path / os.fsdecode(b"f\xff.parquet"), *_samples(3, 50, 0))
+    names, out = ["a", os.fsdecode("é".encode()), os.fsdecode(b"\xe9")], tmp_path / os.fsdecode(b"out\xff")
+    command = os.fsdecode(b"steelyard forecast f\xff.parquet")
+    found = forecast_file(file, losses=["softmax"], weights=["none"], class_names=names, out=out, command=command)
+    read = ForecastResults.read(out)
+    assert (read.name, read.class_names, read.command) == (
+        "f\\udcff.parquet", ["a", "é", "\\udce9"], "steelyard forecast f\\udcff.parquet"
+    )  # fmt: skip
+    assert ForecastResults.from_dict(found) == read  # what the command line prints
+    assert "f\\udcff.parquet" in (out / "report.html").read_text(encoding="utf-8")

@@ -17,13 +17,15 @@ import pytest
 import safetensors.torch
 import torch
 
-from steelyard._common.files import write_atomically
+from steelyard._common.files import write_atomically, write_text
+from steelyard._common.text import exact
 from steelyard.balance import law, mean_confusion, softmax_law
 from steelyard.experiments import bench as benches
 from steelyard.experiments import compare
 from steelyard.experiments.bench import Bench, setup_of
-from steelyard.experiments.comparison import _exact, _Trainings
-from steelyard.experiments.config import make_config
+from steelyard.experiments.comparison import _Trainings
+from steelyard.experiments.config import dump_config, make_config, read_config
+from steelyard.experiments.files import write_rows
 from steelyard.experiments.grid import JobsFailed
 from steelyard.experiments.job import Job, Training
 from steelyard.experiments.metrics import run_metrics
@@ -34,6 +36,7 @@ from steelyard.losses.registry import LOSSES
 from steelyard.notation import parse_loss
 from steelyard.report.results import Comparison
 from steelyard.training import Diverged
+from tests.helpers import gone
 
 CONFIG = make_config(
     losses=["softmax:inverse", "lgl-inr:statistics=running"],
@@ -197,7 +200,7 @@ def test_diverged_trial_is_recorded_and_diverged_training_stops(tmp_path):
     trainings = _Trainings(Bench(config, tmp_path, "cpu"), {"softmax": spec}, {"softmax": job}, Silent())
     with pytest.raises(Diverged, match=r"^the loss became"):
         trainings._train("softmax", Training(1e9, 0, tuning=True))
-    record = json.loads((tmp_path / "tuning" / "softmax-1e+09" / "result.json").read_text())
+    record = json.loads((tmp_path / "tuning" / "softmax-1e+09" / "result.json").read_text())["found"]
     assert record["balanced_accuracy"] is None
     assert "the loss became" in record["diverged"]
     for _ in range(2):  # the second time from disk
@@ -307,16 +310,19 @@ def test_workers_that_cannot_be_are_refused(tmp_path, options, message):
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (lambda text: text[: len(text) // 2], r"result.json is not JSON: .*; remove the file to train again"),
-        (lambda text: "[" * 100_000, r"result.json is not JSON: .*; remove the file to train again"),
-        (lambda text: "[]", r"result.json is not the record of a training; remove the file to train again"),
-        (lambda text: text.replace('"recall"', '"recal"'), r"seed-0/result.json: recall is missing; remove"),
+        (lambda text: text[: len(text) // 2], r"result.json is not JSON: .*; remove the file to do the job again"),
+        (lambda text: "[" * 100_000, r"result.json is not JSON: .*; remove the file to do the job again"),
+        (lambda text: "[]", r"result.json is not the record of a job; remove the file to do the job again"),
         (
-            lambda text: text.replace('"seed": 0', '"seed": "0"'),
-            r"seed-0/result.json: seed: input should be a valid i",
+            lambda text: text.replace('"recall"', '"recal"'),
+            r"seed-0/result.json was changed since it was written; rem",
+        ),
+        (
+            lambda text: text.replace('"accuracy": 0.', '"accuracy": 0.9'),
+            r"result.json was changed since it was written",
         ),
     ],
-    ids=["cut off", "nested", "a list", "a key", "a type"],
+    ids=["cut off", "nested", "a list", "a key", "a number"],
 )
 def test_record_that_was_edited_is_named(finished, tmp_path, edit, message):
     folder = tmp_path / "run"
@@ -328,14 +334,106 @@ def test_record_that_was_edited_is_named(finished, tmp_path, edit, message):
         compare(CONFIG, folder, resume=True)
 
 
-def test_trial_without_a_score_is_named(tmp_path):
-    (tmp_path / "result.json").write_text('{"balanced_accuracy": "0.5"}')
-    with pytest.raises(ValueError, match=r"balanced_accuracy must be a number from 0 to 1, got '0.5'; remove"):
-        benches.read_record(tmp_path / "result.json", Training(0.1, 0, tuning=True))
+FILES = [
+    "model.safetensors",
+    "predictions.parquet",
+    "train_predictions.parquet",
+    "features.parquet",
+    "train_features.parquet",
+    "mean_confusion.npz",
+]
+
+
+@pytest.mark.parametrize("complete", [True, False])
+def test_a_training_whose_files_were_damaged_is_not_finished(finished, tmp_path, complete):
+    """Whatever was done to a file: a byte changed, cut off, removed."""
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    if not complete:
+        (folder / "results.json").unlink()
+    for k, name in enumerate(FILES):
+        file = folder / "softmax-inverse" / "seed-0" / name
+        whole = file.read_bytes()
+        middle = len(whole) // 2
+        if k % 3 < 2:
+            file.write_bytes(whole[:middle] + (bytes([whole[middle] ^ 1]) + whole[middle + 1 :] if k % 3 else b""))
+        else:
+            file.unlink()
+        with pytest.raises(
+            ValueError, match=f"{name} (was changed since it was written|is missing); remove .* to train"
+        ):
+            compare(CONFIG, folder, resume=True)
+        file.write_bytes(whole)
+    assert _numbers(compare(CONFIG, folder, resume=True).to_dict()) == _numbers(finished[1].to_dict())
+
+
+@pytest.mark.parametrize(("before", "after", "odd"), [("epochs: 2", "epochs: 3", "epochs is 2, not 3"), ("momentum: 0.9", "momentum: 0.8", "momentum is 0.9, not 0.8")])  # fmt: skip
+def test_trainings_of_an_edited_configuration_are_not_mixed(finished, tmp_path, before, after, odd):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "results.json").unlink()
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace(before, after))
+    with pytest.raises(ValueError, match=f"seed-0/result.json is of another run: {odd}; remove"):
+        compare(read_config(file), folder, resume=True)
+
+
+def test_fewer_seeds_in_an_edited_configuration_keep_the_finished_ones(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "results.json").unlink()
+    file, told = folder / "config.yaml", _Told()
+    file.write_text(file.read_text().replace("seeds: 2", "seeds: 1"))
+    results = compare(read_config(file), folder, resume=True, progress=told)
+    assert {outcome for _, outcome in told.ended} == {"was finished"}
+    assert results.losses[0].runs == finished[1].losses[0].runs[:1]
+
+
+def test_record_of_another_seed_is_refused(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    (folder / "results.json").unlink()
+    seeds = folder / "softmax-inverse"
+    shutil.rmtree(seeds / "seed-1")
+    shutil.copytree(seeds / "seed-0", seeds / "seed-1")
+    with pytest.raises(ValueError, match=r"seed-1/result.json is of another run: seed is 0, not 1; remove"):
+        compare(CONFIG, folder, resume=True)
 
 
 def test_rates_that_six_digits_do_not_tell_apart_have_folders_of_their_own():
-    assert (_exact(0.1), _exact(0.1000001), _exact(1e9)) == ("0.1", "0.1000001", "1e+09")
+    assert (exact(0.1), exact(0.1000001), exact(1e9)) == ("0.1", "0.1000001", "1e+09")
+
+
+def test_names_that_are_not_utf8_are_escaped(tmp_path):
+    config = make_config(losses=["softmax"], seeds=1, epochs=1, learning_rates=[0.1])
+    folder = tmp_path / os.fsdecode(b"run\xff")
+    compare(config, folder, command=os.fsdecode(b"--out run\xff"), accelerator="cpu")
+    read = Comparison.read(folder)
+    assert (read.name, read.config["command"]) == ("run\\udcff", "--out run\\udcff")
+    assert compare(config, folder, resume=True, accelerator="cpu") == read
+    names = os.fsdecode(b"caf\xe9"), "é"
+    write_rows(folder / "a.parquet", "logits", torch.eye(2), torch.arange(2), {"names": "\x1f".join(names)})
+    assert pq.read_schema(folder / "a.parquet").metadata[b"names"].decode() == "caf\\udce9\x1fé"
+    write_text(folder / "config.yaml", dump_config(make_config(losses=["softmax"], dataset=f"./{names[0]}")))
+    assert read_config(folder / "config.yaml").dataset == f"./{names[0]}"
+
+
+@pytest.mark.parametrize("kind", ["cut off", "a list", "a key"])
+def test_results_that_were_damaged_say_what_to_do(finished, tmp_path, kind):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    file = folder / "results.json"
+    text = file.read_text()
+    file.write_text(
+        {"cut off": text[:100], "a list": "[]", "a key": text.replace('"losses": [{', '"loses": [{')}[kind]
+    )
+    with pytest.raises(
+        ValueError, match=rf"results.json.*; remove {file} to make it from what was trained"
+    ) as error:
+        compare(CONFIG, folder, resume=True)
+    assert "\n" not in str(error.value)
+    file.unlink()
+    assert _numbers(compare(CONFIG, folder, resume=True).to_dict()) == _numbers(finished[1].to_dict())
 
 
 def test_data_that_cannot_be_used_leave_no_folder_behind(tmp_path):
@@ -401,6 +499,35 @@ def test_folder_with_other_files_and_file_are_refused(tmp_path):
     assert (tmp_path / "thesis.txt").read_text() == "precious"
 
 
+@pytest.mark.parametrize("name", [".lock", "report.html", "softmax-inverse", "softmax-inverse/seed-0/last.ckpt"])
+def test_a_folder_with_a_link_in_it_is_refused(tmp_path, name):
+    folder, outside = tmp_path / "run", tmp_path / "precious"
+    with RunFolder(folder).open(CONFIG, resume=False):
+        pass
+    outside.mkdir()
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).unlink(missing_ok=True)
+    (folder / name).symlink_to(outside)
+    with pytest.raises(ValueError, match=f"{name} is a link, and nothing is written through links; remove it"):
+        compare(CONFIG, folder, resume=True)
+    assert list(outside.iterdir()) == []
+
+
+def test_folders_that_cannot_be_read_are_left_out(tmp_path):
+    for name in ("a", "a-2", "a-3", "a-4"):
+        with RunFolder(tmp_path / name).open(CONFIG, resume=False):
+            pass
+    (tmp_path / "a-2" / "config.yaml").write_bytes(b"\xff\xfe")
+    (tmp_path / "a-3" / "config.yaml").write_text("losses: [softmax")
+    (tmp_path / "a-4" / "config.yaml").unlink()
+    (tmp_path / "a-4" / "config.yaml").mkdir()
+    told = []
+    assert latest_folder(tmp_path, "a", CONFIG, told.append) == tmp_path / "a"
+    assert [text.split(":")[0] for text in told] == [
+        f"{tmp_path / name} is left out" for name in ("a-4", "a-3", "a-2")
+    ]
+
+
 def test_names_of_new_and_latest_folders(tmp_path):
     assert next_folder(tmp_path, "a") == tmp_path / "a"
     assert latest_folder(tmp_path, "a", CONFIG) is None
@@ -459,18 +586,6 @@ def _finish(process):
     return process.communicate()[1], process.returncode
 
 
-def _gone(group):
-    """Whether no process of a group is left, in a while."""
-    until = time.monotonic() + 20
-    while time.monotonic() < until:
-        try:
-            os.killpg(group, 0)
-        except ProcessLookupError:
-            return True
-        time.sleep(0.1)
-    return False
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize(
@@ -490,7 +605,7 @@ def test_stopped_process_resumes_to_the_same_numbers(tmp_path, number, code, wor
     assert status == code, error
     if number != signal.SIGKILL:
         assert error.strip().endswith("steelyard: stopped; the same command with --resume goes on")
-        assert _gone(process.pid)  # workers end with the one that started them
+    assert gone(process.pid)  # workers end with the one that started them
     assert not (tmp_path / "cut" / "results.json").exists()
     error, status = _finish(_start(tmp_path / "cut", "--resume", "--workers", str(workers)))
     assert status == 0, error

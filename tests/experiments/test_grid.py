@@ -13,6 +13,8 @@ import pytest
 
 from steelyard._common.files import read_json, write_json
 from steelyard.experiments.grid import JobsFailed, run_grid
+from steelyard.experiments.records import read_record, write_record
+from tests.helpers import gone
 
 
 def square(job):
@@ -21,8 +23,8 @@ def square(job):
 
 def fail_once(job):
     """Fails where it has not failed before."""
-    if not job["mark"].exists():
-        job["mark"].touch()
+    if not Path(job["mark"]).exists():
+        Path(job["mark"]).touch()
         raise ValueError("the first time")
     return {"value": 1}
 
@@ -35,8 +37,8 @@ def fail(job):
 
 def die_once(job):
     """Is killed where it has not been before, as for want of memory."""
-    if job["mark"] is not None and not job["mark"].exists():
-        job["mark"].touch()
+    if job["mark"] is not None and not Path(job["mark"]).exists():
+        Path(job["mark"]).touch()
         os.kill(os.getpid(), signal.SIGKILL)
     return {"value": job["x"]}
 
@@ -90,7 +92,7 @@ def test_records_come_in_the_order_of_the_jobs(tmp_path, workers):
 def test_finished_jobs_are_skipped(tmp_path):
     run_grid(tmp_path, JOBS, square)
     (tmp_path / "job-3.json").unlink()
-    (tmp_path / "job-1.json").write_text('{"value": "kept"}')
+    write_record(tmp_path / "job-1.json", JOBS["job-1"], {"value": "kept"})
     told = {}
     records = run_grid(tmp_path, JOBS, square, on_done=told.__setitem__)
     assert told == dict.fromkeys(JOBS, "was finished") | {"job-3": "done"}
@@ -98,9 +100,46 @@ def test_finished_jobs_are_skipped(tmp_path):
     assert records["job-3"]["value"] == 9
 
 
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (lambda text: text[:30], r"job-3.json is not JSON: .*; remove the file to do the job again"),
+        (lambda text: "", r"job-3.json is not JSON: .*; remove the file to do the job again"),
+        (lambda text: '{"value": 9}', r"job-3.json is not the record of a job; remove"),
+        (
+            lambda text: text.replace('"value": 9', '"value": 8'),
+            r"job-3.json was changed since it was written; remove",
+        ),
+        (
+            lambda text: text.replace('"sha256": "', '"sha256": "0'),
+            r"job-3.json was changed since it was written; remove",
+        ),
+    ],
+    ids=["cut off", "empty", "another file", "a number", "the checksum"],
+)
+def test_a_record_that_was_damaged_is_named_before_any_work(tmp_path, edit, message):
+    run_grid(tmp_path, JOBS, square)
+    (tmp_path / "job-0.json").unlink()
+    file = tmp_path / "job-3.json"
+    file.write_text(edit(file.read_text()))
+    with pytest.raises(ValueError, match=message):
+        run_grid(tmp_path, JOBS, square)
+    assert not (tmp_path / "job-0.json").exists()
+    file.unlink()
+    assert [r["value"] for r in run_grid(tmp_path, JOBS, square).values()] == [0, 1, 4, 9, 16]
+
+
+def test_a_record_of_another_job_is_refused(tmp_path):
+    run_grid(tmp_path, JOBS, square)
+    with pytest.raises(
+        ValueError, match=r"job-2.json is of another run: x is 2, not 7; remove the file to do the job"
+    ):
+        run_grid(tmp_path, JOBS | {"job-2": {"x": 7}}, square)
+
+
 def test_a_job_that_fails_is_tried_once_more(tmp_path):
     told = {}
-    jobs = {"a": {"mark": tmp_path / "mark"}}
+    jobs = {"a": {"mark": str(tmp_path / "mark")}}
     records = run_grid(tmp_path / "jobs", jobs, fail_once, on_done=told.__setitem__)
     assert records["a"]["value"] == 1
     assert told == {"a": "done"}
@@ -113,7 +152,7 @@ def test_what_fails_twice_is_reported_and_the_rest_is_kept(tmp_path):
         run_grid(tmp_path, JOBS, fail, on_done=told.__setitem__)
     assert told["job-2"] == "failed"
     assert "two is not" in (tmp_path / "job-2.failed.txt").read_text()
-    assert read_json(tmp_path / "job-4.json")["value"] == 4
+    assert read_record(tmp_path / "job-4.json", JOBS["job-4"])["value"] == 4
     assert run_grid(tmp_path, JOBS, square)["job-2"]["value"] == 4
     assert not (tmp_path / "job-2.failed.txt").exists()
 
@@ -121,7 +160,7 @@ def test_what_fails_twice_is_reported_and_the_rest_is_kept(tmp_path):
 @pytest.mark.slow
 def test_a_job_whose_worker_is_killed_is_tried_once_more(tmp_path):
     told = {}
-    jobs = {name: {"x": x, "mark": tmp_path / "mark" if x == 1 else None} for x, name in enumerate(JOBS)}
+    jobs = {name: {"x": x, "mark": str(tmp_path / "mark") if x == 1 else None} for x, name in enumerate(JOBS)}
     records = run_grid(tmp_path / "jobs", jobs, die_once, workers=2, on_done=told.__setitem__)
     assert [r["value"] for r in records.values()] == [0, 1, 2, 3, 4]
     assert told == dict.fromkeys(JOBS, "done")
@@ -154,23 +193,24 @@ run_grid(Path(sys.argv[1]) / "jobs", jobs, note, workers=2)
 
 
 @pytest.mark.slow
-def test_a_grid_that_is_killed_goes_on_and_no_job_is_done_twice(tmp_path):
-    """Workers outlive the killed grid for as long as their job takes: the next grid takes their records."""
+def test_a_grid_that_is_killed_goes_on_and_no_finished_job_is_done_twice(tmp_path):
+    """Workers end with the grid that started them: what they had begun is begun again, what they had finished stays."""
     root = str(Path(__file__).parents[2])
     command = [sys.executable, "-c", GRID, str(tmp_path)]
     environment = os.environ | {"PYTHONPATH": root}
-    first = subprocess.Popen(command, cwd=tmp_path, env=environment)
+    first = subprocess.Popen(command, cwd=tmp_path, env=environment, start_new_session=True)
     until = time.monotonic() + 60
     while len(list(tmp_path.glob("done-*"))) < 5 and time.monotonic() < until:  # two of three seconds have begun
         time.sleep(0.02)
     first.kill()
     first.wait()
+    assert gone(first.pid)
     records = {p.name: p.read_bytes() for p in (tmp_path / "jobs").glob("*.json")}
     assert {f"job-{x}.json" for x in range(3)} <= set(records)
     subprocess.run(command, cwd=tmp_path, env=environment, check=True)
     for x in range(6):
-        assert read_json(tmp_path / "jobs" / f"job-{x}.json")["value"] == x
-        assert len(list(tmp_path.glob(f"done-{x}-*"))) == 1
+        assert read_json(tmp_path / "jobs" / f"job-{x}.json")["found"]["value"] == x
+        assert len(list(tmp_path.glob(f"done-{x}-*"))) <= (1 if f"job-{x}.json" in records else 2)
     for name, text in records.items():
         assert (tmp_path / "jobs" / name).read_bytes() == text
 

@@ -4,10 +4,13 @@ import math
 
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
 from steelyard.experiments.metrics import log_probabilities, run_metrics
-from steelyard.experiments.statistics import summary
+from steelyard.experiments.statistics import mean_interval, summary
+from steelyard.report.results import Summary
 from tests.helpers import batch
 
 GROUPS = {"many": [0, 1], "medium": [], "few": [2, 4]}
@@ -40,14 +43,35 @@ def test_calibration_error_of_a_coin_that_claims_to_know():
     assert metrics["ece"] == pytest.approx(0.5, abs=1e-3)
 
 
-def test_interval_is_students():
-    value = summary([0.1, 0.2, 0.6])
-    half = 4.302652729911275 * math.sqrt(0.07) / math.sqrt(3)
+def test_interval_is_students_from_four_seeds_on():
+    value = summary([0.3, 0.4, 0.5, 0.4])
+    half = 3.182446305284263 * math.sqrt(0.02 / 3) / math.sqrt(4)
     assert value.to_dict() == {
-        "mean": pytest.approx(0.3),
-        "low": pytest.approx(0.3 - half),
-        "high": pytest.approx(0.3 + half),
-        "n": 3,
+        "mean": pytest.approx(0.4),
+        "low": pytest.approx(0.4 - half),
+        "high": pytest.approx(0.4 + half),
+        "n": 4,
     }
+    mean, low, high = mean_interval([0.1, 0.2, 0.6])  # of differences, which decide, it always is
+    half = 4.302652729911275 * math.sqrt(0.07) / math.sqrt(3)
+    assert (mean, low, high) == (pytest.approx(0.3), pytest.approx(0.3 - half), pytest.approx(0.3 + half))
+    assert mean_interval([0.5, None]) == (0.5, None, None)
+    with pytest.raises(ValueError, match="values must not be empty"):
+        mean_interval([None])
+
+
+def test_two_or_three_seeds_have_their_least_and_largest_value():
+    assert summary([0.7, 0.853], high=1) == Summary(pytest.approx(0.7765), 0.7, 0.853, 2)
+    assert summary([0.6, None, 0.1, 0.2]) == Summary(pytest.approx(0.3), 0.1, 0.6, 3)
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=8), st.sampled_from([1.0, math.inf]))
+def test_what_stands_beside_a_mean_is_around_it_and_where_values_can_be(values, high):
+    found = summary(values, high=high)
+    assert 0 <= found.low <= found.high <= high
+    assert found.low - 1e-12 <= found.mean <= found.high + 1e-12
+
+
+def test_one_seed_has_nothing_beside_it():
     assert summary([0.5]).to_dict() == {"mean": 0.5, "low": None, "high": None, "n": 1}
     assert summary([None, None]) is None

@@ -10,7 +10,9 @@ from steelyard.experiments import compare
 from steelyard.experiments.config import make_config
 from steelyard.experiments.metrics import METRICS
 from steelyard.report import write_report
+from steelyard.report.compare_page import _best
 from steelyard.report.figures import Series, balance_figure, confusion_figure, recall_figure
+from steelyard.report.results import Metric, Summary
 from steelyard.report.style import Classes, shown
 from tests.helpers import NASTY
 from tests.report.browser import check_page
@@ -141,11 +143,41 @@ def test_names_are_escaped_and_control_characters_replaced(tmp_path):
     assert "$x^2$" in text
 
 
+@pytest.mark.parametrize(
+    ("means", "half", "seeds", "marked"),
+    [
+        ([0.5, 0.6, 0.7], 0.04, 5, [2]),
+        ([0.5, 0.6, 0.7], 0.06, 5, []),  # the best overlaps with the second
+        ([0.5, 0.6, 0.7], 0.04, 3, []),  # too few seeds for an interval
+        ([0.7, 0.7, 0.5], 0.01, 4, []),
+        ([0.7, 0.7, 0.5], 0.0, 4, []),
+    ],
+)
+@pytest.mark.parametrize("better", ["higher", "lower"])
+def test_best_is_marked_where_intervals_tell_it(means, half, seeds, marked, better):
+    if better == "lower":
+        means = [1 - mean for mean in means]
+    summaries = [Summary(mean, mean - half, mean + half, seeds) for mean in means]
+    best = _best(summaries, Metric("a", "A", "%", better))
+    assert [k for k, one in enumerate(summaries) if one is best] == marked
+    assert _best([None, *summaries], Metric("a", "A", "%", better)) is best
+    assert _best(summaries[:1], Metric("a", "A", "%", better)) is None
+
+
+def test_a_link_in_place_of_the_page_is_not_followed(tmp_path):
+    folder, precious = make_run(tmp_path, ["a", "b"]), tmp_path / "precious"
+    precious.write_text("mine")
+    for name in ("report.html", "report.html.tmp"):
+        (folder / name).symlink_to(precious)
+    assert not write_report(folder).is_symlink()
+    assert precious.read_text() == "mine"
+
+
 def test_page_says_what_it_shows(tmp_path):
     text = " ".join(
         write_report(make_run(tmp_path, **CASES["two classes, one seed, no few-shot"])).read_text().split()
     )
-    assert "one seed has no interval" in text
+    assert "one has no interval, and no best is marked" in text
     assert "<td>–</td>" in text
     assert "0.1: 80.0; 0.3: diverged" in text
     assert "(at an edge of those tried)" in text

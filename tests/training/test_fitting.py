@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import resource
+import zipfile
 from dataclasses import replace
 
 import pytest
@@ -11,7 +13,7 @@ from steelyard.data import load_dataset
 from steelyard.losses import create_loss
 from steelyard.training import Diverged, Recipe, SmallCNN, create_backbone, fit, predict, predict_features
 from steelyard.training.batches import EpochBatches, Shares
-from steelyard.training.lightning import deterministic
+from steelyard.training.lightning import SafeCheckpointIO, deterministic
 from steelyard.weights.schedules import DeferredReweighting
 from tests.helpers import assert_at_least
 
@@ -28,7 +30,7 @@ class Killed(BaseException):
     pass
 
 
-def _fit(images, checkpoint, *, recipe=RECIPE, loss=None, schedule=None, die_at=None):
+def _fit(images, checkpoint, *, recipe=RECIPE, loss=None, die_at=None, **options):
     def on_epoch(row):
         if row["epoch"] == die_at:
             raise Killed
@@ -36,9 +38,7 @@ def _fit(images, checkpoint, *, recipe=RECIPE, loss=None, schedule=None, die_at=
     torch.manual_seed(3)
     network = SmallCNN(images[0], 10)
     loss = loss or create_loss("lgl-inr", statistics="running", num_classes=10)
-    return fit(
-        network, loss, images, images, recipe, seed=3, checkpoint=checkpoint, schedule=schedule, on_epoch=on_epoch
-    )
+    return fit(network, loss, images, images, recipe, seed=3, checkpoint=checkpoint, on_epoch=on_epoch, **options)
 
 
 @pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
@@ -103,14 +103,17 @@ def test_divergence_stops_with_step_and_epoch(images, tmp_path):
         _fit(images, tmp_path / "last.ckpt", recipe=recipe)
 
 
-@pytest.mark.parametrize("kind", ["truncated", "pickle"])
+@pytest.mark.parametrize("kind", ["truncated", "pickle", "empty", "text", "other", "list"])
 def test_checkpoint_that_is_none_is_refused_and_never_executed(images, tmp_path, kind):
     file = tmp_path / "last.ckpt"
-    if kind == "truncated":
-        torch.save({"state": torch.zeros(1000)}, file)
-        file.write_bytes(file.read_bytes()[:500])
-    else:
-        file.write_bytes(pickle.dumps(print))
+    torch.save({"other": {"state_dict": {}}, "list": [1]}.get(kind, torch.zeros(1000)), file)
+    if kind not in ("other", "list"):
+        file.write_bytes({
+            "truncated": file.read_bytes()[:500],
+            "pickle": pickle.dumps(print),
+            "empty": b"",
+            "text": b"what was here is gone",
+        }[kind])  # fmt: skip
     with pytest.raises(ValueError, match=r"checkpoint .*last.ckpt cannot be read .* remove it to train again"):
         _fit(images, file)
 
@@ -122,6 +125,52 @@ def test_checkpoint_of_another_network_is_refused(images, tmp_path, monkeypatch)
     wide = SmallCNN(images[0], 10, width=24)
     with pytest.raises(ValueError, match=r"last.ckpt is of another model \(.*size mismatch.*\); remove it"):
         fit(wide, create_loss("softmax"), images, images, RECIPE, seed=3, checkpoint=tmp_path / "last.ckpt")
+
+
+def test_checkpoint_with_one_bit_changed_is_refused(images, tmp_path, monkeypatch):
+    """Wherever the bit lies that holds a number: torch alone would go on with another one."""
+    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    file = tmp_path / "last.ckpt"
+    with pytest.raises(Killed):
+        _fit(images, file, die_at=2)
+    whole = file.read_bytes()
+    with zipfile.ZipFile(file) as parts:
+        places = [
+            part.header_offset + 200 + part.file_size // 2 for part in parts.infolist() if "data/" in part.filename
+        ]
+    for at in [place for place in places if place < len(whole)][::4]:
+        file.write_bytes(whole[:at] + bytes([whole[at] ^ 4]) + whole[at + 1 :])
+        with pytest.raises(
+            ValueError, match=r"last.ckpt cannot be read \(the checksum of .* is wrong\); remove it"
+        ):
+            SafeCheckpointIO().load_checkpoint(file)
+    file.write_bytes(whole)
+    assert SafeCheckpointIO().load_checkpoint(file)["epoch"] == 2
+
+
+def test_a_full_disk_says_so_and_leaves_the_checkpoint(tmp_path):
+    """Whatever torch makes of an error in the middle of a file."""
+    file, limits = tmp_path / "last.ckpt", resource.getrlimit(resource.RLIMIT_FSIZE)
+    file.write_bytes(b"before")
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            SafeCheckpointIO().save_checkpoint({"a": torch.zeros(100_000)}, file)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert file.read_bytes() == b"before"
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
+def test_checkpoint_of_other_settings_is_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    with pytest.raises(Killed):
+        _fit(images, tmp_path / "last.ckpt", die_at=2, of={"seed": 3, "imbalance": "none"})
+    message = r"last.ckpt is of another run: imbalance is 'none', not 'step:10'; remove it to train again"
+    with pytest.raises(ValueError, match=message):
+        _fit(images, tmp_path / "last.ckpt", of={"seed": 3, "imbalance": "step:10"})
+    whole = _fit(images, tmp_path / "whole.ckpt")
+    assert _fit(images, tmp_path / "last.ckpt", of={"seed": 3, "imbalance": "none"}).history == whole.history
 
 
 def test_batches_depend_on_seed_and_epoch_alone():

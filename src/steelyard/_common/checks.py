@@ -2,7 +2,7 @@
 
 import math
 import numbers
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -130,6 +130,13 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     if value not in choices:
         listed = ", ".join(repr(c) for c in choices)
         raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+
+
+def check_same(name: str, before: Mapping[str, object], now: Mapping[str, object]) -> None:
+    """Refuse what was made under other settings, naming the first that differs."""
+    for key, value in now.items():
+        if before.get(key) != value:
+            raise ValueError(f"{name} is of another run: {key} is {before.get(key)!r}, not {value!r}")
 
 
 def check_number(name: str, value: float, *, low: float = -math.inf, high: float = math.inf) -> float:

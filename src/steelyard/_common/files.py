@@ -1,21 +1,35 @@
-"""Files that are whole or not there: written aside, made durable, renamed."""
+"""Files that are whole or not there: written aside, made durable, renamed; and folders held while they are filled.
 
+Nothing is written through a link: what lies at a name is replaced, and a folder with links in it is not held.
+"""
+
+import csv
+import hashlib
+import io
 import json
 import os
+import re
 import secrets
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from steelyard._common.text import inert
+
+UNFINISHED = ".unfinished"
+_LOCK = ".lock"
 
 
 def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
     """Call `write` with a binary file beside `path`, make it durable, and rename it to `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")  # nobody else's
+    aside = path.with_name(f".{secrets.token_hex(8)}.tmp")  # nobody else's
     try:
-        with aside.open("wb") as file:
+        with aside.open("xb") as file:
             write(file)
             file.flush()
             os.fsync(file.fileno())
@@ -24,41 +38,29 @@ def write_atomically(path: Path, write: Callable[[Any], object]) -> None:
         aside.unlink(missing_ok=True)
 
 
-UNFINISHED = ".unfinished"
+def write_text(path: Path, text: str) -> Path:
+    """Write text in UTF-8 and return the path; what UTF-8 cannot hold (bytes of a file's name) is escaped."""
+    write_atomically(path, lambda file: file.write(text.encode("utf-8", "backslashreplace")))
+    return path
 
 
-def check_folder(folder: Path) -> None:
-    """Refuse a folder that :func:`filled_folder` would refuse.
+def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
+    """Write a table as CSV; None is an empty cell, a float has all its digits, no cell is a formula."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows([inert(cell) for cell in row] for row in rows)
+    write_text(path, text.getvalue())
 
-    Raises:
-        FileExistsError: the folder is a file, or holds something that no unfinished writing left.
-    """
-    if folder.exists() and (not folder.is_dir() or (any(folder.iterdir()) and not (folder / UNFINISHED).exists())):
-        raise FileExistsError(f"{folder} holds something already; name another folder")
 
-
-@contextmanager
-def filled_folder(folder: Path) -> Iterator[None]:
-    """Hold a folder that the block fills; a mark in it says that it is unfinished until the block has ended.
-
-    A new or empty folder is taken; one that has the mark of an earlier call is completed.
-
-    Raises:
-        FileExistsError: as :func:`check_folder`.
-    """
-    check_folder(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    mark = folder / UNFINISHED
-    mark.touch()
-    yield
-    for aside in folder.glob("*.????????????????.tmp"):  # of a process that was killed while it wrote
-        aside.unlink(missing_ok=True)
-    mark.unlink(missing_ok=True)
+def to_json(value: object) -> str:
+    """Return JSON; what UTF-8 cannot hold, such as bytes of a file's name, becomes its escape as text."""
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1)
+    return re.sub("[\ud800-\udfff]", lambda sign: f"\\\\u{ord(sign[0]):04x}", text)
 
 
 def write_json(path: Path, value: object) -> None:
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1)
-    write_atomically(path, lambda file: file.write(text.encode()))
+    write_text(path, to_json(value))
 
 
 def read_json(path: Path) -> Any:
@@ -81,3 +83,77 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(found) < len(pairs):
         raise ValueError(f"key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r} stands twice")
     return found
+
+
+def file_digest(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def held_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process; it is made where there is none.
+
+    Raises:
+        FileExistsError: it is a file.
+        ValueError: another process holds it, or something in it is a link.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise FileExistsError(f"folder {folder} is a file")
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent, folders, files in os.walk(folder):
+        for path in (Path(parent, name) for name in (*folders, *files)):
+            if path.is_symlink():
+                raise ValueError(f"{path} is a link, and nothing is written through links; remove it")
+    lock = FileLock(folder / _LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(f"folder {folder} is in use by another process") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder that :func:`filled_folder` would refuse.
+
+    Raises:
+        FileExistsError: the folder is a file, or holds something that no unfinished writing left.
+    """
+    if not folder.exists():
+        return
+    if not folder.is_dir() or ({p.name for p in folder.iterdir()} - {_LOCK} and not _unfinished(folder)):
+        raise FileExistsError(f"{folder} holds something already; name another folder")
+
+
+@contextmanager
+def filled_folder(folder: Path) -> Iterator[None]:
+    """Hold a folder that the block fills; a mark in it says that it is unfinished until the block has ended.
+
+    A new or empty folder is taken; one that has the mark of an earlier call is completed.
+
+    Raises:
+        FileExistsError: as :func:`check_folder`.
+        ValueError: as :func:`held_folder`.
+    """
+    check_folder(folder)
+    with held_folder(folder):
+        check_folder(folder)  # another process may have finished it meanwhile
+        (folder / UNFINISHED).touch()
+        yield
+        remove_leftovers(folder)
+        (folder / _LOCK).unlink(missing_ok=True)
+        (folder / UNFINISHED).unlink()
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what processes left that were killed while they wrote into a folder; for who holds it."""
+    for aside in folder.rglob(".????????????????.tmp"):
+        aside.unlink(missing_ok=True)
+
+
+def _unfinished(folder: Path) -> bool:
+    return (folder / UNFINISHED).exists()

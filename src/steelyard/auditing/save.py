@@ -1,7 +1,5 @@
 """An audit as a folder of audit.json, classes.csv and mean_confusion.npz; pages are made of them elsewhere."""
 
-import csv
-import io
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -11,8 +9,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from steelyard._common.files import filled_folder, write_atomically, write_json
-from steelyard._common.text import inert
+from steelyard._common.files import filled_folder, write_atomically, write_csv, write_json
 from steelyard.auditing.findings import Numbers, finite
 
 _T = 2.131  # as in judge
@@ -108,16 +105,8 @@ def save_audit(
         write_atomically(
             folder / "mean_confusion.npz", lambda file: np.savez(file, mean_confusion=P, ledger=entries)
         )
-        write_atomically(folder / "classes.csv", lambda file: file.write(_csv(rows).encode()))
+        named = [row.to_dict() for row in sorted(rows, key=lambda row: row.index)]
+        write_csv(folder / "classes.csv", ["class", *list(named[0])[1:]], [list(row.values()) for row in named])
         write_json(folder / "audit.json", found)
         if page is not None:
             page(folder)
-
-
-def _csv(rows: Sequence[ClassRow]) -> str:
-    text = io.StringIO()
-    named = [row.to_dict() for row in sorted(rows, key=lambda row: row.index)]
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["class", *list(named[0])[1:]])
-    writer.writerows([inert(value) for value in row.values()] for row in named)
-    return text.getvalue()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from scipy import stats
 
+from steelyard._common.text import exact
 from steelyard.balance import mean_confusion
 from steelyard.experiments.trainings import dataset, draw, settings, train
 from steelyard.forecasting import binary_ratio, fit_head
@@ -23,7 +24,7 @@ STATEMENT = (
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
     """Return a job for every weight, imbalance, weight decay and seed."""
     return {
-        f"w{weight:g}-i{ratio:g}-d{decay:g}-s{seed}": settings(config)
+        f"w{exact(weight)}-i{exact(ratio)}-d{exact(decay)}-s{seed}": settings(config)
         | {"weight": weight, "ratio": ratio, "weight_decay": decay, "seed": seed}
         for weight in config.weights
         for ratio in config.ratios

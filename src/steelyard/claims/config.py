@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from steelyard.experiments.config import Backbone
+from steelyard.experiments.config import Backbone, Decay, Rate
 from steelyard.training import Augmentation, Precision
 
 
@@ -47,9 +47,9 @@ class ClaimConfig(BaseModel):
     seeds: int = Field(default=3, ge=1, le=1000)
     epochs: int = Field(default=30, ge=1, le=10**6)
     batch_size: int = Field(default=32, ge=1)
-    learning_rate: float = Field(default=0.03, gt=0)
-    learning_rates: list[float] = Field(default=[0.01, 0.03, 0.1], min_length=1)
-    weight_decays: list[float] = Field(default=[5e-4], min_length=1)
+    learning_rate: Rate = 0.03
+    learning_rates: list[Rate] = Field(default=[0.01, 0.03, 0.1], min_length=1)
+    weight_decays: list[Decay] = Field(default=[5e-4], min_length=1)
     backbone: Backbone = "small-cnn"
     augmentation: Augmentation = "none"
     limit_train: int | None = Field(default=None, ge=20)

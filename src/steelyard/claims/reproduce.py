@@ -12,18 +12,17 @@ from types import ModuleType
 from typing import Any, cast
 
 import yaml
-from filelock import FileLock, Timeout
 from pydantic import ValidationError
 
 import steelyard
-from steelyard._common.files import read_json, write_json
+from steelyard._common.checks import check_same
+from steelyard._common.files import held_folder, read_json, remove_leftovers, write_csv, write_json
 from steelyard.claims import c1, c2, c3, c4, leaderboard
 from steelyard.claims.config import ClaimConfig
 from steelyard.data import parse_imbalance
 from steelyard.experiments.config import one_sentence
-from steelyard.experiments.files import write_csv
 from steelyard.experiments.grid import Engine, run_grid
-from steelyard.experiments.runs import environment, next_folder, numbered_folders
+from steelyard.experiments.runs import check_new, environment, next_folder, numbered_folders, read_finished
 from steelyard.experiments.trainings import dataset, ranked_counts
 from steelyard.notation import check_starts, parse_losses
 from steelyard.report import write_claim_page
@@ -92,26 +91,15 @@ def reproduce(
     """
     folder = Path(folder)
     module: Any = CLAIMS[claim]
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / ".lock", timeout=0)
-    try:
-        lock.acquire()
-    except Timeout:
-        raise ValueError(f"run folder {folder} is in use by another process") from None
-    try:
+    with held_folder(folder):
         given = {"claim": claim} | config.model_dump()
         file = folder / "config.json"
         if file.exists():
-            before = _configuration(file)
-            odd = next((key for key in given if before[key] != given[key]), None)
-            if odd is not None:
-                raise ValueError(
-                    f"run folder {folder} is of another run: {odd} is {before[odd]!r}, not {given[odd]!r}; "
-                    "name another with --out"
-                )
+            check_same(f"run folder {folder}", _configuration(file), given)
         started = time.monotonic()
         jobs = module.jobs(config)
         if not file.exists():
+            check_new(folder)
             _check_data(jobs)  # before anything is written, and any job fails for it
             write_json(file, given)
         on_plan(len(jobs))
@@ -136,32 +124,47 @@ def reproduce(
             **vars(conclusion),
         )
         if ran == 0 and (folder / Claim.FILE).exists():  # nothing is new but the page: when and where it ran stays
-            earlier = Claim.read(folder)
+            earlier = read_finished(Claim, folder)
             keys = ("environment", "finished", "seconds", "command")
             result = replace(result, **{key: getattr(earlier, key) for key in keys})
         _write_rows(folder / "rows.csv", list(records.values()))
         write_json(folder / Claim.FILE, result.to_dict())
         write_claim_page(folder)
+        remove_leftovers(folder)
         return result
-    finally:
-        lock.release()
 
 
-def claim_folder(parent: str | PathLike[str], claim: str, config: ClaimConfig) -> Path:
-    """Return the newest folder of a claim in `parent` with this configuration, or the next that does not exist."""
+def claim_folder(
+    parent: str | PathLike[str],
+    claim: str,
+    config: ClaimConfig,
+    say: Callable[[str], None] = lambda text: None,
+) -> Path:
+    """Return the newest folder of a claim in `parent` with this configuration, or the next that does not exist.
+
+    One whose configuration cannot be read is left out, and `say` is told why.
+    """
     parent = Path(parent)
     given = {"claim": claim} | config.model_dump()
     for _, folder in sorted(numbered_folders(parent, claim).items(), reverse=True):
         file = folder / "config.json"
-        if not file.exists() or given.items() <= _configuration(file).items():
-            return folder
+        try:
+            if not file.exists():
+                check_new(folder)
+                return folder
+            if given.items() <= _configuration(file).items():
+                return folder
+        except (ValueError, OSError) as error:
+            say(f"{folder} is left out: {error}")
     return next_folder(parent, claim)
 
 
 def _configuration(file: Path) -> dict[str, Any]:
     """Of a run; a setting that a later version added was, before, what its default is."""
-    before: dict[str, Any] = {"claim": None} | ClaimConfig().model_dump() | read_json(file)
-    return before
+    found = read_json(file)
+    if not isinstance(found, dict):
+        raise ValueError(f"{file} must hold keys and values, got {type(found).__name__}")
+    return {"claim": None} | ClaimConfig().model_dump() | found
 
 
 def _check_data(jobs: dict[str, dict[str, Any]]) -> None:

@@ -114,7 +114,7 @@ def compare(
     if out is not None:
         folder = out
     elif resume:
-        found = latest_folder(Path("runs"), stem, config)
+        found = latest_folder(Path("runs"), stem, config, say=_tell)
         if found is None:
             raise ValueError(f"nothing to resume: no folder runs/{stem}* holds a run of these options")
         folder = found
@@ -196,7 +196,7 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
         class_counts=counts,
         class_names=given,
         command=command,
-        say=lambda text: click.echo(text, err=True),
+        say=_tell,
         **options,
     )
     print_audit(report)
@@ -254,7 +254,7 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
         class_names=None if names is None else [name.strip() for name in names.split(",")],
         out=out,
         command=command,
-        say=lambda text: click.echo(text, err=True),
+        say=_tell,
         **options,
     )
     print_forecast(ForecastResults.from_dict(found))
@@ -325,7 +325,7 @@ def reproduce(
     configs = {name: read_claim_config(name, full=full, **given) for name in claims}
     with Display() as display:
         for name, config in configs.items():
-            folder = claim_folder(Path("runs/claims"), name, config) if out is None else out / name
+            folder = claim_folder(Path("runs/claims"), name, config, say=_tell) if out is None else out / name
             result = run(
                 name,
                 config,
@@ -375,6 +375,10 @@ def losses(markdown: bool) -> None:
     from steelyard.losses.table import loss_table
 
     click.echo(loss_table() if markdown else "\n".join(steelyard.list_losses()))
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
 
 
 def _number(text: str) -> float:

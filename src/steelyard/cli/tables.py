@@ -121,26 +121,30 @@ def _print_rows(
 
 def print_table(results: "Comparison") -> None:
     """The metrics of each loss."""
+    from steelyard.report.intervals import FEWEST
+
     console = _console()
     metrics = [metric for metric, classes in results.groups_of() if classes != 0]
     titles = [m.title + (f", {m.unit}" if m.unit else "") for m in metrics]
-    sign = "±" if console.encoding.startswith("utf") else "+/-"
     rows = [
-        (loss.label, [_cell(loss.summary[m.key], 100 if m.unit == "%" else 1, sign) for m in metrics])
+        (loss.label, [_cell(loss.summary[m.key], 100 if m.unit == "%" else 1) for m in metrics])
         for loss in results.losses
     ]
     title = _plain(f"{results.config['dataset']}, imbalance {results.config['imbalance']}")
     _print_rows(console, "loss", titles, rows, title)
     seeds = results.config["seeds"]
-    click.echo(f"mean over {seeds} seeds {sign} half the 95% interval" if seeds > 1 else "one seed: no intervals")
+    beside = "95% interval" if seeds >= FEWEST else "least, largest"
+    click.echo(f"mean over {seeds} seeds [{beside}]" if seeds > 1 else "one seed: no intervals")
 
 
-def _cell(value: "Summary | None", scale: int, sign: str) -> str:
+def _cell(value: "Summary | None", scale: int) -> str:
     if value is None:
         return "-"
     digits = 1 if scale == 100 else 3
     text = f"{value.mean * scale:.{digits}f}"
-    return text if value.high is None else f"{text} {sign} {(value.high - value.mean) * scale:.{digits}f}"
+    if value.low is None or value.high is None:
+        return text
+    return f"{text} [{value.low * scale:.{digits}f}, {value.high * scale:.{digits}f}]"
 
 
 def _plain(text: str) -> Text:

@@ -1,9 +1,7 @@
 """Forecast from a file of features: read it, refit heads, write what they would do."""
 
-import csv
 import datetime
-import io
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,14 +11,16 @@ import torch
 from torch import Tensor
 
 import steelyard
-from steelyard._common.files import write_atomically, write_json
-from steelyard._common.text import inert
+from steelyard._common.files import check_folder, filled_folder, write_atomically, write_csv, write_json
 from steelyard.data import Predictions, open_predictions
 from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
 from steelyard.notation import parse_loss, parse_weights
 from steelyard.report import write_forecast_page
 
 _WEIGHT_DECAY = 5e-4
+_NUMBERS = ("accuracy", "balanced_accuracy", "nll", "ece")
+_VECTORS = ("class_weights", "recall", "precision", "class_loss")
+_HEADER = ("loss", "weights", *_NUMBERS, "class", "training_samples", *_VECTORS)
 
 
 def forecast_file(
@@ -49,7 +49,8 @@ def forecast_file(
         target: name of the label column.
         features: names or patterns of the columns of features, with commas between. Default: by their names.
         class_names: K. Default: what the file says.
-        out: folder to write forecast.json, forecast.csv, mean_confusion.npz and report.html to; new or empty.
+        out: folder to write forecast.json, forecast.csv, mean_confusion.npz and report.html to; new, empty,
+            or of a forecast that was stopped while it wrote.
         command: the command line to show in the report.
         say: told what was taken from the file.
 
@@ -57,15 +58,15 @@ def forecast_file(
         What forecast.json holds.
 
     Raises:
-        FileExistsError: the folder holds something already.
+        FileExistsError: the folder holds something that no unfinished forecast left.
         ValueError, TypeError, FileNotFoundError: a file that cannot be read, or an option that is refused.
         ArithmeticError: a head that could not be fitted.
     """
     path = Path(path)
     test = None if test is None else Path(test)
     out = None if out is None else Path(out)
-    if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise FileExistsError(f"{out} holds something already; name another folder")
+    if out is not None:
+        check_folder(out)
     specs = [parse_loss(loss) for loss in losses]
     for spec in specs:
         if spec.entry.separable_over != "rows":
@@ -130,10 +131,11 @@ def forecast_file(
     }
     if out is not None:
         P = {f"{loss}:{one.name}": one.mean_confusion.numpy() for loss, one in found}
-        write_atomically(out / "mean_confusion.npz", lambda file: np.savez(file, **P))  # type: ignore[arg-type]
-        write_atomically(out / "forecast.csv", lambda file: file.write(_csv(result).encode()))
-        write_json(out / "forecast.json", result)
-        write_forecast_page(out)
+        with filled_folder(out):
+            write_atomically(out / "mean_confusion.npz", lambda file: np.savez(file, **P))  # type: ignore[arg-type]
+            write_csv(out / "forecast.csv", _HEADER, _rows(result))
+            write_json(out / "forecast.json", result)
+            write_forecast_page(out)
     return result
 
 
@@ -165,17 +167,9 @@ def _law(loss: str, one: Forecast, counts: Tensor) -> dict[str, float | None]:
     return {"binary_ratio": binary_ratio((n[0], n[1]), (w[0], w[1]))}
 
 
-def _csv(result: dict[str, Any]) -> str:
-    """Return a table with one row for each forecast and class."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    numbers = ("accuracy", "balanced_accuracy", "nll", "ece")
-    vectors = ("class_weights", "recall", "precision", "class_loss")
-    writer.writerow(["loss", "weights", *numbers, "class", "training_samples", *vectors])
+def _rows(result: dict[str, Any]) -> Iterator[list[object]]:
+    """Return a row for each forecast and class."""
     for one in result["forecasts"]:
         for k, count in enumerate(result["class_counts"]):
-            cells = ["" if one[key][k] is None else repr(one[key][k]) for key in vectors]
-            writer.writerow(
-                [inert(one["loss"]), inert(one["name"]), *(repr(one[key]) for key in numbers), k, count, *cells]
-            )
-    return text.getvalue()
+            numbers, vectors = [one[key] for key in _NUMBERS], [one[key][k] for key in _VECTORS]
+            yield [one["loss"], one["name"], *numbers, k, count, *vectors]

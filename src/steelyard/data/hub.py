@@ -79,7 +79,10 @@ def _open(name: str) -> tuple[Any, list[Path]]:
     """Return the splits of a folder or a hub name, and the folders that files of its images lie in."""
     import datasets
 
-    path = Path(name).expanduser()
+    try:
+        path = Path(name).expanduser()
+    except RuntimeError:
+        raise FileNotFoundError(f"dataset folder {name} is in the home of a user who is not known") from None
     local = path.is_dir()
     if not local and (name.startswith((".", "/", "~")) or name.count("/") > 1 or path.exists()):
         raise FileNotFoundError(f"dataset folder {name} does not exist or is not a folder")

@@ -3,7 +3,8 @@
 import functools
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,26 @@ import safetensors.torch
 import torch
 from torch import Tensor
 
-from steelyard._common.files import read_json, write_atomically
+from steelyard._common.files import file_digest, write_atomically
 from steelyard.balance import TrainingSetup, law, mean_confusion
 from steelyard.data import load_dataset, parse_imbalance, shot_groups, split_validation, subsample
 from steelyard.experiments.config import CompareConfig, make_config
 from steelyard.experiments.files import write_rows
 from steelyard.experiments.job import OnEpoch, Setting, Splits, Training, train_and_judge
 from steelyard.experiments.metrics import recalls, run_metrics
+from steelyard.experiments.records import read_record
 from steelyard.notation import LossSpec, parse_loss
 from steelyard.report.results import ComparedData, Run
 from steelyard.training import Diverged, Fitted, Recipe, predict, predict_features
+
+_FILES = (
+    "model.safetensors",
+    "predictions.parquet",
+    "train_predictions.parquet",
+    "features.parquet",
+    "train_features.parquet",
+    "mean_confusion.npz",
+)
 
 
 class Bench:
@@ -74,6 +85,12 @@ class Bench:
             self._drawn = {seed: Splits(train, self._validation, self._test, counts)}  # one is enough in memory
         return self._drawn[seed]
 
+    def settings(self, loss: str, training: Training) -> dict[str, object]:
+        """Return what a training is known by: two that have it in common have the same outcome."""
+        kept = self.config.model_dump(exclude={"losses", "seeds", "learning_rates"})
+        samples = int(self.class_counts.sum())
+        return kept | {"loss": loss, "training_samples": samples} | asdict(training)
+
     def describe(self) -> ComparedData:
         """Return the classes and how many samples each has."""
         size = len(self._data.class_names)
@@ -100,6 +117,7 @@ class Bench:
                 training,
                 functools.partial(self._judge, spec, training.seed, part),
                 checkpoint=folder / "last.ckpt",
+                of=self.settings(spec.label, training),
                 on_epoch=on_epoch,
             )
         except Diverged as error:
@@ -138,6 +156,7 @@ class Bench:
                 "history": fitted.history,
                 "law": balance.to_dict(),
                 "seconds": 0.0,
+                "files": {name: file_digest(folder / name) for name in _FILES},
             }
         )
 
@@ -163,26 +182,30 @@ def setup_of(spec: LossSpec, class_counts: Tensor, batch_size: int) -> TrainingS
     return TrainingSetup(spec.loss(class_counts, batch_size), batch_size=batch_size, class_counts=class_counts)
 
 
-def read_record(file: Path, training: Training) -> float | Run | Diverged:
-    """Return what came of a training, from its record.
+def read_outcome(file: Path, of: Mapping[str, object], *, tuning: bool) -> float | Run | Diverged:
+    """Return what came of a training with the settings `of`, from its record.
 
     Raises:
-        ValueError: the file was cut off or edited; the sentence names it.
+        ValueError: the record, or a file that it speaks of, was changed since it was written, or is of another
+            training; the sentence names the file.
     """
-    try:
-        found = read_json(file)
-        if not isinstance(found, dict):
-            raise ValueError(f"{file} is not the record of a training")
-        if found.get("diverged") is not None:
-            return Diverged(str(found["diverged"]))
-        if not training.tuning:
-            return Run.from_dict(found, str(file))
-        score = found.get("balanced_accuracy")
-        if isinstance(score, bool) or not isinstance(score, int | float) or not 0 <= score <= 1:
-            raise ValueError(f"{file}: balanced_accuracy must be a number from 0 to 1, got {score!r}")
-        return float(score)
-    except ValueError as error:
-        raise ValueError(f"{error}; remove the file to train again") from None
+    found = read_record(file, of)
+    if "diverged" in found:
+        return Diverged(found["diverged"])
+    if tuning:
+        return float(found["balanced_accuracy"])
+    run = Run.from_dict(found, str(file))
+    check_files(file.parent, run, f"remove {file} to train again")
+    return run
+
+
+def check_files(folder: Path, run: Run, remedy: str) -> None:
+    """Refuse a training's folder in which a file is not what was written."""
+    for name, digest in run.files.items():
+        path = folder / name
+        if not path.is_file() or file_digest(path) != digest:
+            what = "was changed since it was written" if path.exists() else "is missing"
+            raise ValueError(f"{path} {what}; {remedy}")
 
 
 @dataclass(frozen=True)

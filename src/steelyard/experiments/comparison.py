@@ -2,6 +2,8 @@
 
 import datetime
 import functools
+import json
+import math
 import time
 from collections.abc import Callable, Iterable
 from os import PathLike
@@ -11,15 +13,15 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from steelyard._common.files import write_json
-from steelyard.experiments.bench import Bench, BenchJob, read_record
+from steelyard._common.files import remove_leftovers, write_csv, write_json
+from steelyard._common.text import exact
+from steelyard.experiments.bench import Bench, BenchJob, check_files, read_outcome
 from steelyard.experiments.config import CompareConfig
-from steelyard.experiments.files import write_csv
-from steelyard.experiments.grid import clear_locks, do_once, run_grid
+from steelyard.experiments.grid import clear_locks, do_once, record_file, run_grid
 from steelyard.experiments.job import Job, Judged, Training, carry_out, in_turn
 from steelyard.experiments.metrics import METRICS
 from steelyard.experiments.progress import Progress, Silent
-from steelyard.experiments.runs import RunFolder, environment
+from steelyard.experiments.runs import RunFolder, environment, read_finished
 from steelyard.experiments.statistics import summary
 from steelyard.notation import LossSpec, parse_losses
 from steelyard.report import write_report
@@ -77,8 +79,12 @@ def compare(
     bench = make() if runs.new() else None  # data that cannot be used leaves no folder behind
     with runs.open(config, resume=resume):
         if runs.finished():
+            found = read_finished(Comparison, folder)
+            for run in (run for loss in found.losses for run in loss.runs):
+                remedy = f"remove {folder / Comparison.FILE} and {folder / run.folder} to train again"
+                check_files(folder / run.folder, run, remedy)
             write_report(folder)
-            return Comparison.read(folder)
+            return found
         bench = bench or make()
         jobs: dict[str, Job[Run]] = {label: Job(config.learning_rates, config.seeds) for label in specs}
         trainings = _Trainings(bench, specs, jobs, progress or Silent())
@@ -104,6 +110,7 @@ def compare(
         write_json(folder / "results.json", results.to_dict())
         write_report(folder)
         clear_locks(folder)
+        remove_leftovers(folder)
         return results
 
 
@@ -124,7 +131,7 @@ class _Trainings:
         parts = {self._part(label, training): (label, training) for label, training in todo}
         jobs = {
             f"{part}/result": BenchJob(
-                config=self.bench.config.model_dump_json(),
+                config=json.dumps(self.bench.config.model_dump()),
                 folder=str(self.bench.folder.resolve()),
                 accelerator=self.bench.setting.accelerator,
                 threads=_threads(workers),
@@ -137,13 +144,16 @@ class _Trainings:
 
         def tell(name: str, outcome: str) -> None:
             part = name.removesuffix("/result")
-            if outcome == "done" and isinstance(self._outcome(part, parts[part][1]), Diverged):
+            if outcome == "done" and isinstance(self._outcome(part, *parts[part]), Diverged):
                 outcome = "diverged"
             self.progress.end(self._title(*parts[part]), outcome)
 
-        run_grid(self.bench.folder, jobs, BenchJob.work, workers=workers, on_done=tell)
+        def of(job: BenchJob) -> dict[str, object]:
+            return self.bench.settings(job.loss, job.training)
+
+        run_grid(self.bench.folder, jobs, BenchJob.work, of=of, workers=workers, on_done=tell)
         for part, (label, training) in parts.items():
-            yield label, training, self._outcome(part, training)
+            yield label, training, self._outcome(part, label, training)
 
     def _train(self, label: str, training: Training) -> float | Run:
         """Do a training here, or find it finished."""
@@ -156,35 +166,31 @@ class _Trainings:
             self.progress.start(title, self.bench.config.epochs)
             return self.bench.record(self.specs[label], training, part, self.progress.epoch)
 
-        if not (self.bench.folder / part / "result.json").exists():
-            do_once(self.bench.folder, f"{part}/result", work)
-        outcome = self._outcome(part, training)
+        if not record_file(self.bench.folder, f"{part}/result").exists():
+            do_once(self.bench.folder, f"{part}/result", self.bench.settings(label, training), work)
+        outcome = self._outcome(part, label, training)
         diverged = isinstance(outcome, Diverged)
         self.progress.end(title, "was finished" if not began else "diverged" if diverged else "done")
         if isinstance(outcome, Diverged):
             raise outcome
         return outcome
 
-    def _outcome(self, part: str, training: Training) -> float | Run | Diverged:
-        return read_record(self.bench.folder / part / "result.json", training)
+    def _outcome(self, part: str, label: str, training: Training) -> float | Run | Diverged:
+        file = record_file(self.bench.folder, f"{part}/result")
+        return read_outcome(file, self.bench.settings(label, training), tuning=training.tuning)
 
     def _part(self, label: str, training: Training) -> str:
         """Return the part of the run folder for the files of a training."""
         slug, job = self.specs[label].slug, self.jobs[label]
         if training.tuning:
-            return f"tuning/{slug}-{_exact(training.rate)}"
-        rate = "" if training.rate == job.best() else f"/rate-{_exact(training.rate)}"
+            return f"tuning/{slug}-{exact(training.rate)}"
+        rate = "" if training.rate == job.best() else f"/rate-{exact(training.rate)}"
         return f"{slug}{rate}/seed-{training.seed}"
 
     @staticmethod
     def _title(label: str, training: Training) -> str:
         purpose = f"tuning, rate {training.rate:g}" if training.tuning else f"seed {training.seed}"
         return f"{label}, {purpose}"
-
-
-def _exact(rate: float) -> str:
-    """Return a rate as a folder's name: short where that says it all."""
-    return f"{rate:g}" if float(f"{rate:g}") == rate else repr(rate)
 
 
 def _threads(workers: int) -> int:
@@ -211,7 +217,10 @@ def _compared(spec: LossSpec, judged: Judged[Run], bench: Bench) -> ComparedLoss
         class_weights=None if weights is None else weights.double().tolist(),
         lr=judged.rate,
         lr_search=judged.search,
-        summary={m.key: summary([run.metrics[m.key] for run in runs]) for m in METRICS},
+        summary={
+            m.key: summary([run.metrics[m.key] for run in runs], high=1 if m.unit == "%" else math.inf)
+            for m in METRICS
+        },
         runs=runs,
     )
 

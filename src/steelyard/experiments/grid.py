@@ -17,7 +17,9 @@ import torch
 from filelock import FileLock
 from joblib import Parallel, delayed, parallel_config
 
-from steelyard._common.files import read_json, write_atomically, write_json
+from steelyard._common.files import write_text
+from steelyard.experiments.records import read_record, write_record
+from steelyard.training.processes import end_with
 
 Engine = Literal["local", "ray", "dask"]
 _TRIES = 2
@@ -37,20 +39,22 @@ def run_grid(
     jobs: Mapping[str, Any],
     work: Callable[[Any], dict[str, Any]],
     *,
+    of: Callable[[Any], Mapping[str, object]] = dict,
     workers: int = 1,
     engine: Engine = "local",
     on_done: Callable[[str, str], None] = lambda name, outcome: None,
 ) -> dict[str, dict[str, Any]]:
     """Do `work` on every job; its record is `folder/NAME.json`, written aside and renamed by the one who did it.
 
-    A job is done by one worker at a time, whoever started it: one that an earlier grid, ended from outside, left
-    running is waited for, and its record taken.
+    A job is done by one worker at a time, whoever started it: one that is done elsewhere is waited for, and its
+    record taken. Local workers end with the process that started them, however it ends.
 
     Args:
         folder: of the records.
         jobs: a name, which is good as a file name (with slashes: in folders), and what `work` is called with,
             for each.
         work: a function of a module, so that other processes find it; returns what JSON can hold.
+        of: the settings of a job, as JSON can hold them; a record of others is refused.
         workers: processes at a time; at least 2 for a cluster.
         engine: ``"local"`` processes, or a ``"ray"`` or ``"dask"`` cluster through joblib's backends, with the
             folder, and this one, on a file system that all see. A cluster that is connected to is used; else Ray
@@ -64,21 +68,24 @@ def run_grid(
 
     Raises:
         ImportError: the engine's library is not installed.
-        ValueError: no such engine, or one worker for a cluster.
+        ValueError: no such engine, or one worker for a cluster; a record that was changed since it was written, or
+            is of another job.
         JobsFailed: jobs that failed twice; the sentence names the first, `NAME.failed.txt` has each reason.
     """
     folder = folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
-    tries = dict.fromkeys(jobs, 0)
-    for name in jobs:
-        if _record(folder, name).exists():
-            on_done(name, "was finished")
-            del tries[name]
+    finished = [name for name in jobs if record_file(folder, name).exists()]
+    for name in finished:  # before any work
+        read_record(record_file(folder, name), of(jobs[name]))
+    for name in finished:
+        on_done(name, "was finished")
+    tries = {name: 0 for name in jobs if name not in finished}
     suspects: set[str] = set()  # each of which may have had its worker killed, or another beside it
     with _cluster(engine, workers) as backend:
         while waiting := [name for name in tries if tries[name] < _TRIES]:
             together = [name for name in waiting if name not in suspects] or waiting[:1]
-            for name, outcome in _round(folder, {name: jobs[name] for name in together}, work, workers, backend):
+            tasks = {name: (of(jobs[name]), jobs[name]) for name in together}
+            for name, outcome in _round(folder, tasks, work, workers, backend):
                 if outcome == "done":
                     del tries[name]
                     on_done(name, "done")
@@ -92,12 +99,12 @@ def run_grid(
         first = next(iter(tries))
         reason = _reason(folder, first).read_text(encoding="utf-8").strip().splitlines()[-1]
         raise JobsFailed(f"{len(tries)} of {len(jobs)} jobs failed twice, the first {first} ({reason})")
-    return {name: read_json(_record(folder, name)) for name in jobs}
+    return {name: read_record(record_file(folder, name), of(jobs[name])) for name in jobs}
 
 
 def _round(
     folder: Path,
-    jobs: dict[str, Any],
+    jobs: dict[str, tuple[Mapping[str, object], Any]],
     work: Callable[[Any], dict[str, Any]],
     workers: int,
     backend: dict[str, Any],
@@ -111,7 +118,7 @@ def _round(
         # Jobs are many and small: one thread each is faster than all threads for one.
         with parallel_config(**backend, n_jobs=workers):
             outcomes = Parallel(return_as=returned)(
-                delayed(_do)(work, folder, here, name, job) for name, job in jobs.items()
+                delayed(_do)(work, folder, here, name, of, job) for name, (of, job) in jobs.items()
             )
             for name, failed in outcomes:
                 del left[name]
@@ -120,23 +127,26 @@ def _round(
         begun = [name for name in left if _lock(folder, name).exists()] or list(left)
         text = f"its worker was killed, for want of memory perhaps ({str(error).splitlines()[0]})"
         for name in begun:
-            killed = not _record(folder, name).exists()
+            killed = not record_file(folder, name).exists()
             if killed:
-                _reason(folder, name).write_text(text, encoding="utf-8")
+                write_text(_reason(folder, name), text)
             yield name, "killed" if killed else "done"
 
 
-def do_once(folder: Path, name: str, work: Callable[[], dict[str, Any]]) -> None:
-    """Do `work` and write its record, `folder/NAME.json`, unless the record is there when nobody else does it."""
+def do_once(folder: Path, name: str, of: Mapping[str, object], work: Callable[[], dict[str, Any]]) -> None:
+    """Do `work`, a job with the settings `of`, when nobody else does it, and write its record, `folder/NAME.json`.
+
+    Where the record is there by then, nothing is done.
+    """
     lock = _lock(folder, name)
     lock.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(lock):
-        if _record(folder, name).exists():  # another worker had the job
+        if record_file(folder, name).exists():  # another worker had the job
             return
         began = time.monotonic()
         try:
-            record = work()
-            write_json(_record(folder, name), record | {"seconds": round(time.monotonic() - began, 2)})
+            found = work() | {"seconds": round(time.monotonic() - began, 2)}
+            write_record(record_file(folder, name), of, found)
         finally:
             lock.unlink(missing_ok=True)  # what stays was begun and never ended
         _reason(folder, name).unlink(missing_ok=True)
@@ -147,7 +157,9 @@ def clear_locks(folder: Path) -> None:
     shutil.rmtree(folder / ".locks", ignore_errors=True)
 
 
-def _do(work: Callable[[Any], dict[str, Any]], folder: Path, here: Path, name: str, job: Any) -> tuple[str, bool]:
+def _do(
+    work: Callable[[Any], dict[str, Any]], folder: Path, here: Path, name: str, of: Mapping[str, object], job: Any
+) -> tuple[str, bool]:
     """In the worker: the work, then its record or its traceback on disk; the name, and whether it failed."""
 
     def where_asked() -> dict[str, Any]:
@@ -155,15 +167,15 @@ def _do(work: Callable[[Any], dict[str, Any]], folder: Path, here: Path, name: s
             return work(job)
 
     try:
-        do_once(folder, name, where_asked)
+        do_once(folder, name, of, where_asked)
     except Exception:
-        text = traceback.format_exc()
-        write_atomically(_reason(folder, name), lambda file: file.write(text.encode()))
+        write_text(_reason(folder, name), traceback.format_exc())
         return name, True
     return name, False
 
 
-def _record(folder: Path, name: str) -> Path:
+def record_file(folder: Path, name: str) -> Path:
+    """Return the file for the record of a job."""
     return folder / f"{name}.json"
 
 
@@ -192,7 +204,7 @@ def _cluster(engine: Engine, workers: int) -> Iterator[dict[str, Any]]:
     except ImportError:
         raise ImportError(f"engine {engine!r} needs {engine}: pip install 'steelyard[cluster]'") from None
     if engine == "local":
-        yield {"backend": "loky", "initializer": _take_one_gpu, "initargs": (_gpus(),)}
+        yield {"backend": "loky", "initializer": _begin_worker, "initargs": (os.getpid(), _gpus())}
     elif engine == "ray":
         register_ray()
         if not ray.is_initialized():
@@ -219,8 +231,9 @@ def _gpus() -> list[str]:
     )
 
 
-def _take_one_gpu(gpus: list[str]) -> None:
+def _begin_worker(parent: int, gpus: list[str]) -> None:
     """In a new worker, before CUDA starts: workers are numbered on and on, and have the GPUs in turn."""
+    end_with(parent)
     if gpus:
         number = int(re.findall(r"\d+", multiprocessing.current_process().name)[-1])
         os.environ["CUDA_VISIBLE_DEVICES"] = gpus[number % len(gpus)]

@@ -76,6 +76,7 @@ def train_network(
     seed: int,
     outputs: int,
     checkpoint: Path,
+    of: Mapping[str, object] | None = None,
     initial_bias: Tensor | None = None,
     schedule: tuple[str, DeferredReweighting] | None = None,
     on_epoch: OnEpoch = lambda row: None,
@@ -94,6 +95,7 @@ def train_network(
         replace(setting.recipe, learning_rate=rate),
         seed=seed,
         checkpoint=checkpoint,
+        of=of,
         schedule=schedule,
         accelerator=setting.accelerator,
         devices=setting.devices,
@@ -110,6 +112,7 @@ def train_and_judge(
     judge: Callable[[Fitted], Found],
     *,
     checkpoint: Path,
+    of: Mapping[str, object] | None = None,
     on_epoch: OnEpoch = lambda row: None,
 ) -> float | Found:
     """Train and return what `judge` says; where training serves tuning, its balanced accuracy on validation.
@@ -129,6 +132,7 @@ def train_and_judge(
             seed=training.seed,
             outputs=len(counts),
             checkpoint=checkpoint,
+            of=of,
             initial_bias=spec.first_bias(counts, setting.recipe.batch_size)
             if setting.initial_bias == "prior"
             else None,

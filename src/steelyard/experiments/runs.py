@@ -2,18 +2,22 @@
 
 import glob
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
+from typing import TypeVar
 
 import torch
-from filelock import FileLock, Timeout
 
 import steelyard
-from steelyard._common.files import write_atomically
+from steelyard._common.checks import check_same
+from steelyard._common.files import held_folder, write_text
 from steelyard.experiments.config import CompareConfig, dump_config, read_config
 from steelyard.report.results import Environment
+from steelyard.report.results.records import Results
+
+Finished = TypeVar("Finished", bound=Results)
 
 
 def environment(how: str, commit: str | None = None) -> Environment:
@@ -46,38 +50,19 @@ class RunFolder:
             ValueError: it holds a run of another configuration (the difference is named), or another process
                 works in it.
         """
-        if self.path.exists() and not self.path.is_dir():
-            raise FileExistsError(f"run folder {self.path} is a file")
-        self.path.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(self.path / ".lock", timeout=0)
-        try:
-            lock.acquire()
-        except Timeout:
-            raise ValueError(f"run folder {self.path} is in use by another process") from None
-        try:
+        with held_folder(self.path):
             self._claim(config, resume)
             yield
-        finally:
-            lock.release()
 
     def _claim(self, config: CompareConfig, resume: bool) -> None:
         file = self.path / "config.yaml"
         if not file.exists():
-            others = sorted(p.name for p in self.path.iterdir() if p.name != ".lock" and p.suffix != ".tmp")
-            if others:
-                raise FileExistsError(
-                    f"run folder {self.path} holds other files, such as {others[0]}; name another"
-                )
-            write_atomically(file, lambda f: f.write(dump_config(config).encode()))
+            check_new(self.path)
+            write_text(file, dump_config(config))
             return
         if not resume:
             raise FileExistsError(f"run folder {self.path} holds a run already; resume it or name another folder")
-        before, now = read_config(file).model_dump(), config.model_dump()
-        for key in now:
-            if before[key] != now[key]:
-                raise ValueError(
-                    f"run folder {self.path} is of another run: {key} is {before[key]!r}, not {now[key]!r}"
-                )
+        check_same(f"run folder {self.path}", read_config(file).model_dump(), config.model_dump())
 
     def new(self) -> bool:
         """Return whether no run was begun here."""
@@ -87,18 +72,45 @@ class RunFolder:
         return (self.path / "results.json").exists()
 
 
+def read_finished(kind: type[Finished], folder: Path) -> Finished:
+    """Return the results of a finished run.
+
+    Raises:
+        ValueError: they were cut off or edited; the sentence names the file and what to do.
+    """
+    try:
+        return kind.read(folder)
+    except ValueError as error:
+        raise ValueError(f"{error}; remove {folder / kind.FILE} to make it from what was trained") from None
+
+
+def check_new(folder: Path) -> None:
+    """Refuse a folder that holds something else than a run that has just begun."""
+    others = sorted(p.name for p in folder.iterdir() if p.name != ".lock" and p.suffix != ".tmp")
+    if others:
+        raise FileExistsError(f"run folder {folder} holds other files, such as {others[0]}; name another")
+
+
 def next_folder(parent: Path, stem: str) -> Path:
     """Return `stem` in `parent`, or `stem-2`, `stem-3`, ...: what comes after those that exist."""
     number = max(numbered_folders(parent, stem), default=0) + 1
     return parent / (stem if number == 1 else f"{stem}-{number}")
 
 
-def latest_folder(parent: Path, stem: str, config: CompareConfig) -> Path | None:
-    """Return the newest folder of that stem with this configuration, or None."""
+def latest_folder(
+    parent: Path, stem: str, config: CompareConfig, say: Callable[[str], None] = lambda text: None
+) -> Path | None:
+    """Return the newest folder of that stem with this configuration, or None.
+
+    One whose configuration cannot be read is left out, and `say` is told why.
+    """
     for _, path in sorted(numbered_folders(parent, stem).items(), reverse=True):
         file = path / "config.yaml"
-        if file.exists() and read_config(file) == config:
-            return path
+        try:
+            if file.exists() and read_config(file) == config:
+                return path
+        except (ValueError, OSError) as error:
+            say(f"{path} is left out: {error}")
     return None
 
 

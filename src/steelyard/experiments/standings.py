@@ -13,7 +13,7 @@ from torch import Tensor
 from steelyard.data import split_validation
 from steelyard.experiments.job import Job, Splits, Training, carry_out, in_turn, train_and_judge
 from steelyard.experiments.metrics import recalls
-from steelyard.experiments.statistics import differences, holm, mean_interval, p_value
+from steelyard.experiments.statistics import differences, holm, mean_interval, p_value, summary
 from steelyard.experiments.trainings import dataset, draw, every_so_many, ranked_counts, setting, settings
 from steelyard.notation import parse_loss
 from steelyard.report.results import (
@@ -30,14 +30,21 @@ from steelyard.training import Fitted, predict
 
 
 def jobs_of(config: Any, groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Return a job for every group (a data set, an imbalance) and loss; it tunes the rate and trains all seeds."""
-    return {
+    """Return a job for every group (a data set, an imbalance) and loss; it tunes the rate and trains all seeds.
+
+    Raises:
+        ValueError: names of groups that folders cannot tell apart.
+    """
+    jobs = {
         f"{re.sub('[^a-z0-9.]+', '-', group.lower()).strip('-')}-{parse_loss(loss).slug}": settings(config)
         | {"loss": loss, "seeds": config.seeds, "learning_rates": config.learning_rates}
         | changes
         for group, changes in groups.items()
         for loss in config.losses
     }
+    if len(jobs) < len(groups) * len(config.losses):
+        raise ValueError(f"names must differ in letters and numbers, got {', '.join(groups)}")
+    return jobs
 
 
 @dataclass(frozen=True)
@@ -151,9 +158,9 @@ def _table(key: str, group: str, records: list[dict[str, Any]], reference: str) 
         Standing(
             loss=r["loss"],
             rate=r["learning_rate"],
-            balanced_accuracy=mean_interval(r["balanced_accuracy"]),
-            accuracy=mean_interval(r["accuracy"]),
-            rare_recall=mean_interval(r["rare_recall"]),
+            balanced_accuracy=_share(r["balanced_accuracy"]),
+            accuracy=_share(r["accuracy"]),
+            rare_recall=_share(r["rare_recall"]),
             p=p,
             diverged=sum(value is None for value in r["balanced_accuracy"]),
         )
@@ -162,6 +169,12 @@ def _table(key: str, group: str, records: list[dict[str, Any]], reference: str) 
     rows.sort(key=lambda row: -row.balanced_accuracy[0])
     fewest = of[reference]["fewest"] if reference in of else None
     return Leaderboard(f"{key.capitalize()} {group}", fewest, rows)
+
+
+def _share(values: list[float | None]) -> Estimate:
+    found = summary(values, high=1)
+    assert found is not None  # those shown have values
+    return found.mean, found.low, found.high
 
 
 def paired(records: list[dict[str, Any]], key: str, ours: str, other: str) -> dict[str, Estimate]:

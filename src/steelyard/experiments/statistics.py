@@ -3,9 +3,12 @@
 import math
 from collections.abc import Sequence
 
+import numpy as np
 from scipy import stats
 
+from steelyard.report.intervals import beside_mean, half_interval
 from steelyard.report.results import Estimate, Summary
+from steelyard.report.style import Array
 
 
 def differences(values: list[float | None], others: list[float | None]) -> list[float]:
@@ -33,11 +36,13 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
 
 
 def mean_interval(values: Sequence[float | None]) -> Estimate:
-    """Return the mean and the ends of its 95% Student interval; None for one value."""
-    found = summary(values)
-    if found is None:
+    """Return the mean of what is not None and the ends of its 95% Student interval, None for one value."""
+    known = _known(values)
+    if not len(known):
         raise ValueError("values must not be empty")
-    return found.mean, found.low, found.high
+    mean = math.fsum(known) / len(known)
+    half = None if len(known) == 1 else float(half_interval(known))
+    return mean, None if half is None else mean - half, None if half is None else mean + half
 
 
 def in_words(number: Estimate, style: str) -> str:
@@ -46,14 +51,18 @@ def in_words(number: Estimate, style: str) -> str:
     return f"{mean:{style}}" + ("" if low is None or high is None else f" [{low:{style}}, {high:{style}}]")
 
 
-def summary(values: Sequence[float | None]) -> Summary | None:
-    """Return the mean over seeds with its 95% Student interval; None where there are no values."""
-    known = [v for v in values if v is not None]
-    if not known:
+def summary(values: Sequence[float | None], *, high: float = math.inf) -> Summary | None:
+    """Return the mean over seeds of values from 0 to `high`, and what stands beside it; None without values.
+
+    See :func:`steelyard.report.intervals.beside_mean`.
+    """
+    known = _known(values)
+    if not len(known):
         return None
-    mean = math.fsum(known) / len(known)
-    if len(known) == 1:
-        return Summary(mean, None, None, 1)
-    spread = math.sqrt(math.fsum((v - mean) ** 2 for v in known) / (len(known) - 1) / len(known))
-    half = float(stats.t.ppf(0.975, len(known) - 1)) * spread
-    return Summary(mean, mean - half, mean + half, len(known))
+    ends = beside_mean(known, low=0, high=high)
+    low, top = (None, None) if ends is None else (float(end) for end in ends)
+    return Summary(math.fsum(known) / len(known), low, top, len(known))
+
+
+def _known(values: Sequence[float | None]) -> Array:
+    return np.asarray([value for value in values if value is not None], dtype=np.float64)

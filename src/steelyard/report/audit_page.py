@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from steelyard._common.files import write_text
 from steelyard.report.figures import balance_figure, confusion_figure, misfit_figure, trades_figure, weights_figure
-from steelyard.report.html import render_template, save_page
+from steelyard.report.html import render_template
 from steelyard.report.results import Audit, read_confusions
 from steelyard.report.style import Array, Classes, shown
 
@@ -27,7 +28,7 @@ def write_audit_page(folder: str | PathLike[str]) -> Path:
     found = Audit.read(folder)
     file = folder / "mean_confusion.npz"
     P = read_confusions(file, len(found.class_names), "mean_confusion")["mean_confusion"]
-    return save_page(folder / "report.html", render_audit(found, P))
+    return write_text(folder / "report.html", render_audit(found, P))
 
 
 def render_audit(found: Audit, mean_confusion: Array) -> str:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from steelyard._common.files import write_text
 from steelyard.report.figures import points_figure
-from steelyard.report.html import render_template, save_page
+from steelyard.report.html import render_template
+from steelyard.report.intervals import FEWEST
 from steelyard.report.results import Claim, Number, PointsFigure
 
 
@@ -19,7 +21,7 @@ def write_claim_page(folder: str | PathLike[str]) -> Path:
         ValueError: it is not one of ours, or was cut off or edited; the sentence names it.
     """
     folder = Path(folder)
-    return save_page(folder / "report.html", render_claim(Claim.read(folder)))
+    return write_text(folder / "report.html", render_claim(Claim.read(folder)))
 
 
 def render_claim(found: Claim) -> str:
@@ -28,6 +30,7 @@ def render_claim(found: Claim) -> str:
     return render_template(
         "claim.html.j2",
         found=found,
+        beside="95% intervals" if found.config["seeds"] >= FEWEST else "the least and the largest of them",
         figures=[(figure, _drawn(figure)) for figure in found.figures],
         settings=[(key, json.dumps(value, ensure_ascii=False)) for key, value in found.config.items()],
         numbers=[(number.name, _shown(number)) for number in numbers],

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from steelyard._common.files import write_text
 from steelyard.report.figures import Series, balance_figure, confusion_figure, curves_figure, recall_figure
-from steelyard.report.html import render_template, save_page
+from steelyard.report.html import render_template
+from steelyard.report.intervals import FEWEST
 from steelyard.report.results import ComparedLoss, Comparison, Metric, Summary, read_confusions
 from steelyard.report.style import Array, Classes, shown
 
@@ -27,7 +29,7 @@ def write_report(folder: str | PathLike[str]) -> Path:
     """
     folder = Path(folder)
     results = Comparison.read(folder)
-    return save_page(folder / "report.html", render(results, _confusions(folder, results)))
+    return write_text(folder / "report.html", render(results, _confusions(folder, results)))
 
 
 def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
@@ -54,6 +56,7 @@ def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
         laws=[(shown(loss.label, 60), loss.law) for loss in losses],
         searches=[_search(loss) for loss in losses],
         diverged=results.diverged,
+        intervals=config["seeds"] >= FEWEST,
         searched=any(loss.lr_search for loss in losses),
         command=config.get("command"),
         settings=[
@@ -100,21 +103,28 @@ def _confusions(folder: Path, results: Comparison) -> list[tuple[str, Array]]:
 
 
 def _rows(losses: list[ComparedLoss], metrics: list[Metric]) -> list[dict[str, object]]:
-    best = {}
-    for metric in metrics:
-        means = [s.mean for loss in losses if (s := loss.summary[metric.key]) is not None]
-        if len(means) > 1:
-            best[metric.key] = max(means) if metric.better == "higher" else min(means)
+    best = {metric.key: _best([loss.summary[metric.key] for loss in losses], metric) for metric in metrics}
     return [
         {
             "label": shown(loss.label, 60),
-            "cells": [_cell(loss.summary[m.key], m.unit, best.get(m.key)) for m in metrics],
+            "cells": [_cell(loss.summary[m.key], m.unit, best[m.key]) for m in metrics],
         }
         for loss in losses
     ]
 
 
-def _cell(value: Summary | None, unit: str, best: float | None) -> dict[str, object]:
+def _best(summaries: list[Summary | None], metric: Metric) -> Summary | None:
+    """Return the best of several, if its interval overlaps with no other; few seeds have no intervals."""
+    known = [one for one in summaries if one is not None and one.n >= FEWEST]
+    if len(known) < 2 or len(known) < len([one for one in summaries if one is not None]):
+        return None
+    sign = 1 if metric.better == "higher" else -1
+    first, *others = sorted(known, key=lambda one: -sign * one.mean)
+    ends = [(sign * (one.low or 0.0), sign * (one.high or 0.0)) for one in (first, *others)]
+    return first if min(ends[0]) > max(max(pair) for pair in ends[1:]) else None
+
+
+def _cell(value: Summary | None, unit: str, best: Summary | None) -> dict[str, object]:
     if value is None:
         return {"mean": "–", "interval": "", "best": False}
     scale, digits = (100, 1) if unit == "%" else (1, 3)
@@ -124,7 +134,7 @@ def _cell(value: Summary | None, unit: str, best: float | None) -> dict[str, obj
         "interval": ""
         if low is None or high is None
         else f"{scale * low:.{digits}f} to {scale * high:.{digits}f}",
-        "best": value.mean == best,
+        "best": value is best,
     }
 
 

@@ -9,6 +9,7 @@ from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from steelyard.report.intervals import beside_mean
 from steelyard.report.style import (
     NAMED_TICKS,
     STYLE,
@@ -40,16 +41,6 @@ class Series:
     def mean(self) -> Array:
         return np.asarray(self.values.mean(0))
 
-    def half_interval(self) -> Array | None:
-        """Return half the 95% Student interval over seeds, or None for one seed."""
-        seeds = len(self.values)
-        if seeds < 2:
-            return None
-        from scipy import stats
-
-        spread = self.values.std(0, ddof=1) / np.sqrt(seeds)
-        return np.asarray(float(stats.t.ppf(0.975, seeds - 1)) * spread)
-
 
 def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> str:
     """Return the recall of each class under each loss as an SVG, classes from frequent to rare, with intervals.
@@ -63,7 +54,7 @@ def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> 
         axes = figure.subplots()
         offsets = np.linspace(-0.28, 0.28, len(losses)) if len(losses) > 1 else np.zeros(1)
         for i, series in enumerate(losses):
-            mean, half = 100 * series.mean()[order], series.half_interval()
+            mean, ends = 100 * series.mean()[order], beside_mean(series.values, low=0, high=1)
             colour, marker = look(i)
             if many:  # the classes as faint dots, means over twenty groups of neighbouring ranks as a line
                 groups = np.array_split(np.arange(len(order)), 20)
@@ -72,7 +63,7 @@ def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> 
                 axes.plot(x, y, color=colour, lw=1.6, marker=marker, ms=5, label=shown(series.label, 40))
                 continue
             x = np.arange(len(order)) + offsets[i]
-            error = None if half is None else 100 * half[order]
+            error = None if ends is None else np.abs(100 * np.stack(ends)[:, order] - mean)
             axes.errorbar(x, mean, error, color=colour, fmt=marker, ms=5.5, lw=1.1, label=shown(series.label, 40))
         axes.set_ylabel("recall, %")
         axes.set_ylim(max(0.0, axes.get_ylim()[0]), 102)

@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
+from steelyard._common.files import write_text
 from steelyard.report.figures import Series, confusion_figure, recall_figure
-from steelyard.report.html import render_template, save_page
+from steelyard.report.html import render_template
 from steelyard.report.results import ForecastResults, read_confusions
 from steelyard.report.style import Array, Classes, shown
 
@@ -23,7 +24,7 @@ def write_forecast_page(folder: str | PathLike[str]) -> Path:
     folder = Path(folder)
     found = ForecastResults.read(folder)
     confusions = read_confusions(folder / "mean_confusion.npz", len(found.class_names))
-    return save_page(folder / "report.html", render_forecast(found, confusions))
+    return write_text(folder / "report.html", render_forecast(found, confusions))
 
 
 def render_forecast(found: ForecastResults, confusions: dict[str, Array]) -> str:

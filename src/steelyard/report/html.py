@@ -1,7 +1,5 @@
 """Pages from templates: everything is escaped but the figures, which are ours."""
 
-from pathlib import Path
-
 import jinja2
 
 
@@ -13,11 +11,3 @@ def render_template(template: str, **values: object) -> str:
     environment.filters["format"] = lambda pattern, value: pattern % value
     text: str = environment.get_template(template).render(**values)
     return text
-
-
-def save_page(page: Path, text: str) -> Path:
-    """Write a page aside and rename it: a page that exists is whole."""
-    aside = page.with_name(page.name + ".tmp")
-    aside.write_text(text, encoding="utf-8")
-    aside.replace(page)
-    return page

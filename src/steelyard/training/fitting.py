@@ -5,7 +5,7 @@ import functools
 import math
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
-from steelyard._common.checks import check_choice
+from steelyard._common.checks import check_choice, check_same
 from steelyard._common.text import reason_of
 from steelyard.training.augmentation import augment
 from steelyard.training.batches import EpochBatches, Shares, steps
@@ -55,6 +55,7 @@ def fit(
     *,
     seed: int,
     checkpoint: str | PathLike[str],
+    of: Mapping[str, object] | None = None,
     schedule: tuple[str, DeferredReweighting] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
@@ -83,6 +84,7 @@ def fit(
         recipe: optimiser and length.
         seed: of the sample order, the augmentation and dropout (the network comes initialised).
         checkpoint: file for the state of an unfinished training.
+        of: settings, plain values, that a training is known by; the checkpoint of one with others is refused.
         schedule: a weight argument of the loss and what sets it at each epoch.
         accelerator: as Lightning's Trainer takes it.
         devices: how many of them, on this machine. A training may go on with another number. More than one need
@@ -96,8 +98,8 @@ def fit(
 
     Raises:
         Diverged: the loss became NaN or infinite; the message names step and epoch. The checkpoint stays.
-        ValueError: the checkpoint cannot be read or is of another model; devices or a precision that are not to
-            be had, or more devices than samples in a batch.
+        ValueError: the checkpoint cannot be read or is of another model or other settings; devices or a
+            precision that are not to be had, or more devices than samples in a batch.
     """
     checkpoint = Path(checkpoint)
     check_choice("precision", precision, get_args(Precision))
@@ -106,7 +108,7 @@ def fit(
         raise ValueError(f"devices must be an integer from 1 to the {samples} samples of a batch, got {devices!r}")
     network.train()  # Lightning trains a network in the mode that it finds it in
     setting = _Setting(train, validation, accelerator, devices, precision)
-    module = _Training(network, loss, recipe, setting, seed, checkpoint, schedule)
+    module = _Training(network, loss, recipe, setting, seed, checkpoint, dict(of or {}), schedule)
     if devices == 1:
         module.on_epoch = on_epoch
         _run(module, setting)
@@ -198,12 +200,13 @@ class _Training(L.LightningModule):
         setting: _Setting,
         seed: int,
         checkpoint: Path,
+        of: dict[str, object],
         schedule: tuple[str, DeferredReweighting] | None,
     ) -> None:
         super().__init__()
         self.network, self.loss, self.recipe, self.seed = network, loss, recipe, seed
         self.steps = recipe.epochs * steps(len(setting.train[1]), recipe.batch_size)
-        self.checkpoint, self.schedule = checkpoint, schedule
+        self.checkpoint, self.of, self.schedule = checkpoint, of, schedule
         self.on_epoch: Report | None = None
         self.history: list[dict[str, float]] = []
         self._saved, self._interval = time.monotonic(), _SECONDS_BETWEEN_CHECKPOINTS
@@ -300,11 +303,15 @@ class _Training(L.LightningModule):
             self.on_epoch(self.history[-1])
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["history"] = self.history
+        checkpoint |= {"history": self.history, "of": self.of}
         if self.schedule is not None:
             checkpoint["schedule"] = self.schedule[1].state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        try:
+            check_same(f"checkpoint {self.checkpoint}", checkpoint["of"], self.of)
+        except ValueError as error:
+            raise ValueError(f"{error}; remove it to train again") from None
         self.history = checkpoint["history"]
         if self.schedule is not None:
             self.schedule[1].load_state_dict(checkpoint["schedule"])

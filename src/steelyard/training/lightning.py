@@ -1,9 +1,11 @@
 """What Lightning does that we do not want: files that can run code, noise, chance."""
 
 import contextlib
+import io
 import logging
 import os
 import warnings
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,10 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from steelyard._common.files import write_atomically
 from steelyard._common.text import reason_of
+
+_PARTS = {"state_dict", "optimizer_states", "lr_schedulers", "loops", "epoch", "global_step", "history", "of"}
 
 
 @contextlib.contextmanager
@@ -31,20 +36,23 @@ class SafeCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
     """Written aside and renamed; read without executing anything."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        aside = Path(path).with_suffix(".tmp")
-        with aside.open("wb") as file:
-            torch.save(checkpoint, file)
-            file.flush()
-            os.fsync(file.fileno())
-        aside.replace(path)
+        whole = io.BytesIO()  # torch hides what a full disk says
+        torch.save(checkpoint, whole)
+        write_atomically(Path(path), lambda file: file.write(whole.getbuffer()))
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
+            with zipfile.ZipFile(path) as parts:  # torch does not look at their checksums
+                if (damaged := parts.testzip()) is not None:
+                    raise ValueError(f"the checksum of {damaged} is wrong")
+            found = torch.load(path, map_location="cpu", weights_only=True)
+            if not isinstance(found, dict) or not found.keys() >= _PARTS:
+                raise ValueError("it is no checkpoint of a training here")
         except Exception as error:
             raise ValueError(
                 f"checkpoint {path} cannot be read ({reason_of(error)}); remove it to train again"
             ) from error
+        return found
 
 
 class quiet_lightning:  # noqa: N801 (a context manager, used as a function)

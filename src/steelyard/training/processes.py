@@ -1,6 +1,8 @@
 """One function in several processes of this machine, which Lightning then takes for one group."""
 
 import os
+import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -28,7 +30,8 @@ def in_processes(work: Callable[[int, Report], None], number: int, on_report: Re
     reports = mp.get_context("spawn").SimpleQueue()
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "NODE_RANK": "0"}
     threads = max(1, torch.get_num_threads() // number)
-    processes: Any = start_processes(_process, (work, address, threads, reports), nprocs=number, join=False)
+    arguments = (work, address, threads, reports, os.getpid())
+    processes: Any = start_processes(_process, arguments, nprocs=number, join=False)
 
     def receive() -> None:
         while not reports.empty():
@@ -50,9 +53,26 @@ def in_processes(work: Callable[[int, Report], None], number: int, on_report: Re
             process.join()
 
 
+def end_with(parent: int) -> None:
+    """End this process soon after the one that started it, however that one ends: nothing is left to work for."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _process(
-    rank: int, work: Callable[[int, Report], None], address: dict[str, str], threads: int, reports: Any
+    rank: int,
+    work: Callable[[int, Report], None],
+    address: dict[str, str],
+    threads: int,
+    reports: Any,
+    parent: int,
 ) -> None:
+    end_with(parent)
     os.environ.update(address, LOCAL_RANK=str(rank))
     torch.set_num_threads(threads)
     try:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal, NotRequired
 
 from pydantic import ConfigDict, with_config
@@ -23,7 +24,8 @@ class Metric(Record):
 
 @dataclass(frozen=True)
 class Summary(Record):
-    """A mean over `n` seeds, and its 95% Student interval; None for one seed."""
+    """A mean over `n` seeds, and what stands beside it: its 95% interval, of two or three seeds the least and the
+    largest value, None for one seed."""
 
     mean: float
     low: float | None
@@ -68,6 +70,7 @@ class Run(Record):
         history: one row for each epoch.
         law: of its loss on the samples that it was trained on.
         seconds: that it took.
+        files: SHA-256 of each file in the folder, as it was written.
     """
 
     seed: int
@@ -77,6 +80,7 @@ class Run(Record):
     history: list[Epoch]
     law: Sides
     seconds: float
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -180,6 +184,8 @@ class Comparison(Results):
                 raise ValueError(f"losses: {loss.label}: summary.{absent[0]} is missing")
             check_sizes(size, {f"losses: {loss.label}: class_weights": loss.class_weights})
             for run in loss.runs:
+                if Path(run.folder).is_absolute() or ".." in Path(run.folder).parts:
+                    raise ValueError(f"losses: {loss.label}: folder must be in the run folder, got {run.folder!r}")
                 where = f"losses: {loss.label}, seed {run.seed}"
                 parts = {"recall": run.recall, "law.pull_up": run.law.pull_up, "law.push_down": run.law.push_down}
                 check_sizes(size, {f"{where}: {key}": part for key, part in parts.items()})

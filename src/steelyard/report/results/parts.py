@@ -7,7 +7,7 @@ from steelyard.report.results.records import Record
 Numbers = list[float | None]
 """One number for each class, None where it is not known."""
 Estimate = tuple[float, float | None, float | None]
-"""A mean over seeds and the ends of its 95% interval, None for one seed."""
+"""A mean over seeds and what stands beside it, mostly the ends of its 95% interval; None for one seed."""
 
 
 @dataclass(frozen=True)

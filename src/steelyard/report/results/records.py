@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
 from os import PathLike
@@ -11,7 +10,7 @@ from typing import ClassVar, Self
 
 from pydantic import TypeAdapter, ValidationError
 
-from steelyard._common.files import read_json
+from steelyard._common.files import read_json, to_json
 
 
 class Record:
@@ -33,11 +32,13 @@ class Record:
         """
         try:
             # JSON's own rules of types: a list may be a tuple, a text is no number
-            found = _adapter(cls).validate_json(json.dumps(value), strict=True)  # type: ignore[arg-type]
+            found = _adapter(cls).validate_json(to_json(value), strict=True)  # type: ignore[arg-type]
         except ValidationError as error:
             raise ValueError(f"{where}: {_first(error)}") from None
         except RecursionError:
             raise ValueError(f"{where} is nested too deeply") from None
+        except ValueError as error:  # NaN, infinity
+            raise ValueError(f"{where}: {str(error)[:1].lower()}{str(error)[1:]}") from None
         assert isinstance(found, cls)
         return found
 
