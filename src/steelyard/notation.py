@@ -1,7 +1,6 @@
 """Losses as the command line names them: `softmax:inverse`, `lgl-inr:beta=5`, `softmax:power@0.5:from=10`."""
 
 import re
-import reprlib
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -344,7 +343,7 @@ def parse_weights(
     if not all(
         isinstance(v, int | float) and not isinstance(v, bool) and 0 < v <= sys.float_info.max for v in values
     ):
-        raise ValueError(f"{option} must be positive numbers, got {reprlib.repr(text)}")
+        raise ValueError(f"{option} must be positive numbers, got {text[:100]}")
     return torch.tensor(values, dtype=torch.float64)
 
 

@@ -162,9 +162,9 @@ def whole_cases() -> dict[str, Case]:
     text = "\n".join(lines).encode()
     softmax = ("--loss", "softmax:inverse")
     config = json.dumps(
-        {"losses": ["softmax:inverse", "lgl-inr:beta=5"], "epochs": 0, "learning_rates": [0.1, 0.3]}
+        {"losses": ["softmax:inverse", "lgl-inr:beta=5"], "epochs": 9, "learning_rates": [0.1, 0.3]}
     )
-    yaml = b"losses: [softmax, 'focal:gamma=1']\nimbalance: exponential:10\nepochs: 0  # none\nmomentum: 0.5\n"
+    yaml = b"losses: [softmax, 'focal:gamma=1']\nimbalance: exponential:10\nepochs: 9  # few\nmomentum: 0.5\n"
     table = ("audit", "{}/x.parquet")
     return {
         "lists.parquet": Case(table, {"x.parquet": _bytes(lambda f: pq.write_table(lists, f))}),
@@ -201,8 +201,8 @@ def whole_cases() -> dict[str, Case]:
             ("audit", "{}/x.csv", "--loss", "softmax", "--weights", "{}/w.json"),
             {"w.json": json.dumps(dict.fromkeys(NAMES, 2)).encode(), "x.csv": text},
         ),
-        "config.json": Case(("compare", "--config", "{}/c.yaml"), {"c.yaml": config.encode()}),
-        "config.yaml": Case(("compare", "--config", "{}/c.yaml"), {"c.yaml": yaml}),
+        "config.json": Case(("compare", "--config", "{}/c.yaml", "--epochs", "0"), {"c.yaml": config.encode()}),
+        "config.yaml": Case(("compare", "--config", "{}/c.yaml", "--epochs", "0"), {"c.yaml": yaml}),
         "audit.json": Case(("report", "{}"), {"audit.json": b'{"schema": 1, "name": "x", "finished": "2026"}'}),
         "results.json": Case(("report", "{}"), {"results.json": b'{"schema": 1, "name": "x", "losses": []}'}),
     }
