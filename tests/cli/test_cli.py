@@ -63,6 +63,13 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     code, out, err = run_command(capsys, "audit", "run/lgl-inr/seed-0/train_predictions.parquet")
     assert code == 0
     assert "LGL-INR of beta 1 in batches of 64, from the loss that the file names: lgl-inr" in err
+    code, out, err = run_command(capsys, "audit", file.replace("train_predictions", "predictions"))
+    assert code == 0
+    assert err.startswith(f"WARNING: {file.replace('train_predictions', 'predictions')} holds held-out")
+    assert f"audit {file} to learn what the weights did" in err
+    code, out, err = run_command(capsys, "audit", "run/softmax-inverse")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "folder run/softmax-inverse holds no tables of predictions" in err
     monkeypatch.setenv("COLUMNS", "50")
     code, out, _ = run_command(capsys, "audit", file)
     assert max(len(line) for line in out.splitlines()) <= 50

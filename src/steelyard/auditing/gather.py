@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_choice
+from steelyard._common.memory import check_memory
 from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
 from steelyard.auditing.probabilities import Probabilities, look_like_probabilities
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
@@ -41,11 +42,12 @@ class Evidence:
         rows: how many were given, without those that an ignored label leaves out.
         invalid: how many held NaN or infinite numbers.
         first_invalid: position of the first of them among all that were given, from 0, or None.
+        gigabytes: of memory that the sums by pairs of classes take at most, rows aside.
         probabilities: how those that were given are rounded.
         notes: codes of what a report has to say of how the rows came about.
 
     Raises:
-        TypeError, ValueError: as the losses do.
+        TypeError, ValueError: as the losses do; more classes than memory has room for.
     """
 
     def __init__(
@@ -68,6 +70,7 @@ class Evidence:
         folds = FOLDS if self.num_classes <= MOST_CLASSES_WITH_FOLDS else 1
         links: tuple[Link, ...] = ("softmax", "logistic") if values == "logits" else (self.link,)
         links = () if stated.several else links
+        self.gigabytes = check_memory("an audit", self.num_classes, self._squares(len(links), folds))
         self.metrics = {
             name: MeanConfusion(self.num_classes, link=name, folds=folds, ignore_index=self.ignore_index)
             for name in links
@@ -87,6 +90,13 @@ class Evidence:
         self._kept = max(1000, min(20_000, _SAMPLE_NUMBERS // self.num_classes))
         self._keys = torch.empty(0, dtype=torch.float64)
         self._sample: tuple[Tensor, Tensor] | None = None
+
+    def _squares(self, links: int, folds: int) -> int:
+        """Return how many (K, K) arrays there are at a time, from here to the report."""
+        if self.stated.several:
+            return 10
+        of_ledger = 0 if self.stated.closed else 3 * folds  # and its replicates
+        return links * (folds + 1) + folds + of_ledger + 15
 
     def update(self, logits: Rows, target: Rows) -> None:
         """Add samples: (n, K) or (n, K, d1, ...) logits or probabilities, (n,) or (n, 1) of one output; labels

@@ -1,4 +1,4 @@
-"""Probabilities in place of logits: how they are rounded, how far a row may be off, which logits they stand for."""
+"""Probabilities given for logits: how they are rounded, how far a row may be off, which logits they stand for."""
 
 import torch
 from torch import Tensor

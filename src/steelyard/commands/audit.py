@@ -18,6 +18,8 @@ from steelyard.data import Predictions, open_predictions
 from steelyard.losses.presets import PRESETS
 from steelyard.notation import LossSpec, parse_loss, parse_weights
 
+_NUMBERS = 1 << 24  # at a time
+
 
 def audit_file(
     path: str | PathLike[str],
@@ -101,8 +103,11 @@ def audit_file(
     }
     setup = stated.setup(counts, made, batch_size)
     evidence = Evidence(opened.num_classes, setup, values=values, drop_invalid=drop_invalid)
+    if evidence.gigabytes >= 1:
+        classes, size = evidence.num_classes, evidence.gigabytes
+        say(f"{classes} classes: sums by pairs of them take up to {size:.1f} GB of memory")
     unit = 1.0
-    for numbers, labels in opened.batches():
+    for numbers, labels in opened.batches(max(64, min(8192, _NUMBERS // opened.num_classes))):
         if values == "probabilities" and evidence.rows == 0 and are_percents(numbers):
             unit = 100.0
             say("probabilities are percents, they are divided by 100")

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import steelyard
 from steelyard._common.files import check_folder, filled_folder, write_atomically, write_csv, write_json
+from steelyard._common.memory import check_memory
 from steelyard.data import Predictions, open_predictions
 from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
 from steelyard.notation import parse_loss, parse_weights
@@ -93,6 +94,7 @@ def forecast_file(
     rows, labels = _whole(opened)
     names = opened.class_names
     size = _classes(opened, labels)
+    check_memory("a forecast", size, len(specs) * len(weights) + 10)
     held_out = None
     if test is not None:
         found_names = names or tuple(str(k) for k in range(size))
