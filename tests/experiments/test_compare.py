@@ -389,6 +389,17 @@ def test_fewer_seeds_in_an_edited_configuration_keep_the_finished_ones(finished,
     assert results.losses[0].runs == finished[1].losses[0].runs[:1]
 
 
+def test_results_of_an_edited_configuration_are_not_shown(finished, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(finished[0], folder)
+    file = folder / "config.yaml"
+    file.write_text(file.read_text().replace("seeds: 2", "seeds: 3"))
+    with pytest.raises(
+        ValueError, match=r"results.json is of another run: seeds is 2, not 3; remove .*results.json to make"
+    ):
+        compare(read_config(file), folder, resume=True)
+
+
 def test_record_of_another_seed_is_refused(finished, tmp_path):
     folder = tmp_path / "run"
     shutil.copytree(finished[0], folder)

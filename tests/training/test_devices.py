@@ -1,5 +1,7 @@
 """Mixed precision, and several devices: what one device gives but for rounding."""
 
+import subprocess
+import sys
 from dataclasses import replace
 
 import pytest
@@ -10,6 +12,7 @@ from steelyard.losses import create_loss
 from steelyard.training import Diverged, Recipe, ResNet32, SmallCNN, fit
 from steelyard.training.processes import in_processes
 from steelyard.weights.schedules import DeferredReweighting
+from tests.helpers import gone
 
 RECIPE = Recipe(epochs=3, batch_size=25, learning_rate=0.1, augmentation="crop-flip")
 WEIGHTS = torch.tensor([0.2, 0.5, 1.0, 3.0])
@@ -221,3 +224,27 @@ def test_processes_report_and_a_failed_one_ends_all():
     assert sorted(found) == [0, 1]
     with pytest.raises(torch.multiprocessing.ProcessRaisedException, match="TypeError: odd"):
         in_processes(_fail, 2, found.append)
+
+
+SLEEPERS = """
+import signal, time
+from steelyard.training.processes import in_processes
+
+def work(rank, report):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    report(rank)
+    time.sleep(120)
+
+if __name__ == "__main__":
+    in_processes(work, 2, lambda rank: print(rank, flush=True))
+"""
+
+
+@pytest.mark.slow
+def test_processes_end_with_the_one_that_started_them_however_it_ends(tmp_path):
+    (tmp_path / "sleepers.py").write_text(SLEEPERS)
+    command = [sys.executable, str(tmp_path / "sleepers.py")]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert {process.stdout.readline().strip() for _ in range(2)} == {"0", "1"}
+        process.kill()
+    assert gone(process.pid)

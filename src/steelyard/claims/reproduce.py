@@ -1,6 +1,7 @@
 """From a claim's name to its page: configuration, jobs, numbers, verdict."""
 
 import datetime
+import json
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -16,7 +17,7 @@ from pydantic import ValidationError
 
 import steelyard
 from steelyard._common.checks import check_same
-from steelyard._common.files import held_folder, read_json, remove_leftovers, write_csv, write_json
+from steelyard._common.files import held_folder, read_json, remove_leftovers, to_json, write_csv, write_json
 from steelyard.claims import c1, c2, c3, c4, leaderboard
 from steelyard.claims.config import ClaimConfig
 from steelyard.data import parse_imbalance
@@ -92,7 +93,7 @@ def reproduce(
     folder = Path(folder)
     module: Any = CLAIMS[claim]
     with held_folder(folder):
-        given = {"claim": claim} | config.model_dump()
+        given = _given(claim, config)
         file = folder / "config.json"
         if file.exists():
             check_same(f"run folder {folder}", _configuration(file), given)
@@ -124,7 +125,7 @@ def reproduce(
             **vars(conclusion),
         )
         if ran == 0 and (folder / Claim.FILE).exists():  # nothing is new but the page: when and where it ran stays
-            earlier = read_finished(Claim, folder)
+            earlier = read_finished(Claim, folder, given)
             keys = ("environment", "finished", "seconds", "command")
             result = replace(result, **{key: getattr(earlier, key) for key in keys})
         _write_rows(folder / "rows.csv", list(records.values()))
@@ -145,7 +146,7 @@ def claim_folder(
     One whose configuration cannot be read is left out, and `say` is told why.
     """
     parent = Path(parent)
-    given = {"claim": claim} | config.model_dump()
+    given = _given(claim, config)
     for _, folder in sorted(numbered_folders(parent, claim).items(), reverse=True):
         file = folder / "config.json"
         try:
@@ -157,6 +158,12 @@ def claim_folder(
         except (ValueError, OSError) as error:
             say(f"{folder} is left out: {error}")
     return next_folder(parent, claim)
+
+
+def _given(claim: str, config: ClaimConfig) -> dict[str, Any]:
+    """Return a configuration as a file holds it."""
+    given: dict[str, Any] = json.loads(to_json({"claim": claim} | config.model_dump()))
+    return given
 
 
 def _configuration(file: Path) -> dict[str, Any]:

@@ -79,7 +79,7 @@ def compare(
     bench = make() if runs.new() else None  # data that cannot be used leaves no folder behind
     with runs.open(config, resume=resume):
         if runs.finished():
-            found = read_finished(Comparison, folder)
+            found = read_finished(Comparison, folder, config.model_dump())
             for run in (run for loss in found.losses for run in loss.runs):
                 remedy = f"remove {folder / Comparison.FILE} and {folder / run.folder} to train again"
                 check_files(folder / run.folder, run, remedy)

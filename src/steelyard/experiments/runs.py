@@ -1,18 +1,19 @@
 """Run folders: opened once, by one process, for one configuration; every file is written aside and renamed."""
 
 import glob
+import json
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 
 import steelyard
 from steelyard._common.checks import check_same
-from steelyard._common.files import held_folder, write_text
+from steelyard._common.files import held_folder, to_json, write_text
 from steelyard.experiments.config import CompareConfig, dump_config, read_config
 from steelyard.report.results import Environment
 from steelyard.report.results.records import Results
@@ -72,14 +73,18 @@ class RunFolder:
         return (self.path / "results.json").exists()
 
 
-def read_finished(kind: type[Finished], folder: Path) -> Finished:
-    """Return the results of a finished run.
+def read_finished(kind: type[Finished], folder: Path, config: Mapping[str, object]) -> Finished:
+    """Return the results of a finished run of a configuration.
 
     Raises:
-        ValueError: they were cut off or edited; the sentence names the file and what to do.
+        ValueError: they were cut off or edited, or are of another configuration; the sentence names the file and
+            what to do.
     """
     try:
-        return kind.read(folder)
+        found = kind.read(folder)
+        before = cast(Mapping[str, object], found.to_dict()["config"])
+        check_same(str(folder / kind.FILE), before, json.loads(to_json(dict(config))))
+        return found
     except ValueError as error:
         raise ValueError(f"{error}; remove {folder / kind.FILE} to make it from what was trained") from None
 
