@@ -132,7 +132,7 @@ def test_configuration_file_and_options_together(capsys, tmp_path):
             "learning_rates.1: input should be less",
         ),
         (("compare", "--losses", "softmax", "--learning-rates", "nan"), "learning_rates.0: input should be"),
-        (("compare", "--losses", "softmax", "--weight-decay", "inf"), "weight_decay: input should be less"),
+        (("compare", "--losses", "softmax", "--weight-decay", "inf"), "weight_decay: input should be a finite number, got inf"),
         (("compare", "--losses", "softmax", "--seeds", "0"), "seeds: input should be greater than or equal to 1"),
         (
             ("compare", "--losses", "softmax", "--seeds", "x"),

@@ -32,7 +32,8 @@ def _write(path, features, target, **metadata):
     table = pa.table(
         {"target": target.numpy(), "features": pa.FixedSizeListArray.from_arrays(flat, features.shape[1])}
     )
-    pq.write_table(table.replace_schema_metadata({f"steelyard.{k}": v for k, v in metadata.items()}), path)
+    with path.open("wb") as file:  # pyarrow does not take every name
+        pq.write_table(table.replace_schema_metadata({f"steelyard.{k}": v for k, v in metadata.items()}), file)
     return path
 
 

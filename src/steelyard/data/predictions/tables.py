@@ -177,10 +177,13 @@ def _parquet(path: Path) -> _Format:
             raise ValueError(f"{path} is a truncated Parquet file: its end is missing")
 
     def batches(columns: Sequence[str], labels: Sequence[str], rows: int) -> Iterator[Any]:
-        with pq.ParquetFile(path, **_STREAMED) as file:
+        with (
+            path.open("rb") as opened,
+            pq.ParquetFile(opened, **_STREAMED) as file,
+        ):  # a path might be taken for a URI
             yield from file.iter_batches(rows, columns=[*labels, *columns], use_threads=False)
 
-    with pq.ParquetFile(path, **_STREAMED) as file:
+    with path.open("rb") as opened, pq.ParquetFile(opened, **_STREAMED) as file:
         schema = file.schema_arrow
     return _Format(schema, next(batches(schema.names, [], 1), None), batches)
 
