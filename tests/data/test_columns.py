@@ -62,7 +62,7 @@ def refused(path, message, **options):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize(
-    ("prefix", "labels"), [("", WORDS), ("logit_", WORDS), ("logits.", LABELS), ("score ", LABELS)]
+    ("prefix", "labels"), [("", WORDS), ("logit_", WORDS), ("logits.", LABELS), ("score ", WORDS)]
 )
 @settings(max_examples=8, deadline=None)
 @given(order=st.permutations(["label", *OTHERS, "numbers"]), kept=st.sets(st.sampled_from(sorted(OTHERS))))
@@ -202,6 +202,8 @@ def test_a_pattern_takes_no_numbers_with_gaps(tmp_path):
         ({"prob_cat": 0, "prob_dog": 1, "prob_owl": 2}, {}, "has probabilities by the name of its column 'prob_cat' and no logits; .* --from probabilities"),
         ({"is_cat": 0, "is_dog": 1, "is_owl": 2}, {"class_names": CLASSES}, "does not say .* the class names are cat, dog, owl; name them, such as --logits is_cat"),
         ({"age": 0, "income": 1}, {"values": "features"}, "which columns are its features: .* --features age,income"),
+        ({"score_mean": 0, "score_max": 1}, {}, "does not say which columns are its logits"),
+        ({"f0": 0, "f1": 1, "x_1": 2}, {"values": "features"}, "several columns that may be its features: f0, x_1; .* --features f0,f1,"),
         ({"2019": 0, "2020": 1}, {}, "without gaps, but of 2019 and others there is no 0"),
     ],
 )  # fmt: skip
