@@ -301,6 +301,15 @@ def test_csv_of_other_habits(tmp_path, write):
     refused(path, "must have columns of different names, got 'a' twice")
 
 
+@pytest.mark.parametrize("place", [12, 30, 60, -1])
+def test_a_damaged_gz_is_one_sentence(tmp_path, place):
+    content = bytearray(gzip.compress(b"logit_a,logit_b,y\n" + b"0.5,1.25,0\n1.5,-2.75,1\n" * 50, mtime=0))
+    content[place] ^= 0xFF
+    (tmp_path / "t.csv.gz").write_bytes(content)
+    with pytest.raises(ValueError, match="t.csv.gz cannot be read, it may be damaged"):
+        read(tmp_path / "t.csv.gz")
+
+
 # Missing cells
 
 
