@@ -13,6 +13,7 @@ import torch
 
 import steelyard
 from steelyard.cli.commands import commands
+from steelyard.data import open_predictions
 from tests.helpers import run_command
 
 SMALL = ("compare", "--losses", "softmax,lgl-inr", "--seeds", "1", "--epochs", "1", "--learning-rates", "0.1")
@@ -67,6 +68,10 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     assert code == 0
     assert err.startswith(f"WARNING: {file.replace('train_predictions', 'predictions')} holds held-out")
     assert f"audit {file} to learn what the weights did" in err
+    held_out = open_predictions(file.replace("train_predictions", "predictions"))
+    assert held_out.class_counts == open_predictions(file).class_counts
+    target = torch.cat([labels for _, labels in open_predictions(file).batches()])
+    assert torch.bincount(target).tolist() == list(held_out.class_counts)
     code, out, err = run_command(capsys, "audit", "run/softmax-inverse")
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert "folder run/softmax-inverse holds no tables of predictions" in err

@@ -136,7 +136,7 @@ def test_held_out_features_are_the_same_columns(tmp_path):
     features, target = _samples(4, 300, 0)
     columns = {name: features[:, k].numpy() for k, name in enumerate(["age", "income", "size", "x"])}
     pq.write_table(pa.table(columns | {"y": target.numpy()}), tmp_path / "train_f.parquet")
-    with pytest.raises(ValueError, match="does not say which columns are its features: .* --features age,income"):
+    with pytest.raises(ValueError, match=r"does not say which columns are its features: .* --features age,income"):
         forecast_file(tmp_path / "train_f.parquet", losses=["softmax"], weights=["none"])
     other = dict(reversed(columns.items())) | {"more": columns["age"], "y": target.numpy()}
     pq.write_table(pa.table(other), tmp_path / "f.parquet")
@@ -161,7 +161,9 @@ def test_npy_has_one_file_of_labels(tmp_path):
     np.save(tmp_path / "y.npy", target.numpy())
     options = {"losses": ["softmax"], "weights": ["none"], "target": str(tmp_path / "y.npy")}
     assert forecast_file(tmp_path / "train_x.npy", **options)["judged_by"] is None
-    with pytest.raises(ValueError, match="has its labels in another file, of which there is one: save .* as .npz"):
+    with pytest.raises(
+        ValueError, match=r"has its labels in another file, of which there is one: save .* as .npz"
+    ):
         forecast_file(tmp_path / "train_x.npy", test=tmp_path / "x.npy", **options)
 
 

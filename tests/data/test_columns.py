@@ -62,7 +62,7 @@ def refused(path, message, **options):
 
 @pytest.mark.parametrize("suffix", [".csv", ".parquet"])
 @pytest.mark.parametrize(
-    ("prefix", "labels"), [("", WORDS), ("logit_", WORDS), ("logits.", LABELS), ("score ", LABELS)]
+    ("prefix", "labels"), [("", WORDS), ("logit_", WORDS), ("logits.", LABELS), ("score ", WORDS)]
 )
 @settings(max_examples=8, deadline=None)
 @given(order=st.permutations(["label", *OTHERS, "numbers"]), kept=st.sets(st.sampled_from(sorted(OTHERS))))
@@ -202,6 +202,8 @@ def test_a_pattern_takes_no_numbers_with_gaps(tmp_path):
         ({"prob_cat": 0, "prob_dog": 1, "prob_owl": 2}, {}, "has probabilities by the name of its column 'prob_cat' and no logits; .* --from probabilities"),
         ({"is_cat": 0, "is_dog": 1, "is_owl": 2}, {"class_names": CLASSES}, "does not say .* the class names are cat, dog, owl; name them, such as --logits is_cat"),
         ({"age": 0, "income": 1}, {"values": "features"}, "which columns are its features: .* --features age,income"),
+        ({"score_mean": 0, "score_max": 1}, {}, "does not say which columns are its logits"),
+        ({"f0": 0, "f1": 1, "x_1": 2}, {"values": "features"}, "several columns that may be its features: f0, x_1; .* --features f0,f1,"),
         ({"2019": 0, "2020": 1}, {}, "without gaps, but of 2019 and others there is no 0"),
     ],
 )  # fmt: skip
@@ -297,6 +299,15 @@ def test_csv_of_other_habits(tmp_path, write):
     assert found.reading == "logits: logit_cat, logit_dog; label: label; decimal commas"
     write(path, "a, b,a ,label\n1,2,3,0\n")
     refused(path, "must have columns of different names, got 'a' twice")
+
+
+@pytest.mark.parametrize("place", [12, 30, 60, -1])
+def test_a_damaged_gz_is_one_sentence(tmp_path, place):
+    content = bytearray(gzip.compress(b"logit_a,logit_b,y\n" + b"0.5,1.25,0\n1.5,-2.75,1\n" * 50, mtime=0))
+    content[place] ^= 0xFF
+    (tmp_path / "t.csv.gz").write_bytes(content)
+    with pytest.raises(ValueError, match="t.csv.gz cannot be read, it may be damaged"):
+        read(tmp_path / "t.csv.gz")
 
 
 # Missing cells

@@ -57,7 +57,7 @@ SAVERS = {
     "large.parquet": lambda p: pq.write_table(list_table(pa.large_list(pa.float32())), p),
     "classes.parquet": lambda p: pq.write_table(class_table(prefix="logits."), p),
     "a.arrow": save_stream,
-    "a.feather": lambda p: pa.feather.write_feather(class_table(prefix="score "), p),
+    "a.feather": lambda p: pa.feather.write_feather(class_table(prefix="logit "), p),
     "a.ipc": lambda p: pa.feather.write_feather(list_table(), p, compression="uncompressed"),
     "a.csv": save_csv,
     "semicolon.csv": lambda p: save_csv(p, ";", bom="\ufeff"),

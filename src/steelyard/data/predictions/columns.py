@@ -208,7 +208,7 @@ class _Rule:
         for stems in (*_STEMS[self.values], _ARRAYS if self.values != "features" else _ARRAYS[1:]):
             found = [f for f in lists if f.name.lower() in stems]
             if len(found) > 1:
-                self.refuse_several([f.name for f in found])
+                self.refuse_several([f.name for f in found], [found[0].name])
             if found:
                 return found, None
         return None
@@ -225,14 +225,14 @@ class _Rule:
                     match = re.fullmatch(rf"({whole})(?:({_SEPARATORS})(.+?)[\])]?|(\d+))", f.name, re.IGNORECASE)
                     if match:
                         groups.setdefault((match[1].lower(), match[2]), {})[match[3] or match[4]] = f
-            fits = [found for ends in groups.values() if (found := self.fitting(ends, values)) is not None]
+            fits = [found for ends in groups.values() if (found := self.fitting(ends, values, level)) is not None]
             if len(fits) > 1:
-                self.refuse_several([found[0][0].name for found in fits])
+                self.refuse_several([found[0][0].name for found in fits], [f.name for f in fits[0][0]])
             if fits:
                 return fits[0]
         return None
 
-    def fitting(self, ends: dict[str, Field], values: str) -> _Found | None:
+    def fitting(self, ends: dict[str, Field], values: str, level: int) -> _Found | None:
         """Return the columns of one prefix, here by what follows it, or None where they are no classes."""
         if values == "features":
             numbered = sorted((end for end in ends if end.isdecimal()), key=int)
@@ -255,9 +255,11 @@ class _Rule:
             )
         if len(ends) < 2:
             return None
-        if not digits:
-            return list(ends.values()), tuple(ends)
-        return self.numbered(ends)
+        if digits:
+            return self.numbered(ends)
+        # Nobody but the labels could say whether score_mean and score_max are classes.
+        is_told = level == 0 or self.label_field.kind in ("text", "bool")
+        return (list(ends.values()), tuple(ends)) if is_told else None
 
     def numbered(self, ends: dict[str, Field]) -> _Found:
         """Return columns by the number at their end, which must be 0 to K - 1."""
@@ -322,7 +324,7 @@ class _Rule:
         for stems in _STEMS[self.values]:
             found = [f for f in self.others if f.kind in ("integer", "number") and f.name.lower() in stems]
             if len(found) > 1:
-                self.refuse_several([f.name for f in found])
+                self.refuse_several([f.name for f in found], [found[0].name])
             if found:
                 return found, None
         return None
@@ -355,10 +357,10 @@ class _Rule:
             + (f"; {self.how_to_name(lists[:1] or numbers)}" if lists or numbers else "")
         )
 
-    def refuse_several(self, names: Sequence[str]) -> None:
+    def refuse_several(self, names: Sequence[str], first: Sequence[str]) -> None:
         raise ValueError(
             f"{self.file.path} has several {self.file.what}s that may be its {self.values}: {list_names(names)}; "
-            f"{self.how_to_name(names[:1])}"
+            f"{self.how_to_name(first)}"
         )
 
     def refuse_absent(self, missing: Sequence[str], names: Sequence[str]) -> None:

@@ -2,6 +2,7 @@
 
 import gzip
 import re
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -83,7 +84,7 @@ def _start(path: Path) -> bytes:
         try:
             with gzip.open(path) as file:
                 start = file.read(CSV_BLOCK)
-        except (OSError, EOFError) as error:
+        except (OSError, EOFError, zlib.error) as error:
             raise ValueError(f"{path} cannot be read, it may be damaged: {short(error)}") from error
     else:
         with path.open("rb") as plain:
