@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from steelyard.data.local import check_inside
 from steelyard.data.predictions.columns import Choice
 from steelyard.data.predictions.source import Opened, list_names
 
@@ -23,12 +24,13 @@ def files_of(path: Path, kinds: Sequence[str]) -> list[Path]:
 
     Raises:
         FileNotFoundError: a glob that matches nothing, a folder that holds no tables.
-        ValueError: files of several kinds.
+        ValueError: files of several kinds, or a link that leads out of the folder.
     """
     if path.is_dir():
         # Names with a dot or an underscore in front are what other programs keep beside their data.
         inside = [each for each in path.iterdir() if each.is_file() and each.name[0] not in "._"]
         found = [each for each in inside if suffix_of(each) in TABLES]
+        check_inside(found, [path])
         if not found:
             names = sorted(each.name for each in path.iterdir())
             raise FileNotFoundError(
