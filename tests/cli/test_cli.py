@@ -13,6 +13,7 @@ import torch
 
 import steelyard
 from steelyard.cli.commands import commands
+from steelyard.data import open_predictions
 from tests.helpers import run_command
 
 SMALL = ("compare", "--losses", "softmax,lgl-inr", "--seeds", "1", "--epochs", "1", "--learning-rates", "0.1")
@@ -45,7 +46,7 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     code, out, err = run_command(
         capsys, "audit", file, "--loss", "softmax", "--weights", "inverse", "--out", "run/audit"
     )
-    assert (code, err) == (0, "")
+    assert (code, err) == (0, "logits: logits; label: target\n")
     assert out.startswith("CRITICAL POINT")
     assert "relative residual" in out
     assert out.strip().endswith("report: run/audit/report.html")
@@ -63,6 +64,17 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     code, out, err = run_command(capsys, "audit", "run/lgl-inr/seed-0/train_predictions.parquet")
     assert code == 0
     assert "LGL-INR of beta 1 in batches of 64, from the loss that the file names: lgl-inr" in err
+    code, out, err = run_command(capsys, "audit", file.replace("train_predictions", "predictions"))
+    assert code == 0
+    assert err.startswith(f"WARNING: {file.replace('train_predictions', 'predictions')} holds held-out")
+    assert f"audit {file} to learn what the weights did" in err
+    held_out = open_predictions(file.replace("train_predictions", "predictions"))
+    assert held_out.class_counts == open_predictions(file).class_counts
+    target = torch.cat([labels for _, labels in open_predictions(file).batches()])
+    assert torch.bincount(target).tolist() == list(held_out.class_counts)
+    code, out, err = run_command(capsys, "audit", "run/softmax-inverse")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "folder run/softmax-inverse holds no tables of predictions" in err
     monkeypatch.setenv("COLUMNS", "50")
     code, out, _ = run_command(capsys, "audit", file)
     assert max(len(line) for line in out.splitlines()) <= 50
@@ -125,7 +137,10 @@ def test_configuration_file_and_options_together(capsys, tmp_path):
             "learning_rates.1: input should be less",
         ),
         (("compare", "--losses", "softmax", "--learning-rates", "nan"), "learning_rates.0: input should be"),
-        (("compare", "--losses", "softmax", "--weight-decay", "inf"), "weight_decay: input should be less"),
+        (
+            ("compare", "--losses", "softmax", "--weight-decay", "inf"),
+            "weight_decay: input should be a finite number, got inf",
+        ),
         (("compare", "--losses", "softmax", "--seeds", "0"), "seeds: input should be greater than or equal to 1"),
         (
             ("compare", "--losses", "softmax", "--seeds", "x"),

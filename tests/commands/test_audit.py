@@ -94,7 +94,7 @@ def test_logits_are_audited_as_training_saw_them(tmp_path):
     report = audit_file(_write(tmp_path / "p.parquet", logits, target, told), say=said.append)
     expected = audit(logits.double() + adjustment.double(), target, "softmax")
     torch.testing.assert_close(report.mean_confusion, expected.mean_confusion, rtol=1e-12, atol=0)
-    assert said == ["logits with the adjustment that training added: softmax:tau=1"]
+    assert said[1:] == ["logits with the adjustment that training added: softmax:tau=1"]
 
 
 def test_lgl_inr_is_audited_in_the_batches_of_its_training(tmp_path):
@@ -108,7 +108,7 @@ def test_lgl_inr_is_audited_in_the_batches_of_its_training(tmp_path):
     assert report.residual.misfit != pytest.approx(
         audit(logits, target, TrainingSetup("lgl-inr", options={"beta": beta})).residual.misfit
     )
-    assert said == [
+    assert said[1:] == [
         f"LGL-INR of beta {beta:g} in batches of 8, from the loss that the file names: lgl-inr:beta=auto"
     ]
 
@@ -124,6 +124,7 @@ def test_any_registered_loss_is_made_from_the_metadata(tmp_path):
     torch.testing.assert_close(report.residual.residual, expected.residual.residual, rtol=1e-6, atol=1e-9)
     assert report.faults == expected.faults
     assert said == [
+        "logits: logits; label: target",
         "loss focal:inverse:gamma=1, as the file names it",
         "class weights inverse, from the loss that the file names: focal:inverse:gamma=1",
     ]
@@ -190,7 +191,7 @@ def test_link_must_be_known(tmp_path):
     said = []
     assert audit_file(told).implied_weights is None
     audit_file(told, loss="softmax", say=said.append)
-    assert said == [f"{told} says that its link is logistic; audited as softmax, as asked"]
+    assert said[1:] == [f"{told} says that its link is logistic; audited as softmax, as asked"]
 
 
 def test_probabilities_in_a_column_of_either_name(tmp_path):
@@ -201,6 +202,111 @@ def test_probabilities_in_a_column_of_either_name(tmp_path):
     one = audit_file(file, loss="softmax", values="probabilities")
     whole = audit(logits, target, "softmax")
     torch.testing.assert_close(one.mean_confusion, whole.mean_confusion, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv", ".npz"])
+@pytest.mark.parametrize(("unit", "decimals"), [(1, 3), (1, 2), (100, 1), (100, 0), (100, 9)])
+def test_rounded_probabilities_and_percents_are_told(tmp_path, suffix, unit, decimals):
+    logits, target = _samples()
+    p = (unit * logits.softmax(1).double() * 10**decimals).round() / 10**decimals
+    file, said = _write(tmp_path / f"p{suffix}", p, target), []
+    with pytest.raises(ValueError, match=r"logits look like probabilities: all lie in .* or are percents"):
+        audit_file(file, loss="softmax")
+    one = audit_file(file, loss="softmax", values="probabilities", say=said.append)
+    whole = audit(logits, target, "softmax")
+    torch.testing.assert_close(one.mean_confusion, whole.mean_confusion, rtol=0, atol=2e-3)
+    percents = ["probabilities are percents, they are divided by 100"] if unit == 100 else []
+    shown = decimals + (2 if unit == 100 else 0)
+    rounding = [f"probabilities are rounded to {shown} decimals"] if shown < 5 else []
+    assert [line.split(", rows")[0] for line in said[1:]] == percents + rounding
+
+
+def test_the_first_error_is_the_one_that_is_told(tmp_path):
+    file = tmp_path / "p.npz"
+    np.savez(file, probabilities=np.array([[object()]], dtype=object), y=np.zeros(1, int))
+    with pytest.raises(TypeError, match="array 'probabilities' must hold numbers, got Python objects"):
+        audit_file(file, loss="softmax", values="probabilities")
+    np.savez(file, probabilities=np.full((4, 2), 0.5), y=np.array([0, 1, 5, 1]))
+    with pytest.raises(ValueError, match="array 'y' must hold labels from 0 to 1, got 5 in row 2"):
+        audit_file(file, loss="softmax", values="probabilities")
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_an_id_is_no_class(tmp_path, suffix):
+    logits, target = _samples(3)
+    names = np.array(["cat", "dog", "owl"])
+    columns = {"id": np.arange(len(target)), **{n: logits[:, k].numpy() for k, n in enumerate(names)}}
+    table = pa.table(columns | {"label": names[target], "fold": (target % 2).numpy()})
+    file, said = tmp_path / f"p{suffix}", []
+    pyarrow.csv.write_csv(table, file) if suffix == ".csv" else pq.write_table(table, file)
+    found = audit_file(file, loss="softmax", say=said.append)
+    whole = audit(logits, target, "softmax")
+    torch.testing.assert_close(found.mean_confusion, whole.mean_confusion, rtol=1e-6, atol=1e-9)
+    assert found.faults == whole.faults
+    assert said == ["logits: cat, dog, owl; label: label; left out: id, fold"]
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_rows_with_missing_cells_are_dropped_and_counted(tmp_path, suffix):
+    logits, target = _samples(3)
+    columns = {f"logit_{k}": logits[:, k].tolist() for k in range(3)} | {"y": target.tolist()}
+    columns["logit_1"][3] = columns["logit_1"][8] = columns["logit_2"][8] = None
+    table, file = pa.table(columns), tmp_path / f"p{suffix}"
+    pyarrow.csv.write_csv(table, file) if suffix == ".csv" else pq.write_table(table, file)
+    with pytest.raises(ValueError, match="got 2 of 400 rows with NaN or infinite numbers, the first at row 3"):
+        audit_file(file, loss="softmax")
+    found = audit_file(file, loss="softmax", drop_invalid=True)
+    kept = torch.ones(400, dtype=torch.bool)
+    kept[[3, 8]] = False
+    whole = audit(logits[kept], target[kept], "softmax")
+    assert (found.numbers.dropped, sum(found.numbers.samples)) == (2, 398)
+    torch.testing.assert_close(found.mean_confusion, whole.mean_confusion, rtol=1e-6, atol=1e-9)
+
+
+def test_held_out_rows_are_warned_of_first(tmp_path):
+    logits, target = _samples()
+    counts = 7 * torch.bincount(target)
+    told = {
+        "steelyard.link": "softmax",
+        "steelyard.split": "test",
+        "steelyard.class_counts": " ".join(map(str, counts.tolist())),
+    }
+    file, said = _write(tmp_path / "p.parquet", logits, target, told), []
+    found = audit_file(file, weights="inverse", say=said.append)
+    assert said[0].startswith(f"WARNING: {file} holds held-out samples")
+    assert "audit the training samples" in said[0]
+    assert found.numbers.class_counts.tolist() == counts.tolist()
+    _write(tmp_path / "train_p.parquet", logits, target, told | {"steelyard.split": "train"})
+    said.clear()
+    audit_file(file, say=said.append)
+    assert f"audit {tmp_path / 'train_p.parquet'} to learn" in said[0]
+    said.clear()
+    audit_file(tmp_path / "train_p.parquet", say=said.append)
+    assert said == ["logits: logits; label: target"]
+
+
+def test_a_set_of_files_is_audited_as_one(tmp_path):
+    logits, target = _samples()
+    for k, rows in enumerate(torch.arange(400).chunk(11)):
+        _write(tmp_path / f"part-{k}.parquet", logits[rows], target[rows])
+    whole = audit(logits, target, "softmax")
+    for path in (tmp_path, tmp_path / "part-*.parquet"):
+        found = audit_file(path, loss="softmax")
+        torch.testing.assert_close(found.mean_confusion, whole.mean_confusion, rtol=1e-6, atol=1e-9)
+
+
+def test_more_classes_than_memory_has_room_for_are_refused_at_once(tmp_path, monkeypatch):
+    file = tmp_path / "p.npz"
+    np.savez(file, logits=np.zeros((1, 2_000_000), np.float16), y=np.zeros(1, int))
+    with pytest.raises(
+        ValueError, match=r"an audit of 2000000 classes needs about [\d,]+ GB .* at most about \d+ classes"
+    ):
+        audit_file(file, loss="softmax")
+    monkeypatch.setattr("steelyard._common.memory.available_memory", lambda: 1e6)
+    with pytest.raises(
+        ValueError, match=r"an audit of 300 classes needs about 0 GB .* at most about 3. classes fit"
+    ):
+        audit(torch.zeros(2, 300), torch.tensor([0, 1]), "softmax")
 
 
 @pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1+1", "@x", "\t=1", " =1"])

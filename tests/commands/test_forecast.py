@@ -32,7 +32,8 @@ def _write(path, features, target, **metadata):
     table = pa.table(
         {"target": target.numpy(), "features": pa.FixedSizeListArray.from_arrays(flat, features.shape[1])}
     )
-    pq.write_table(table.replace_schema_metadata({f"steelyard.{k}": v for k, v in metadata.items()}), path)
+    with path.open("wb") as file:  # pyarrow does not take every name
+        pq.write_table(table.replace_schema_metadata({f"steelyard.{k}": v for k, v in metadata.items()}), file)
     return path
 
 
@@ -44,7 +45,10 @@ def test_the_file_gives_what_the_tensors_give(tmp_path):
     found = forecast_file(
         file, losses=["softmax", "logistic"], weights=["none", "inverse"], out=tmp_path / "out", say=said.append
     )
-    assert said == [f"judged by the held-out samples in {tmp_path / 'features.parquet'}"]
+    assert said == [
+        "features: features; label: target",
+        f"judged by the held-out samples in {tmp_path / 'features.parquet'}",
+    ]
     assert found["weight_decay"] == 0.01
     assert found["class_names"] == ["a", "b", "c", "d"]
     assert [(one["loss"], one["name"]) for one in found["forecasts"]] == [
@@ -65,7 +69,7 @@ def test_without_held_out_samples_it_says_that_it_flatters(tmp_path):
     said = []
     file = _write(tmp_path / "train_features.parquet", *_samples(3, 100, 0))
     found = forecast_file(file, losses=["softmax"], weights=["none"], say=said.append)
-    assert "which flatters" in said[0]
+    assert "which flatters" in said[1]
     assert found["judged_by"] is None
     assert found["weight_decay"] == 5e-4
 
@@ -91,6 +95,76 @@ def test_page_opens_without_a_word(tmp_path, names):
     assert "<script>" not in text
     assert "&lt;c&gt;" in text
     assert write_forecast_page(tmp_path / "out").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("labels", "message"),
+    [
+        ([1, 2], "has none with label 0: it has 2 labels, the largest is 2 in row 1"),
+        ([0, 2], "has none with label 1: it has 2 labels, the largest is 2 in row 1"),
+        ([0, 1, 20_000_000], "has none with label 2: it has 3 labels, the largest is 20000000 in row 2"),
+        ([0, 10**12, 1], "has none with label 2: it has 3 labels, the largest is 1000000000000 in row 1"),
+        ([0, 0], "has none with label 1: it has 1 labels"),
+        ([0, -1], "must hold integer labels from 0 on, got -1 in row 1"),
+    ],
+)
+def test_labels_without_samples_are_refused_at_once(tmp_path, labels, message):
+    labels = torch.tensor(labels).repeat(20)
+    file = _write(tmp_path / "f.parquet", torch.randn(len(labels), 3), labels)
+    with pytest.raises(ValueError, match=message):
+        forecast_file(file, losses=["softmax"], weights=["none"])
+    if max(labels) == 2:  # with names, a class may be empty
+        found = forecast_file(file, losses=["softmax"], weights=["none"], class_names=["a", "b", "c"])
+        assert found["class_counts"] == torch.bincount(labels).tolist()
+
+
+def test_an_id_is_no_feature(tmp_path):
+    features, target = _samples(4, 300, 0)
+    order = target.argsort()
+    columns = {"id": range(300)} | {f"f{k}": features[order, k].numpy() for k in (3, 1, 0, 2)}
+    pq.write_table(pa.table(columns | {"y": target[order].numpy()}), tmp_path / "f.parquet")
+    said = []
+    found = forecast_file(tmp_path / "f.parquet", losses=["softmax"], weights=["none"], say=said.append)
+    assert said[0] == "features: f0, f1, f2, f3; label: y; left out: id"
+    plain = forecast(features[order], target[order], class_weights={"none": None})[0]
+    assert found["forecasts"][0]["recall"] == plain.recall.tolist()
+    again = forecast_file(tmp_path / "f.parquet", losses=["softmax"], weights=["none"], features="f?")
+    assert again["forecasts"] == found["forecasts"]
+
+
+def test_held_out_features_are_the_same_columns(tmp_path):
+    features, target = _samples(4, 300, 0)
+    columns = {name: features[:, k].numpy() for k, name in enumerate(["age", "income", "size", "x"])}
+    pq.write_table(pa.table(columns | {"y": target.numpy()}), tmp_path / "train_f.parquet")
+    with pytest.raises(ValueError, match=r"does not say which columns are its features: .* --features age,income"):
+        forecast_file(tmp_path / "train_f.parquet", losses=["softmax"], weights=["none"])
+    other = dict(reversed(columns.items())) | {"more": columns["age"], "y": target.numpy()}
+    pq.write_table(pa.table(other), tmp_path / "f.parquet")
+    options = {"losses": ["softmax"], "weights": ["none"], "features": "age,income,size,x"}
+    found = forecast_file(tmp_path / "train_f.parquet", **options)
+    same = forecast_file(tmp_path / "train_f.parquet", test=tmp_path / "train_f.parquet", **options)
+    assert found["forecasts"][0]["recall"] == same["forecasts"][0]["recall"]
+    del other["size"]
+    pq.write_table(pa.table(other), tmp_path / "f.parquet")
+    with pytest.raises(ValueError, match=r"f.parquet has no column 'size', its columns are x, income, age, more"):
+        forecast_file(tmp_path / "train_f.parquet", **options)
+    other = columns | {"y": target.numpy() + 1}
+    pq.write_table(pa.table(other), tmp_path / "f.parquet")
+    with pytest.raises(ValueError, match=r"f.parquet, column 'y' must hold labels from 0 to 3, got 4 in row"):
+        forecast_file(tmp_path / "train_f.parquet", **options)
+
+
+def test_npy_has_one_file_of_labels(tmp_path):
+    features, target = _samples(3, 100, 0)
+    np.save(tmp_path / "train_x.npy", features.numpy())
+    np.save(tmp_path / "x.npy", features.numpy())
+    np.save(tmp_path / "y.npy", target.numpy())
+    options = {"losses": ["softmax"], "weights": ["none"], "target": str(tmp_path / "y.npy")}
+    assert forecast_file(tmp_path / "train_x.npy", **options)["judged_by"] is None
+    with pytest.raises(
+        ValueError, match=r"has its labels in another file, of which there is one: save .* as .npz"
+    ):
+        forecast_file(tmp_path / "train_x.npy", test=tmp_path / "x.npy", **options)
 
 
 @pytest.mark.parametrize(

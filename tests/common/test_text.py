@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from steelyard import audit
+from steelyard._common.files import write_csv
 from steelyard._common.text import inert, reason_of
 from steelyard.commands.forecast import forecast_file
-from steelyard.experiments.files import write_csv
 
 SIGNS = ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\u2212"]
 BEFORE = [

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from steelyard.data import load_dataset
+from steelyard.data import load_dataset, open_predictions
 from tests.data.test_datasets import GOOD, _image, _save
 
 FETCHED = ["https://example.invalid/train.parquet", "hf://datasets/somebody/some/train.parquet", "zip://x::https://e.invalid/a.zip"]  # fmt: skip
@@ -189,3 +189,15 @@ def test_a_folder_that_has_the_name_of_a_reader_is_a_folder(folder, monkeypatch)
     folder.rename(folder.parent / "parquet")
     monkeypatch.chdir(folder.parent)
     assert load_dataset("parquet").class_names == ("ant", "bee")
+
+
+def test_a_folder_of_tables_has_no_links_that_lead_out(tmp_path):
+    table = pa.table({"target": [0, 1], "logits": [[0.0, 1.0], [2.0, 1.0]]})
+    (tmp_path / "set").mkdir()
+    pq.write_table(table, tmp_path / "set" / "0.parquet")
+    (tmp_path / "set" / "1.parquet").symlink_to("0.parquet")
+    assert sum(len(labels) for _, labels in open_predictions(tmp_path / "set").batches()) == 4
+    pq.write_table(table, tmp_path / "other.parquet")
+    (tmp_path / "set" / "2.parquet").symlink_to(tmp_path / "other.parquet")
+    with pytest.raises(ValueError, match=r"2\.parquet' lies outside .*set, and no such file is read"):
+        open_predictions(tmp_path / "set")

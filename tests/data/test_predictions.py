@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from steelyard.data import open_predictions
-from steelyard.data.predictions import tables
+from steelyard.data.predictions import delimited
 
 N, K = 10, 3
 NAMES = ("cat", "dog", "sea_lion")
@@ -57,7 +57,7 @@ SAVERS = {
     "large.parquet": lambda p: pq.write_table(list_table(pa.large_list(pa.float32())), p),
     "classes.parquet": lambda p: pq.write_table(class_table(prefix="logits."), p),
     "a.arrow": save_stream,
-    "a.feather": lambda p: pa.feather.write_feather(class_table(prefix=""), p),
+    "a.feather": lambda p: pa.feather.write_feather(class_table(prefix="logit "), p),
     "a.ipc": lambda p: pa.feather.write_feather(list_table(), p, compression="uncompressed"),
     "a.csv": save_csv,
     "semicolon.csv": lambda p: save_csv(p, ";", bom="\ufeff"),
@@ -103,7 +103,7 @@ def test_every_format_gives_the_same(tmp_path, name, rows):
 
 
 def test_csv_of_many_blocks(tmp_path, monkeypatch):
-    monkeypatch.setattr(tables, "_CSV_BLOCK", 128)
+    monkeypatch.setattr(delimited, "CSV_BLOCK", 128)
     save_csv(tmp_path / "a.csv")
     assert len(list(opened(tmp_path / "a.csv").batches())) > 2
     assert read(tmp_path / "a.csv", 3)[1].tolist() == TARGET.tolist()
@@ -137,7 +137,7 @@ def test_dtypes(tmp_path, kind):
         {"logits": pa.array([[1, 2], [3, 4]], pa.list_(pa.int64())).cast(pa.list_(kind)), "y": [0, 1]}
     )
     if kind == pa.float16():
-        table = pa.table({"logits": pa.array(np.array([1, 3], np.float16)), "b": [2, 4], "y": [0, 1]})
+        table = pa.table({"logit_a": pa.array(np.array([1, 3], np.float16)), "logit_b": [2, 4], "y": [0, 1]})
     pa.feather.write_feather(table, tmp_path / "a.arrow")
     values, _ = read(tmp_path / "a.arrow")
     assert values.tolist() == [[1, 2], [3, 4]]
@@ -171,7 +171,9 @@ def test_labels_by_name(tmp_path, kind):
         path = tmp_path / "a.arrow"
         pa.feather.write_feather(list_table(target=pa.array(words).cast(kind)), path)
     assert read(path, rows=4, class_names=NAMES)[1].tolist() == TARGET.tolist()
-    with pytest.raises(ValueError, match=r"must hold class names \(cat, dog, eel\), got 'sea_lion' in row 2"):
+    absent = "has no column of logits for the class eel: there are logit_cat, logit_dog, logit_sea_lion"
+    unknown = r"must hold class names \(cat, dog, eel\), got 'sea_lion' in row 2"
+    with pytest.raises(ValueError, match=absent if kind == "csv" else unknown):
         read(path, rows=1, class_names=["cat", "dog", "eel"])
 
 
@@ -190,8 +192,10 @@ def test_columns_named_after_the_values_are_chosen(tmp_path):
 
 
 def test_text_and_index_columns_are_left_out(tmp_path):
-    (tmp_path / "a.csv").write_text(",file,a,b,y\n0,x.png,1,2.5,0\n1,y.png,3,4,1\n")
-    assert open_predictions(tmp_path / "a.csv").class_names == ("a", "b")
+    (tmp_path / "a.csv").write_text(",file,a,b,y\n0,x.png,1,2.5,a\n1,y.png,3,4,b\n")
+    found = open_predictions(tmp_path / "a.csv")
+    assert found.class_names == ("a", "b")
+    assert found.reading == "logits: a, b; label: y; left out: (no name), file"
     assert read(tmp_path / "a.csv")[0].tolist() == [[1, 2.5], [3, 4]]
 
 
@@ -210,9 +214,10 @@ def test_other_values_and_target(tmp_path):
     ("name", "error", "message"),
     [
         ("missing.csv", FileNotFoundError, "missing.csv does not exist"),
-        ("folder.csv", IsADirectoryError, "folder.csv is a folder"),
+        ("folder.csv", FileNotFoundError, "folder .*folder.csv holds no tables of predictions .*: it has nothing"),
         ("pipe.csv", ValueError, "is not a regular file"),
-        ("a.csv.gz", ValueError, r"known kind \(.parquet, .arrow, .*, got suffix '.gz'"),
+        ("a.csv.bz2", ValueError, r"known kind \(.parquet, .arrow, .*, got suffix '.bz2'"),
+        ("wrong.csv.gz", ValueError, "wrong.csv.gz cannot be read, it may be damaged: Not a gzipped file"),
         ("a.pt", ValueError, "got suffix '.pt'"),
         ("wrong.parquet", ValueError, "wrong.parquet is not a Parquet file: it begins with b'PK"),
         ("wrong.arrow", ValueError, "is not an Arrow file: it begins with"),
@@ -245,28 +250,27 @@ def test_bad_files(tmp_path, name, error, message):
 
 BAD_TABLES = [
     ({"target": [], "logits": pa.array([], pa.list_(pa.float32()))}, "has no rows"),
-    ({"logits": [[1.0]]}, r"must have one column of labels \(target, label, labels, y\), got none; .* columns are logits"),
-    ({"a": [1.0], "y": [0], "label": [0]}, "got y, label; name it as target: its columns are a, y, label"),
-    ({"logits": ["a"], "y": [0]}, "column 'logits' must hold lists of numbers, got string"),
-    ({"logits": [["a"]], "y": [0]}, r"must hold lists of numbers, got list<\w+: string>"),
-    ({"logits": [{"a": 1}], "y": [0]}, "must hold lists of numbers, got struct<a: int64>"),
-    ({"logit_a": [1.0], "logit_b": ["x"], "y": [0]}, "column 'logit_b' must hold floating or integer numbers, got string"),
-    ({"name": ["x"], "y": [0]}, r"must have a list column 'logits' or one column of numbers a class, got columns name \(string\)"),
+    ({"logits": [[1.0]]}, r"must have one column of labels \(target, label, labels, y, y_true, label_ids\), got none; .* columns are logits"),
+    ({"logit_a": [1.0], "y": [0], "label": [0]}, "got y, label; name it as target: its columns are logit_a, y, label"),
+    ({"logits": ["a"], "y": [0]}, "column 'logits' must hold numbers, or lists of them, got string"),
+    ({"logits": [["a"]], "y": [0]}, r"must hold numbers, or lists of them, got list<\w+: string>"),
+    ({"logits": [{"a": 1}], "y": [0]}, "must hold numbers, or lists of them, got struct<a: int64>"),
+    ({"logit_a": [1.0], "logit_b": ["x"], "y": [0]}, "column 'logit_b' must hold numbers, or lists of them, got string"),
+    ({"name": ["x"], "y": [0]}, r"does not say which columns are its logits: beside the label 'y' it has name \(string\)"),
     ({"logits": [[1.0, 2], None], "y": [0, 1]}, "column 'logits' must have a value in every row, got null in row 1"),
     ({"logits": [None, [1.0, 2]], "y": [0, 1]}, "got null in row 0"),
     ({"logits": [[1.0, 2]] * 3 + [[1, None]], "y": [0] * 4}, "column 'logits' must have a value in every row, got null in row 3"),
-    ({"a": [1.0, 2, 3, None], "b": [1] * 4, "y": [0] * 4}, "column 'a' must have a value in every row, got null in row 3"),
-    ({"a": [1.0, 2, 3], "b": [1] * 3, "y": [0, 0, None]}, "column 'y' must have a value in every row, got null in row 2"),
+    ({"logit_a": [1.0, 2, 3, None], "logit_b": [1] * 4, "y": [0] * 4}, "column 'logit_a' must have a value in every row, got null in row 3"),
+    ({"logit_a": [1.0, 2, 3], "logit_b": [1] * 3, "y": [0, 0, None]}, "column 'y' must have a value in every row, got null in row 2"),
     ({"logits": [[1.0, 2]] * 3 + [[1.0]], "y": [0] * 4}, "column 'logits' must hold 2 numbers in every row, got 1 in row 3"),
     ({"logits": pa.array([[]], pa.list_(pa.float32())), "y": [0]}, "must hold at least one number a row, got none in row 0"),
-    ({"a": [1.0] * 4, "b": [1] * 4, "y": [0, 1, 1, 2]}, "column 'y' must hold labels from 0 to 1, got 2 in row 3"),
-    ({"a": [1.0] * 4, "b": [1] * 4, "y": [0, 1, 1, -100]}, "got -100 in row 3"),
-    ({"a": [1.0] * 4, "b": [1] * 4, "y": [0, 1, 1, 0.5]}, "labels from 0 to 1, got 0.5 in row 3"),
-    ({"a": [1.0], "b": [1], "y": [float("nan")]}, "got nan in row 0"),
-    ({"a": [1.0], "b": [1], "y": pa.array([2**64 - 1], pa.uint64())}, "got 18446744073709551615 in row 0"),
-    ({"a": pa.array([1]).cast(pa.decimal128(19)), "y": [0]}, r"column 'a' must hold floating or integer numbers, got decimal128"),
-    ({"a": [1.0], "b": [1], "y": [True]}, "column 'y' must hold integers or class names, got bool"),
-    ({"a": [1.0], "b": [1], "y": [[0]]}, "must hold integers or class names, got list"),
+    ({"logit_a": [1.0] * 4, "logit_b": [1] * 4, "y": [0, 1, 1, 2]}, "column 'y' must hold labels from 0 to 1, got 2 in row 3"),
+    ({"logit_a": [1.0] * 4, "logit_b": [1] * 4, "y": [0, 1, 1, -100]}, "got -100 in row 3"),
+    ({"logit_a": [1.0] * 4, "logit_b": [1] * 4, "y": [0, 1, 1, 0.5]}, "labels from 0 to 1, got 0.5 in row 3"),
+    ({"logit_a": [1.0], "logit_b": [1], "y": [float("nan")]}, "got nan in row 0"),
+    ({"logit_a": [1.0], "logit_b": [1], "y": pa.array([2**64 - 1], pa.uint64())}, "got 18446744073709551615 in row 0"),
+    ({"logit_a": pa.array([1]).cast(pa.decimal128(19)), "logit_b": [1], "y": [0]}, r"column 'logit_a' must hold numbers, or lists of them, got decimal128"),
+    ({"logit_a": [1.0], "logit_b": [1], "y": [[0]]}, "must hold integers or class names, got list"),
 ]  # fmt: skip
 
 
@@ -290,30 +294,31 @@ def test_column_names_must_differ(tmp_path, suffix):
 ROW = "0.5,1.5,0\n"
 BAD_CSV = [
     ("", "has no rows"),
-    ("a,b,y", "has no rows"),
-    ("a,b,y\n\n", "has no rows"),
-    ("a,b,y\n" + ROW * 5 + "0.5,=cmd|' /C calc'!A0,0\n" + ROW, "column 'b' must hold numbers, got .=cmd|' /C calc'!A0. in row 5"),
+    ("logit_a,logit_b,y", "has no rows"),
+    ("logit_a,logit_b,y\n\n", "has no rows"),
+    ("logit_a,logit_b,y\n" + ROW * 5 + "0.5,=cmd|' /C calc'!A0,0\n" + ROW, "column 'logit_b' must hold numbers, got .=cmd|' /C calc'!A0. in row 5"),
     ("logit_a,logit_b,y\n0.5,=cmd|x,0\n", "column 'logit_b' must hold numbers, got '=cmd|x' in row 0"),
-    ("a,b,y\n" + ROW * 5 + "0.5,1e,0\n", "column 'b' must hold numbers, got '1e' in row 5"),
-    ("a;b;y\n0,5;1;0\n1;2;0\n", "column 'a' must hold numbers, got '0,5' in row 0"),
-    ("a,b,y\n" + ROW * 5 + "0.5,0\n", "must have 3 cells a row, got 2 in row 5"),
-    ("a,b,y\n" + "0.5,0\n", "must have 3 cells a row, got 2 in row 0"),
-    ("a,b,y\n" + ROW * 5 + "0.5,1,0,7\n", "must have 3 cells a row, got 4 in row 5"),
-    ("a,b,y\n" + ROW * 5 + ",1,0\n", "column 'a' must have a value in every row, got null in row 5"),
-    ("a,b,y\n,1,0\n", "column 'a' must have a value in every row, got null in row 0"),
-    ("a,b,y\n" + ROW * 5 + "1,1,\n", "column 'y' must have a value in every row, got null in row 5"),
-    ("a,b,y\n" + ROW * 5 + "1,1,dog\n", "column 'y' must hold class names .a, b., got '0' in row 0"),
-    ("a,b,y\n" + ROW * 50 + "1,1,dog\n", "column 'y' must hold numbers, got 'dog' in row 50"),
-    ("a,b,y\n" + ROW * 5 + "1,1,1.5\n", "column 'y' must hold labels from 0 to 1, got 1.5 in row 5"),
-    ("a,b,y\n" + ROW * 5 + "1,1," + "1" * 500 + "\n", "has a line longer than 256 bytes"),
+    ("logit_a,logit_b,y\n" + ROW * 5 + "0.5,1e,0\n", "column 'logit_b' must hold numbers, got '1e' in row 5"),
+    ("logit_a;logit_b;y\n0,5;1;0\n1.5;2;0\n", "column 'logit_a' must hold numbers, got '0,5' in row 0"),
+    ("logit_a;logit_b;y\n" + "0,5;1;0\n" * 50 + "1.5;2;0\n", "column 'logit_a' must hold numbers, got '1.5' in row 50"),
+    ("logit_a,logit_b,y\n" + ROW * 5 + "0.5,0\n", "must have 3 cells a row, got 2 in row 5"),
+    ("logit_a,logit_b,y\n" + "0.5,0\n", "must have 3 cells a row, got 2 in row 0"),
+    ("logit_a,logit_b,y\n" + ROW * 5 + "0.5,1,0,7\n", "must have 3 cells a row, got 4 in row 5"),
+    ("logit_a,logit_b,y\n" + ROW * 5 + ",1,0\n", "column 'logit_a' must have a value in every row, got null in row 5"),
+    ("logit_a,logit_b,y\n,1,0\n", "column 'logit_a' must have a value in every row, got null in row 0"),
+    ("logit_a,logit_b,y\n" + ROW * 5 + "1,1,\n", "column 'y' must have a value in every row, got null in row 5"),
+    ("logit_a,logit_b,y\n" + ROW * 5 + "1,1,dog\n", "column 'y' must hold class names .a, b., got '0' in row 0"),
+    ("logit_a,logit_b,y\n" + ROW * 50 + "1,1,dog\n", "column 'y' must hold numbers, got 'dog' in row 50"),
+    ("logit_a,logit_b,y\n" + ROW * 5 + "1,1,1.5\n", "column 'y' must hold labels from 0 to 1, got 1.5 in row 5"),
+    ("logit_a,logit_b,y\n" + ROW * 5 + "1,1," + "1" * 500 + "\n", "has a line longer than 256 bytes"),
     ("a" * 500 + ",b,y\n" + ROW, "has a line longer than 256 bytes"),
-    ("a\0,b,y\n" + ROW, "does not hold text"),
+    ("logit_a\0,b,y\n" + ROW, "does not hold text"),
 ]  # fmt: skip
 
 
 @pytest.mark.parametrize(("text", "message"), BAD_CSV)
 def test_bad_csv(tmp_path, monkeypatch, text, message):
-    monkeypatch.setattr(tables, "_CSV_BLOCK", 256)
+    monkeypatch.setattr(delimited, "CSV_BLOCK", 256)
     path = tmp_path / "a.csv"
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
@@ -333,8 +338,8 @@ class Bomb:
 
 BAD_ARRAYS = [
     (np.zeros((0, 2)), np.zeros(0, int), ValueError, r"has no rows, its shape is \(0, 2\)"),
-    (np.zeros(3), np.zeros(3, int), ValueError, r"must have shape \(N, K\), got \(3,\)"),
-    (np.zeros((3, 2, 1)), np.zeros(3, int), ValueError, r"must have shape \(N, K\), got \(3, 2, 1\)"),
+    (np.zeros(3), np.zeros(4, int), ValueError, r"has 3 rows, but .* has 4"),
+    (np.zeros((3, 2, 1)), np.zeros(3, int), ValueError, r"must have shape \(N, K\), or \(N,\) for one output, got \(3, 2, 1\)"),
     (np.zeros((3, 2)), np.zeros((3, 1), int), ValueError, r"must have shape \(N,\), got \(3, 1\)"),
     (np.zeros((3, 2)), np.zeros(4, int), ValueError, "logits.* has 3 rows, but .* has 4"),
     (np.zeros((3, 2)), np.array([0, 1, 2]), ValueError, "must hold labels from 0 to 1, got 2 in row 2"),
@@ -363,14 +368,11 @@ def test_bad_arrays(tmp_path, logits, target, error, message, suffix):
 
 def test_bad_archives(tmp_path):
     path = tmp_path / "a.npz"
-    np.savez(path, scores=LOGITS, y=TARGET)
-    with pytest.raises(ValueError, match="must have an array 'logits', its arrays are scores, y"):
+    np.savez(path, margins=LOGITS, y=TARGET)
+    with pytest.raises(ValueError, match=r"does not say which arrays are its logits: .* --logits margins"):
         open_predictions(path)
-    with pytest.raises(ValueError, match="must have the array 'truth', its arrays are scores, y"):
-        open_predictions(path, values="scores", target="truth")
-    np.savez(path, logits=np.asfortranarray(LOGITS), y=TARGET)
-    with pytest.raises(ValueError, match=r"stored by columns, .* save np.ascontiguousarray"):
-        open_predictions(path)
+    with pytest.raises(ValueError, match="must have the array 'truth', its arrays are margins, y"):
+        open_predictions(path, columns="margins", target="truth")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("logits.npy", pickle.dumps(Bomb()))
         archive.writestr("y.npy", b"\x93NUMPY\x01\x00")
@@ -396,13 +398,21 @@ def test_bad_class_names(tmp_path):
     path = tmp_path / "a.csv"
     save_csv(path)
     for names, error, message in [
-        (["a", "b"], ValueError, "has 3 numbers a row, but there are 2 class names"),
+        (
+            ["a", "b"],
+            ValueError,
+            "does not say which columns are its logits: .*, the class names are a, b; name them",
+        ),
         (
             ["dog", "cat", "sea_lion"],
             ValueError,
             "has columns in the order cat, dog, sea_lion, class names are dog, cat",
         ),
-        (["a", "b", "a"], ValueError, "must have class names that differ, got a, b, a"),
+        (
+            ["a", "b", "c"],
+            ValueError,
+            "does not say which columns are its logits: .* --logits logit_cat,logit_dog",
+        ),
         ("cat", TypeError, "class_names must be a sequence of str, got 'cat'"),
         ([0, 1, 2], TypeError, r"class_names must be a sequence of str, got \[0, 1, 2\]"),
     ]:

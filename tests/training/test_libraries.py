@@ -4,6 +4,9 @@ timm and torchvision need a build for each torch, which the newest torch does no
 for them accept exactly the documented calls. transformers is the real one, with tiny models made from configurations.
 """
 
+import contextlib
+import json
+import socket
 import sys
 import types
 
@@ -163,6 +166,32 @@ def test_unknown_names_of_transformers(tmp_path):
     transformers.BertConfig().save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match=r"cannot be made .*models of type bert are no image classifiers"):
         create_backbone(f"transformers:{tmp_path / 'bert'}", IMAGES, 4)
+
+
+@pytest.mark.parametrize("where", ["", "somebody/something--"])
+@pytest.mark.parametrize("kind", ["vit", "unheard-of"])
+def test_code_that_a_configuration_names_is_refused(tmp_path, monkeypatch, where, kind):
+    pytest.importorskip("transformers")
+
+    def refuse(self, address):
+        raise AssertionError(f"a connection to {address}")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    names = {"AutoConfig": f"{where}code.Config", "AutoModelForImageClassification": f"{where}code.Model"}
+    sizes = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+        "patch_size": 4,
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": kind, "auto_map": names, **sizes}))
+    (tmp_path / "code.py").write_text(f"open({str(tmp_path / 'mark')!r}, 'w')")
+    refused = pytest.raises(ValueError, match=r"backbone transformers:.* cannot be made")
+    with contextlib.nullcontext() if kind == "vit" else refused as caught:  # a type that is known needs no code
+        create_backbone(f"transformers:{tmp_path}", IMAGES, 4)
+    assert "trust_remote_code" not in str(caught)
+    assert not (tmp_path / "mark").exists()
 
 
 @pytest.mark.parametrize("library", ["timm", "torchvision", "transformers"])

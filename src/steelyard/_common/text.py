@@ -1,4 +1,4 @@
-"""Small pieces of text: lists, numbers, the nearest of several words, cells of tables, other libraries' reasons."""
+"""Small pieces of text: lists, numbers, the nearest of several words, cells of tables, reasons."""
 
 import difflib
 import re
@@ -14,11 +14,6 @@ def listed(names: list[str], most: int | None = None) -> str:
     if most is not None and len(names) > most:
         return ", ".join(names[:most]) + f" and {len(names) - most} more"
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
-
-
-def exact(number: float) -> str:
-    """Return a number as no other number is written: short where that says it all."""
-    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def inert(cell: object) -> object:
@@ -47,3 +42,8 @@ def reason_of(error: object, most: int = 200) -> str:
     kept = " ".join(part for part in re.split(r"(?<=[.;:!?]) ", line) if not _ADVICE.search(part)).rstrip(" ;:")
     kept = kept or f"{type(error).__name__}: it cannot be loaded safely"
     return kept if len(kept) <= most else kept[:most] + "..."
+
+
+def exact(number: float) -> str:
+    """Return a number as no other number is written: short where that says it all."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)

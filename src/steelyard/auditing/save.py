@@ -106,8 +106,7 @@ def save_audit(
             folder / "mean_confusion.npz", lambda file: np.savez(file, mean_confusion=P, ledger=entries)
         )
         named = [row.to_dict() for row in sorted(rows, key=lambda row: row.index)]
-        cells = [list(row.values()) for row in named]
-        write_csv(folder / "classes.csv", ["class", *list(named[0])[1:]], cells)
+        write_csv(folder / "classes.csv", ["class", *list(named[0])[1:]], [list(row.values()) for row in named])
         write_json(folder / "audit.json", found)
         if page is not None:
             page(folder)

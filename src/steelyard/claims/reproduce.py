@@ -136,7 +136,10 @@ def reproduce(
 
 
 def claim_folder(
-    parent: str | PathLike[str], claim: str, config: ClaimConfig, say: Callable[[str], None] = lambda text: None
+    parent: str | PathLike[str],
+    claim: str,
+    config: ClaimConfig,
+    say: Callable[[str], None] = lambda text: None,
 ) -> Path:
     """Return the newest folder of a claim in `parent` with this configuration, or the next that does not exist.
 

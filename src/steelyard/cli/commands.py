@@ -158,13 +158,23 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
     type=int,
     help="Samples of a mini-batch, for LGL-INR, which balances each.  [default: what the file says]",
 )
-@click.option("--counts", help="Training samples of each class.  [default: those of the file]")
+@click.option("--counts", help="Training samples of each class.  [default: what the file says, else its labels']")
 @click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
-@click.option("--target", help="Label column; for .npy the file of labels.  [default: target, label, labels or y]")
+@click.option(
+    "--logits",
+    metavar="COLUMNS",
+    help="Columns of logits or probabilities, comma-separated; patterns such as 'logit_*' are allowed.  "
+    "[default: by their names]",
+)
+@click.option(
+    "--target",
+    metavar="COLUMN",
+    help="Label column; for .npy the file of labels.  [default: target, label, labels, y, y_true or label_ids]",
+)
 @click.option(
     "--from", "values", default="logits", show_default=True, help="What the numbers are: logits or probabilities."
 )
-@click.option("--drop-invalid", is_flag=True, help="Leave out rows with NaN or infinite numbers.")
+@click.option("--drop-invalid", is_flag=True, help="Leave out rows with missing, NaN or infinite numbers.")
 @click.option(
     "--tolerance", type=float, default=1e-9, show_default=True, help="Mean probabilities up to this count as 0."
 )
@@ -173,7 +183,8 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
 def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **options: Any) -> None:
     """Say what class weights did to a trained model.
 
-    FILE holds its logits on its training samples, and their labels: parquet, Arrow, CSV, NPZ or NPY.
+    FILE holds logits and labels: parquet, Arrow, CSV, NPZ or NPY; or it is a folder or a quoted glob of tables,
+    which are one data set. What was read as what is said first; other columns are left out.
     """
     from steelyard.commands.audit import audit_file
 
@@ -213,7 +224,14 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 @click.option(
     "--weight-decay", type=float, help="Decay of the head's matrix.  [default: what the file says, else 0.0005]"
 )
-@click.option("--target", help="Label column.  [default: target, label, labels or y]")
+@click.option(
+    "--features",
+    metavar="COLUMNS",
+    help="Columns of features, comma-separated; patterns such as 'f*' are allowed.  [default: by their names]",
+)
+@click.option(
+    "--target", metavar="COLUMN", help="Label column.  [default: target, label, labels, y, y_true or label_ids]"
+)
 @click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
@@ -222,7 +240,8 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path | None, **options: Any) -> None:
     """Say what other class weights would do, before training again.
 
-    FILE holds the features of the training samples, what the network's linear head multiplies, and their labels.
+    FILE holds the features of the training samples, what the network's linear head multiplies, and their labels;
+    or it is a folder or a quoted glob of tables. What was read as what is said first; other columns are left out.
     """
     from steelyard.commands.forecast import forecast_file
     from steelyard.report.results import ForecastResults

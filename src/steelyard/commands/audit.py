@@ -12,10 +12,13 @@ from torch import Tensor
 from steelyard._common.files import check_folder
 from steelyard.auditing import AuditReport, Evidence, audit_evidence
 from steelyard.auditing.gather import Values
+from steelyard.auditing.probabilities import are_percents
 from steelyard.balance import TrainingSetup
 from steelyard.data import Predictions, open_predictions
 from steelyard.losses.presets import PRESETS
 from steelyard.notation import LossSpec, parse_loss, parse_weights
+
+_NUMBERS = 1 << 24  # at a time
 
 
 def audit_file(
@@ -30,6 +33,7 @@ def audit_file(
     class_counts: str | None = None,
     class_names: Sequence[str] | None = None,
     target: str | None = None,
+    logits: str | None = None,
     values: Values = "logits",
     drop_invalid: bool = False,
     tolerance: float = 1e-9,
@@ -40,17 +44,20 @@ def audit_file(
     """Audit the predictions of a model on its training samples; the samples are never all in memory.
 
     Args:
-        path: file of logits (or probabilities) and labels; see :func:`steelyard.data.open_predictions`. Rows
-            without a label, or with -100, are left out.
+        path: file of logits (or probabilities) and labels, or a folder or glob of such; see
+            :func:`steelyard.data.open_predictions`. Rows without a label, or with -100, are left out; missing
+            numbers count as invalid.
         loss: as :func:`parse_loss` takes it, such as ``softmax``, ``logistic`` for one-vs-all outputs, or
             ``lgl-inr:beta=5``. Default: what the file says.
         weights, pos_weights, sampler: weights per class as :func:`parse_weights` takes them; schemes are made from
             the class counts. Default: of `weights` the scheme of the loss, else none.
         corrected: weights that were taken out of the logits after training, in the same form.
         batch_size: of LGL-INR. Default: what the file says of its loss.
-        class_counts: K comma-separated training counts. Default: those of the file's labels.
+        class_counts: K comma-separated training counts. Default: what the file says, else those of its labels.
         class_names: K. Default: what the file says.
         target: name of the label column, or for .npy the file of labels.
+        logits: names or patterns of the columns of logits or probabilities, with commas between. Default: by their
+            names.
         values: ``"logits"`` or ``"probabilities"``.
         drop_invalid, tolerance: as in :func:`steelyard.auditing.audit`.
         out: folder to save the report to, with its page; see :meth:`AuditReport.save`.
@@ -68,7 +75,17 @@ def audit_file(
     out = None if out is None else Path(out)
     if out is not None:
         check_folder(out)
-    opened = _open(path, target, values, class_names)
+    opened = open_predictions(
+        path,
+        target=target,
+        columns=logits,
+        values=values,
+        class_names=class_names,
+        missing_labels="ignore",
+        missing_values="nan",
+    )
+    _say_split(opened, say)
+    say(opened.reading)
     stated = _Stated(opened, loss, say)
     texts = {
         "weights": stated.weights if weights is None else weights,
@@ -86,11 +103,20 @@ def audit_file(
     }
     setup = stated.setup(counts, made, batch_size)
     evidence = Evidence(opened.num_classes, setup, values=values, drop_invalid=drop_invalid)
-    for numbers, labels in opened.batches():
-        evidence.update(numbers, labels)
+    if evidence.gigabytes >= 1:
+        classes, size = evidence.num_classes, evidence.gigabytes
+        say(f"{classes} classes: sums by pairs of them take up to {size:.1f} GB of memory")
+    unit = 1.0
+    for numbers, labels in opened.batches(max(64, min(8192, _NUMBERS // opened.num_classes))):
+        if values == "probabilities" and evidence.rows == 0 and are_percents(numbers):
+            unit = 100.0
+            say("probabilities are percents, they are divided by 100")
+        evidence.update(numbers if unit == 1 else numbers / unit, labels)
+    if evidence.probabilities.told is not None and values == "probabilities":
+        say(evidence.probabilities.told)
     report = audit_evidence(
         evidence,
-        class_counts=None if class_counts is None else counts,
+        class_counts=None if class_counts is None and _told_counts(opened) is None else counts,
         class_names=names,
         tolerance=tolerance,
     )
@@ -185,13 +211,15 @@ class _Stated:
 
 
 def _counts(opened: Predictions, given: str | None, needed: bool) -> Tensor:
-    """Return (K,) training samples of each class: as given, else of the file, which is read for them where
-    needed."""
+    """Return (K,) training samples of each class: as given, else as the file says, else of its labels, which are
+    read for them where needed."""
     size = max(opened.num_classes, 2)
     counts = torch.ones(size, dtype=torch.float64)
     if given is not None:
         parsed = parse_weights(given, counts, opened.class_names, option="counts")
         return counts if parsed is None else parsed
+    if (told := _told_counts(opened)) is not None:
+        return told
     if needed:
         counts = torch.zeros_like(counts)
         for numbers, labels in opened.batches():
@@ -200,16 +228,24 @@ def _counts(opened: Predictions, given: str | None, needed: bool) -> Tensor:
     return counts
 
 
-def _open(path: Path, target: str | None, values: Values, class_names: Sequence[str] | None) -> Predictions:
-    """Return the file, whose numbers may be called logits even where they are said to be probabilities."""
-    try:
-        return open_predictions(
-            path, target=target, values=values, class_names=class_names, missing_labels="ignore"
-        )
-    except ValueError:
-        if values == "logits":
-            raise
-        return open_predictions(path, target=target, class_names=class_names, missing_labels="ignore")
+def _told_counts(opened: Predictions) -> Tensor | None:
+    """Return the (K,) training counts in the file's metadata, or None."""
+    told = opened.class_counts
+    if told is None or len(told) != max(opened.num_classes, 2) or sum(told) == 0:
+        return None
+    return torch.tensor(told, dtype=torch.float64)
+
+
+def _say_split(opened: Predictions, say: Callable[[str], None]) -> None:
+    """Warn of samples that the model was not trained on, of which no law need hold."""
+    if opened.split != "test":
+        return
+    beside = opened.path.with_name(f"train_{opened.path.name}")
+    better = f"audit {beside}" if beside.exists() else "audit the training samples"
+    say(
+        f"WARNING: {opened.path} holds held-out samples, as it says itself; the laws are about the samples of the "
+        f"training: {better} to learn what the weights did"
+    )
 
 
 def _page() -> Callable[[Path], object] | None:

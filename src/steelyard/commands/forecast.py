@@ -12,6 +12,7 @@ from torch import Tensor
 
 import steelyard
 from steelyard._common.files import check_folder, filled_folder, write_atomically, write_csv, write_json
+from steelyard._common.memory import check_memory
 from steelyard.data import Predictions, open_predictions
 from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
 from steelyard.notation import parse_loss, parse_weights
@@ -31,6 +32,7 @@ def forecast_file(
     test: str | PathLike[str] | None = None,
     weight_decay: float | None = None,
     target: str | None = None,
+    features: str | None = None,
     class_names: Sequence[str] | None = None,
     out: str | PathLike[str] | None = None,
     command: str | None = None,
@@ -46,6 +48,7 @@ def forecast_file(
             there is one; else the training samples, which flatters.
         weight_decay: of the head's matrix. Default: what the file says of its training, else 0.0005.
         target: name of the label column.
+        features: names or patterns of the columns of features, with commas between. Default: by their names.
         class_names: K. Default: what the file says.
         out: folder to write forecast.json, forecast.csv, mean_confusion.npz and report.html to; new, empty,
             or of a forecast that was stopped while it wrote.
@@ -73,28 +76,41 @@ def forecast_file(
             raise ValueError(f"losses of a forecast have their weights from --weights, got {spec.label!r}")
     if not losses or not weights:
         raise ValueError(f"losses and weights must name at least one each, got {list(losses)} and {list(weights)}")
-    opened = open_predictions(path, target=target, values="features", class_names=class_names)
+    opened = open_predictions(path, target=target, columns=features, values="features", class_names=class_names)
+    if opened.split == "test":
+        say(f"WARNING: {path} holds held-out samples, as it says itself; heads are refitted on training samples")
+    say(opened.reading)
     decay = opened.weight_decay if weight_decay is None else weight_decay
     decay = _WEIGHT_DECAY if decay is None else decay
     beside = path.with_name(path.name.removeprefix("train_"))
-    if test is None and beside != path and beside.is_file():
+    is_bare = path.suffix.lower() == ".npy"  # its labels are in another file
+    if test is None and beside != path and beside.is_file() and not is_bare:
         test = beside
         say(f"judged by the held-out samples in {test}")
-    features, labels = _whole(opened)
+    if test is not None and is_bare:
+        raise ValueError(
+            f"{path} has its labels in another file, of which there is one: save {test} and it as .npz"
+        )
+    rows, labels = _whole(opened)
     names = opened.class_names
+    size = _classes(opened, labels)
+    check_memory("a forecast", size, len(specs) * len(weights) + 10)
     held_out = None
     if test is not None:
-        held_out = _whole(open_predictions(test, target=target, values="features", class_names=names))
+        found_names = names or tuple(str(k) for k in range(size))
+        columns = list(opened.columns)
+        held_out = _whole(
+            open_predictions(test, target=target, columns=columns, values="features", class_names=found_names)
+        )
     else:
         say("judged by the training samples themselves, which flatters; --test names a file of held-out ones")
-    size = len(names) if names is not None else int(labels.max()) + 1
     counts = torch.bincount(labels, minlength=size)
     made = {text: parse_weights(text, counts, names) for text in weights}
     named = list(names) if names is not None else [f"class {k}" for k in range(size)]
     found: list[tuple[str, Forecast]] = []
     for spec in specs:
         for one in forecast(
-            features,
+            rows,
             labels,
             class_weights={k: torch.ones(size, dtype=torch.float64) if w is None else w for k, w in made.items()},
             loss=spec.loss(counts, opened.batch_size or len(labels)),
@@ -128,6 +144,21 @@ def forecast_file(
 def _whole(opened: Predictions) -> tuple[Tensor, Tensor]:
     parts = list(opened.batches())
     return torch.cat([rows for rows, _ in parts]), torch.cat([labels for _, labels in parts])
+
+
+def _classes(opened: Predictions, labels: Tensor) -> int:
+    """Return how many classes there are: as many as names, or else labels that are all there from 0 on."""
+    if opened.class_names is not None:
+        return len(opened.class_names)
+    seen = labels.unique()
+    if len(seen) < 2 or int(seen[-1]) >= len(seen):
+        absent = next((k for k, label in enumerate(seen.tolist()) if k != label), 1)
+        row = int(labels.argmax())
+        raise ValueError(
+            f"{opened.path} must have samples of each class from 0 on, but has none with label {absent}: it has "
+            f"{len(seen)} labels, the largest is {int(labels[row])} in row {row}; class_names allows empty classes"
+        )
+    return len(seen)
 
 
 def _law(loss: str, one: Forecast, counts: Tensor) -> dict[str, float | None]:

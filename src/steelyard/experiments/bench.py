@@ -135,10 +135,12 @@ class Bench:
         state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
         write_atomically(folder / "model.safetensors", lambda f: f.write(safetensors.torch.save(state)))
         metadata = self._metadata(spec)
-        for split, prefix, rows in ((splits.test, "", logits), (splits.train, "train_", train_logits)):
-            write_rows(folder / f"{prefix}predictions.parquet", "logits", rows, split[1], metadata)
+        parts = (("test", splits.test, "", logits), ("train", splits.train, "train_", train_logits))
+        for name, split, prefix, rows in parts:
+            told = metadata | {"steelyard.split": name}
+            write_rows(folder / f"{prefix}predictions.parquet", "logits", rows, split[1], told)
             features = predict_features(network, split[0])
-            write_rows(folder / f"{prefix}features.parquet", "features", features, split[1], metadata)
+            write_rows(folder / f"{prefix}features.parquet", "features", features, split[1], told)
         link = spec.link
         P, _ = mean_confusion(train_logits, splits.train[1], link=link)
         test_P, _ = mean_confusion(logits, splits.test[1], link=link)
@@ -168,6 +170,7 @@ class Bench:
             "weight_decay": repr(self.config.weight_decay),
             "batch_size": repr(self.config.batch_size),
             "class_names": "\x1f".join(self._data.class_names),
+            "class_counts": " ".join(map(str, self.class_counts.tolist())),
         }
         if adjustment is not None:
             known["logit_adjustment"] = " ".join(map(repr, adjustment.tolist()))

@@ -24,7 +24,7 @@ from steelyard.training import Augmentation, Precision, check_backbone
 
 DEFAULT_LEARNING_RATES = [0.03, 0.1, 0.3]
 _SHOWN = 3  # faults in a sentence
-_LARGEST = 1 << 16  # bytes of a file
+_MOST_BYTES = 1 << 16  # bytes of a file
 _LONGEST = 1000  # characters of a key or value
 _DEEPEST = 10  # levels
 LARGEST = 1e9  # of a rate or a decay: nobody means more, and float32 holds its products
@@ -152,9 +152,9 @@ def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"configuration {path} is not a file")
     with path.open("rb") as file:
-        text = file.read(_LARGEST + 1)
-    if len(text) > _LARGEST:
-        raise ValueError(f"configuration {path} must hold at most {_LARGEST} bytes, got {path.stat().st_size}")
+        text = file.read(_MOST_BYTES + 1)
+    if len(text) > _MOST_BYTES:
+        raise ValueError(f"configuration {path} must hold at most {_MOST_BYTES} bytes, got {path.stat().st_size}")
     try:
         values = yaml.load(text.decode(), Loader=_PlainLoader)  # a SafeLoader
     except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a number of too many digits

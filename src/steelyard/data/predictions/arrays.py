@@ -2,19 +2,30 @@
 
 import contextlib
 import math
+import shutil
+import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 import numpy as np
 from numpy.lib import format as npy
 
-from steelyard.data.predictions.source import Array, Source, check_file, check_magic, label_name, list_names, short
-
-# Arrays
+from steelyard.data.predictions.source import (
+    Array,
+    Chunks,
+    Field,
+    Kind,
+    Missing,
+    Opened,
+    check_file,
+    check_magic,
+    list_names,
+    short,
+)
 
 
 @dataclass(frozen=True)
@@ -26,63 +37,106 @@ class _Header:
     dtype: np.dtype[Any]
     offset: int
 
+    @property
+    def by_columns(self) -> bool:
+        return self.is_fortran and len(self.shape) > 1 and 1 not in self.shape
 
-def open_npy(path: Path, target: str | None, values: str) -> Source:
+
+def open_npy(path: Path, target: str | None) -> Opened:
+    """Return a file of numbers and its file of labels as two arrays, which are called as the files are."""
     if target is None:
         raise ValueError(f"{path} holds no labels: give target, the .npy file of them")
-    paths = (path, Path(target))
-    check_file(paths[1])
-    headers = []
-    for each in paths:
+    headers: dict[str, _Header | Exception] = {}
+    for each in (path, Path(target)):
+        check_file(each)
         check_magic(each, "an NPY file", b"\x93NUMPY")
         with each.open("rb") as file:
-            headers.append(_header(str(each), file, each.stat().st_size))
-    _check_arrays((str(paths[0]), str(paths[1])), headers)
+            headers[str(each)] = _header(str(each), file, each.stat().st_size)
+    if len(headers) < 2:
+        raise ValueError(f"target must be another file than that of the numbers, got {target} for both")
 
-    def read(rows: int, missing: bool) -> Iterator[tuple[Array, Array]]:
-        numbers, labels = (
-            np.memmap(each, h.dtype, "r", h.offset, h.shape, "F" if h.is_fortran else "C")
-            for each, h in zip(paths, headers, strict=True)
-        )
-        for first in range(0, len(labels), rows):
-            yield numbers[first : first + rows], labels[first : first + rows]
+    def read(columns: Sequence[str], label: str, rows: int, missing: Missing) -> Chunks:
+        arrays = []
+        for name in (columns[0], label):
+            header = headers[name]
+            assert isinstance(header, _Header)
+            arrays.append(_mapped(name, header))
+        for first in range(0, len(arrays[1]), rows):
+            yield _as_rows(arrays[0][first : first + rows]), arrays[1][first : first + rows]
 
-    return Source(headers[0].shape[1], str(paths[1]), headers[1].dtype.kind == "U", read)
+    return _opened(path, "", headers, read)
 
 
-def open_npz(path: Path, target: str | None, values: str) -> Source:
+def open_npz(path: Path, target: str | None) -> Opened:
     check_magic(path, "an NPZ file", b"PK")
+    headers: dict[str, _Header | Exception] = {}
     with _unzipping(path), zipfile.ZipFile(path) as archive:
-        files = archive.namelist()
-        arrays = [name.removesuffix(".npy") for name in files if name.endswith(".npy")]
-        if values not in arrays:
-            raise ValueError(
-                f"{path} must have an array {values!r}, its arrays are {list_names(arrays) or 'none'}"
-            )
-        names = (values, label_name(path, "array", arrays, target))
-        if len(set(arrays)) < len(arrays):
-            raise ValueError(f"{path} must have arrays of different names, got {list_names(arrays)}")
-        where = (f"{path}, array {names[0]!r}", f"{path}, array {names[1]!r}")
-        headers = []
-        for name, each in zip(names, where, strict=True):
+        names = [name.removesuffix(".npy") for name in archive.namelist() if name.endswith(".npy")]
+        if len(set(names)) < len(names):
+            raise ValueError(f"{path} must have arrays of different names, got {list_names(names)}")
+        for name in names:
             with archive.open(f"{name}.npy") as member:
-                headers.append(_header(each, member, archive.getinfo(f"{name}.npy").file_size))
-    _check_arrays(where, headers)
-    if headers[0].is_fortran and 1 not in headers[0].shape:
-        raise ValueError(f"{where[0]} is stored by columns, which is no stream of rows: save np.ascontiguousarray")
+                size = archive.getinfo(f"{name}.npy").file_size
+                try:
+                    headers[name] = _header(f"{path}, array {name!r}", member, size)
+                except (ValueError, TypeError) as error:  # of an array that is not asked for it does not matter
+                    headers[name] = error
 
-    def read(rows: int, missing: bool) -> Iterator[tuple[Array, Array]]:
+    def read(columns: Sequence[str], label: str, rows: int, missing: Missing) -> Chunks:
         with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as stack:
-            members = [stack.enter_context(archive.open(f"{name}.npy")) for name in names]
-            for member, header in zip(members, headers, strict=True):
-                member.read(header.offset)
-            for first in range(0, headers[0].shape[0], rows):
-                count = min(rows, headers[0].shape[0] - first)
+            takes = [_taker(path, archive, name, headers[name], stack) for name in (columns[0], label)]
+            length = _length(headers[label])
+            for first in range(0, length, rows):
                 with _unzipping(path):
-                    numbers, labels = (_take(m, h, count) for m, h in zip(members, headers, strict=True))
-                yield numbers, labels
+                    numbers, labels = (take(first, min(rows, length - first)) for take in takes)
+                yield _as_rows(numbers), labels
 
-    return Source(headers[0].shape[1], where[1], headers[1].dtype.kind == "U", read)
+    return _opened(path, "array", headers, read)
+
+
+def _opened(
+    path: Path,
+    what: str,
+    headers: dict[str, _Header | Exception],
+    read: Callable[[Sequence[str], str, int, Missing], Chunks],
+) -> Opened:
+    def check(columns: Sequence[str], label: str) -> None:
+        if len(columns) > 1:
+            raise ValueError(f"{path} must have one array of all classes, got {list_names(columns)}")
+        found = []
+        for name in (columns[0], label):
+            header = headers[name]
+            if isinstance(header, Exception):
+                raise header
+            found.append(header)
+        _check_arrays((opened.where(columns[0]), opened.where(label)), found)
+
+    def texts(name: str) -> set[str]:
+        return {str(text) for _, labels in read([name], name, 8192, Missing()) for text in labels}
+
+    fields = tuple(_field(name, header) for name, header in headers.items())
+    opened = Opened(path, what, fields, read, texts, check)
+    return opened
+
+
+def _field(name: str, header: _Header | Exception) -> Field:
+    if isinstance(header, Exception):
+        return Field(name, "other", "unreadable")
+    kinds: dict[str, Kind] = {"i": "integer", "u": "integer", "f": "number", "b": "bool", "U": "text"}
+    kind = kinds.get(header.dtype.kind, "other")
+    told = f"{header.dtype} {header.shape}"
+    if len(header.shape) == 2:
+        return Field(name, "list", told, header.shape[1])
+    return Field(name, kind if len(header.shape) == 1 else "other", told)
+
+
+def _length(header: _Header | Exception) -> int:
+    assert isinstance(header, _Header)
+    return header.shape[0]
+
+
+def _as_rows(numbers: Array) -> Array:
+    return numbers[:, None] if numbers.ndim == 1 else numbers
 
 
 @contextlib.contextmanager
@@ -91,6 +145,29 @@ def _unzipping(path: Path) -> Iterator[None]:
         yield
     except (zipfile.BadZipFile, zlib.error, EOFError, OSError, RuntimeError) as error:
         raise ValueError(f"{path} cannot be read, it may be damaged: {short(error)}") from error
+
+
+def _taker(
+    path: Path, archive: zipfile.ZipFile, name: str, header: _Header | Exception, stack: contextlib.ExitStack
+) -> Callable[[int, int], Array]:
+    """Return a function of (first row, rows) that is called for one run of rows after the other."""
+    assert isinstance(header, _Header)
+    member = stack.enter_context(archive.open(f"{name}.npy"))
+    if header.by_columns:  # which are no stream of rows: unpacked beside, and read from there
+        aside = tempfile.TemporaryFile()  # noqa: SIM115  the stack closes it
+        stack.callback(aside.close)
+        with _unzipping(path):
+            shutil.copyfileobj(member, aside)
+        aside.flush()
+        whole = _mapped(aside, header)
+        return lambda first, rows: whole[first : first + rows]
+    member.read(header.offset)
+    return lambda first, rows: _take(member, header, rows)
+
+
+def _mapped(file: Any, header: _Header) -> Array:
+    order: Literal["C", "F"] = "F" if header.is_fortran else "C"
+    return np.memmap(file, header.dtype, "r", header.offset, header.shape, order)
 
 
 def _take(member: IO[bytes], header: _Header, rows: int) -> Array:
@@ -119,12 +196,13 @@ def _header(where: str, stream: IO[bytes], size: int) -> _Header:
 
 
 def _check_arrays(where: tuple[str, str], headers: Sequence[_Header]) -> None:
-    for each, header, rank, kinds in zip(where, headers, (2, 1), ("iuf", "iufU"), strict=True):
+    for each, header, ranks, kinds in zip(where, headers, ((1, 2), (1,)), ("iuf", "iufbU"), strict=True):
         if header.dtype.kind not in kinds or (header.dtype.kind == "f" and header.dtype.itemsize > 8):
-            accepted = "floating or integer numbers" if rank == 2 else "integers or class names"
+            accepted = "floating or integer numbers" if 2 in ranks else "integers or class names"
             raise TypeError(f"{each} must hold {accepted}, got {header.dtype}")
-        if len(header.shape) != rank:
-            raise ValueError(f"{each} must have shape {'(N, K)' if rank == 2 else '(N,)'}, got {header.shape}")
+        if len(header.shape) not in ranks:
+            accepted = "(N, K), or (N,) for one output" if 2 in ranks else "(N,)"
+            raise ValueError(f"{each} must have shape {accepted}, got {header.shape}")
         if min(header.shape) < 1:
             raise ValueError(f"{each} has no rows, its shape is {header.shape}")
     if headers[0].shape[0] != headers[1].shape[0]:

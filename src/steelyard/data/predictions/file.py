@@ -14,35 +14,46 @@ from torch import Tensor
 
 from steelyard._common.checks import check_choice
 from steelyard.data.predictions.arrays import open_npy, open_npz
-from steelyard.data.predictions.source import Array, Source, check_file, list_names
+from steelyard.data.predictions.columns import Choice, choose
+from steelyard.data.predictions.shards import TABLES, check_alike, files_of, suffix_of
+from steelyard.data.predictions.source import Array, Missing, Opened, check_file, list_names
 from steelyard.data.predictions.tables import open_table
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """An opened file of predictions; nothing but its schema is in memory.
+    """An opened file of predictions, or several that are one data set; nothing but the schema is in memory.
 
     Attributes:
-        path: of the file.
+        path: of the file, folder or glob.
+        reading: what was read as what, in a line: ``"logits: cat, dog; label: y; left out: id"``.
+        columns: that the numbers of a row are in; one where it is a list or an array.
         class_names: as given, or from the file's metadata, or the names of its columns; None if nobody says.
         link, loss: what a Steelyard experiment wrote into the metadata.
         weight_decay: of the training, where the metadata says it.
         logit_adjustment: what training added to the logits of each class, where the metadata says it.
         batch_size: of the training, where the metadata says it.
+        split: ``"train"`` or ``"test"``, where the metadata says it.
+        class_counts: (K) training samples of each class, where the metadata says it.
         num_classes: numbers in a row, which are K logits or probabilities (or any number of features).
     """
 
     path: Path
+    reading: str
+    columns: tuple[str, ...]
     class_names: tuple[str, ...] | None
     link: str | None
     loss: str | None
     weight_decay: float | None
     logit_adjustment: tuple[float, ...] | None
     batch_size: int | None
+    split: str | None
+    class_counts: tuple[int, ...] | None
     num_classes: int
-    _source: "Source" = field(repr=False)
+    _files: tuple[Opened, ...] = field(repr=False)
+    _choice: Choice = field(repr=False)
     _num_labels: int | None = field(repr=False)
-    _missing: bool = field(repr=False, default=False)
+    _missing: Missing = field(repr=False)
 
     def batches(self, rows: int = 8192) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield numbers (n, K), float32 or float64, and labels (n,), int64, of at most `rows` rows at a time.
@@ -51,7 +62,7 @@ class Predictions:
 
         Raises:
             TypeError: `rows` that is no int.
-            ValueError: data that cannot be read, naming the row, counted from 0.
+            ValueError: data that cannot be read, naming the file and its row, counted from 0.
         """
         if isinstance(rows, bool) or not isinstance(rows, int):
             raise TypeError(f"rows must be an int, got {type(rows).__name__}")
@@ -60,89 +71,158 @@ class Predictions:
         return self._batches(rows)
 
     def _batches(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-        first = 0
-        for values, labels in self._source.read(rows, self._missing):
-            wide = values.dtype.kind != "f" or values.dtype.itemsize == 8
-            numbers = np.array(values, dtype=np.float64 if wide else np.float32, order="C")
-            codes = _codes(self._source.label, labels, self.class_names, self._num_labels, first, self._missing)
-            yield torch.from_numpy(numbers), torch.from_numpy(codes)
-            first += len(codes)
+        label = self._choice.label
+        for file in self._files:
+            first = 0
+            for values, labels in file.read(self.columns, label, rows, self._missing):
+                wide = values.dtype.kind != "f" or values.dtype.itemsize == 8
+                numbers = np.array(values, dtype=np.float64 if wide else np.float32, order="C")
+                codes = _codes(
+                    file.where(label), labels, self.class_names, self._num_labels, first, self._missing.labels
+                )
+                yield torch.from_numpy(numbers), torch.from_numpy(codes)
+                first += len(codes)
 
 
 def open_predictions(
     path: str | os.PathLike[str],
     *,
     target: str | os.PathLike[str] | None = None,
-    values: str = "logits",
+    values: Literal["logits", "probabilities", "features"] = "logits",
+    columns: str | Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     missing_labels: Literal["refuse", "ignore"] = "refuse",
+    missing_values: Literal["refuse", "nan"] = "refuse",
 ) -> Predictions:
     """Open a file of predictions: look at what it declares and, in tables, at the first rows.
 
+    Which columns hold the numbers is told by `columns`; else by a list column that is called as `values` are; by a
+    prefix and a class name or number (``logit_cat``, ``prob.0``, ``feature_7``), where numbers tell the order; by
+    columns that are called as the classes are, or 0 to K - 1; or by a single column ``logit`` or ``score``. What
+    is left over is never read. Arrays of NPZ are chosen in the same way.
+
     Args:
-        path: ``.parquet``, ``.arrow``, ``.feather`` or ``.ipc``, ``.csv`` or ``.tsv``, ``.npz`` or ``.npy``.
-        target: name of the column or array of labels, integers from 0 or class names. Default: the one of
-            ``target``, ``label``, ``labels`` and ``y`` that there is. For ``.npy``, the file of labels.
-        values: name of the list column, or of the array, of numbers. A table without such a column has one column
-            a class: those named after `values` (``logit_cat``, ``logits.cat``) if there are any, or else all of
-            numbers but the labels; a row index of pandas is left out. For ``"features"`` columns are no classes.
-        class_names: K names, in the order of the numbers.
+        path: ``.parquet``, ``.arrow``, ``.feather`` or ``.ipc``, ``.csv`` or ``.tsv`` (also ``.gz``), ``.npz`` or
+            ``.npy``; or a folder of tables, or a glob, whose files are one data set, in natural order.
+        target: name of the column or array of labels: integers from 0, booleans or class names. Default: the one
+            of ``target``, ``label``, ``labels``, ``y``, ``y_true`` and ``label_ids`` that there is. For ``.npy``,
+            the file of labels.
+        values: what the numbers are.
+        columns: names or shell patterns (``"logit_*"``), in a sequence or with commas in a string; each must
+            match. The columns of a pattern that end in numbers are ordered by them.
+        class_names: K names, in the order of integer labels. Default: what the metadata says.
         missing_labels: ``"ignore"`` gives rows without a label, and those that have it, the label -100, which
             audits leave out.
+        missing_values: ``"nan"`` gives NaN for cells and lists that are empty or null.
 
     Returns:
         The opened file; what is wrong in its other rows shows when they are read.
 
     Raises:
-        FileNotFoundError: no such file.
-        IsADirectoryError: a folder.
+        FileNotFoundError: no such file, or no table in a folder.
         ImportError: a table, and pyarrow is not installed.
         TypeError: a column or array that holds something else than numbers or labels.
-        ValueError: a file of another kind, damaged, empty, or without the columns that are asked for.
+        ValueError: a file of another kind, damaged, empty, one whose columns do not tell what they are, or files
+            of a set that differ.
     """
     path = Path(path)
+    check_choice("values", values, ("logits", "probabilities", "features"))
     check_choice("missing_labels", missing_labels, ("refuse", "ignore"))
+    check_choice("missing_values", missing_values, ("refuse", "nan"))
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names or ()):
         raise TypeError(f"class_names must be a sequence of str, got {reprlib.repr(class_names)}")
-    check_file(path)
-    if path.suffix.lower() not in _OPENERS:
-        raise ValueError(f"{path} must be of a known kind ({', '.join(_OPENERS)}), got suffix {path.suffix!r}")
-    source = _OPENERS[path.suffix.lower()](path, None if target is None else os.fspath(target), values)
+    files = [_open(each, target) for each in files_of(path, tuple(_OPENERS))]
+    first = next((file for file in files if file.has_rows), files[0])
+    told = first.metadata
+    in_file = told.get("class_names")
+    given = tuple(class_names) if class_names is not None else tuple(in_file.split("\x1f")) if in_file else None
+    if not first.has_rows:
+        raise ValueError(f"{path} has no rows")
+    choice = _choose(path, files, first, values, columns, target, given)
+    for file in files:
+        if file is not first:
+            check_alike(first, file, choice)
 
     is_classes = values != "features"
-    classes = max(source.width, 2)  # one number a row is a binary output
-    from_columns = source.columns if is_classes and source.width > 1 else None
-    in_file = source.metadata.get("class_names")
-    names = tuple(class_names) if class_names is not None else tuple(in_file.split("\x1f")) if in_file else None
-    if names is not None and is_classes and len(names) != classes:
-        raise ValueError(f"{path} has {source.width} numbers a row, but there are {len(names)} class names")
-    if names and from_columns and names != from_columns and set(names) == set(from_columns):
-        raise ValueError(
-            f"{path} has columns in the order {list_names(from_columns)}, class names are {list_names(names)}"
-        )
-    names = names or from_columns
-    if names is not None and len(set(names)) < len(names):
-        raise ValueError(f"{path} must have class names that differ, got {list_names(names)}")
-    if names is None and source.label_is_text:
-        raise ValueError(f"{source.label} holds text, which needs class_names to tell the order of the classes")
-    num_labels = classes if is_classes else len(names) if names else None
-    told = source.metadata
-    decay = _numbers(told.get("weight_decay", ""))
-    adjustment = _numbers(told.get("logit_adjustment", ""))
+    width = len(choice.columns) if len(choice.columns) > 1 else first.field(choice.columns[0]).width
+    classes = max(width, 2)  # one number a row is a binary output
+    names = _class_names(path, first, choice, given, width if is_classes else None)
+    decay, adjustment = _numbers(told.get("weight_decay", "")), _numbers(told.get("logit_adjustment", ""))
+    counts = told.get("class_counts", "").split()
     batch_size = told.get("batch_size", "")
+    split = told.get("split")
     return Predictions(
         path,
+        "; ".join([*([f"{len(files)} files"] if len(files) > 1 else []), str(choice), *first.notes]),
+        choice.columns,
         names,
         told.get("link"),
         told.get("loss"),
         decay[0] if len(decay) == 1 and decay[0] >= 0 else None,
-        adjustment if len(adjustment) == source.width else None,
+        adjustment if len(adjustment) == width else None,
         int(batch_size) if re.fullmatch(r"[1-9]\d{0,8}", batch_size) else None,
-        source.width,
-        source,
-        num_labels,
-        missing_labels == "ignore",
+        split if split in ("train", "test") else None,
+        tuple(map(int, counts)) if counts and all(re.fullmatch(r"\d{1,15}", n) for n in counts) else None,
+        width,
+        tuple(file for file in files if file.has_rows),
+        choice,
+        classes if is_classes else len(names) if names else None,
+        Missing(missing_labels == "ignore", missing_values == "nan"),
     )
+
+
+def _open(path: Path, target: str | os.PathLike[str] | None) -> Opened:
+    check_file(path)
+    suffix = suffix_of(path)
+    if suffix not in _OPENERS:
+        raise ValueError(f"{path} must be of a known kind ({', '.join(_OPENERS)}), got suffix {path.suffix!r}")
+    return _OPENERS[suffix](path, None if target is None else os.fspath(target))
+
+
+def _choose(
+    path: Path,
+    files: Sequence[Opened],
+    first: Opened,
+    values: str,
+    columns: str | Sequence[str] | None,
+    target: str | os.PathLike[str] | None,
+    names: tuple[str, ...] | None,
+) -> Choice:
+    if suffix_of(first.path) == ".npy":  # two files of one array each
+        if columns is not None:
+            raise ValueError(f"{path} is one array, so no {values} can be named in it, got {columns!r}")
+        columns = [first.fields[0].name]
+    choice = choose(
+        first,
+        values=values,
+        columns=columns,
+        target=None if target is None else os.fspath(target),
+        class_names=names,
+        texts=lambda name: set().union(*(file.texts(name) for file in files if file.has_rows)),
+    )
+    first.check(choice.columns, choice.label)
+    return choice
+
+
+def _class_names(
+    path: Path, first: Opened, choice: Choice, given: tuple[str, ...] | None, width: int | None
+) -> tuple[str, ...] | None:
+    """Return the names of the classes; `width` is how many numbers a row has, or None for features."""
+    from_columns, label = choice.class_names, first.field(choice.label)
+    if given is not None and width is not None and len(given) != max(width, 2):
+        raise ValueError(f"{path} has {width} numbers a row, but there are {len(given)} class names")
+    if given and from_columns and given != from_columns and set(given) == set(from_columns):
+        raise ValueError(
+            f"{path} has columns in the order {list_names(from_columns)}, class names are {list_names(given)}"
+        )
+    names = given or from_columns
+    if names is not None and len(set(names)) < len(names):
+        raise ValueError(f"{path} must have class names that differ, got {list_names(names)}")
+    if names is None and label.kind == "text":
+        raise ValueError(
+            f"{first.where(label.name)} holds text, which needs class_names to tell the order of the classes"
+        )
+    return names
 
 
 _IGNORED = -100
@@ -161,7 +241,8 @@ def _codes(
 ) -> Array:
     """Return labels as int64; `first` is the row of the first."""
     limit = num_labels or 1 << 53  # where floating labels stop being exact
-    accepted = f"labels from 0 to {limit - 1}"
+    accepted = f"labels from 0 to {limit - 1}" if num_labels else "integer labels from 0 on"
+    labels = _of_booleans(labels, names)
     if labels.dtype.kind in "OU":
         index = {name: k for k, name in enumerate(names or ())}
         codes = np.array([index.get(label, -1) for label in labels.tolist()], dtype=np.int64)
@@ -181,8 +262,20 @@ def _codes(
     return codes
 
 
-_OPENERS: dict[str, Callable[[Path, str | None, str], Source]] = {
-    **dict.fromkeys((".parquet", ".arrow", ".feather", ".ipc", ".csv", ".tsv"), open_table),
+def _of_booleans(labels: Array, names: Sequence[str] | None) -> Array:
+    """Return booleans as 0 and 1, or by name where the classes are called True and False; others as they are."""
+    is_bool = labels.dtype.kind == "b" or (
+        labels.dtype.kind == "O" and all(label is None or isinstance(label, bool) for label in labels.tolist())
+    )
+    if not is_bool:
+        return labels
+    lower = [name.lower() for name in names or ()]
+    codes = [lower.index("false"), lower.index("true")] if sorted(lower) == ["false", "true"] else [0, 1]
+    return np.array([np.nan if label is None else codes[label] for label in labels.tolist()], np.float64)
+
+
+_OPENERS: dict[str, Callable[[Path, str | None], Opened]] = {
+    **dict.fromkeys(TABLES, open_table),
     ".npz": open_npz,
     ".npy": open_npy,
 }

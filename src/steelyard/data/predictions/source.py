@@ -1,38 +1,83 @@
-"""What readers of files share: where labels are, how names and errors are told."""
+"""What every format gives: the fields of an opened file, and a way to read some of them as a stream."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from numpy.typing import NDArray
 
 from steelyard._common.text import reason_of
 
-LABEL_NAMES = ("target", "label", "labels", "y")
 _SHOWN = 10
 
 Array = NDArray[Any]
-Chunks = Callable[[int, bool], Iterator[tuple[Array, Array]]]  # at most so many rows each; may labels be missing
+Kind = Literal["integer", "number", "bool", "text", "list", "other"]
+Chunks = Iterator[tuple[Array, Array]]
 
 
 @dataclass(frozen=True)
-class Source:
-    """What a format gives: chunks of (numbers, labels), and what its header says about them."""
+class Field:
+    """A column of a table, or an array of an archive.
 
-    width: int
-    label: str  # file and column, for errors
-    label_is_text: bool
-    read: Chunks
-    columns: tuple[str, ...] | None = None
+    Attributes:
+        name: in the file; of CSV without the spaces around it.
+        kind: ``"number"`` is floating; ``"list"`` holds several numbers a row.
+        type: for errors.
+        width: numbers a row of a list.
+    """
+
+    name: str
+    kind: Kind
+    type: str
+    width: int = 1
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A file whose fields are known, and nothing else.
+
+    Attributes:
+        path: of the file.
+        what: a field is called, ``"column"`` or ``"array"``.
+        fields: in the order of the file.
+        read: given the names of the number fields, the name of the label, the most rows at a time and what is done
+            with missing cells, yields (numbers, labels).
+        texts: given the name of a field of text, returns all that it holds.
+        check: given the names of the number fields and of the label, refuses what cannot be read.
+        has_rows: False for an empty table.
+        metadata: that Steelyard wrote.
+        notes: what the reader took into account, such as decimal commas.
+    """
+
+    path: Path
+    what: str
+    fields: tuple[Field, ...]
+    read: Callable[[Sequence[str], str, int, "Missing"], Chunks]
+    texts: Callable[[str], set[str]]
+    check: Callable[[Sequence[str], str], None]
+    has_rows: bool = True
     metadata: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def field(self, name: str) -> Field:
+        return next(f for f in self.fields if f.name == name)
+
+    def where(self, name: str) -> str:
+        return f"{self.path}, {self.what} {name!r}" if self.what else name
+
+
+@dataclass(frozen=True)
+class Missing:
+    """What may be missing: labels (None or NaN then stand for them), numbers (NaN then)."""
+
+    labels: bool = False
+    values: bool = False
 
 
 def check_file(path: Path) -> None:
     if not path.exists():
         raise FileNotFoundError(f"file of predictions {path} does not exist")
-    if path.is_dir():
-        raise IsADirectoryError(f"file of predictions {path} is a folder")
     if not path.is_file():  # reading a pipe would wait for ever
         raise ValueError(f"file of predictions {path} is not a regular file")
 
@@ -46,23 +91,9 @@ def check_magic(path: Path, kind: str, *magics: bytes) -> bytes:
     return found
 
 
-def label_name(path: Path, kind: str, names: Sequence[str], target: str | None) -> str:
-    if target is not None:
-        if target not in names:
-            raise ValueError(f"{path} must have the {kind} {target!r}, its {kind}s are {list_names(names)}")
-        return target
-    found = [name for name in names if name in LABEL_NAMES]
-    if len(found) != 1:
-        raise ValueError(
-            f"{path} must have one {kind} of labels ({', '.join(LABEL_NAMES)}), "
-            f"got {list_names(found) or 'none'}; "
-            f"name it as target: its {kind}s are {list_names(names)}"
-        )
-    return found[0]
-
-
-def list_names(names: Sequence[str]) -> str:
-    return ", ".join(map(short, names[:_SHOWN])) + (f", ... ({len(names)} in all)" if len(names) > _SHOWN else "")
+def list_names(names: Sequence[str], most: int = _SHOWN) -> str:
+    shown = ", ".join(short(name) or "(no name)" for name in names[:most])
+    return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
 def short(text: object) -> str:

@@ -1,0 +1,395 @@
+"""Which fields of a file are the numbers, which is the label, which are left out: one rule for every format.
+
+1. What is named by option, as names or patterns.
+2. A list column that is called as such (``logits``, ``probabilities``, ``features``).
+3. Columns of a prefix and a class name or number (``logit_cat``, ``prob.0``); numbers tell the order.
+4. Columns that are called as the classes are, or 0 to K - 1.
+
+What is left over is never a class. Where nothing fits, one sentence says how to name the columns.
+"""
+
+import fnmatch
+import os
+import re
+import shlex
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from steelyard.data.predictions.source import Field, Opened, list_names, short
+
+LABEL_NAMES = ("target", "label", "labels", "y", "y_true", "label_ids")
+_LOGITS = ("logit", "logits")
+_PROBABILITIES = ("prob", "probs", "proba", "probability", "probabilities", "predict_proba", "y_prob", "y_proba")
+_SCORES = ("score", "scores", "output", "outputs", "decision_function", "y_score")
+_FEATURES = ("feature", "features", "feat", "f", "x", "emb", "embedding", "embeddings")
+_ARRAYS = (
+    "predictions",
+    "arr_0",
+)  # of transformers, and of numpy.savez without names; never a single number a row
+_STEMS = {  # from the most to the least telling
+    "logits": (_LOGITS, _SCORES),
+    "probabilities": (_PROBABILITIES, _SCORES, _LOGITS),
+    "features": (_FEATURES,),
+}
+_SEPARATORS = r"[_.\-:/ \[(]"
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen of a file's fields.
+
+    Attributes:
+        values: ``"logits"``, ``"probabilities"`` or ``"features"``.
+        columns: of the numbers, in the order of the classes; or one list.
+        label: of the labels.
+        left_out: the other fields.
+        class_names: that the columns say; None for lists, single columns and features.
+    """
+
+    values: str
+    columns: tuple[str, ...]
+    label: str
+    left_out: tuple[str, ...]
+    class_names: tuple[str, ...] | None
+
+    def __str__(self) -> str:
+        parts = [f"{self.values}: {_told(self.columns)}", f"label: {short(self.label)}"]
+        parts += [f"left out: {_told(self.left_out)}"] if self.left_out else []
+        return "; ".join(parts)
+
+
+def choose(
+    file: Opened,
+    *,
+    values: str,
+    columns: Sequence[str] | str | None = None,
+    target: str | None = None,
+    class_names: Sequence[str] | None = None,
+    texts: Callable[[str], set[str]] | None = None,
+) -> Choice:
+    """Return which fields are what.
+
+    Args:
+        file: with its fields.
+        values: ``"logits"``, ``"probabilities"`` or ``"features"``.
+        columns: names or shell patterns, in one string with commas or in a sequence.
+        target: name of the label.
+        class_names: in the order of the classes, where they are known.
+        texts: as ``file.texts``, of all files of a set. Default: the file's.
+
+    Raises:
+        ValueError: nothing fits, or several things do; the sentence lists the fields.
+    """
+    return _Rule(file, values, tuple(class_names) if class_names else None, texts or file.texts).choose(
+        columns, target
+    )
+
+
+_Found = tuple[list[Field], tuple[str, ...] | None]  # and the classes that columns are called after
+
+
+@dataclass
+class _Rule:
+    """The rule for one file; `known` are the class names that somebody told."""
+
+    file: Opened
+    values: str
+    known: tuple[str, ...] | None
+    texts: Callable[[str], set[str]]
+
+    def choose(self, columns: Sequence[str] | str | None, target: str | None) -> Choice:
+        label = self.label(target)
+        self.others = [f for f in self.file.fields if f is not label]
+        self.label_field = label
+        is_classes = self.values != "features"
+        if columns is not None:
+            found = self.named(columns)
+            names = self.names_of(found) if is_classes else None
+        else:
+            found, names = (
+                self.listed() or self.prefixed(self.values) or self.bare() or self.single() or self.refuse()
+            )
+        found, names = self.in_order(found, names if is_classes and len(found) > 1 else None)
+        chosen = {f.name for f in found} | {label.name}
+        return Choice(
+            self.values,
+            tuple(f.name for f in found),
+            label.name,
+            tuple(f.name for f in self.file.fields if f.name not in chosen),
+            names,
+        )
+
+    def in_order(self, found: list[Field], names: tuple[str, ...] | None) -> _Found:
+        """Return columns in the order of the classes, where labels are names and not positions."""
+        wanted = self.known if self.label_field.kind == "text" else None
+        if names is not None and {name.lower() for name in names} == {"false", "true"}:
+            wanted = wanted or tuple(sorted(names, key=str.lower))
+        if names is None or wanted is None or set(names) != set(wanted):
+            return found, names
+        return [found[names.index(name)] for name in wanted], wanted
+
+    def label(self, target: str | None) -> Field:
+        path, what, fields = self.file.path, self.file.what, self.file.fields
+        names = [f.name for f in fields]
+        if target is not None:
+            if target not in names:
+                raise ValueError(f"{path} must have the {what} {target!r}, its {what}s are {list_names(names)}")
+            return self.file.field(target)
+        found = [f for f in fields if f.name.lower() in LABEL_NAMES]
+        if not found and sorted(names) == ["arr_0", "arr_1"]:
+            found = [f for f in fields if f.kind != "list"]
+        if len(found) != 1:
+            raise ValueError(
+                f"{path} must have one {what} of labels ({', '.join(LABEL_NAMES)}), "
+                f"got {list_names([f.name for f in found]) or 'none'}; "
+                f"name it as target: its {what}s are {list_names(names)}"
+            )
+        return found[0]
+
+    # 1. By option
+
+    def named(self, columns: Sequence[str] | str) -> list[Field]:
+        names = [f.name for f in self.others]
+        if isinstance(columns, str):
+            columns = [columns] if columns in names else [part.strip() for part in columns.split(",")]
+        chosen: list[str] = []
+        for part in columns:
+            if part == self.label_field.name:
+                raise ValueError(f"{self.file.where(part)} is the label, it cannot be one of the {self.values}")
+            # A name may itself hold the signs of a pattern.
+            found = [part] if part in names else self.by_number(fnmatch.filter(names, part))
+            if not found:
+                raise ValueError(
+                    f"{self.file.path} has no {self.file.what} {part!r}, "
+                    f"its {self.file.what}s are {list_names(names)}"
+                )
+            twice = next((name for name in found if name in chosen), None)
+            if twice is not None:
+                raise ValueError(f"{self.file.where(twice)} is named twice")
+            chosen += found
+        fields = [self.file.field(name) for name in chosen]
+        if len(fields) > 1 and any(f.kind == "list" for f in fields):
+            raise ValueError(
+                f"{self.file.path} must have one list of {self.values} or one {self.file.what} a class, "
+                f"got {list_names(chosen)}"
+            )
+        return fields
+
+    def by_number(self, names: list[str]) -> list[str]:
+        """Return the matches of a pattern; where all end in a number after what they share, in its order."""
+        parts = [part for name in names if (part := re.fullmatch(r"(.*?)(\d+)", name, re.DOTALL))]
+        if len(names) < 2 or len(parts) < len(names) or len({part[1] for part in parts}) > 1:
+            return names
+        ends = {part[2]: self.file.field(part[0]) for part in parts}
+        if self.values == "features":
+            return [ends[end].name for end in sorted(ends, key=int)]
+        return [f.name for f in self.numbered(ends)[0]]
+
+    def names_of(self, fields: list[Field]) -> tuple[str, ...] | None:
+        """Return the classes that columns which were named are called after."""
+        if len(fields) < 2:
+            return None
+        bare = tuple(f.name for f in fields)
+        ends = _without_prefix(bare)
+        if self.known is None:
+            return ends
+        for names in (bare, ends):
+            if set(names) == set(self.known):
+                return names
+            missing = [name for name in self.known if name not in names]
+            if len(missing) < len(self.known) and len(names) == len(self.known):
+                self.refuse_absent(missing, bare)
+        return None
+
+    # 2. A list
+
+    def listed(self) -> _Found | None:
+        lists = [f for f in self.others if f.kind == "list"]
+        for stems in (*_STEMS[self.values], _ARRAYS if self.values != "features" else _ARRAYS[1:]):
+            found = [f for f in lists if f.name.lower() in stems]
+            if len(found) > 1:
+                self.refuse_several([f.name for f in found], [found[0].name])
+            if found:
+                return found, None
+        return None
+
+    # 3. Prefix and class
+
+    def prefixed(self, values: str) -> _Found | None:
+        for level, stems in enumerate(_STEMS[values]):
+            whole = "|".join(sorted(stems, key=len, reverse=True))
+            groups: dict[tuple[str, str | None], dict[str, Field]] = {}
+            for f in self.others:
+                told = level == 0 and values != "features"  # then a column of text is a mistake
+                if f.kind in ("integer", "number") or (told and f.kind in ("text", "bool", "other")):
+                    match = re.fullmatch(rf"({whole})(?:({_SEPARATORS})(.+?)[\])]?|(\d+))", f.name, re.IGNORECASE)
+                    if match:
+                        groups.setdefault((match[1].lower(), match[2]), {})[match[3] or match[4]] = f
+            fits = [found for ends in groups.values() if (found := self.fitting(ends, values, level)) is not None]
+            if len(fits) > 1:
+                self.refuse_several([found[0][0].name for found in fits], [f.name for f in fits[0][0]])
+            if fits:
+                return fits[0]
+        return None
+
+    def fitting(self, ends: dict[str, Field], values: str, level: int) -> _Found | None:
+        """Return the columns of one prefix, here by what follows it, or None where they are no classes."""
+        if values == "features":
+            numbered = sorted((end for end in ends if end.isdecimal()), key=int)
+            return ([ends[end] for end in numbered], None) if numbered else None
+        digits = [end for end in ends if end.isdecimal()]
+        if self.known is not None and (found := [end for end in ends if end in self.known]):
+            missing = [name for name in self.known if name not in ends]
+            if missing == [self.known[0]] and len(self.known) == 2:
+                return [ends[self.known[1]]], None  # one output, of the second class
+            if missing:
+                self.refuse_absent(missing, [f.name for f in ends.values()])
+            return self.matched(ends, found)
+        if self.known is not None and not digits:
+            return None
+        if digits and len(digits) < len(ends):
+            odd = next(end for end in ends if end not in digits)
+            raise ValueError(
+                f"{self.file.path} numbers some {self.file.what}s ({ends[digits[0]].name}) and not others "
+                f"({ends[odd].name}); {self.how_to_name([f.name for f in ends.values()])}"
+            )
+        if len(ends) < 2:
+            return None
+        if digits:
+            return self.numbered(ends)
+        # Nobody but the labels could say whether score_mean and score_max are classes.
+        is_told = level == 0 or self.label_field.kind in ("text", "bool")
+        return (list(ends.values()), tuple(ends)) if is_told else None
+
+    def numbered(self, ends: dict[str, Field]) -> _Found:
+        """Return columns by the number at their end, which must be 0 to K - 1."""
+        order = sorted(ends, key=int)
+        numbers = [int(end) for end in order]
+        if numbers != list(range(len(numbers))):
+            gap = next(k for k, number in enumerate([*numbers, -1]) if k != number)
+            name = ends[order[0]].name
+            raise ValueError(
+                f"{self.file.path} must number its {self.values} from 0 without gaps, but of {name} and others "
+                f"there is no {gap}; columns that are named one by one are taken in the order of the classes"
+            )
+        if self.known is not None and len(numbers) != len(self.known):
+            raise ValueError(
+                f"{self.file.path} has {len(numbers)} numbered {self.file.what}s of {self.values}, "
+                f"but there are {len(self.known)} class names"
+            )
+        return [ends[end] for end in order], self.known or tuple(order)
+
+    def matched(self, ends: dict[str, Field], names: list[str]) -> _Found:
+        """Return the columns of these names; those that are numbers by their number."""
+        if all(name.isdecimal() for name in names):
+            names = sorted(names, key=int)
+        return [ends[name] for name in names], tuple(names)
+
+    # 4. Called as the classes are
+
+    def bare(self) -> _Found | None:
+        fields = {f.name: f for f in self.others if f.kind in ("integer", "number")}
+        numbers = {name: f for name, f in fields.items() if name.isdecimal()}
+        if self.values == "features":
+            return self.numbered(numbers) if len(numbers) > 1 else None
+        if self.known is not None and (found := [name for name in fields if name in self.known]):
+            missing = [name for name in self.known if name not in fields]
+            if missing:
+                self.refuse_absent(missing, list(fields))
+            return self.matched(fields, found)
+        whole = {int(name) for name in numbers} == set(range(len(numbers)))
+        if self.known is None and not (whole and len(numbers) > 1) and (found := self.called_as_labels(fields)):
+            return self.matched(fields, found)
+        return self.numbered(numbers) if len(numbers) > 1 else None
+
+    def called_as_labels(self, fields: dict[str, Field]) -> list[str]:
+        """Return the columns that are called as the labels are, if there is one for every label."""
+        kind, name = self.label_field.kind, self.label_field.name
+        labels = self.texts(name) if kind == "text" else {"False", "True"} if kind == "bool" else set()
+        if not labels or not labels <= set(fields):
+            return []
+        found = [n for n in fields if n in labels]
+        other = [f.name for f in fields.values() if f.kind == "number" and f.name not in labels]
+        if other:  # a class that no row has would look the same
+            raise ValueError(
+                f"{self.file.path} has columns that are called as labels are ({list_names(found)}) and others of "
+                f"floating numbers ({list_names(other)}), which may be classes too; {self.how_to_name(found)}"
+            )
+        return found
+
+    def single(self) -> _Found | None:
+        """Return the only score a row, of a binary output."""
+        if self.values == "features" or (self.known is not None and len(self.known) != 2):
+            return None
+        for stems in _STEMS[self.values]:
+            found = [f for f in self.others if f.kind in ("integer", "number") and f.name.lower() in stems]
+            if len(found) > 1:
+                self.refuse_several([f.name for f in found], [found[0].name])
+            if found:
+                return found, None
+        return None
+
+    # What does not fit
+
+    def refuse(self) -> _Found:
+        file, values = self.file, self.values
+        for f in self.others:
+            if f.name.lower() in _STEMS[values][0]:
+                file.check([f.name], self.label_field.name)  # called as it should be, it holds something else
+        fields = [f"{f.name} ({f.type})" for f in self.others]
+        if values == "logits":
+            found = next(
+                (f.name for f in self.others if f.kind == "list" and f.name.lower() in _PROBABILITIES), None
+            )
+            found = found or ((fits := self.prefixed("probabilities")) and fits[0][0].name) or None
+            if found:
+                raise ValueError(
+                    f"{file.path} has probabilities by the name of its {file.what} {found!r} and no logits; "
+                    "say that they are meant: --from probabilities, or values='probabilities'"
+                )
+        lists = [f.name for f in self.others if f.kind == "list"]
+        numbers = [f.name for f in self.others if f.kind == "number" and f.name]
+        numbers = numbers or [f.name for f in self.others if f.kind == "integer" and f.name]
+        raise ValueError(
+            f"{file.path} does not say which {file.what}s are its {values}: beside the label "
+            f"{self.label_field.name!r} it has {list_names(fields) or 'nothing'}"
+            + (f", the class names are {list_names(self.known)}" if self.known else "")
+            + (f"; {self.how_to_name(lists[:1] or numbers)}" if lists or numbers else "")
+        )
+
+    def refuse_several(self, names: Sequence[str], first: Sequence[str]) -> None:
+        raise ValueError(
+            f"{self.file.path} has several {self.file.what}s that may be its {self.values}: {list_names(names)}; "
+            f"{self.how_to_name(first)}"
+        )
+
+    def refuse_absent(self, missing: Sequence[str], names: Sequence[str]) -> None:
+        raise ValueError(
+            f"{self.file.path} has no {self.file.what} of {self.values} for the class {list_names(missing)}: "
+            f"there are {list_names(names)}"
+        )
+
+    def how_to_name(self, names: Sequence[str]) -> str:
+        """Return how to name columns, ready to paste where they are few."""
+        text = ",".join(names if len(names) <= _PASTED else [*names[:2], "..."])
+        option = "features" if self.values == "features" else "logits"
+        return (
+            f"name them, such as --{option} {shlex.quote(text)}, or columns=[...] in Python; patterns are allowed"
+        )
+
+
+_PASTED = 12
+
+
+def _told(names: Sequence[str], most: int = 6) -> str:
+    shown = [short(name) or "(no name)" for name in names]
+    if len(shown) > most:
+        return f"{shown[0]}, {shown[1]}, ..., {shown[-1]} ({len(shown)})"
+    return ", ".join(shown)
+
+
+def _without_prefix(columns: Sequence[str]) -> tuple[str, ...]:
+    common = os.path.commonprefix(columns)  # noqa: RUF071  characters are meant
+    length = max(common.rfind(separator) for separator in "_.-: /") + 1
+    names = tuple(column[length:] for column in columns)
+    return names if all(names) else tuple(columns)
