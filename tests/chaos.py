@@ -422,7 +422,7 @@ def main(arguments=None):
         for k in range(given.rounds):
             for name in names:
                 chaos.stop(name, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[(k + names.index(name)) % 3])
-                for fault in (chaos.fill, chaos.damage):
+                for fault in (chaos.fill, chaos.damage, chaos.damage):
                     fault(name)
                 if k == 0:
                     chaos.read_only(name)
