@@ -3,18 +3,20 @@ PYTHON ?= python3
 BIN := .venv/bin
 # What an installation depends on: after a change to any of it the package is installed anew.
 INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steelyard/kernels/*/*.c)
+# A test process a core, each with one thread: threads of several processes would wait for each other.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-slow bench lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
 
 test: .venv/dev.stamp
-	$(BIN)/pytest
+	$(TESTS)
 
-test-all: .venv/dev.stamp
-	$(BIN)/pytest -m "slow or not slow"
+test-slow: .venv/dev.stamp
+	$(TESTS) -m slow
 
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses-cpu.csv

@@ -1,12 +1,13 @@
 """Losses as the command line names them."""
 
+import json
 import math
 
 import pytest
 import torch
 
 from steelyard import TrainingSetup
-from steelyard.notation import parse_loss, parse_losses, setup_from_text
+from steelyard.notation import parse_loss, parse_losses, parse_weights, setup_from_text
 from steelyard.weights import class_weights, logit_adjustment
 
 COUNTS = torch.tensor([80, 15, 5])
@@ -86,6 +87,16 @@ def test_running_statistics_know_the_number_of_classes():
         ),
         ("lgl-inr:presence=1:tau=1", "tau and presence adjust the same logits, got both"),
         ("lgl-inr:beta=high", "loss 'lgl-inr:beta=high': beta must be a number or 'auto', got 'high'"),
+        ("lgl-inr:beta=1+1", "beta must be a number or 'auto', got '1.1'"),
+        ("lgl-inr:beta=[1]", "beta must be a number or 'auto', got '.1.'"),
+        ("lgl-inr:beta=1_0", "beta must be a number or 'auto', got '1_0'"),
+        ("lgl-inr:beta=\u0663", "beta must be a number or 'auto'"),
+        ("softmax:tau=-1j", "tau must be a finite number, got '-1j'"),
+        ("softmax:power@inf", "'power@inf' must end in a number"),
+        ("lgl-inr:beta=" + "+".join("1" * 100_000), "a loss must be told in at most 200 characters, got 200012"),
+        ("softmax:tau=" + "-" * 100_000 + "1", "at most 200 characters"),
+        ("softmax:inverse:from=" + "9" * 5_000, "at most 200 characters"),
+        ("softmax:power@" + "(" * 150, "must end in a number"),
         ("softmax:tau=1e999", "tau must be a finite number, got '1e999'"),
     ],
 )
@@ -93,6 +104,35 @@ def test_bad_loss_gets_one_sentence(text, message):
     with pytest.raises(ValueError, match=message) as caught:
         parse_loss(text)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[" * 100_000 + "]" * 100_000, "w.json is not JSON: it is nested too deeply"),
+        ('{"a": ' * 100_000, "w.json is not JSON: it is nested too deeply"),
+        ("[" + "9" * 5_000 + ", 1, 1]", "w.json is not JSON: Exceeds the limit"),
+        ('{"0": 1, "1": 2, "2": 3, "1": 9}', "w.json is not JSON: key '1' stands twice"),
+        ("[1, 1" + "0" * 400 + ", 1]", "weights must be positive numbers"),
+        ("[1, NaN, 1]", "weights must be positive numbers"),
+        ('{"0": 1, "1": 1, "3": 1}', "no weight for '2'"),
+        (json.dumps(dict.fromkeys(map(str, range(20_000)), 1)), "an unknown class '10'"),
+        ("[1, ", "w.json is not JSON"),
+    ],
+)
+def test_weights_in_a_file_that_is_none_are_refused(tmp_path, text, message):
+    (tmp_path / "w.json").write_text(text)
+    with pytest.raises(ValueError, match=message) as caught:
+        parse_weights(str(tmp_path / "w.json"), COUNTS)
+    assert len(str(caught.value)) < 500
+
+
+@pytest.mark.parametrize(
+    "text", ["1,,2", "1,2,e", "1,2,1_0", "1,2,nan", "1+1,2,3", "1e,2,3", ",".join("-" * 50_000)]
+)
+def test_weights_that_are_no_numbers_name_the_option(text):
+    with pytest.raises(ValueError, match=r"^counts[: ]"):
+        parse_weights(text, COUNTS, option="counts")
 
 
 def test_lists():

@@ -1,29 +1,24 @@
 """Losses for imbalanced classification and the balance laws that say what class weights did."""
 
-from steelyard.auditing import audit, audit_model
-from steelyard.balance.setup import TrainingSetup
-from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
-from steelyard.posterior import log_posterior
-from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
-from steelyard.weights.class_weights import class_weights
-from steelyard.weights.schedules import DeferredReweighting
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from steelyard._public import *  # noqa: F403  for type checkers
 
 __version__ = "0.1.0"
 
-__all__ = [
-    "DeferredReweighting",
-    "FocalLoss",
-    "LGLINRLoss",
-    "LogisticLoss",
-    "SoftmaxLoss",
-    "TrainingSetup",
-    "audit",
-    "audit_model",
-    "batch_presence",
-    "class_weights",
-    "create_loss",
-    "initial_bias",
-    "list_losses",
-    "log_posterior",
-    "logit_adjustment",
-]
+
+def __getattr__(name: str) -> object:
+    """Return a public name. The first one imports torch, so that `steelyard --help` does not wait for it."""
+    if not name.startswith("__") or name == "__all__":
+        public = import_module("steelyard._public")
+        if name == "__all__" or name in public.__all__:
+            globals()[name] = getattr(public, name)
+        if name in globals():  # a module too, such as steelyard.losses
+            return globals()[name]
+    raise AttributeError(f"module 'steelyard' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *import_module("steelyard._public").__all__})

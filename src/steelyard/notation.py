@@ -1,9 +1,7 @@
 """Losses as the command line names them: `softmax:inverse`, `lgl-inr:beta=5`, `softmax:power@0.5:from=10`."""
 
-import ast
-import json
-import math
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +11,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_beta, check_number
+from steelyard._common.files import read_json
 from steelyard._common.text import nearest
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import Loss, create_loss
@@ -26,6 +25,8 @@ from steelyard.weights.schedules import DeferredReweighting
 _SCHEMES = get_args(Scheme)
 _WEIGHTS = ("pos_weight", "output_weights")  # beside class weights, which need no name
 _NOT_TEXT = ("process_group", "mean_confusion", "validate", "class_dim", "ignore_index")
+_LONGEST = 200  # characters of a loss, whose slug names a folder
+_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,3})?", re.IGNORECASE)
 _SCHEME_OPTION = {"effective_number": "beta", "power": "exponent"}
 
 
@@ -209,6 +210,10 @@ def parse_loss(text: str) -> LossSpec:
         {'exponent': 0.5}
     """
     label = text.strip()
+    if len(label) > _LONGEST:
+        raise ValueError(
+            f"a loss must be told in at most {_LONGEST} characters, got {len(label)}: {label[:40]}..."
+        )
     name, *parts = label.split(":")
     name = name.replace("_", "-")
     entry = loss_class(name)
@@ -228,8 +233,8 @@ def parse_loss(text: str) -> LossSpec:
             from_epoch = int(value)
         elif equals and key in strengths:
             try:
-                strengths[key] = check_number(key, ast.literal_eval(value))
-            except (TypeError, ValueError, SyntaxError):
+                strengths[key] = check_number(key, _number(value))
+            except ValueError:
                 raise ValueError(f"{key} must be a finite number, got {value!r} in loss {label!r}") from None
         elif equals and key in accepted:
             options[key] = _value(value)
@@ -285,7 +290,7 @@ def parse_scheme(text: str) -> tuple[Scheme, dict[str, float]]:
         if name not in _SCHEME_OPTION:
             raise ValueError(f"scheme {name!r} takes no value, got {text!r}")
         try:
-            options[_SCHEME_OPTION[name]] = float(number)
+            options[_SCHEME_OPTION[name]] = _number(number)
         except ValueError:
             raise ValueError(f"{text!r} must end in a number") from None
     return name, options  # type: ignore[return-value]
@@ -315,16 +320,16 @@ def parse_weights(
         return None
     values: Any
     if text.endswith(".json"):
-        values = json.loads(Path(text).read_text(encoding="utf-8"))
+        values = read_json(Path(text))
         if isinstance(values, dict):
             names = list(class_names) if class_names is not None else [str(k) for k in range(size)]
             missing = [name for name in names if name not in values]
-            unknown = [name for name in values if name not in names]
+            unknown = values.keys() - set(names)
             if missing or unknown:
-                odd = f"no weight for {missing[0]!r}" if missing else f"an unknown class {unknown[0]!r}"
+                odd = f"no weight for {missing[0]!r}" if missing else f"an unknown class {min(unknown)!r}"
                 raise ValueError(f"{option} {text} has {odd}")
             values = [values[name] for name in names]
-    elif re.fullmatch(r"[-+\d.eE,\s]+", text):
+    elif all(_NUMBER.fullmatch(part.strip()) for part in text.split(",")):
         values = [float(part) for part in text.split(",")]
     else:
         try:
@@ -335,16 +340,24 @@ def parse_weights(
     if not isinstance(values, list) or len(values) != size:
         came = f"{len(values)} numbers" if isinstance(values, list) else type(values).__name__
         raise ValueError(f"{option} must be {size} numbers, one for each class, got {came}")
-    if not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < math.inf for v in values):
-        raise ValueError(f"{option} must be positive numbers, got {text}")
+    if not all(
+        isinstance(v, int | float) and not isinstance(v, bool) and 0 < v <= sys.float_info.max for v in values
+    ):
+        raise ValueError(f"{option} must be positive numbers, got {text[:100]}")
     return torch.tensor(values, dtype=torch.float64)
 
 
 def _value(text: str) -> object:
+    """Return a flag, a number, or the text itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
-    try:
-        value: object = ast.literal_eval(text)
-    except (ValueError, SyntaxError):
-        return text
-    return value
+    if re.fullmatch("[-+]?[0-9]+", text):
+        return int(text)
+    return _number(text) if _NUMBER.fullmatch(text) else text
+
+
+def _number(text: str) -> float:
+    """Return the number that a text is, and nothing that would be computed."""
+    if not _NUMBER.fullmatch(text.strip()):
+        raise ValueError(f"{text!r} is no number")
+    return float(text)

@@ -1,13 +1,18 @@
 """The command line: tables, exit codes, one sentence for what was asked wrongly."""
 
 import os
+import re
 import subprocess
 import sys
 
+import click
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 
 import steelyard
+from steelyard.cli.commands import commands
 from steelyard.data import open_predictions
 from tests.helpers import run_command
 
@@ -188,6 +193,106 @@ def test_help_version_and_losses(capsys):
     assert run_command(capsys, "--version")[1] == f"steelyard, version {steelyard.__version__}\n"
     assert "--imbalance" in run_command(capsys, "compare", "--help")[1]
     assert run_command(capsys, "losses")[1].split() == steelyard.list_losses()
+
+
+def test_summaries_of_commands_are_whole_and_every_option_says_what_it_is(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run_command(capsys, "--help")[1]
+    assert "..." not in out.partition("Commands:")[2]
+    for name, command in commands.commands.items():
+        assert f"  {name}" in out
+        for option in command.params:
+            if isinstance(option, click.Option):
+                told = (option.help or "").partition("[default:")[0]
+                assert len(told) > 5, f"{name} {option.opts[0]} does not say what it is"
+                assert "alike" not in told
+    assert "required, here or in --config" in " ".join(run_command(capsys, "compare", "--help")[1].split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--seeds", "0"), "seeds: input should be greater than or equal to 1, got 0; losses is missing from"),
+        (("--imbalance", "exp:5"), "imbalance must be none, .*; losses is missing from the configuration"),
+        (("--epochs", "0", "--losses", "sofmax"), "unknown loss 'sofmax' .*; epochs: input should be"),
+        (("--losses", "softmax", "--weight-decay", "inf"), "weight_decay: input should be .*, got inf"),
+        (("--losses", "softmax", "--momentum", "nan"), "momentum: input should be .*, got nan"),
+        (("--losses", "softmax", "--learning-rates", "0.1,inf"), "learning_rates.*: input should be .*, got inf"),
+        (("--losses", "lgl-inr:beta=" + "+".join("1" * 10_000)), "a loss must be told in at most 200 characters"),
+        (("--losses", "lgl-inr:beta=" + "(" * 150), "beta must be a number or 'auto'"),
+    ],
+)
+def test_no_fault_hides_another_and_numbers_are_numbers(capsys, tmp_path, monkeypatch, arguments, message):
+    monkeypatch.chdir(tmp_path)
+    code, out, err = run_command(capsys, "compare", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert re.search(message, err), err
+    assert list(tmp_path.iterdir()) == []
+
+
+def _predictions(folder, name, numbers, labels, **metadata):
+    rows, told = list(numbers), {f"steelyard.{key}": text for key, text in metadata.items()}
+    table = pa.table({"target": labels, "logits": rows}).replace_schema_metadata(told)
+    pq.write_table(table, folder / name)
+    return str(folder / name)
+
+
+def test_the_terminal_names_its_own_options(capsys, tmp_path):
+    p = torch.softmax(torch.randn(40, 3, generator=torch.Generator().manual_seed(0)), 1).double()
+    file = _predictions(tmp_path, "p.parquet", p.tolist(), [k % 3 for k in range(40)])
+    code, out, err = run_command(capsys, "audit", file, "--loss", "softmax")
+    assert "values=" not in err + out
+    code, _, err = run_command(capsys, "audit", file, "--loss", "softmax", "--from", "odds")
+    assert (code, "--from must be one of" in err) == (2, True)
+    z = p.tolist()
+    z[3][1] = float("nan")
+    file = _predictions(tmp_path, "z.parquet", z, [k % 3 for k in range(40)])
+    code, _, err = run_command(capsys, "audit", file, "--loss", "softmax")
+    assert (code, "--drop-invalid leaves them out" in err) == (2, True)
+
+
+@pytest.mark.parametrize("loss", ["lgl-inr:beta=" + "+".join("1" * 5000), "softmax:tau=" + "-" * 50_000 + "1", "softmax:inverse:from=" + "9" * 5000])  # fmt: skip
+def test_a_loss_in_the_metadata_of_a_file_is_no_program(capsys, tmp_path, loss):
+    z = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)).tolist()
+    file = _predictions(tmp_path, "z.parquet", z, [k % 3 for k in range(9)], loss=loss)
+    code, out, err = run_command(capsys, "audit", file)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("steelyard: ")
+    assert "a loss must be told in at most 200 characters" in err
+
+
+@pytest.mark.parametrize("what", ["folder", "weights that are a folder", "weights that are nowhere", "not utf-8"])
+def test_files_that_cannot_be_read_are_asked_for_wrongly(capsys, tmp_path, what):
+    z = torch.randn(9, 3, generator=torch.Generator().manual_seed(0)).tolist()
+    file = _predictions(tmp_path, "z.parquet", z, [k % 3 for k in range(9)])
+    (tmp_path / "w.json").mkdir()
+    (tmp_path / "u.json").write_bytes(b"[1, \xff]")
+    weights = {"weights that are a folder": "w.json", "weights that are nowhere": "x.json", "not utf-8": "u.json"}
+    given = (str(tmp_path / "w.json"),) if what == "folder" else (file, "--weights", str(tmp_path / weights[what]))
+    code, out, err = run_command(capsys, "audit", "--loss", "softmax", *given)
+    assert (code, out) == (2, "")
+    assert err.splitlines()[-1].startswith("steelyard: ")
+    assert "json" in err
+    assert "Errno" not in err
+    assert "finished results" not in err
+
+
+@pytest.mark.parametrize("width", [60, 100, 160])
+def test_long_names_leave_the_numbers_in_their_place(capsys, tmp_path, monkeypatch, width):
+    names = [c * 80 for c in "abc"]
+    z = 3 * torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    file = _predictions(
+        tmp_path, "z.parquet", z.tolist(), [k % 3 for k in range(60)], class_names="\x1f".join(names)
+    )
+    monkeypatch.setenv("COLUMNS", str(width))
+    code, out, err = run_command(capsys, "audit", file, "--loss", "softmax")
+    assert code == 0, err
+    table = out[out.index("implied weight") :] if width > 60 else out
+    for k, name in enumerate(names):
+        assert sum(line.count(name[0] * 5) for line in table.splitlines()) >= 80 // max(20, width), f"class {k}"
+    assert len(re.findall(r"(?<![\d.])20(?![\d.])", table)) >= 3  # samples of each class
+    assert len(re.findall(r"[+-]\d\.\d\d", table)) >= 3  # relative residuals
+    assert max(len(line) for line in out.splitlines()) <= width
 
 
 @pytest.mark.slow

@@ -310,6 +310,7 @@ def test_more_classes_than_memory_has_room_for_are_refused_at_once(tmp_path, mon
 
 
 @pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1", "@x", "\t=1", " =1"])
+@pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1+1", "@x", "\t=1", " =1"])
 def test_names_are_no_formulas_in_the_table(tmp_path, formula):
     logits, target = _samples(2)
     file = _write(tmp_path / "p.parquet", logits, target)

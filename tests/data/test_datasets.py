@@ -67,8 +67,9 @@ def test_many_images_are_decoded_in_parts_and_kept_in_a_file(tmp_path, monkeypat
     monkeypatch.setattr("steelyard.data.images._LARGEST_IN_MEMORY", expected.numel() - 1)
     aside = tmp_path / "aside"
     aside.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(aside))
-    images = data.images("train", rows)
+    with monkeypatch.context() as patch:
+        patch.setattr("tempfile.tempdir", str(aside))
+        images = data.images("train", rows)
     assert str(aside) in Path("/proc/self/maps").read_text()
     assert list(aside.iterdir()) == []  # nobody has to clean up
     assert torch.equal(images, expected)

@@ -26,7 +26,20 @@ def test_yaml_round_trip(tmp_path):
         ({"losses": ["sofmax"]}, "unknown loss 'sofmax' .did you mean 'softmax'"),
         ({"losses": ["softmax"], "imbalance": "exp:3"}, "imbalance must be none, exponential:RATIO"),
         ({"losses": ["softmax"], "learning_rates": [0.3, 0.1]}, "learning_rates must be positive and rising"),
-        ({"losses": ["softmax"], "learning_rates": [float("inf")]}, "learning_rates must be positive and rising"),
+        ({"losses": ["softmax"], "learning_rates": [0.0]}, "learning_rates must be positive and rising"),
+        *(
+            ({"losses": ["softmax"], key: value}, f"{key}.*: input should be a finite number, got {odd}")
+            for odd in ("inf", "nan")
+            for key, value in (("learning_rates", [float(odd)]), ("weight_decay", float(odd)))
+        ),
+        ({"losses": ["softmax"], "momentum": float("nan")}, "momentum: input should be .*, got nan"),
+        (
+            {"losses": ["softmax"], "epochs": 10**400},
+            "epochs: input should be less than or equal to 1000000, got 1000",
+        ),
+        ({"losses": ["softmax"] * 201}, "losses: list should have at most 200 items"),
+        ({"seeds": 0}, "^seeds: input .* got 0; losses is missing from the configuration$"),
+        ({f"k{i}": i for i in range(9)}, "^unknown key 'k0' .*; unknown key 'k2'.*; and 7 more$"),
         (
             {"losses": ["softmax"], "initial_bias": "odds"},
             "initial_bias: input should be 'zero' or 'prior', got 'odds'",
@@ -53,13 +66,24 @@ def test_bad_value_gets_one_sentence(values, message):
     [
         (
             "losses: [softmax]\nseeds: !!python/object/apply:os.system ['true']",
-            "is not plain YAML: could not determine a constructor",
+            "is not plain YAML: tags are not accepted, got 'tag:yaml.org,2002:python/object/apply:os.system'",
         ),
         ("a: &a [x, x]\nb: &b [*a, *a]\nlosses: [*b]", "is not plain YAML: aliases are not accepted"),
         ("losses: [softmax]\nlosses: [logistic]", "key 'losses' stands twice"),
         ("losses: [softmax", "is not plain YAML"),
         ("- softmax", "must hold keys and values, got list"),
-        ("losses: [softmax]\nsedes: 3", "unknown key 'sedes' in the configuration; did you mean 'seeds'"),
+        ("losses: [softmax]\nseeds: !!int '3'", "tags are not accepted"),
+        ("losses: " + "[" * 50 + "]" * 50, "c.yaml is not plain YAML: at most 10 levels are accepted, line 1"),
+        ("losses: " + "{a: " * 9000, "at most 10 levels are accepted"),
+        ("- " * 9000, "at most 10 levels are accepted"),
+        ("\n".join(" " * k + "a:" for k in range(300)), "at most 10 levels are accepted, line 10"),
+        ("\n".join(f"k{i}: 1" for i in range(20_000)), "c.yaml must hold at most 65536 bytes, got 188889"),
+        ("\n".join(f"k{i}: 1" for i in range(6_000)), "unknown key 'k0'.*; and 5998 more"),
+        ("losses: [softmax]\nepochs: 2020-99-99", "is not plain YAML: month must be in 1..12"),
+        ("losses: [softmax]\nepochs: 1" + ":59" * 400, "a value has at most 1000 characters, got 1201"),
+        ("losses: [softmax]\nepochs: 0x" + "f" * 990, "epochs: input should be less than or equal to 1000000"),
+        ("{}", "losses is missing"),
+        ("losses: [softmax]\nsedes: 3", "c.yaml: unknown key 'sedes' in the configuration; did you mean 'seeds'"),
     ],
 )
 def test_yaml_that_is_not_plain_is_refused(tmp_path, text, message):
@@ -72,3 +96,11 @@ def test_yaml_that_is_not_plain_is_refused(tmp_path, text, message):
 def test_missing_file(tmp_path):
     with pytest.raises(FileNotFoundError, match="is not a file"):
         read_config(tmp_path / "c.yaml")
+
+
+def test_options_stand_in_place_of_what_the_file_says(tmp_path):
+    (tmp_path / "c.yaml").write_text("seeds: 0\nepochs: 2\n")
+    config = read_config(str(tmp_path / "c.yaml"), losses=["softmax"], seeds=1)
+    assert (config.losses, config.seeds, config.epochs) == (["softmax"], 1, 2)
+    with pytest.raises(ValueError, match=r"configuration .*c.yaml with the options given: seeds: .*got 0$"):
+        read_config(tmp_path / "c.yaml", losses=["softmax"])

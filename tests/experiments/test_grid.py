@@ -175,6 +175,7 @@ def test_a_grid_that_is_killed_goes_on_and_no_job_is_done_twice(tmp_path):
         assert (tmp_path / "jobs" / name).read_bytes() == text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("visible", "expected"), [("4,7,GPU-1a", ["4", "7", "GPU-1a"]), ("6", ["6"] * 3)])
 def test_local_workers_have_the_gpus_in_turn(tmp_path, monkeypatch, visible, expected):
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)

@@ -1,7 +1,9 @@
 """A page in headless Chromium: what any report must be there."""
 
+import functools
 import os
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,35 +12,65 @@ _MARKS = """figure => [...figure.querySelectorAll('svg path, svg circle, svg rec
     .filter(e => { const b = e.getBoundingClientRect(); return b.width > 0 || b.height > 0; }).length"""
 
 
+# One browser for all tests of a process, as starting it takes longer than looking at a page. It has a thread of its
+# own: Playwright leaves a running event loop in its thread, which other tests must not meet.
+_thread = ThreadPoolExecutor(1)
+
+
 def check_page(path, widths=(360, 1280), least=10, figures=4):
     """No console message, no error, no request but the page itself, at least so many marks in every figure, no
     sideways scroll."""
-    chromium = next((found for name in _NAMES if (found := shutil.which(name))), None)
-    if chromium is None:
+    if _chromium() is None:
         if os.environ.get("CI"):
             pytest.fail("CI needs Chromium to open the report")
         pytest.skip("no Chromium on this machine")
+    _thread.submit(_check, path, widths, least, figures).result()
+
+
+def close_browser():
+    if _started.cache_info().currsize:
+        _thread.submit(_close).result()
+
+
+def _chromium():
+    return next((found for name in _NAMES if (found := shutil.which(name))), None)
+
+
+@functools.cache
+def _started():
     from playwright.sync_api import sync_playwright
 
-    said, asked = [], []
+    playwright = sync_playwright().start()
     arguments = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=arguments)
-        for width in widths:
-            page = browser.new_page(viewport={"width": width, "height": 900})
-            page.on("console", lambda message: said.append(message.text))
-            page.on("pageerror", lambda error: said.append(str(error)))
-            page.on("request", lambda request: asked.append(request.url))
-            page.goto(path.resolve().as_uri())
-            found = page.query_selector_all("figure")
-            marks = {figure.get_attribute("id"): figure.evaluate(_MARKS) for figure in found}
-            assert len(marks) >= figures
-            assert all(count >= least for count in marks.values()), marks
-            sideways = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
-            assert sideways <= 0, f"{sideways} px too wide at {width}"
-            assert page.evaluate(
-                "new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size"
-            ) == page.evaluate("document.querySelectorAll('[id]').length"), "an id stands twice"
-        browser.close()
+    return playwright, playwright.chromium.launch(executable_path=_chromium(), args=arguments)
+
+
+def _close():
+    playwright, browser = _started()
+    browser.close()
+    playwright.stop()
+    _started.cache_clear()
+
+
+def _check(path, widths, least, figures):
+    said, asked = [], []
+    context = _started()[1].new_context()
+    for width in widths:
+        page = context.new_page()
+        page.set_viewport_size({"width": width, "height": 900})
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", lambda request: asked.append(request.url))
+        page.goto(path.resolve().as_uri())
+        found = page.query_selector_all("figure")
+        marks = {figure.get_attribute("id"): figure.evaluate(_MARKS) for figure in found}
+        assert len(marks) >= figures
+        assert all(count >= least for count in marks.values()), marks
+        sideways = page.evaluate("document.documentElement.scrollWidth - window.innerWidth")
+        assert sideways <= 0, f"{sideways} px too wide at {width}"
+        assert page.evaluate(
+            "new Set([...document.querySelectorAll('[id]')].map(e => e.id)).size"
+        ) == page.evaluate("document.querySelectorAll('[id]').length"), "an id stands twice"
+    context.close()
     assert said == []
     assert {url for url in asked if not url.startswith("data:")} == {path.resolve().as_uri()}

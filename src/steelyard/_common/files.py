@@ -3,6 +3,7 @@
 import json
 import os
 import secrets
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -64,9 +65,19 @@ def read_json(path: Path) -> Any:
     """Read a JSON file.
 
     Raises:
-        ValueError: the file is not JSON, or is nested too deeply; the sentence names it.
+        ValueError: the file is not JSON, is nested too deeply, or has a key twice; the sentence names it.
     """
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
+        return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except RecursionError:
+        raise ValueError(f"{path} is not JSON: it is nested too deeply") from None
+    except ValueError as error:
         raise ValueError(f"{path} is not JSON: {error}") from None
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return an object of JSON, in which no key stands twice."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        raise ValueError(f"key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r} stands twice")
+    return found

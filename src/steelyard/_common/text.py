@@ -1,6 +1,8 @@
-"""Small pieces of sentences: lists, and the nearest of several words."""
+"""Small pieces of text: lists, the nearest of several words, cells of tables, reasons of other libraries."""
 
 import difflib
+import re
+import unicodedata
 
 
 def nearest(word: str, choices: list[str] | tuple[str, ...]) -> str:
@@ -12,3 +14,31 @@ def listed(names: list[str], most: int | None = None) -> str:
     if most is not None and len(names) > most:
         return ", ".join(names[:most]) + f" and {len(names) - most} more"
     return names[0] if len(names) == 1 else ", ".join(names[:-1]) + " and " + names[-1] if names else ""
+
+
+def inert(cell: object) -> object:
+    """Return a cell of a CSV file that no spreadsheet takes for a formula: a text that is one gets an apostrophe.
+
+    A formula begins with =, +, -, @ or their full-width forms, behind spaces, control or format characters too; a
+    plain number is none.
+    """
+    if not isinstance(cell, str) or re.fullmatch(r"[-+]?[0-9]+([.][0-9]+)?", cell):
+        return cell
+    seen = next((c for c in cell if not c.isspace() and unicodedata.category(c)[0] != "C"), "")
+    starts = unicodedata.normalize("NFKC", seen)[:1] in ("=", "+", "-", "@", "\N{MINUS SIGN}")
+    return f"'{cell}" if cell[:1] != seen or (seen and starts) else cell
+
+
+_ADVICE = re.compile(
+    r"weights_only|allow_pickle|trust_remote_code|safe_globals|trusted source|trust the |arbitrary code|"
+    r"can still be loaded|set_int_max_str_digits",
+    re.I,
+)
+
+
+def reason_of(error: object, most: int = 200) -> str:
+    """Return why something failed as another library says it, on one line, without its advice to load unsafely."""
+    line = " ".join(str(error).split())
+    kept = " ".join(part for part in re.split(r"(?<=[.;:!?]) ", line) if not _ADVICE.search(part)).rstrip(" ;:")
+    kept = kept or f"{type(error).__name__}: it cannot be loaded safely"
+    return kept if len(kept) <= most else kept[:most] + "..."

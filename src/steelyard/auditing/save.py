@@ -12,6 +12,7 @@ import numpy as np
 from torch import Tensor
 
 from steelyard._common.files import filled_folder, write_atomically, write_json
+from steelyard._common.text import inert
 from steelyard.auditing.findings import Numbers, finite
 
 _T = 2.131  # as in judge
@@ -118,12 +119,5 @@ def _csv(rows: Sequence[ClassRow]) -> str:
     named = [row.to_dict() for row in sorted(rows, key=lambda row: row.index)]
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["class", *list(named[0])[1:]])
-    writer.writerows([_inert(value) for value in row.values()] for row in named)
+    writer.writerows([inert(value) for value in row.values()] for row in named)
     return text.getvalue()
-
-
-def _inert(value: object) -> object:
-    """Return a name that no spreadsheet takes for a formula."""
-    if not isinstance(value, str):
-        return value
-    return f"'{value}" if value[:1].isspace() or value.lstrip()[:1] in ("=", "+", "-", "@") else value

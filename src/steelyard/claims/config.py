@@ -31,7 +31,7 @@ class ClaimConfig(BaseModel):
         precision, image_mode, image_size: as :class:`CompareConfig`'s.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     dataset: str = "digits"
     imbalances: list[str] = Field(default=["none"], min_length=1)
@@ -45,7 +45,7 @@ class ClaimConfig(BaseModel):
     tasks: list[str] = Field(default=["digits"], min_length=1)
     initial_bias: Literal["zero", "prior"] = "zero"
     seeds: int = Field(default=3, ge=1, le=1000)
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=30, ge=1, le=10**6)
     batch_size: int = Field(default=32, ge=1)
     learning_rate: float = Field(default=0.03, gt=0)
     learning_rates: list[float] = Field(default=[0.01, 0.03, 0.1], min_length=1)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from importlib import resources
+from os import PathLike
 from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
@@ -64,7 +65,7 @@ def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> Clai
 def reproduce(
     claim: str,
     config: ClaimConfig,
-    folder: Path,
+    folder: str | PathLike[str],
     *,
     workers: int = 1,
     engine: Engine = "local",
@@ -89,6 +90,7 @@ def reproduce(
         ValueError: the folder is of another configuration, or another process works in it.
         JobsFailed: jobs that failed twice; finished ones are kept.
     """
+    folder = Path(folder)
     module: Any = CLAIMS[claim]
     folder.mkdir(parents=True, exist_ok=True)
     lock = FileLock(folder / ".lock", timeout=0)
@@ -145,8 +147,9 @@ def reproduce(
         lock.release()
 
 
-def claim_folder(parent: Path, claim: str, config: ClaimConfig) -> Path:
+def claim_folder(parent: str | PathLike[str], claim: str, config: ClaimConfig) -> Path:
     """Return the newest folder of a claim in `parent` with this configuration, or the next that does not exist."""
+    parent = Path(parent)
     given = {"claim": claim} | config.model_dump()
     for _, folder in sorted(numbered_folders(parent, claim).items(), reverse=True):
         file = folder / "config.json"

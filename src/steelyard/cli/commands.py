@@ -34,19 +34,24 @@ _BACKBONES = (
 @click.option(
     "--losses",
     help="Comma-separated, each NAME[:SCHEME[@VALUE]][:OPTION=VALUE][:from=EPOCH], "
-    "such as softmax:inverse or lgl-inr:beta=5; `steelyard losses` lists the names.",
+    "such as softmax:inverse or lgl-inr:beta=5; `steelyard losses` lists the names.  "
+    "[required, here or in --config]",
 )
 @click.option("--seeds", type=int, help="How many seeds.  [default: 3]")
 @click.option("--epochs", type=int, help="Epochs; results are those of the last.  [default: 30]")
-@click.option("--batch-size", type=int, help="[default: 64]")
+@click.option("--batch-size", type=int, help="Training samples a step.  [default: 64]")
 @click.option(
     "--learning-rates",
     help="One fixes it; several, comma-separated, are tried for every loss on a validation split.  "
     "[default: 0.03,0.1,0.3]",
 )
-@click.option("--momentum", type=float, help="[default: 0.9]")
-@click.option("--weight-decay", type=float, help="Not applied to biases.  [default: 0.0005]")
-@click.option("--validation-fraction", type=float, help="[default: 0.1]")
+@click.option("--momentum", type=float, help="Of SGD, from 0 to below 1.  [default: 0.9]")
+@click.option("--weight-decay", type=float, help="Of SGD; biases do not decay.  [default: 0.0005]")
+@click.option(
+    "--validation-fraction",
+    type=float,
+    help="Share of the training samples that is set aside to choose the learning rate by.  [default: 0.1]",
+)
 @click.option("--backbone", help=f"{_BACKBONES}  [default: small-cnn]")
 @click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.  [default: none]")
 @click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.  [default: 32-true]")
@@ -90,7 +95,10 @@ def compare(
     workers: int,
     **options: Any,
 ) -> None:
-    """Train a small network under each loss and seed, print a table, write a report."""
+    """Train a small network under each loss and compare them.
+
+    Every loss is trained with every seed; a table is printed, a report is written.
+    """
     from steelyard.experiments import compare as run
     from steelyard.experiments.config import make_config, read_config
     from steelyard.experiments.runs import latest_folder, next_folder
@@ -100,8 +108,7 @@ def compare(
         given["losses"] = [part.strip() for part in given["losses"].split(",") if part.strip()]
     if "learning_rates" in given:
         given["learning_rates"] = [_number(part) for part in given["learning_rates"].split(",")]
-    base = read_config(config_file).model_dump() if config_file is not None else {}
-    config = make_config(**(base | given))
+    config = make_config(**given) if config_file is None else read_config(config_file, **given)
 
     stem = "-".join((Path(config.dataset).name or "data", *config.imbalance.split(":")))
     if out is not None:
@@ -174,10 +181,11 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, audit.json, classes.csv.")
 @click.pass_obj
 def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **options: Any) -> None:
-    """Say what class weights did to a trained model, from its predictions on its training samples.
+    """Say what class weights did to a trained model.
 
-    FILE holds logits and labels: parquet, Arrow, CSV, NPZ or NPY; or it is a folder or a quoted glob of tables,
-    which are one data set. What was read as what is said first; other columns are left out.
+    FILE holds its logits on its training samples, and their labels: parquet, Arrow, CSV, NPZ or NPY; or it is a
+    folder or a quoted glob of tables, which are one data set. What was read as what is said first; other columns
+    are left out.
     """
     from steelyard.commands.audit import audit_file
 
@@ -231,7 +239,7 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 )
 @click.pass_obj
 def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path | None, **options: Any) -> None:
-    """Say what other class weights would do, before anything is trained again.
+    """Say what other class weights would do, before training again.
 
     FILE holds the features of the training samples, what the network's linear head multiplies, and their labels;
     or it is a folder or a quoted glob of tables. What was read as what is said first; other columns are left out.
@@ -263,8 +271,8 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 @click.option(
     "--imbalance", help="none, exponential:RATIO or step:RATIO[:FRACTION]; for c4 several, comma-separated."
 )
-@click.option("--epochs", type=int)
-@click.option("--seeds", type=int)
+@click.option("--epochs", type=int, help="As for compare.")
+@click.option("--seeds", type=int, help="As for compare.")
 @click.option("--backbone", help=_BACKBONES)
 @click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.")
 @click.option("--limit-train", type=int, help="At most so many training samples, before imbalance.")
@@ -292,9 +300,10 @@ def reproduce(
     out: Path | None,
     **changes: Any,
 ) -> None:
-    """Run the paper's claims (all: c1 to c4) or a leaderboard of losses; each gets a folder and a page in OUT.
+    """Run the paper's claims, or a leaderboard of losses.
 
-    What an option does not change is in the configuration that ships with the claim. An unfinished run goes on.
+    all is c1 to c4; each gets a folder and a page in OUT. What an option does not change is in the configuration
+    that ships with the claim. An unfinished run goes on.
     """
     from steelyard.claims import claim_folder, read_claim_config
     from steelyard.claims import reproduce as run
@@ -340,7 +349,10 @@ def _parts(text: str) -> list[str]:
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Make the report of a finished run, audit, forecast or claim again from its files."""
+    """Make the report of a finished run again from its files.
+
+    FOLDER is that of a comparison, an audit, a forecast or a claim.
+    """
     from steelyard.report import write_audit_page, write_claim_page, write_forecast_page, write_report
 
     write = write_report
@@ -357,7 +369,10 @@ def report(folder: Path) -> None:
 @commands.command()
 @click.option("--markdown", is_flag=True, help="Print a Markdown table of what each loss takes.")
 def losses(markdown: bool) -> None:
-    """List the names of the losses and presets, as --losses and create_loss take them."""
+    """List the losses and presets by name.
+
+    --losses and create_loss take these names.
+    """
     from steelyard.losses.table import loss_table
 
     click.echo(loss_table() if markdown else "\n".join(steelyard.list_losses()))

@@ -1,14 +1,21 @@
-"""The entry point: exit codes, and signals."""
+"""The entry point: exit codes, signals and warnings. What takes time to import is imported under its handlers."""
 
 import shlex
 import signal
 import sys
+import warnings
 from collections.abc import Sequence
 from types import FrameType
+from typing import NoReturn
 
-import click
+# What Python calls by another name than the command line, in sentences that reach both.
+_OPTIONS = {
+    'values="probabilities"': "--from probabilities",
+    "values must be": "--from must be",
+    "drop_invalid leaves": "--drop-invalid leaves",
+}
 
-from steelyard.cli.commands import commands
+_LONGEST = 2000  # characters of a sentence, which may quote what was given
 
 
 class _Stopped(BaseException):
@@ -22,44 +29,83 @@ class _Stopped(BaseException):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit codes are 0, 1 (the run failed), 2 (it was asked for wrongly), and 128 plus
     the number of the signal that stopped it (129, 130 or 143)."""
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows another
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # unless nohup asked so
         signal.signal(signal.SIGHUP, _stop)
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    comparing = given[:1] == ["compare"]
-    resume = " with --resume" if comparing else ""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows another
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    resume = " with --resume" if given[0] == "compare" else ""
     try:
-        commands.main(args=given, standalone_mode=False, obj=shlex.join(["steelyard", *given]))
+        with warnings.catch_warnings():
+            _quiet()
+            _run(given, resume)
+    except _Stopped as stopped:
+        _fail(f"stopped; the same command{resume} goes on", 128 + stopped.number)
+
+
+def _run(given: list[str], resume: str) -> None:
+    """Run a command; every error that it foresees is one sentence."""
+    try:
+        import click
+
+        from steelyard.cli.commands import commands
+    except ImportError as error:
+        _fail(f"the command needs a package that cannot be imported ({error}): pip install 'steelyard[cli]'", 2)
+    try:
+        commands.main(
+            args=given, prog_name="steelyard", standalone_mode=False, obj=shlex.join(["steelyard", *given])
+        )
     except click.exceptions.Exit as exit_:
         sys.exit(exit_.exit_code)
     except click.ClickException as error:
         _fail(error.format_message(), 2)
-    except (ValueError, TypeError, FileNotFoundError, FileExistsError, ImportError) as error:
-        _fail(str(error), 2)
+    except (ValueError, TypeError, ImportError) as error:
+        message = str(error)
+        for argument, option in _OPTIONS.items():
+            message = message.replace(argument, option)
+        _fail(message, 2)
+    except (FileNotFoundError, FileExistsError, IsADirectoryError, NotADirectoryError) as error:
+        _fail(_told(error), 2)
     except (ArithmeticError, ConnectionError) as error:
         _fail(str(error), 1)
     except OSError as error:
-        _fail(f"{error.filename or 'the run folder'}: {error.strerror or error}; finished results are kept", 1)
+        kept = "; finished results are kept" if given[0] in ("compare", "reproduce") else ""
+        _fail(_told(error) + kept, 1)
     except (MemoryError, RuntimeError) as error:
         if type(error).__name__ == "JobsFailed":
             _fail(f"{error}; the same command{resume} goes on with the rest", 1)
         if not isinstance(error, MemoryError) and "memory" not in str(error).lower():
             raise
-        lower = "--batch-size or --image-size" if comparing else "what is done at a time"
+        lower = "--batch-size or --image-size" if given[0] == "compare" else "what is done at a time"
         _fail(f"out of memory; lower {lower} (finished results are kept, the same command{resume} goes on)", 1)
-    except _Stopped as stopped:
-        _fail(f"stopped; the same command{resume} goes on", 128 + stopped.number)
+
+
+def _quiet() -> None:
+    """Show our own warnings as one line each and no others, unless Python was told otherwise (-W)."""
+    warnings.filterwarnings("default", category=UserWarning, module="steelyard", append=True)
+    warnings.simplefilter("ignore", append=True)
+    warnings.showwarning = lambda message, *_, **__: _say(f"warning: {message}")
+
+
+def _told(error: OSError) -> str:
+    """Return what a system call says, without its number; an error of ours is a sentence already."""
+    if error.strerror is None:
+        return str(error)
+    return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise _Stopped(number)
 
 
-def _fail(message: str, code: int) -> None:
+def _say(message: str) -> None:
     line = " ".join("".join(c if c.isprintable() else " " for c in message).split())
-    click.echo(f"steelyard: {line}", err=True)
+    print(f"steelyard: {line if len(line) <= _LONGEST else line[:_LONGEST] + '...'}", file=sys.stderr)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    _say(message)
     sys.exit(code)

@@ -96,18 +96,26 @@ def _print_rows(
     console: Console, first: str, titles: list[str], rows: list[tuple[str, list[str]]], title: Text | None
 ) -> None:
     """A table, or a list where the terminal is too narrow for one."""
-    if console.width < 100:
+    longest = max((len(label) for label, _ in rows), default=0)
+    names = max(len(first), min(longest, console.width // 3))
+    widths = [
+        max(map(len, (*name.split(), *column)))
+        for name, *column in zip(titles, *(cells for _, cells in rows), strict=True)
+    ]
+    if console.width < max(100, names + sum(widths) + 3 * len(widths) + 4):
         for label, cells in rows:
             console.print(_plain(label))
             for name, cell in zip(titles, cells, strict=True):
-                console.print(f"  {name:21s} {cell}")
+                console.print(_plain(f"  {name:21s} {cell}"))
         return
     table = Table(title=title)
-    table.add_column(first, no_wrap=True)
-    for name in titles:
-        table.add_column(name, justify="right")
+    table.add_column(
+        first, overflow="fold", max_width=names
+    )  # a long name takes more lines, not the numbers' place
+    for name, width in zip(titles, widths, strict=True):
+        table.add_column(name, justify="right", min_width=width)
     for label, cells in rows:
-        table.add_row(_plain(label), *cells)
+        table.add_row(_plain(label), *map(_plain, cells))
     console.print(table)
 
 

@@ -3,6 +3,7 @@
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ _NUMBERS = 1 << 24  # at a time
 
 
 def audit_file(
-    path: Path,
+    path: str | PathLike[str],
     *,
     loss: str | None = None,
     weights: str | None = None,
@@ -36,7 +37,7 @@ def audit_file(
     values: Values = "logits",
     drop_invalid: bool = False,
     tolerance: float = 1e-9,
-    out: Path | None = None,
+    out: str | PathLike[str] | None = None,
     command: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> AuditReport:
@@ -70,6 +71,8 @@ def audit_file(
         FileExistsError: the folder holds something already.
         ValueError, TypeError, FileNotFoundError: a file that cannot be read, or an option that is refused.
     """
+    path = Path(path)
+    out = None if out is None else Path(out)
     if out is not None:
         check_folder(out)
     opened = open_predictions(

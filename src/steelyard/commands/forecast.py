@@ -4,6 +4,7 @@ import csv
 import datetime
 import io
 from collections.abc import Callable, Sequence
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor
 import steelyard
 from steelyard._common.files import write_atomically, write_json
 from steelyard._common.memory import check_memory
+from steelyard._common.text import inert
 from steelyard.data import Predictions, open_predictions
 from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
 from steelyard.notation import parse_loss, parse_weights
@@ -23,16 +25,16 @@ _WEIGHT_DECAY = 5e-4
 
 
 def forecast_file(
-    path: Path,
+    path: str | PathLike[str],
     *,
     losses: Sequence[str],
     weights: Sequence[str],
-    test: Path | None = None,
+    test: str | PathLike[str] | None = None,
     weight_decay: float | None = None,
     target: str | None = None,
     features: str | None = None,
     class_names: Sequence[str] | None = None,
-    out: Path | None = None,
+    out: str | PathLike[str] | None = None,
     command: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -60,6 +62,9 @@ def forecast_file(
         ValueError, TypeError, FileNotFoundError: a file that cannot be read, or an option that is refused.
         ArithmeticError: a head that could not be fitted.
     """
+    path = Path(path)
+    test = None if test is None else Path(test)
+    out = None if out is None else Path(out)
     if out is not None and out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} holds something already; name another folder")
     specs = [parse_loss(loss) for loss in losses]
@@ -172,5 +177,7 @@ def _csv(result: dict[str, Any]) -> str:
     for one in result["forecasts"]:
         for k, count in enumerate(result["class_counts"]):
             cells = ["" if one[key][k] is None else repr(one[key][k]) for key in vectors]
-            writer.writerow([one["loss"], one["name"], *(repr(one[key]) for key in numbers), k, count, *cells])
+            writer.writerow(
+                [inert(one["loss"]), inert(one["name"]), *(repr(one[key]) for key in numbers), k, count, *cells]
+            )
     return text.getvalue()

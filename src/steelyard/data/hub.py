@@ -9,9 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steelyard._common.text import reason_of
 from steelyard.data.builtin import TASKS
 from steelyard.data.dataset import ImageDataset
 from steelyard.data.images import decode_images
+from steelyard.data.local import open_folder, roots
 
 _TEST_SPLITS = ("test", "validation", "valid")
 _INTEGERS = ("int", "uint")
@@ -23,7 +25,7 @@ def from_hugging_face(name: str, image_mode: str | None, image_size: int | None)
         import datasets
     except ImportError:
         raise ImportError(f"dataset {name!r} needs Hugging Face datasets: pip install 'steelyard[hf]'") from None
-    splits = _open(name)
+    splits, places = _open(name)
     if "train" not in splits:
         raise ValueError(f"dataset {name!r} has no train split, only {', '.join(splits)}")
     test_name = next((s for s in _TEST_SPLITS if s in splits), None)
@@ -68,13 +70,13 @@ def from_hugging_face(name: str, image_mode: str | None, image_size: int | None)
         rows = indices.tolist()
         parts = (rows[start : start + _DECODED_TOGETHER] for start in range(0, len(rows), _DECODED_TOGETHER))
         records = (record for part in parts for record in raw[split].select(part)[image_column])
-        return decode_images(where, rows, records, image_mode, image_size)
+        return decode_images(where, rows, records, image_mode, image_size, places)
 
     return ImageDataset(name, names, targets["train"], targets["test"], decode)
 
 
-def _open(name: str) -> Any:
-    """Return the splits of a folder or a hub name."""
+def _open(name: str) -> tuple[Any, list[Path]]:
+    """Return the splits of a folder or a hub name, and the folders that files of its images lie in."""
     import datasets
 
     path = Path(name).expanduser()
@@ -87,13 +89,16 @@ def _open(name: str) -> Any:
             raise ValueError(f"unknown dataset {name!r}; did you mean {near[0]!r}?")
     progress_was_off = datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
-    hub = logging.getLogger("huggingface_hub")  # tells of every retry; the sentence below is enough
-    level = hub.level
-    hub.setLevel(logging.ERROR)
+    loggers = [logging.getLogger(each) for each in ("huggingface_hub", "datasets")]  # they tell of every retry;
+    levels = [logger.level for logger in loggers]  # the sentence below is enough
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
     try:
-        return datasets.load_dataset(str(path) if local else name)
+        if local:
+            return open_folder(path), roots(path.resolve())
+        return datasets.load_dataset(name), [datasets.config.HF_DATASETS_CACHE, Path(datasets.config.HF_HUB_CACHE)]
     except Exception as error:
-        reason = " ".join(str(error).split())[:300]
+        reason = reason_of(error.__cause__ or error, 500)
         if local:
             raise ValueError(f"dataset folder {name} cannot be read: {reason}") from error
         raise ConnectionError(
@@ -101,7 +106,8 @@ def _open(name: str) -> Any:
             f"Face hub did not give it ({reason}); name a local folder as ./folder"
         ) from error
     finally:
-        hub.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
         if not progress_was_off:
             datasets.enable_progress_bars()
 

@@ -5,27 +5,46 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from steelyard.data.local import check_inside
+
 _SHOWN = 10
 _LARGEST_IN_MEMORY = 4 << 30  # bytes of decoded ones
 
 
 def decode_images(
-    where: str, rows: list[int], records: Iterable[dict[str, Any]], mode: str | None, size: int | None
+    where: str,
+    rows: list[int],
+    records: Iterable[dict[str, Any]],
+    mode: str | None,
+    size: int | None,
+    places: list[Path],
 ) -> Tensor:
-    """Decode into one tensor; every image must come out in one mode and size."""
+    """Return the images in one tensor; every one must come out in one mode and size.
+
+    Args:
+        where: what to call the column in an error.
+        rows: numbers of the rows, for errors.
+        records: of each row the bytes of an image, or the path of its file.
+        mode, size: to convert to.
+        places: folders that such a file must lie in, once links are followed.
+    """
     from PIL import Image
 
     result: Tensor | None = None
     first_mode, first_size, corrupt = mode, None, []
     for position, (row, record) in enumerate(zip(rows, records, strict=True)):
         try:
-            source = io.BytesIO(record["bytes"]) if record["bytes"] is not None else os.fspath(record["path"])
+            source = _source(record, places)
+        except ValueError as error:
+            raise ValueError(f"{where}, row {row}: {error}") from None
+        try:
             with Image.open(source) as image:
                 image.load()
                 deep = image.mode if image.mode == "F" or image.mode.startswith("I") else None
@@ -63,6 +82,15 @@ def decode_images(
             f"{where} has {len(corrupt)} image{'s' * (len(corrupt) != 1)} that cannot be decoded, in rows {shown}"
         )
     return result
+
+
+def _source(record: dict[str, Any], places: list[Path]) -> Path | io.BytesIO:
+    """Return what to decode; nothing, which is no image, where there is neither bytes nor a regular file."""
+    if record["bytes"] is not None or record["path"] is None:
+        return io.BytesIO(record["bytes"] or b"")
+    path = Path(record["path"])
+    check_inside([path], places)
+    return path if path.is_file() else io.BytesIO()  # a pipe would be waited for
 
 
 def _pixels(shape: tuple[int, ...]) -> Tensor:

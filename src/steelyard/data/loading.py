@@ -1,5 +1,7 @@
 """A data set by its name: built in, a folder, or a name on the hub."""
 
+from os import PathLike
+from os.path import abspath
 from typing import Literal
 
 from steelyard._common.checks import check_choice
@@ -9,16 +11,18 @@ from steelyard.data.hub import from_hugging_face
 
 
 def load_dataset(
-    name: str, *, image_mode: Literal["L", "RGB"] | None = None, image_size: int | None = None
+    name: str | PathLike[str], *, image_mode: Literal["L", "RGB"] | None = None, image_size: int | None = None
 ) -> ImageDataset:
     """Open a data set by name.
 
     Args:
         name: built in, without a download: ``digits`` (scikit-learn's, 8 x 8; a fixed stratified quarter is the
             test split), ``digits-rotated`` (40 classes), ``digit-pairs`` (100), ``stdlib-text`` (150) or
-            ``gaussians`` (200), see `steelyard.data.builtin`; a folder in the layout of a hub snapshot;
-            or a hub name. The image and label columns are found by their feature types (of several label columns,
-            ``label`` or ``fine_label``); the test split is ``test``, or else ``validation``.
+            ``gaussians`` (200), see `steelyard.data.builtin`; a folder in the layout of a hub snapshot,
+            as a path object always is; or a hub name. For a folder nothing is fetched, and no file outside it is
+            read, whatever its README, links or records say. The image and label columns are found by their feature
+            types (of several label columns, ``label`` or ``fine_label``); the test split is ``test``, or else
+            ``validation``.
         image_mode: convert every image to grey (``"L"``) or ``"RGB"``. Default: as stored, all of one mode.
         image_size: resize every image to this height and width. Default: as stored, all of one size.
 
@@ -37,6 +41,7 @@ def load_dataset(
         >>> data.images("train", torch.arange(5)).shape
         torch.Size([5, 1, 8, 8])
     """
+    name = name if isinstance(name, str) else abspath(name)
     if not name:
         raise ValueError("dataset name must be built in, a folder or a hub name, got ''")
     if image_mode is not None:

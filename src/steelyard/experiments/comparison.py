@@ -4,6 +4,7 @@ import datetime
 import functools
 import time
 from collections.abc import Callable, Iterable
+from os import PathLike
 from pathlib import Path
 from typing import cast
 
@@ -31,7 +32,7 @@ Outcomes = Iterable[tuple[str, Training, float | Run | Diverged]]
 
 def compare(
     config: CompareConfig,
-    folder: Path,
+    folder: str | PathLike[str],
     *,
     resume: bool = False,
     command: str | None = None,
@@ -65,6 +66,7 @@ def compare(
             that did not is left out of the results, and named in them.
         JobsFailed: of several workers, whose trainings failed twice; finished ones are kept.
     """
+    folder = Path(folder)
     if workers < 1 or (workers > 1 and devices > 1):
         wanted = "at least 1" if workers < 1 else f"1 where a training has several devices ({devices})"
         raise ValueError(f"workers must be {wanted}, got {workers}")

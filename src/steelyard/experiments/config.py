@@ -1,6 +1,9 @@
 """What a comparison is made of, checked at once: from the command line, or from a YAML file."""
 
 import difflib
+import reprlib
+from collections import Counter
+from os import PathLike
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +23,10 @@ from steelyard.notation import check_starts, parse_losses
 from steelyard.training import Augmentation, Precision, check_backbone
 
 DEFAULT_LEARNING_RATES = [0.03, 0.1, 0.3]
+_SHOWN = 3  # faults in a sentence
+_LARGEST = 1 << 16  # bytes of a file
+_LONGEST = 1000  # characters of a key or value
+_DEEPEST = 10  # levels
 Backbone = Annotated[str, AfterValidator(check_backbone)]
 
 
@@ -46,13 +53,13 @@ class CompareConfig(BaseModel):
         image_mode, image_size: convert images, where the data set mixes modes or sizes.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    dataset: str = "digits"
+    dataset: str = Field(default="digits", max_length=1000)
     imbalance: str = "none"
-    losses: list[str] = Field(min_length=1)
+    losses: list[str] = Field(min_length=1, max_length=200)
     seeds: int = Field(default=3, ge=1, le=1000)
-    epochs: int = Field(default=30, ge=1)
+    epochs: int = Field(default=30, ge=1, le=10**6)
     batch_size: int = Field(default=64, ge=1)
     learning_rates: list[float] = Field(default=DEFAULT_LEARNING_RATES, min_length=1)
     momentum: float = Field(default=0.9, ge=0, lt=1)
@@ -91,7 +98,7 @@ class CompareConfig(BaseModel):
 
 
 def make_config(**values: Any) -> CompareConfig:
-    """Return a checked configuration; a bad value raises ValueError with one sentence."""
+    """Return a checked configuration; bad values raise ValueError with one sentence."""
     try:
         return CompareConfig(**values)
     except ValidationError as error:
@@ -99,37 +106,59 @@ def make_config(**values: Any) -> CompareConfig:
 
 
 def one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
-    """Return what is wrong first with the values of a configuration."""
-    first = error.errors(include_url=False)[0]
-    key = ".".join(str(part) for part in first["loc"])
-    if first["type"] == "extra_forbidden":
+    """Return what is wrong with the values of a configuration: what is missing stands last."""
+    faults = sorted(error.errors(include_url=False), key=lambda fault: fault["type"] == "missing")
+    told = [_fault(fault, model) for fault in faults[:_SHOWN]]
+    more = len(faults) - len(told)
+    return "; ".join(told) + (f"; and {more} more" if more else "")
+
+
+def _fault(fault: Any, model: type[BaseModel]) -> str:
+    key = ".".join(str(part) for part in fault["loc"])
+    if fault["type"] == "extra_forbidden":
         near = difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(model.model_fields)}"
-        return f"unknown key {key!r} in the configuration{hint}"
-    if first["type"] == "missing":
+        return f"unknown key {reprlib.repr(key)} in the configuration{hint}"
+    if fault["type"] == "missing":
         return f"{key} is missing from the configuration"
-    message = first["msg"].removeprefix("Value error, ")
-    if first["type"] == "value_error":
+    message = fault["msg"].removeprefix("Value error, ")
+    if fault["type"] == "value_error":
         return message if message.startswith((key, "loss", "unknown")) else f"{key} {message}"
-    return f"{key}: {message[:1].lower()}{message[1:]}, got {first['input']!r}"
+    return f"{key}: {message[:1].lower()}{message[1:]}, got {reprlib.repr(fault['input'])}"
 
 
-def read_config(path: Path) -> CompareConfig:
-    """Read a YAML file of plain scalars, lists and maps: no tags, no anchors, no key twice.
+def read_config(path: str | PathLike[str], **changes: Any) -> CompareConfig:
+    """Return the configuration that a YAML file holds, with `changes` in place of its values.
+
+    The file has plain scalars, lists and maps: no tags, no anchors, no key twice; at most 64 KiB, 10 levels, and
+    1000 characters a value.
 
     Raises:
         FileNotFoundError: there is none.
-        ValueError: it is not such a file, or its values are bad.
+        ValueError: it is no such file, or its values are bad; the sentence names it.
     """
+    values = _read(Path(path))
+    try:
+        return make_config(**(values | changes))
+    except ValueError as error:
+        given = " with the options given" if changes else ""
+        raise ValueError(f"configuration {path}{given}: {error}") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise FileNotFoundError(f"configuration {path} is not a file")
+    with path.open("rb") as file:
+        text = file.read(_LARGEST + 1)
+    if len(text) > _LARGEST:
+        raise ValueError(f"configuration {path} must hold at most {_LARGEST} bytes, got {path.stat().st_size}")
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_PlainLoader)  # a SafeLoader
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = yaml.load(text.decode(), Loader=_PlainLoader)  # a SafeLoader
+    except (yaml.YAMLError, ValueError) as error:  # ValueError: no UTF-8, or a number of too many digits
         raise ValueError(f"configuration {path} is not plain YAML: {' '.join(str(error).split())}") from None
     if not isinstance(values, dict):
         raise ValueError(f"configuration {path} must hold keys and values, got {type(values).__name__}")
-    return make_config(**{str(key): value for key, value in values.items()})
+    return {str(key): value for key, value in values.items()}
 
 
 def dump_config(config: CompareConfig) -> str:
@@ -139,14 +168,28 @@ def dump_config(config: CompareConfig) -> str:
 
 
 class _PlainLoader(yaml.SafeLoader):
+    depth = 0
+
     def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.AliasEvent):
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
             raise yaml.YAMLError("aliases are not accepted")
-        return super().compose_node(parent, index)
+        if getattr(event, "tag", None) is not None:
+            raise yaml.YAMLError(f"tags are not accepted, got {event.tag!r}")
+        if len(getattr(event, "value", "")) > _LONGEST:
+            raise yaml.YAMLError(f"a value has at most {_LONGEST} characters, got {len(event.value)}")
+        if self.depth == _DEEPEST:
+            raise yaml.YAMLError(
+                f"at most {_DEEPEST} levels are accepted, line {event.start_mark.line + 1} is deeper"
+            )
+        self.depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self.depth -= 1
 
     def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        keys = [key.value for key, _ in node.value]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.YAMLError(f"key {key!r} stands twice")
+        keys = Counter(key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode))
+        if keys.total() > len(keys):
+            raise yaml.YAMLError(f"key {keys.most_common(1)[0][0]!r} stands twice")
         return super().construct_mapping(node, deep)

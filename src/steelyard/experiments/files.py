@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 from torch import Tensor
 
 from steelyard._common.files import write_atomically
+from steelyard._common.text import inert
 
 
 def write_rows(file: Path, column: str, rows: Tensor, target: Tensor, metadata: Mapping[str, str]) -> None:
@@ -23,9 +24,9 @@ def write_rows(file: Path, column: str, rows: Tensor, target: Tensor, metadata: 
 
 
 def write_csv(file: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Write a table as CSV; None is an empty cell, a float has all its digits."""
+    """Write a table as CSV; None is an empty cell, a float has all its digits, no cell is a formula."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(header)
-    writer.writerows(rows)
+    writer.writerows([inert(cell) for cell in row] for row in rows)
     write_atomically(file, lambda out: out.write(text.getvalue().encode()))

@@ -4,6 +4,7 @@ import glob
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
+from os import PathLike
 from pathlib import Path
 
 import torch
@@ -33,8 +34,8 @@ class RunFolder:
         path: the folder; made when opened.
     """
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    def __init__(self, path: str | PathLike[str]) -> None:
+        self.path = Path(path)
 
     @contextmanager
     def open(self, config: CompareConfig, *, resume: bool) -> Iterator[None]:

@@ -109,6 +109,9 @@ def fit_head(
     if start is not None:
         V = torch.linalg.lstsq(to_old, start.weight.T).solution.T.contiguous()
         b = start.bias + start.weight @ centre
+    with torch.no_grad():  # what cannot be differentiated twice is refused before the search, not after it
+        z = u @ V.T + b
+        formula.curved(z, torch.ones_like(z))
     V.requires_grad_()
     b.requires_grad_()
 

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import replace
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from steelyard.report.style import Array, Classes, shown
 _MOST_ROWS = 50  # of more classes the table shows those that are most off
 
 
-def write_audit_page(folder: Path) -> Path:
+def write_audit_page(folder: str | PathLike[str]) -> Path:
     """Write `report.html` into an audit's folder, from audit.json and mean_confusion.npz there.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: audit.json is not one of ours, or a file was cut off or edited; the sentence names it.
     """
+    folder = Path(folder)
     found = Audit.read(folder)
     file = folder / "mean_confusion.npz"
     P = read_confusions(file, len(found.class_names), "mean_confusion")["mean_confusion"]

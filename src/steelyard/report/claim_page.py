@@ -1,6 +1,7 @@
 """The page of a claim, from its folder to one HTML file that opens anywhere."""
 
 import json
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,14 @@ from steelyard.report.html import render_template, save_page
 from steelyard.report.results import Claim, Number, PointsFigure
 
 
-def write_claim_page(folder: Path) -> Path:
+def write_claim_page(folder: str | PathLike[str]) -> Path:
     """Write `report.html` into a claim's folder, from claim.json there.
 
     Raises:
         FileNotFoundError: there is none.
         ValueError: it is not one of ours, or was cut off or edited; the sentence names it.
     """
+    folder = Path(folder)
     return save_page(folder / "report.html", render_claim(Claim.read(folder)))
 
 

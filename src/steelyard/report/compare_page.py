@@ -1,6 +1,7 @@
 """The page of a comparison, from its run folder to one HTML file that opens anywhere."""
 
 import json
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ from steelyard.report.results import ComparedLoss, Comparison, Metric, Summary, 
 from steelyard.report.style import Array, Classes, shown
 
 
-def write_report(folder: Path) -> Path:
+def write_report(folder: str | PathLike[str]) -> Path:
     """Write `report.html` into a run folder, from the results that lie there.
 
     Args:
@@ -24,6 +25,7 @@ def write_report(folder: Path) -> Path:
         FileNotFoundError: the folder holds no finished run, or a run's mean confusions are missing.
         ValueError: results.json is not one of ours, or a file was cut off or edited; the sentence names it.
     """
+    folder = Path(folder)
     results = Comparison.read(folder)
     return save_page(folder / "report.html", render(results, _confusions(folder, results)))
 

@@ -1,5 +1,6 @@
 """The page of a forecast, from its folder to one HTML file that opens anywhere."""
 
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from steelyard.report.style import Array, Classes, shown
 _MOST_ROWS = 50
 
 
-def write_forecast_page(folder: Path) -> Path:
+def write_forecast_page(folder: str | PathLike[str]) -> Path:
     """Write `report.html` into a forecast's folder, from forecast.json and mean_confusion.npz there.
 
     Raises:
         FileNotFoundError: a file is missing.
         ValueError: forecast.json is not one of ours, or a file was cut off or edited; the sentence names it.
     """
+    folder = Path(folder)
     found = ForecastResults.read(folder)
     confusions = read_confusions(folder / "mean_confusion.npz", len(found.class_names))
     return save_page(folder / "report.html", render_forecast(found, confusions))

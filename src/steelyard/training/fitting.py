@@ -7,6 +7,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import Any, get_args
 
@@ -20,6 +21,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from steelyard._common.checks import check_choice
+from steelyard._common.text import reason_of
 from steelyard.training.augmentation import augment
 from steelyard.training.batches import EpochBatches, Shares, steps
 from steelyard.training.lightning import SafeCheckpointIO, deterministic, quiet_lightning
@@ -52,7 +54,7 @@ def fit(
     recipe: Recipe,
     *,
     seed: int,
-    checkpoint: Path,
+    checkpoint: str | PathLike[str],
     schedule: tuple[str, DeferredReweighting] | None = None,
     accelerator: str = "auto",
     devices: int = 1,
@@ -97,6 +99,7 @@ def fit(
         ValueError: the checkpoint cannot be read or is of another model; devices or a precision that are not to
             be had, or more devices than samples in a batch.
     """
+    checkpoint = Path(checkpoint)
     check_choice("precision", precision, get_args(Precision))
     samples = min(recipe.batch_size, len(train[1]))
     if isinstance(devices, bool) or not isinstance(devices, int) or not 1 <= devices <= samples:
@@ -161,7 +164,7 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
                 plugins=[SafeCheckpointIO(), LightningEnvironment()],  # a cluster's own processes are not ours
             )
         except MisconfigurationException as error:
-            reason = " ".join(str(error).split())
+            reason = reason_of(error)
             raise ValueError(
                 f"accelerator {setting.accelerator!r} with devices {devices} is not here: {reason}"
             ) from error
@@ -310,5 +313,5 @@ class _Training(L.LightningModule):
         try:
             return super().load_state_dict(state_dict, strict=strict, assign=assign)
         except RuntimeError as error:
-            reason = " ".join(str(error).split())[:200]
+            reason = reason_of(error)
             raise ValueError(f"checkpoint {self.checkpoint} is of another model ({reason}); remove it") from error

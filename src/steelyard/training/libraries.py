@@ -10,6 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from steelyard._common.text import reason_of
+
 
 def check_model(library: str, name: str) -> None:
     """Refuse a model that a library does not have.
@@ -45,7 +47,7 @@ def create_features(library: str, name: str, images: Tensor) -> tuple[nn.Module,
             found = features.eval()(torch.zeros(2, *images.shape[1:]))
     except Exception as error:  # whatever another library may raise
         shape = " x ".join(str(size) for size in images.shape[1:])
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise ValueError(
             f"backbone {library}:{name} cannot be made for images of {shape} ({reason}); "
             "image_mode and image_size convert images"
@@ -123,7 +125,7 @@ def _module(library: str) -> Any:
     try:
         return importlib.import_module(LIBRARIES[library].module)
     except (ImportError, RuntimeError) as error:  # RuntimeError: compiled for another torch
-        reason = " ".join(str(error).split())[:200]
+        reason = reason_of(error)
         raise ImportError(
             f"backbone {library}:NAME needs {library}, which cannot be imported ({reason}): pip install {library}"
         ) from error

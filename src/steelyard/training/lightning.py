@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
 
+from steelyard._common.text import reason_of
+
 
 @contextlib.contextmanager
 def deterministic(device: torch.device) -> Iterator[None]:
@@ -41,7 +43,7 @@ class SafeCheckpointIO(TorchCheckpointIO):  # type: ignore[misc]
             return torch.load(path, map_location="cpu", weights_only=True)
         except Exception as error:
             raise ValueError(
-                f"checkpoint {path} cannot be read ({str(error).splitlines()[0]}); remove it to train again"
+                f"checkpoint {path} cannot be read ({reason_of(error)}); remove it to train again"
             ) from error
 
 

@@ -7,6 +7,8 @@ from typing import Any, Literal
 
 from numpy.typing import NDArray
 
+from steelyard._common.text import reason_of
+
 _SHOWN = 10
 
 Array = NDArray[Any]
@@ -95,5 +97,7 @@ def list_names(names: Sequence[str], most: int = _SHOWN) -> str:
 
 
 def short(text: object) -> str:
+    if isinstance(text, Exception):
+        return reason_of(text)
     line = " ".join(str(text).split())
     return line if len(line) <= 200 else line[:200] + "..."

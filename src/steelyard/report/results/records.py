@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Mapping, Sized
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Self
 
@@ -66,13 +67,14 @@ class Results(Record):
     schema: int = 1
 
     @classmethod
-    def read(cls, folder: Path) -> Self:
+    def read(cls, folder: str | PathLike[str]) -> Self:
         """Return what this class's file in a folder holds.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: the file is of another kind, cut off or edited; the sentence names the file and the key.
         """
+        folder = Path(folder)
         file = folder / cls.FILE
         if not file.is_file():
             raise FileNotFoundError(f"{folder} holds no {cls.NONE}: there is no {cls.FILE}")

@@ -1,0 +1,27 @@
+"""What `import steelyard` gives, gathered from the modules where it lives."""
+
+from steelyard.auditing import audit, audit_model
+from steelyard.balance.setup import TrainingSetup
+from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
+from steelyard.posterior import log_posterior
+from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
+from steelyard.weights.class_weights import class_weights
+from steelyard.weights.schedules import DeferredReweighting
+
+__all__ = [
+    "DeferredReweighting",
+    "FocalLoss",
+    "LGLINRLoss",
+    "LogisticLoss",
+    "SoftmaxLoss",
+    "TrainingSetup",
+    "audit",
+    "audit_model",
+    "batch_presence",
+    "class_weights",
+    "create_loss",
+    "initial_bias",
+    "list_losses",
+    "log_posterior",
+    "logit_adjustment",
+]

@@ -1,0 +1,87 @@
+"""A folder of data is read without leaving it: what its README asks for, its links, the files of its images."""
+
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from steelyard._common.text import listed
+
+_KINDS = ("arrow", "csv", "imagefolder", "json", "parquet", "webdataset")  # none of them executes what it reads
+
+
+def open_folder(folder: Path) -> Any:
+    """Return the splits of a folder in the layout of a hub snapshot.
+
+    What its README says of its files is followed inside the folder only: nothing is fetched, no link is followed
+    out of it, and a script in it is never run.
+
+    Raises:
+        ValueError: something in the folder would lead out of it, or its files are of no kind that holds images.
+    """
+    import datasets
+
+    folder = folder.resolve()
+    for name in (datasets.config.REPOCARD_FILENAME, datasets.config.REPOYAML_FILENAME):
+        if (folder / name).exists():
+            check_inside([folder / name], roots(folder))
+            for place in _places(_metadata(folder / name)):
+                _check_place(name, place)
+    builder = datasets.load_dataset_builder(str(folder))  # an absolute path is never taken for a name
+    kind = type(builder).__module__.rpartition(".")[2]
+    if kind not in _KINDS:
+        raise ValueError(f"its files are of kind {kind}; images are read from {listed(list(_KINDS))}")
+    check_inside(
+        (Path(file) for files in (builder.config.data_files or {}).values() for file in files), roots(folder)
+    )
+    builder.download_and_prepare()
+    return builder.as_dataset()
+
+
+def roots(folder: Path) -> list[Path]:
+    """Return the folders whose files belong to a folder of data: itself, and, for a snapshot in the cache of the
+    hub, the files of its repository that it links to; and where archives are unpacked."""
+    import datasets
+
+    blobs = [folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else []
+    return [folder, *blobs, Path(datasets.config.EXTRACTED_DATASETS_PATH)]
+
+
+def check_inside(files: Iterable[Path], folders: list[Path]) -> None:
+    """Refuse files that lie in none of the folders, once links are followed."""
+    real = [folder.resolve() for folder in folders]
+    for file in files:
+        whole = None if "\0" in str(file) else Path(os.path.realpath(file))
+        if whole is None or not any(whole.is_relative_to(folder) for folder in real):
+            raise ValueError(f"file {str(file)!r} lies outside {folders[0]}, and no such file is read")
+
+
+def _metadata(file: Path) -> Any:
+    """Return what a README (between its lines of ---) or a file of YAML says, as the datasets library reads it."""
+    if file.suffix != ".md":
+        return yaml.safe_load(file.read_text(encoding="utf-8"))
+    from huggingface_hub import DatasetCard
+
+    return DatasetCard.load(file).data.to_dict()
+
+
+def _places(value: Any, is_place: bool = False) -> Iterator[str]:
+    """Yield all that is said of where files are, however it is nested."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _places(inner, is_place or key in ("data_files", "data_dir"))
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _places(inner, is_place)
+    elif is_place and isinstance(value, str):
+        yield value
+
+
+def _check_place(name: str, place: str) -> None:
+    parts = place.replace("\\", "/").split("/")
+    if "://" in place or "::" in place:
+        raise ValueError(f"its {name} names {place!r}, and nothing is fetched for a local folder")
+    if parts[0] in ("", "~") or parts[0].endswith(":") or ".." in parts:
+        raise ValueError(f"its {name} names {place!r}, which leads out of the folder")

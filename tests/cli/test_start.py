@@ -1,0 +1,87 @@
+"""How the command starts: what it imports, what stops it, what it tells of other libraries."""
+
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+
+import steelyard
+from tests.helpers import run_command
+
+
+def _python(code, *arguments, path=None):
+    """Run code in a process of its own, with a folder in front of what it can import."""
+    found = [str(path)] if path is not None else []
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([*found, *sys.path])}
+    return subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, env=environment, timeout=120
+    )
+
+
+MAIN = "from steelyard.cli import main; main()"
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["compare", "--help"], []])
+def test_help_does_not_import_torch(arguments, tmp_path):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    (tmp_path / "numpy.py").write_text("raise RuntimeError('numpy was imported')")
+    done = _python(MAIN, *arguments, path=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "steelyard" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("package", "number"), [("click", signal.SIGINT), ("torch", signal.SIGINT), ("torch", signal.SIGTERM)]
+)
+def test_a_signal_while_importing_is_one_line_and_its_exit_code(package, number, tmp_path):
+    (tmp_path / f"{package}.py").write_text(
+        f"import os, time\nos.kill(os.getpid(), {int(number)})\ntime.sleep(60)\n"
+    )
+    done = _python(MAIN, "compare", "--losses", "softmax", path=tmp_path)
+    assert done.returncode == 128 + number
+    assert done.stderr == "steelyard: stopped; the same command with --resume goes on\n"
+
+
+def test_a_missing_package_of_the_command_is_one_sentence(tmp_path):
+    (tmp_path / "click.py").write_text("raise ModuleNotFoundError(\"No module named 'click'\")")
+    done = _python(MAIN, "--help", path=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "steelyard: the command needs a package that cannot be imported (No module named 'click'): "
+        "pip install 'steelyard[cli]'\n"
+    )
+
+
+def test_the_command_alone_prints_its_help(capsys):
+    assert run_command(capsys) == run_command(capsys, "--help")
+    code, out, err = run_command(capsys)
+    assert (code, err) == (0, "")
+    assert out.startswith("Usage: steelyard [OPTIONS] COMMAND")
+
+
+def test_warnings_are_one_line_and_those_of_other_libraries_are_none():
+    code = (
+        "import sys, warnings, steelyard.cli.commands as c\n"
+        "def warn(*_, **__):\n"
+        "    for module in ('steelyard.posterior', 'torch.serialization'):\n"
+        "        warnings.warn_explicit(f'two\\nlines of {module}', UserWarning, 'file.py', 7, module=module)\n"
+        "c.commands.main = warn\n" + MAIN
+    )
+    done = _python(code)
+    assert (done.returncode, done.stderr) == (0, "steelyard: warning: two lines of steelyard.posterior\n")
+
+
+def test_public_names_are_imported_when_they_are_asked_for(tmp_path):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    assert _python("import steelyard; steelyard.__version__", path=tmp_path).returncode == 0
+    assert "torch was imported" in _python("import steelyard; steelyard.audit", path=tmp_path).stderr
+    assert set(steelyard.__all__) <= set(dir(steelyard))
+    assert steelyard.losses.SoftmaxLoss is steelyard.SoftmaxLoss
+    assert steelyard.audit.__module__ == "steelyard.auditing.audit"
+    names = {}
+    exec("from steelyard import *", names)
+    assert names.keys() >= set(steelyard.__all__)
+    with pytest.raises(AttributeError, match="module 'steelyard' has no attribute 'sofmax'"):
+        steelyard.sofmax  # noqa: B018
