@@ -96,6 +96,19 @@ def test_forecast_prints_tables_and_what_is_guaranteed(capsys, tmp_path, monkeyp
     assert (code, out.strip()) == (0, "report: f/report.html")
 
 
+def test_columns_are_named_by_option_or_the_option_is_told(capsys, tmp_path):
+    path = str(tmp_path / "t.csv")
+    rows = [f"{k},{k % 3},{(k * 7) % 5 - 2}.5,{(k * 3) % 4 - 1}.5,{(k * 5) % 7 - 3}.5" for k in range(60)]
+    (tmp_path / "t.csv").write_text("\n".join(["id,y,m_cat,m_dog,m_owl", *rows]))
+    code, out, err = run_command(capsys, "audit", path, "--loss", "softmax")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "--logits m_cat,m_dog,m_owl" in err
+    code, out, err = run_command(capsys, "audit", path, "--loss", "softmax", "--logits", "m_*")
+    assert (code, err) == (0, "logits: m_cat, m_dog, m_owl; label: y; left out: id\n")
+    code, out, err = run_command(capsys, "forecast", path, "--weights", "none", "--features", "m_*")
+    assert (code, err.splitlines()[0]) == (0, "features: m_cat, m_dog, m_owl; label: y; left out: id")
+
+
 def test_configuration_file_and_options_together(capsys, tmp_path):
     (tmp_path / "c.yaml").write_text("losses: [softmax]\nseeds: 1\nepochs: 50\nlearning_rates: [0.1]\n")
     out = str(tmp_path / "run")

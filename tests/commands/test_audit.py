@@ -309,6 +309,10 @@ def test_more_classes_than_memory_has_room_for_are_refused_at_once(tmp_path, mon
         audit(torch.zeros(2, 300), torch.tensor([0, 1]), "softmax")
 
 
+<<<<<<< HEAD
+=======
+@pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1", "@x", "\t=1", " =1"])
+>>>>>>> tables
 @pytest.mark.parametrize("formula", ["=cmd|' /C calc'!A0", "+1+1", "@x", "\t=1", " =1"])
 def test_names_are_no_formulas_in_the_table(tmp_path, formula):
     logits, target = _samples(2)

@@ -44,7 +44,8 @@ def audit(
         class_counts: (K,) training samples of each class. Default: what the setup says, else those of ``target``,
             which is right for the training set; needed for any other.
         class_names: K, for the words. Default: what the setup says, else "class 0" and so on.
-        values: ``"probabilities"`` where they are given in place of logits.
+        values: ``"probabilities"`` where they are given in place of logits. Rows then sum to 1 up to half a unit
+            of the last decimal that the numbers show, times the classes: at least 0.001, at most 0.1.
         class_dim: dimension of the classes in the logits: 1, or -1 for libraries that keep them last.
         drop_invalid: leave rows with NaN or infinite numbers out instead of refusing them.
         tolerance: mean probabilities up to this count as no confusion when groups of classes are formed.

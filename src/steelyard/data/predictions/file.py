@@ -131,6 +131,8 @@ def open_predictions(
     check_choice("missing_values", missing_values, ("refuse", "nan"))
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names or ()):
         raise TypeError(f"class_names must be a sequence of str, got {reprlib.repr(class_names)}")
+    if columns is not None and not isinstance(columns, str) and not all(isinstance(c, str) for c in columns):
+        raise TypeError(f"columns must be a str or a sequence of str, got {reprlib.repr(columns)}")
     files = [_open(each, target) for each in files_of(path, tuple(_OPENERS))]
     first = next((file for file in files if file.has_rows), files[0])
     told = first.metadata
