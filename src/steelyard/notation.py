@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_beta, check_number
+from steelyard._common.labelled import by_class
 from steelyard._common.text import nearest
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import Loss, create_loss
@@ -259,6 +260,8 @@ def parse_loss(text: str) -> LossSpec:
         raise ValueError(f"presence is for losses that balance the classes of a batch, got loss {label!r}")
     if all(strengths.values()):
         raise ValueError(f"tau and presence adjust the same logits, got both in loss {label!r}")
+    if options.get("reduction") == "none":
+        raise ValueError(f"reduction must be mean or sum, one number to train on, got 'none' in loss {label!r}")
     spec = LossSpec(label, name, options, scheme, scheme_options, vectors, from_epoch, **strengths)
     try:
         spec.build(torch.tensor([3, 2]), batch_size=1)
@@ -315,15 +318,10 @@ def parse_weights(
         return None
     values: Any
     if text.endswith(".json"):
-        values = json.loads(Path(text).read_text(encoding="utf-8"))
-        if isinstance(values, dict):
-            names = list(class_names) if class_names is not None else [str(k) for k in range(size)]
-            missing = [name for name in names if name not in values]
-            unknown = [name for name in values if name not in names]
-            if missing or unknown:
-                odd = f"no weight for {missing[0]!r}" if missing else f"an unknown class {unknown[0]!r}"
-                raise ValueError(f"{option} {text} has {odd}")
-            values = [values[name] for name in names]
+        values = json.loads(Path(text).read_text(encoding="utf-8"), object_pairs_hook=_once)
+        names = class_names if class_names is not None else [str(k) for k in range(size)]
+        labelled = by_class(f"{option} {text}", values, names)
+        values = values if labelled is None else labelled.values
     elif re.fullmatch(r"[-+\d.eE,\s]+", text):
         values = [float(part) for part in text.split(",")]
     else:
@@ -338,6 +336,17 @@ def parse_weights(
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and 0 < v < math.inf for v in values):
         raise ValueError(f"{option} must be positive numbers, got {text}")
     return torch.tensor(values, dtype=torch.float64)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Return the object of a JSON file; of two equal keys JSON itself keeps the last in silence."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        keys = [key for key, _ in pairs]
+        raise ValueError(
+            f"a JSON file must name each class once, got {next(k for k in keys if keys.count(k) > 1)!r} twice"
+        )
+    return found
 
 
 def _value(text: str) -> object:

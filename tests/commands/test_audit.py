@@ -162,10 +162,10 @@ def test_weights_by_class_name(tmp_path):
     file.write_text('{"b": 2, "a": 1.5}')
     counts = torch.tensor([3, 4])
     assert parse_weights(str(file), counts, ["a", "b"]).tolist() == [1.5, 2]
-    with pytest.raises(ValueError, match="has no weight for 'c'"):
+    with pytest.raises(ValueError, match="has no entry for class 'c'"):
         parse_weights(str(file), counts, ["a", "c"])
     file.write_text('{"b": 2, "a": 1, "z": 1}')
-    with pytest.raises(ValueError, match="has an unknown class 'z'"):
+    with pytest.raises(ValueError, match="names an unknown class 'z'"):
         parse_weights(str(file), counts, ["a", "b"])
 
 
