@@ -5,7 +5,7 @@ BIN := .venv/bin
 INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steelyard/kernels/*/*.c)
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
-.PHONY: demo test test-all bench lint clean
+.PHONY: demo test test-all bench accuracy lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
@@ -19,6 +19,12 @@ test-all: .venv/dev.stamp
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses-cpu.csv
 	$(BIN)/python benchmarks/linear.py --curve --out benchmarks/results/linear-cpu.csv --figure docs/figures/cost.svg
+
+accuracy: .venv/dev.stamp
+	$(BIN)/python benchmarks/accuracy.py --out benchmarks/results/accuracy.csv --page docs/accuracy.md
+
+accuracy: .venv/dev.stamp
+	$(BIN)/python benchmarks/accuracy.py --out benchmarks/results/accuracy.csv --page docs/accuracy.md
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

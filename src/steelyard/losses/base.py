@@ -153,13 +153,17 @@ class Loss(nn.Module):
             vars(self)[key] = held(key, value, one)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        """Move vectors and buffers to other devices; keep their dtypes and values, whatever is done to a model."""
+        """Move vectors and buffers to other devices; keep their values, and their dtypes unless a wider one is
+        asked for."""
         before = {key: buffer for key, buffer in self._buffers.items() if buffer is not None}
         super()._apply(fn, recurse)
-        for key, buffer in before.items():
-            device = self._buffers[key].device  # type: ignore[union-attr]
-            empty = buffer.is_meta and device.type != "meta"
-            self._buffers[key] = torch.zeros_like(buffer, device=device) if empty else buffer.to(device)
+        for key, old in before.items():
+            new = self._buffers[key]
+            assert new is not None
+            if old.is_meta and not new.is_meta:  # without values: as where nothing was seen yet
+                self._buffers[key] = torch.zeros_like(old, device=new.device)
+            else:
+                self._buffers[key] = old.to(new.device, torch.promote_types(old.dtype, new.dtype))
         on_device(self, fn(torch.empty(0, device="cpu")).device)
         return self
 
