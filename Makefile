@@ -23,9 +23,6 @@ bench: .venv/dev.stamp
 accuracy: .venv/dev.stamp
 	$(BIN)/python benchmarks/accuracy.py --out benchmarks/results/accuracy.csv --page docs/accuracy.md
 
-accuracy: .venv/dev.stamp
-	$(BIN)/python benchmarks/accuracy.py --out benchmarks/results/accuracy.csv --page docs/accuracy.md
-
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .

@@ -4,8 +4,8 @@
 
 Every registered loss and preset, at logits from 0 to 1e4 of both signs, against itself in float64, which the tests
 hold to slow formulas and to mpmath. A number is the worst over all samples (columns, for a batch loss), logits and
-scales. An error below 1e-12 counts as none. The targets are a relative error of 1e-6 of a loss and 1e-5 of a gradient,
-or one unit in the last place; where an element misses its target, `missed` is how large its absolute error is.
+scales. An error below 1e-12 counts as none. The targets are a relative error of 1e-6 of a loss and 1e-5 of a
+gradient, or one unit in the last place; where an element misses its target, `missed` is its absolute error.
 """
 
 import argparse
@@ -48,14 +48,14 @@ class Worst(NamedTuple):
 
 
 def make_loss(name: str, classes: int) -> Loss:
-    """Return a loss by its name, with counts where it is made from them, that gives one value a sample or column."""
+    """Return a loss by its name, made from counts if it needs them, that gives one value a sample or column."""
     counts = [1 + 1000 // (k + 1) for k in range(classes)]
     made = name in PRESETS and PRESETS[name].of_counts is not None
     return create_loss(name, reduction="none", class_counts=counts if made else None)
 
 
 def batch_of(classes: int, scale: float) -> tuple[Tensor, Tensor]:
-    """Return float64 logits of one magnitude and labels: spread, of both signs, and one logit alone, own or not."""
+    """Return float64 logits of one magnitude, and labels: spread, of both signs, and one logit alone."""
     generator = torch.Generator().manual_seed(classes)
     rows = 6
     target = torch.randint(classes, (4 * rows,), generator=generator)

@@ -167,7 +167,8 @@ def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuse a value outside `choices`, listing them."""
     if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(c) for c in choices)
-        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+        came = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+        raise ValueError(f"{name} must be one of {listed}, got {came}")
 
 
 def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
@@ -186,6 +187,8 @@ def check_number(name: str, value: float, *, low: float = -math.inf, high: float
     """Return `value` as a float after refusing what is not a finite number in [low, high]."""
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if isinstance(value, np.number):
+        value = float(value)
     if not (-math.inf < value < math.inf and low <= value <= high):  # so that torch.compile can trace it
         below = f" >= {low:g}" if math.isfinite(low) else ""
         limits = f" in [{low:g}, {high:g}]" if math.isfinite(high) else below

@@ -164,8 +164,9 @@ class LGLINRLoss(Loss):
         super().__init__(*nameless, **given)
         if self.process_group is not None:
             check_group(self.process_group)
-        if self.beta != "auto":
-            self.beta = check_beta(self.beta, 1)
+        beta = check_beta(self.beta, 1)
+        if not isinstance(self.beta, str):
+            self.beta = beta
         if self.statistics == "running":
             if self.momentum == 0:
                 raise ValueError("momentum must be in (0, 1], got 0, with which the average would never move")
