@@ -87,6 +87,12 @@ def test_running_statistics_know_the_number_of_classes():
         ("lgl-inr:presence=1:tau=1", "tau and presence adjust the same logits, got both"),
         ("lgl-inr:beta=high", "loss 'lgl-inr:beta=high': beta must be a number or 'auto', got 'high'"),
         ("softmax:tau=1e999", "tau must be a finite number, got '1e999'"),
+        ("softmax:reduction=none", "reduction must be mean or sum, one number to train on, got 'none'"),
+        ("lgl-inr:reduction=none:beta=5", "reduction must be mean or sum, one number to train on, got 'none'"),
+        (
+            "sigmoid-focal:inverse:reduction=none",
+            "reduction must be mean or sum, one number to train on, got 'none'",
+        ),
     ],
 )
 def test_bad_loss_gets_one_sentence(text, message):

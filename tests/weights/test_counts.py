@@ -18,6 +18,7 @@ from steelyard import (
     class_weights,
     create_loss,
     initial_bias,
+    log_posterior,
     logit_adjustment,
 )
 from steelyard.notation import parse_weights
@@ -131,7 +132,7 @@ def test_the_audit_reads_counts_by_name():
     report = audit(
         logits, target, "softmax", class_counts={"c": 30, "a": 10, "b": 20}, class_names=["a", "b", "c"]
     )
-    assert [row.class_count for row in report.classes if row.samples] == [10, 30]
+    assert {row.name: row.class_count for row in report.classes if row.samples} == {"a": 10, "c": 30}
     assert not (target == 1).any()
 
 
@@ -202,6 +203,26 @@ def test_class_counts_of_other_forms():
 def test_class_counts_refuse(labels, num_classes, error, message):
     with pytest.raises(error, match=message):
         class_counts(labels, num_classes)
+
+
+# Samples of several classes ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("number", [int, np.int64, np.uint16])
+def test_labels_that_come_together_are_out_of_the_number_of_samples(number):
+    positives = torch.tensor([75.0, 60.0, 5.0])
+    bias = initial_bias(pd.Series([5, 75, 60], index=[2, 0, 1]), "logistic", num_samples=number(100))
+    torch.testing.assert_close(bias.sigmoid(), positives / 100)
+    assert initial_bias([100], "logistic", num_samples=number(200)).tolist() == [0.0]
+    posterior = log_posterior(bias[None], TrainingSetup("logistic", targets="multi-hot", pos_weight=[1, 2, 4]))
+    odds = positives / (100 - positives) / torch.tensor([1.0, 2.0, 4.0])
+    torch.testing.assert_close(posterior.exp()[0], odds / (1 + odds))  # each for itself: rows do not sum to 1
+    with pytest.raises(ValueError, match="num_samples must be an int >= the largest count, 75, got 74"):
+        initial_bias([75, 60], "logistic", num_samples=number(74))
+    with pytest.raises(ValueError, match="num_samples is for multi-label targets"):
+        initial_bias([75, 60], "softmax", num_samples=number(100))
+    with pytest.raises(TypeError, match="num_samples must be an int, got float"):
+        initial_bias([75, 60], "logistic", num_samples=100.0)
 
 
 # Range ---------------------------------------------------------------------------------------------------
