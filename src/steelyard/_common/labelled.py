@@ -89,10 +89,10 @@ def _in_order(
 def _read_keys(name: str, keys: list[Any]) -> list[Any]:
     """Return each key as an int or a string; digits are ints where all keys are."""
     plain = [_plain(name, key) for key in keys]
-    kinds = {isinstance(key, int) for key in plain}
-    if len(kinds) > 1:
+    names = [key for key in plain if isinstance(key, str)]
+    if 0 < len(names) < len(plain):
         raise TypeError(f"{name} must have class indices or class names as keys, got both")
-    if kinds == {False} and all(key.isdecimal() and str(int(key)) == key for key in plain):
+    if all(one.isdecimal() and str(int(one)) == one for one in names):
         return [int(key) for key in plain]
     return plain
 

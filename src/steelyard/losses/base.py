@@ -156,7 +156,7 @@ class Loss(nn.Module):
         """Move vectors and buffers to other devices; keep their values, and their dtypes unless a wider one is
         asked for."""
         before = {key: buffer for key, buffer in self._buffers.items() if buffer is not None}
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         for key, old in before.items():
             new = self._buffers[key]
             assert new is not None

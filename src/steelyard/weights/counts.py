@@ -115,7 +115,7 @@ def _look_like_labels(counts: np.ndarray[Any, Any]) -> bool:
     if len(counts) <= most + 1:
         return False
     named = np.unique(counts)
-    return 1 < len(named) == most + 1 - named[0] and named[0] <= 1 < most
+    return bool(1 < len(named) == most + 1 - named[0] and named[0] <= 1 < most)
 
 
 def some_classes(which: Tensor, class_counts: Counts, class_names: Sequence[str] | None) -> str:
