@@ -98,6 +98,12 @@ def test_running_statistics_know_the_number_of_classes():
         ("softmax:inverse:from=" + "9" * 5_000, "at most 200 characters"),
         ("softmax:power@" + "(" * 150, "must end in a number"),
         ("softmax:tau=1e999", "tau must be a finite number, got '1e999'"),
+        ("softmax:reduction=none", "reduction must be mean or sum, one number to train on, got 'none'"),
+        ("lgl-inr:reduction=none:beta=5", "reduction must be mean or sum, one number to train on, got 'none'"),
+        (
+            "sigmoid-focal:inverse:reduction=none",
+            "reduction must be mean or sum, one number to train on, got 'none'",
+        ),
     ],
 )
 def test_bad_loss_gets_one_sentence(text, message):

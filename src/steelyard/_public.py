@@ -6,6 +6,7 @@ from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, c
 from steelyard.posterior import log_posterior
 from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
 from steelyard.weights.class_weights import class_weights
+from steelyard.weights.counts import class_counts
 from steelyard.weights.schedules import DeferredReweighting
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "audit",
     "audit_model",
     "batch_presence",
+    "class_counts",
     "class_weights",
     "create_loss",
     "initial_bias",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from steelyard._common.checks import check_beta, check_number
 from steelyard._common.files import read_json
+from steelyard._common.labelled import by_class
 from steelyard._common.text import nearest
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import Loss, create_loss
@@ -264,6 +265,8 @@ def parse_loss(text: str) -> LossSpec:
         raise ValueError(f"presence is for losses that balance the classes of a batch, got loss {label!r}")
     if all(strengths.values()):
         raise ValueError(f"tau and presence adjust the same logits, got both in loss {label!r}")
+    if options.get("reduction") == "none":
+        raise ValueError(f"reduction must be mean or sum, one number to train on, got 'none' in loss {label!r}")
     spec = LossSpec(label, name, options, scheme, scheme_options, vectors, from_epoch, **strengths)
     try:
         spec.build(torch.tensor([3, 2]), batch_size=1)
@@ -321,14 +324,9 @@ def parse_weights(
     values: Any
     if text.endswith(".json"):
         values = read_json(Path(text))
-        if isinstance(values, dict):
-            names = list(class_names) if class_names is not None else [str(k) for k in range(size)]
-            missing = [name for name in names if name not in values]
-            unknown = values.keys() - set(names)
-            if missing or unknown:
-                odd = f"no weight for {missing[0]!r}" if missing else f"an unknown class {min(unknown)!r}"
-                raise ValueError(f"{option} {text} has {odd}")
-            values = [values[name] for name in names]
+        names = class_names if class_names is not None else [str(k) for k in range(size)]
+        labelled = by_class(f"{option} {text}", values, names)
+        values = values if labelled is None else labelled.values
     elif all(_NUMBER.fullmatch(part.strip()) for part in text.split(",")):
         values = [float(part) for part in text.split(",")]
     else:

@@ -3,7 +3,6 @@
 No loss lives here. A loss is handed rows of logits, (M, K), and one `Targets`, whatever its caller gave.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -11,7 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import FLOATS, INTEGERS, compute_dtype, dtype_name, values_readable
+from steelyard._common.checks import (
+    FLOATS,
+    INTEGERS,
+    check_integer,
+    check_range,
+    compute_dtype,
+    dtype_name,
+    values_readable,
+)
 
 TargetLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 Kind = Literal["labels", "multi-hot", "soft"]
@@ -97,8 +104,7 @@ def layout_of(logits: Tensor, class_dim: int = 1, *, binary: bool = False) -> La
     shape = tuple(logits.shape)
     if binary and len(shape) == 1:
         return Layout(shape, -1)
-    if isinstance(class_dim, bool) or not isinstance(class_dim, int):
-        raise TypeError(f"class_dim must be an int, got {type(class_dim).__name__}")
+    class_dim = check_integer("class_dim", class_dim)
     if len(shape) < 2 or (-len(shape) <= class_dim < len(shape) and shape[class_dim] == 0):
         form = "(N, K) or (N, K, d1, ...)" if class_dim == 1 else f"(N, ..., K), classes in dimension {class_dim},"
         more = "(N,) for one output, " if binary else ""
@@ -121,12 +127,12 @@ def rows_of(logits: Tensor, layout: Layout) -> Tensor:
 
 
 def as_tensor(target: TargetLike, device: torch.device) -> Tensor:
-    """Return the target as a tensor; arrays and sequences go to the logits' device, tensors stay where they
-    are."""
+    """Return the target as a tensor; arrays, sequences and pandas Series, by position, go to the logits' device,
+    tensors stay where they are."""
     if isinstance(target, Tensor):
         return target
     try:
-        found = torch.as_tensor(target)
+        found = torch.as_tensor(np.asarray(target) if hasattr(target, "to_numpy") else target)
     except (TypeError, ValueError, RuntimeError):
         raise TypeError(
             f"target must be a tensor, an array or a sequence of numbers, got {type(target).__name__}"
@@ -174,8 +180,7 @@ def read_labels(
         accepted = "an integer dtype" + (" or bool" if num_labels == 2 else "")
         raise TypeError(f"target must hold {takes} as {accepted}, got {dtype_name(target.dtype)}")
     _check_place(target, logits, samples)
-    if isinstance(ignore_index, bool) or not isinstance(ignore_index, int):
-        raise TypeError(f"ignore_index must be an int, got {type(ignore_index).__name__}")
+    ignore_index = check_integer("ignore_index", ignore_index)
     labels = target.long().reshape(-1)
     ignored: Tensor | None = labels == ignore_index
     if values_readable(target, validate):
@@ -256,13 +261,7 @@ def read_sample_weight(
         raise ValueError(f"sample_weight must be on the device of logits, {logits.device}, got {weights.device}")
     weights = weights.reshape(-1)
     if values_readable(weights, validate):
-        bad = ~((weights >= 0) & (weights < math.inf))
-        if bool(bad.any()):
-            position = int(bad.nonzero()[0])
-            raise ValueError(
-                f"sample_weight must be finite and not negative, got {float(weights[position])} "
-                f"at position {position}"
-            )
+        return check_range("sample_weight", weights, compute_dtype(logits), low=0)
     return weights.to(compute_dtype(logits))
 
 

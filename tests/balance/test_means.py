@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
+from torchmetrics import MetricCollection
 
 from steelyard.balance import MeanConfusion, mean_confusion
 from tests.helpers import assert_nan, batch
@@ -117,6 +118,47 @@ def test_one_output_has_a_mean_for_negatives_and_one_for_positives():
         mean_confusion(logits, target, link="softmax")
     with pytest.raises(ValueError, match='link must be "logistic" for one output, got "softmax"'):
         MeanConfusion(1, link="softmax")
+
+
+@pytest.mark.parametrize("start", ["zero logits", "an empty batch", "ignored rows alone"])
+def test_means_of_other_options_never_share_their_sums(start):
+    """Of two metrics whose states are equal after the first batch a collection keeps one."""
+    made = {
+        "plain": MeanConfusion(4, link="softmax"),
+        "logistic": MeanConfusion(4, link="logistic"),
+        "ignores 3": MeanConfusion(4, link="softmax", ignore_index=3),
+        "folds": MeanConfusion(4, link="softmax", folds=2),
+    }
+    alone, together = copy.deepcopy(made), MetricCollection(made).to(torch.bfloat16)
+    logits, target = batch(40, 4)
+    first = {
+        "zero logits": (torch.zeros(4, 4), torch.tensor([0, 1, 2, 0])),
+        "an empty batch": (logits[:0], target[:0]),
+        "ignored rows alone": (torch.full((2, 4), torch.nan), torch.full((2,), -100)),
+    }[start]
+    for key in ("ignores 3",) if start == "ignored rows alone" else ():
+        del alone[key]
+        together = MetricCollection({k: m for k, m in made.items() if k != key}).to(torch.bfloat16)
+    for z, y in (first, (logits, target)):
+        together.update(z, y)
+        for metric in alone.values():
+            metric.update(z, y)
+    for key, metric in alone.items():
+        assert together[key].fold_sums.dtype == torch.float64
+        torch.testing.assert_close(together[key].compute(), metric.compute(), rtol=0, atol=0, equal_nan=True)
+
+
+@pytest.mark.parametrize("folds", [1, 3])
+def test_one_output_streams_in_any_chunks(folds):
+    logits, target = batch(50, 2)
+    logits = logits[:, :1]
+    expected, counts = mean_confusion(logits, target, link="logistic")
+    metric = MeanConfusion(1, link="logistic", folds=folds).half()
+    for size in (slice(0, 0), slice(0, 7), slice(7, 50), slice(0, 0)):
+        metric.update(logits[size], target[size])
+    torch.testing.assert_close(metric.compute(), expected)
+    assert torch.equal(metric.class_counts, counts)
+    assert metric.standard_error().shape == (2, 1)
 
 
 def _worker(rank, folder):

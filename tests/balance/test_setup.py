@@ -110,7 +110,9 @@ def test_the_loss_of_a_sample_leaves_class_weights_out():
             "class_weights must be a tensor, an array or a sequence of num",
         ),
         ({"class_weights": TENSOR + 0j}, TypeError, "got Tensor of dtype complex64"),
-        ({"class_weights": {"a": 1.0}}, TypeError, "sequence of numbers, got dict"),
+        ({"class_weights": {"a": True}}, TypeError, "class_weights must hold numbers, got a value of type bool"),
+        ({"class_weights": {2: 1.0}}, ValueError, "class_weights has no entry for class 0"),
+        ({"class_names": "abc"}, TypeError, "class_names must be a sequence of texts, one a class, got one text"),
         ({"class_weights": "inverse"}, TypeError, "sequence of numbers, got str"),
         (
             {"class_weights": [1.0, float("nan")]},

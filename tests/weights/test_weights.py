@@ -145,7 +145,6 @@ def test_empty_classes():
         (([3, 1e19],), {}, ValueError, "must be below 2.*63, got 1e.19 at position 1"),
         (([3, float("inf")],), {}, ValueError, "must be below 2.*63, got inf at position 1"),
         (([2**63, 1],), {}, ValueError, "must be below 2.*63, got 9.22.* at position 0"),
-        (({True: 3, False: 4},), {}, TypeError, "class indices or class names as keys, got bool"),
         (({0: 5, "dog": 1},), {}, TypeError, "class indices or class names as keys, got both"),
         (({"a": 3, "b": 4},), {"class_names": ["a", "a", "b"]}, ValueError, "each class once, got 'a' more than once"),
         ((5,), {"class_names": ["cat"]}, ValueError, r"one count per class, got shape \(\)"),
@@ -260,20 +259,24 @@ def test_presence_of_rare_classes_keeps_its_digits():
     ("call", "message"),
     [
         (lambda: batch_presence([3, 4], 0), "batch_size must be an int >= 1, got 0"),
-        (lambda: batch_presence([3, 4], True), "batch_size must be an int >= 1, got True"),
+        (lambda: batch_presence([3, 4], True), "batch_size must be an int, got bool"),
         (lambda: batch_presence([0, 0], 4), "class_counts must have a sample of at least one class"),
         (lambda: logit_adjustment([3, 0], batch_size=4), "no samples of class 1: its adjustment is -inf"),
     ],
 )
 def test_presence_refuses(call, message):
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises((TypeError, ValueError), match=message):
         call()
 
 
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda: DeferredReweighting([1, 2], start_epoch=-1), ValueError, "start_epoch must be >= 0, got -1"),
+        (
+            lambda: DeferredReweighting([1, 2], start_epoch=-1),
+            ValueError,
+            "start_epoch must be an int >= 0, got -1",
+        ),
         (lambda: DeferredReweighting([1, 2], start_epoch=1.0), TypeError, "start_epoch must be an int, got float"),
         (
             lambda: DeferredReweighting([1, -2], start_epoch=1),
@@ -290,7 +293,11 @@ def test_presence_refuses(call, message):
             ValueError,
             r"state must have the key 'epoch', got \['step'\]",
         ),
-        (lambda: DeferredReweighting([1], start_epoch=1).set_epoch(-1), ValueError, "epoch must be >= 0, got -1"),
+        (
+            lambda: DeferredReweighting([1], start_epoch=1).set_epoch(-1),
+            ValueError,
+            "epoch must be an int >= 0, got -1",
+        ),
         (
             lambda: DeferredReweighting([1], start_epoch=1).set_epoch(True),
             TypeError,

@@ -9,11 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from steelyard._common.labelled import by_class
 from steelyard._common.private_torch import is_transformed
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-Vector = Tensor | np.ndarray[Any, np.dtype[Any]] | Sequence[float]
+LARGEST = 1e30
+"""Of weights, adjustments and beta: with a loss, summed over a batch, they stay in the range of float32."""
+Vector = Tensor | np.ndarray[Any, np.dtype[Any]] | Sequence[float] | Mapping[Any, float]
 Beta = float | Literal["auto"]
 
 
@@ -49,9 +52,10 @@ def check_values(
         raise ValueError(f"{name} must have shape ({length},), got {tuple(values.shape)}")
     if values.device != logits.device:
         raise ValueError(f"{name} must be on the device of logits, {logits.device}, got {values.device}")
-    if values_readable(values, validate):
-        check_finite(name, values, low=low)
-    return values.to(compute_dtype(logits))
+    dtype = compute_dtype(logits)
+    if not values_readable(values, validate):
+        return values.to(dtype)
+    return check_range(name, values, dtype, low=low)
 
 
 def check_finite(name: str, values: Tensor, *, low: float = -math.inf, high: float = math.inf) -> None:
@@ -59,9 +63,31 @@ def check_finite(name: str, values: Tensor, *, low: float = -math.inf, high: flo
     bad = ~(torch.isfinite(values) & (values >= low) & (values <= high))
     if bool(bad.any()):
         position = int(bad.nonzero()[0])
-        limit = " and not negative" if low == 0 else f" and at least {low:g}" if low > -math.inf else ""
-        rule = f"lie in [{low:g}, {high:g}]" if high < math.inf else f"be finite{limit}"
+        least = " and not negative" if low == 0 else f" and at least {low:g}" if low > -LARGEST else ""
+        if high == LARGEST:
+            value = abs(float(values[position]))
+            rule = f"be finite{least}" + (f" and at most {LARGEST:g}" if LARGEST < value < math.inf else "")
+        else:
+            rule = f"lie in [{low:g}, {high:g}]" if high < math.inf else f"be finite{least}"
         raise ValueError(f"{name} must {rule}, got {float(values[position])} at position {position}")
+
+
+def check_range(
+    name: str, values: Tensor, dtype: torch.dtype, *, low: float = -LARGEST, high: float = LARGEST
+) -> Tensor:
+    """Return the values in another dtype after refusing those out of range and those that would become 0."""
+    check_finite(name, values, low=max(low, -LARGEST), high=high)
+    result = values.to(dtype)
+    if values.dtype in (dtype, torch.float16, torch.bfloat16):
+        return result
+    lost = (result == 0) & (values != 0)
+    if bool(lost.any()):
+        position = int(lost.nonzero()[0])
+        raise ValueError(
+            f"{name} must be 0 or large enough for {dtype_name(dtype)}, "
+            f"got {float(values[position])} at position {position}"
+        )
+    return result
 
 
 def check_vector(
@@ -69,22 +95,26 @@ def check_vector(
     values: Vector,
     size: int | None = None,
     *,
-    low: float = -math.inf,
-    high: float = math.inf,
+    low: float = -LARGEST,
+    high: float = LARGEST,
     positive: bool = False,
     dtype: torch.dtype | None = torch.float64,
     device: torch.device | str = "cpu",
+    class_names: Sequence[str] | None = None,
 ) -> Tensor:
     """Return a vector of finite numbers as a new tensor, or refuse it in one sentence.
 
     Args:
         name: of the argument, for the sentence.
-        values: tensor, NumPy array or sequence of numbers; bool and complex are none.
+        values: tensor, NumPy array, sequence, or by class, as a mapping or a pandas Series; bool and complex
+            are no numbers.
         size: how many there must be. Default: any number, at least one.
         low, high: least and largest value that is accepted: from 0 for weights.
         positive: refuse 0 too.
-        dtype: of the result. None: that of a floating tensor or array, else torch's default.
+        dtype: of the result. None: that of a tensor or array of float32 or float64, else torch's default, but at
+            least float32: values are not rounded because a model is.
         device: of the result.
+        class_names: the order of the names that a mapping may have as keys.
 
     Returns:
         (size,) tensor without a gradient.
@@ -98,38 +128,59 @@ def check_vector(
         tensor([1., 3.], dtype=torch.float64)
     """
     expected = "(K,)" if size is None else f"({size},)"
-    if isinstance(values, np.ndarray) and values.dtype.kind in "iuf":
-        tensor = torch.tensor(values if values.dtype in (np.float32, np.float64) else values.astype(np.float64))
-    elif isinstance(values, Sequence) and not isinstance(values, str | bytes):
-        if not all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in values):
-            odd = next(v for v in values if isinstance(v, bool) or not isinstance(v, numbers.Real))
+    labelled = by_class(name, values, class_names)
+    given: Any = values if labelled is None else labelled.values
+    if isinstance(given, np.ndarray) and given.dtype.kind in "iuf":
+        tensor = torch.from_numpy(np.array(given, dtype=np.float32 if given.dtype == np.float32 else np.float64))
+        found = None if given.dtype.kind != "f" else torch.float32 if given.dtype.itemsize < 8 else torch.float64
+    elif isinstance(given, Sequence) and not isinstance(given, str | bytes):
+        if not all(isinstance(v, numbers.Real) and not isinstance(v, bool) for v in given):
+            odd = next(v for v in given if isinstance(v, bool) or not isinstance(v, numbers.Real))
             raise TypeError(f"{name} must hold numbers, got a value of type {type(odd).__name__}")
-        given = torch.get_default_dtype() if dtype is None else torch.float64
-        tensor = torch.tensor([float(v) for v in values], dtype=given)
-    elif isinstance(values, Tensor) and values.dtype in FLOATS + INTEGERS:
-        tensor = values.detach()
+        tensor, found = torch.tensor([float(v) for v in given], dtype=torch.float64, device="cpu"), None
+    elif isinstance(given, Tensor) and given.dtype in FLOATS + INTEGERS:
+        tensor, found = given.detach(), given.dtype if given.is_floating_point() else None
     else:
-        came = type(values).__name__
-        if isinstance(values, Tensor | np.ndarray):
-            came = f"{came} of dtype {str(values.dtype).removeprefix('torch.')}"
+        came = type(given).__name__
+        if isinstance(given, Tensor | np.ndarray):
+            came = f"{came} of dtype {str(given.dtype).removeprefix('torch.')}"
         raise TypeError(f"{name} must be a tensor, an array or a sequence of numbers, got {came}")
     if tensor.dim() != 1 or (len(tensor) == 0 if size is None else len(tensor) != size):
         raise ValueError(f"{name} must have shape {expected}, got {tuple(tensor.shape)}")
     if dtype is None:
-        dtype = tensor.dtype if tensor.is_floating_point() else torch.get_default_dtype()
-    result = tensor.to(device=device, dtype=dtype, copy=True)
-    if values_readable(result, True):
-        check_finite(name, result, low=low, high=high)
-        if positive and bool((result == 0).any()):
-            raise ValueError(f"{name} must be positive, got 0 at position {int(result.argmin())}")
-    return result
+        dtype = torch.promote_types(torch.get_default_dtype() if found is None else found, torch.float32)
+    if tensor.is_meta:
+        if torch.device(device).type == "meta":
+            return tensor.to(dtype)
+        raise ValueError(
+            f"{name} must hold values, got a tensor on the meta device: give a list, or one made with device='cpu'"
+        )
+    if not values_readable(tensor, True):
+        return tensor.to(device=device, dtype=dtype, copy=True)
+    result = check_range(name, tensor, dtype, low=low, high=high)
+    if positive and bool((tensor == 0).any()):
+        raise ValueError(f"{name} must be positive, got 0 at position {int((tensor == 0).nonzero()[0])}")
+    return result.to(device=device, copy=True)
 
 
 def check_choice(name: str, value: object, choices: Sequence[str]) -> None:
     """Refuse a value outside `choices`, listing them."""
-    if value not in choices:
+    if not isinstance(value, str) or value not in choices:
         listed = ", ".join(repr(c) for c in choices)
-        raise ValueError(f"{name} must be one of {listed}, got {value!r}")
+        came = repr(value) if isinstance(value, str | int | float | None) else type(value).__name__
+        raise ValueError(f"{name} must be one of {listed}, got {came}")
+
+
+def check_names(class_names: Sequence[str]) -> tuple[str, ...]:
+    """Return class names as a tuple; one text is not the names of its letters."""
+    if isinstance(class_names, str) or not all(isinstance(one, str) for one in class_names):
+        came = (
+            "one text"
+            if isinstance(class_names, str)
+            else type(next(one for one in class_names if not isinstance(one, str))).__name__
+        )
+        raise TypeError(f"class_names must be a sequence of texts, one a class, got {came}")
+    return tuple(class_names)
 
 
 def check_same(name: str, before: Mapping[str, object], now: Mapping[str, object]) -> None:
@@ -141,8 +192,10 @@ def check_same(name: str, before: Mapping[str, object], now: Mapping[str, object
 
 def check_number(name: str, value: float, *, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a float after refusing what is not a finite number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    if isinstance(value, np.number):
+        value = float(value)
     if not (-math.inf < value < math.inf and low <= value <= high):  # so that torch.compile can trace it
         below = f" >= {low:g}" if math.isfinite(low) else ""
         limits = f" in [{low:g}, {high:g}]" if math.isfinite(high) else below
@@ -150,19 +203,29 @@ def check_number(name: str, value: float, *, low: float = -math.inf, high: float
     return float(value)
 
 
+def check_integer(name: str, value: int, *, low: int | None = None) -> int:
+    """Return `value` as an int after refusing what is none, or below `low`."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    if low is not None and value < low:
+        raise ValueError(f"{name} must be an int >= {low}, got {value}")
+    return int(value)
+
+
 def check_beta(beta: Beta, num_classes: int) -> float:
-    """A finite beta, or 2 log(K - 1) for "auto"; beyond 1e30 its products could leave the range of float32."""
-    if beta == "auto":
-        return 2 * math.log(max(num_classes - 1, 1))
+    """Return a finite beta, or 2 log(K - 1) for "auto"."""
     if isinstance(beta, str):
+        if beta == "auto":
+            return 2 * math.log(max(num_classes - 1, 1))
         raise ValueError(f"beta must be a number or 'auto', got {beta!r}")
-    return check_number("beta", beta, low=-1e30, high=1e30)
+    return check_number("beta", beta, low=-LARGEST, high=LARGEST)
 
 
-def check_flag(name: str, value: bool) -> None:
-    """Refuse what is no bool."""
-    if not isinstance(value, bool):
+def check_flag(name: str, value: bool) -> bool:
+    """Return `value` as a bool after refusing what is none."""
+    if not isinstance(value, bool | np.bool_):
         raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+    return bool(value)
 
 
 def compute_dtype(logits: Tensor) -> torch.dtype:

@@ -94,7 +94,9 @@ def audit_evidence(
     if len(names) != size:
         raise ValueError(f"class_names must be {size} names, got {len(names)}")
     tolerance = check_number("tolerance", tolerance, low=0, high=1)
-    given = setup.class_counts if class_counts is None else check_vector("class_counts", class_counts, size, low=0)
+    given = setup.class_counts
+    if class_counts is not None:
+        given = check_vector("class_counts", class_counts, size, low=0, class_names=class_names)
     if evidence.stated.several:
         return audit_outputs(evidence, given, names)
     seen = evidence.metric.class_counts

@@ -92,10 +92,3 @@ class FoldedSums(Metric):
         """
         values = torch.stack([statistic(sums, counts) for sums, counts in self.replicates()])
         return ((self.folds - 1) * values.var(0, correction=0)).sqrt()
-
-
-def check_size(name: str, value: int) -> int:
-    """Refuse what is no int >= 1."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} must be an int >= 1, got {value!r}")
-    return value

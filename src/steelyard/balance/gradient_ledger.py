@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import Vector
-from steelyard.balance.folded import FoldedSums, check_size
+from steelyard._common.checks import Vector, check_integer
+from steelyard.balance.folded import FoldedSums
 from steelyard.balance.law import Batch, balance_of, gradients, read_batch
 from steelyard.balance.laws import Balance
 from steelyard.balance.setup import TrainingSetup
@@ -55,10 +55,10 @@ class GradientLedger(FoldedSums):
             raise ValueError(
                 f"loss {setup.reading.name} is a function of the whole batch, so it has no gradients by class"
             )
-        rows = 2 if setup.kind(check_size("num_classes", num_classes)) != "labels" else num_classes
+        rows = 2 if setup.kind(check_integer("num_classes", num_classes, low=1)) != "labels" else num_classes
         # No two ledgers share their sums: setups hold functions, and nobody can say whether those are the same.
         identity = tuple(secrets.randbelow(2**20) for _ in range(8))
-        super().__init__(rows, num_classes, check_size("folds", folds), identity, **options)
+        super().__init__(rows, num_classes, check_integer("folds", folds, low=1), identity, **options)
         self.setup, self.num_classes = setup, num_classes
         self.by_label = setup.kind(num_classes) == "labels"
         shape = (folds, num_classes) if self.by_label else (folds, 2, num_classes)

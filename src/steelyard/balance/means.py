@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard._common.checks import check_choice, compute_dtype
-from steelyard.balance.folded import FoldedSums, check_size
+from steelyard._common.checks import check_choice, check_integer, compute_dtype
+from steelyard.balance.folded import FoldedSums
 from steelyard.targets import check_logits, check_target, class_means
 
 Link = Literal["softmax", "logistic"]
@@ -58,11 +58,12 @@ class MeanConfusion(FoldedSums):
         self, num_classes: int, *, link: Link, ignore_index: int = -100, folds: int = 1, **options: Any
     ) -> None:
         check_choice("link", link, ("softmax", "logistic"))
-        rows = max(check_size("num_classes", num_classes), 2)
+        rows = max(check_integer("num_classes", num_classes, low=1), 2)
         if num_classes == 1 and link == "softmax":
             raise ValueError('link must be "logistic" for one output, got "softmax"')
+        ignore_index = check_integer("ignore_index", ignore_index)
         identity = (int(link == "softmax"), ignore_index)
-        super().__init__(rows, num_classes, check_size("folds", folds), identity, **options)
+        super().__init__(rows, num_classes, check_integer("folds", folds, low=1), identity, **options)
         self.num_classes, self.link, self.ignore_index = num_classes, link, ignore_index
         self.add_state("square_sums", torch.zeros_like(self.fold_sums[0]), dist_reduce_fx="sum")
 

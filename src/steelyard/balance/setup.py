@@ -9,7 +9,7 @@ from typing import get_args
 import torch
 from torch import Tensor, nn
 
-from steelyard._common.checks import Vector, check_choice, check_number, check_vector
+from steelyard._common.checks import Vector, check_choice, check_integer, check_names, check_number, check_vector
 from steelyard._common.text import listed
 from steelyard.balance.means import Link
 from steelyard.balance.readings import (
@@ -116,20 +116,23 @@ class TrainingSetup:
         **more: object,
     ) -> None:
         options = {**(options or {}), **more}
+        names = None if class_names is None else check_names(class_names)
+
+        def vector(name: str, values: Vector | None, low: float = -math.inf) -> Tensor | None:
+            return None if values is None else check_vector(name, values, low=low, class_names=names)
+
         vectors = {
-            "class_weights": _vector("class_weights", class_weights, low=0),
-            "pos_weight": _vector("pos_weight", pos_weight, low=0),
-            "sampler_weights": _vector("sampler_weights", sampler_weights, low=0),
-            "logit_adjustment": _vector("logit_adjustment", logit_adjustment),
-            "logit_shift": _vector("logit_shift", logit_shift),
-            "class_counts": _vector("class_counts", class_counts, low=0),
+            "class_weights": vector("class_weights", class_weights, 0),
+            "pos_weight": vector("pos_weight", pos_weight, 0),
+            "sampler_weights": vector("sampler_weights", sampler_weights, 0),
+            "logit_adjustment": vector("logit_adjustment", logit_adjustment),
+            "logit_shift": vector("logit_shift", logit_shift),
+            "class_counts": vector("class_counts", class_counts, 0),
         }
         if label_smoothing is not None:
             label_smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1)
-        if batch_size is not None and (
-            isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1
-        ):
-            raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
+        if batch_size is not None:
+            batch_size = check_integer("batch_size", batch_size, low=1)
         stated: dict[str, object] = {}
         if isinstance(loss, str):
             stated |= {} if vectors["pos_weight"] is None else {"pos_weight": vectors["pos_weight"]}
@@ -157,7 +160,6 @@ class TrainingSetup:
         shift = vectors["logit_shift"]
         if targets == "binary" and shift is not None and len(shift) == 1:  # of the only logit: class 1 against 0
             vectors["logit_shift"] = torch.cat([torch.zeros_like(shift), shift])
-        names = None if class_names is None else tuple(class_names)
         for key, value in (
             *vectors.items(),
             ("loss", loss),
@@ -356,10 +358,6 @@ def gradient_of_classes(setup: TrainingSetup, logits: Tensor) -> Tensor:
     stacked = logits[:, None].expand(rows, size, size).reshape(-1, size)
     target = torch.arange(size, device=logits.device).repeat(rows)
     return eager_gradient(setup.per_sample, stacked, target).reshape(rows, size, size)
-
-
-def _vector(name: str, values: Vector | None, *, low: float = -math.inf) -> Tensor | None:
-    return None if values is None else check_vector(name, values, low=low)
 
 
 def _parts(vectors: Mapping[str, Tensor | None]) -> dict[str, Tensor]:

@@ -183,14 +183,9 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
 def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **options: Any) -> None:
     """Say what class weights did to a trained model.
 
-<<<<<<< HEAD
-    FILE holds logits and labels: parquet, Arrow, CSV, NPZ or NPY; or it is a folder or a quoted glob of tables,
-    which are one data set. What was read as what is said first; other columns are left out.
-=======
     FILE holds its logits on its training samples, and their labels: parquet, Arrow, CSV, NPZ or NPY; or it is a
     folder or a quoted glob of tables, which are one data set. What was read as what is said first; other columns
     are left out.
->>>>>>> tables
     """
     from steelyard.commands.audit import audit_file
 

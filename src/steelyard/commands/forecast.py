@@ -11,14 +11,8 @@ import torch
 from torch import Tensor
 
 import steelyard
-<<<<<<< HEAD
 from steelyard._common.files import check_folder, filled_folder, write_atomically, write_csv, write_json
 from steelyard._common.memory import check_memory
-=======
-from steelyard._common.files import write_atomically, write_json
-from steelyard._common.memory import check_memory
-from steelyard._common.text import inert
->>>>>>> tables
 from steelyard.data import Predictions, open_predictions
 from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
 from steelyard.notation import parse_loss, parse_weights

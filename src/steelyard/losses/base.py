@@ -6,24 +6,18 @@ tests that every loss meets. Nothing here knows a loss by name.
 """
 
 import copy
-import inspect
-import warnings
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
-from steelyard._common.checks import (
-    REDUCTIONS,
-    Reduction,
-    check_values,
-    compute_dtype,
-    dtype_name,
-)
+from steelyard._common.checks import REDUCTIONS, Reduction, compute_dtype, dtype_name
 from steelyard._common.text import nearest
 from steelyard.losses.constant import constant_solution
-from steelyard.losses.options import NORMALIZATIONS, Link, Normalization, Option, buffer_of, option
+from steelyard.losses.mixing import mixed, sample_weights
+from steelyard.losses.options import NORMALIZATIONS, Link, Normalization, Option, option
+from steelyard.losses.vectors import checked, held, on_device, take_from_torch
 from steelyard.targets import (
     WORDS,
     Kind,
@@ -39,6 +33,9 @@ from steelyard.targets import (
 )
 from steelyard.weights.adjustments import initial_bias
 from steelyard.weights.counts import Counts, count_tensor
+
+if TYPE_CHECKING:
+    from steelyard.losses.function import LossFunction
 
 Options = Mapping[str, Any]
 
@@ -118,6 +115,7 @@ class Loss(nn.Module):
         None,
         "look at the values of target and weights. Default: on the CPU only, where it is free of synchronisation; "
         "elsewhere a label out of range fails in the device's own assertion.",
+        kind="flag",
     )
 
     def __init_subclass__(cls, **rest: Any) -> None:
@@ -133,7 +131,7 @@ class Loss(nn.Module):
         }
         for key, value in declared.items():
             if value.kind == "vector" or value.of != "both":
-                delattr(cls, key)  # a buffer of the instance
+                delattr(cls, key)  # the instance has it
             else:
                 setattr(cls, key, value.default)
 
@@ -142,14 +140,32 @@ class Loss(nn.Module):
         if nameless:
             raise TypeError(f"{type(self).__name__} takes its options by name, such as {self.torch_weight}=...")
         for key, value in self.complete(given, of="module").items():
-            if self.options[key].kind == "vector":
-                # Not persistent: a checkpoint of a model that owns its loss loads whatever the weights are now.
-                self.register_buffer(key, buffer_of(key, value, self.options[key].low), persistent=False)
-            else:
-                setattr(self, key, value)
+            setattr(self, key, value)
 
     def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
-        return self.evaluate(logits, target, sample_weight, self.chosen())
+        return self.evaluate(logits, target, sample_weight, self.placed(logits))
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        one = self.options.get(key)
+        if one is None or one.kind != "vector":
+            super().__setattr__(key, value)
+        else:  # no buffer: see `vectors`
+            vars(self)[key] = held(key, value, one)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        """Move vectors and buffers to other devices; keep their values, and their dtypes unless a wider one is
+        asked for."""
+        before = {key: buffer for key, buffer in self._buffers.items() if buffer is not None}
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        for key, old in before.items():
+            new = self._buffers[key]
+            assert new is not None
+            if old.is_meta and not new.is_meta:  # without values: as where nothing was seen yet
+                self._buffers[key] = torch.zeros_like(old, device=new.device)
+            else:
+                self._buffers[key] = old.to(new.device, torch.promote_types(old.dtype, new.dtype))
+        on_device(self, fn(torch.empty(0, device="cpu")).device)
+        return self
 
     @property
     def weight(self) -> Tensor:
@@ -168,6 +184,10 @@ class Loss(nn.Module):
     def chosen(self) -> dict[str, Any]:
         """Return the options as they are now."""
         return {key: getattr(self, key, None) for key in self.options}
+
+    def placed(self, beside: Tensor) -> dict[str, Any]:
+        """Return the options as they are now, vectors on the device of a tensor."""
+        return self.chosen() | (on_device(self, beside.device) if isinstance(beside, Tensor) else {})
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each sample as trained, without the weight of its class: (N,) of (N, K) logits.
@@ -191,7 +211,7 @@ class Loss(nn.Module):
             "validate": False,
             "ignore_index": -100,
         }
-        return self.evaluate(logits, target, None, self.chosen() | plain)
+        return self.evaluate(logits, target, None, self.placed(logits) | plain)
 
     def first_bias(self, class_counts: Counts, *, num_samples: int | None = None) -> Tensor:
         r"""Return the logits of a model that knows the class counts alone: a first bias for its head.
@@ -218,7 +238,7 @@ class Loss(nn.Module):
             tensor([0.6012, 0.3988])
         """
         start = initial_bias(class_counts, self.link, num_samples=num_samples).double()
-        exact = copy.deepcopy(self).double()
+        exact = copy.deepcopy(self).cpu()
         if exact.logit_adjustment is not None:
             start = start - exact.logit_adjustment
         self._check_positives()
@@ -232,7 +252,7 @@ class Loss(nn.Module):
 
     def extra_repr(self) -> str:
         shown = {k: v for k, v in self.chosen().items() if v is not None and not isinstance(v, Tensor)}
-        vectors = {k: f"({len(v)},)" for k, v in self.named_buffers(recurse=False) if v.dim() == 1}
+        vectors = {k: f"({len(v)},)" for k, v in self.chosen().items() if isinstance(v, Tensor)}
         return ", ".join(f"{k}={v}" for k, v in (shown | vectors).items())
 
     @classmethod
@@ -267,9 +287,9 @@ class Loss(nn.Module):
         class_weights, ignored = vectors["class_weights"], targets.is_ignored()
         if ignored is not None:  # ignored rows may hold anything, NaN too
             rows = rows.masked_fill(ignored[:, None], 0.0)
-        weights = _sample_weights(targets, class_weights)  # (M,)
+        weights = sample_weights(targets, class_weights)  # (M,)
         if targets.dense is not None:
-            targets = _mixed(
+            targets = mixed(
                 targets, class_weights, options.get("label_smoothing", 0.0), options.get("link", cls.link)
             )
         losses = cls.formula(rows, targets, **{key: vectors.get(key, options[key]) for key in cls.own})
@@ -302,7 +322,8 @@ class Loss(nn.Module):
         binary = cls.why_labels is None and options.get("link", cls.link) == "logistic"
         layout = layout_of(logits, options["class_dim"], binary=binary)
         targets = cls._read(logits, target, layout, options)
-        vectors = cls._vectors(logits, layout, options)
+        outputs = 1 if layout.class_dim == -1 else logits.shape[layout.class_dim]
+        vectors = checked(cls.options, options, logits, outputs, options.get("link", cls.link))
         rows, adjustment = rows_of(logits, layout), vectors["logit_adjustment"]
         return layout, targets, rows if adjustment is None else rows.to(adjustment.dtype) + adjustment, vectors
 
@@ -361,117 +382,11 @@ class Loss(nn.Module):
             smoothing=options.get("label_smoothing", 0.0),
         )
 
-    @classmethod
-    def _vectors(cls, logits: Tensor, layout: Layout, options: Options) -> dict[str, Tensor | None]:
-        """Return the options of one value per class or output, checked, in the dtype that the loss computes in."""
-        outputs = 1 if layout.class_dim == -1 else logits.shape[layout.class_dim]
-        link = options.get("link", cls.link)
-        found: dict[str, Tensor | None] = {"class_weights": None, "logit_adjustment": None}
-        for key, one in cls.options.items():
-            if one.kind != "vector":
-                continue
-            two = one.per == "class" and outputs == 1 and link == "logistic"
-            value = options[key]
-            one.check_link(key, value, link)
-            if value is not None:
-                value = check_values(
-                    key,
-                    value,
-                    length=2 if two else outputs,
-                    logits=logits,
-                    validate=options["validate"],
-                    low=one.low,
-                )
-            found[key] = value
-        return found
-
     def _load_from_state_dict(self, state_dict: Any, prefix: str, *rest: Any) -> None:
-        """Take the weights that a checkpoint holds of torch's loss in this place, where this one has none."""
-        for theirs, ours in (("weight", self.torch_weight), ("pos_weight", "pos_weight")):
-            found = state_dict.pop(prefix + theirs, None)
-            if found is None:
-                continue
-            if ours not in self.options:
-                raise ValueError(f"a checkpoint's {prefix}{theirs} has no place in {self.name}")
-            self.options[ours].check_link(ours, found, self.link)
-            mine = getattr(self, ours)
-            if mine is None:
-                self.register_buffer(ours, buffer_of(ours, found, 0.0), persistent=False)
-            elif mine.shape != found.shape or not torch.equal(mine, found.to(mine)):
-                warnings.warn(
-                    f"the checkpoint's {prefix}{theirs} differs from the {ours} of this loss, which stay",
-                    stacklevel=2,
-                )
+        take_from_torch(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *rest)
 
 
 Loss.options = {key: value for key, value in vars(Loss).items() if isinstance(value, Option)}
 for _key in Loss.options:
     delattr(Loss, _key)  # subclasses have the values
-
-
-class LossFunction(Protocol):
-    """A loss as a function of logits and target, with its options as keywords."""
-
-    __name__: str
-    __signature__: inspect.Signature
-
-    def __call__(
-        self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None, **options: Any
-    ) -> Tensor: ...
-
-
-def function_of(loss: type[Loss], name: str) -> LossFunction:
-    """Return the function of a loss: as its module, with every option a keyword of the call."""
-
-    def function(
-        logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None, **options: Any
-    ) -> Tensor:
-        return loss.evaluate(logits, target, sample_weight, loss.complete(options, of="function"))
-
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    taken = {key: one for key, one in loss.options.items() if one.of != "module"}
-    signature = inspect.signature(function)
-    parameters = [p for p in signature.parameters.values() if p.kind != inspect.Parameter.VAR_KEYWORD]
-    parameters += [inspect.Parameter(key, keyword, default=one.default) for key, one in taken.items()]
-    function.__name__ = function.__qualname__ = name
-    function.__module__ = loss.__module__
-    function.__doc__ = (
-        f"Return the {loss.name} loss; :class:`{loss.__name__}` has its formula and options; weights are tensors."
-    )
-    function.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
-    loss.function = staticmethod(function)  # type: ignore[assignment]
-    return function  # type: ignore[return-value]
-
-
-def _sample_weights(targets: Targets, class_weights: Tensor | None) -> Tensor | None:
-    """Return what each sample weighs by its class, (M,)."""
-    if class_weights is None:
-        return None
-    if targets.labels is not None:
-        return class_weights[targets.labels]
-    assert targets.dense is not None
-    if targets.dense.shape[1] == 1:  # one binary output: two classes
-        return class_weights[0] + targets.dense[:, 0] * (class_weights[1] - class_weights[0])
-    return targets.dense @ class_weights
-
-
-def _mixed(targets: Targets, class_weights: Tensor | None, smoothing: float, link: Link) -> Targets:
-    """Return dense targets with smoothing and class weights in them: a soft target mixes samples of its
-    classes."""
-    T = targets.dense
-    assert T is not None
-    if link == "softmax":
-        T = T if class_weights is None else T * class_weights
-        if smoothing:
-            T = (1 - smoothing) * T + smoothing / T.shape[1] * T.sum(1, keepdim=True)
-        return targets._replace(dense=T)
-    others = 1 - T
-    if class_weights is not None:  # before smoothing: a sample's weight multiplies its whole loss
-        T, others = T * class_weights[1], others * class_weights[0]
-    if smoothing:
-        half = smoothing / 2
-        T, others = (1 - half) * T + half * others, (1 - half) * others + half * T
-    if targets.ignored is not None:
-        T, others = T.masked_fill(targets.ignored, 0.0), others.masked_fill(targets.ignored, 0.0)
-    return targets._replace(dense=T, others=others)

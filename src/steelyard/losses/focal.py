@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from steelyard.losses.base import Loss, function_of
+from steelyard.losses.base import Loss
+from steelyard.losses.function import function_of
 from steelyard.losses.one_vs_all import one_vs_all, softplus
 from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT, Link, option
 from steelyard.losses.registry import register
@@ -12,14 +13,20 @@ from steelyard.targets import Targets
 
 def softmax_focal(z: Tensor, target: Targets, gamma: float) -> Tensor:
     r"""Return :math:`-(1 - p_y)^\gamma \log p_y` over softmax, (M,) of (M, K) logits."""
+    if target.labels is not None and not target.smoothing:
+        label = target.labels[:, None]
+        info = torch.finfo(z.dtype)
+        others = z.scatter(1, label, info.min)
+        top = others.amax(1, keepdim=True).detach().clamp(max=info.max)
+        # log((1 - p) / p), as 1 - p itself would cancel
+        odds = torch.logsumexp(others - top, 1) + (top - z.gather(1, label))[:, 0]
+        return torch.exp(-gamma * softplus(-odds)) * softplus(odds) if gamma else softplus(odds)
 
     def of(log_p: Tensor) -> Tensor:
         miss = -torch.expm1(log_p)  # 1 - p, without cancellation; kept from 0, where its powers have no derivative
         return -(miss.clamp(min=torch.finfo(z.dtype).tiny) ** gamma) * log_p
 
     log_p = torch.log_softmax(z, 1)
-    if target.labels is not None and not target.smoothing:  # of the label alone
-        return of(target.dot(log_p))
     if target.dense is not None:  # what counts for nothing may be a logit of minus infinity
         log_p = log_p.masked_fill(target.dense == 0, 0.0)
     return target.dot(of(log_p))

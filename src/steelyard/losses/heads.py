@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from steelyard._common.checks import check_integer
 from steelyard.kernels.lgl_inr.group import check_group
+from steelyard.losses.base import Loss
 from steelyard.losses.lgl_inr import LGLINRLoss
 from steelyard.losses.linear import (
-    check_chunk_size,
     check_num_sampled,
     held_range,
     lgl_inr_linear,
@@ -41,13 +42,12 @@ class _LossLinear(nn.Module):
         column_group: "ProcessGroup | None",
     ) -> None:
         super().__init__()
-        for name, value in (("in_features", in_features), ("num_classes", num_classes)):
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be an int >= 1, got {value!r}")
+        in_features = check_integer("in_features", in_features, low=1)
+        num_classes = check_integer("num_classes", num_classes, low=1)
         if num_sampled is not None:
-            check_num_sampled(num_sampled, num_classes)
+            num_sampled = check_num_sampled(num_sampled, num_classes)
         if chunk_size is not None:
-            check_chunk_size(chunk_size)
+            chunk_size = check_integer("chunk_size", chunk_size, low=1)
         self.in_features, self.num_classes = in_features, num_classes
         self.num_sampled, self.chunk_size, self.column_group = num_sampled, chunk_size, column_group
         held = num_classes
@@ -88,8 +88,9 @@ class _LossLinear(nn.Module):
             chunk_size=self.chunk_size,
         )
 
-    def _options(self) -> dict[str, Any]:
-        return {
+    def _options(self, loss: Loss, input: Tensor, beside: tuple[str, ...]) -> dict[str, Any]:
+        """Return the arguments of the function: those of the loss, without the ones that a head does not have."""
+        return {key: value for key, value in loss.placed(input).items() if key not in beside} | {
             "linear_bias": self.bias,
             "num_sampled": self.num_sampled if self.training else None,
             "column_group": self.column_group,
@@ -156,21 +157,8 @@ class LGLINRLinear(_LossLinear):
         self.loss.to(device)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        loss = self.loss
-        return lgl_inr_linear(
-            input,
-            self.weight,
-            target,
-            beta=loss.beta,
-            detach_weights=loss.detach_weights,
-            output_weights=loss.output_weights,
-            pos_weight=loss.pos_weight,
-            logit_adjustment=loss.logit_adjustment,
-            ignore_index=loss.ignore_index,
-            reduction=loss.reduction,
-            validate=loss.validate,
-            **self._options(),
-        )
+        beside = ("process_group", "statistics", "momentum", "mean_confusion", "class_dim")
+        return lgl_inr_linear(input, self.weight, target, **self._options(self.loss, input, beside))
 
 
 class LogisticLinear(_LossLinear):
@@ -216,18 +204,6 @@ class LogisticLinear(_LossLinear):
         self.loss.to(device)
 
     def forward(self, input: Tensor, target: Tensor) -> Tensor:
-        loss = self.loss
         return logistic_linear(
-            input,
-            self.weight,
-            target,
-            output_weights=loss.output_weights,
-            pos_weight=loss.pos_weight,
-            class_weights=loss.class_weights,
-            logit_adjustment=loss.logit_adjustment,
-            ignore_index=loss.ignore_index,
-            reduction=loss.reduction,
-            normalization=loss.normalization,
-            validate=loss.validate,
-            **self._options(),
+            input, self.weight, target, **self._options(self.loss, input, ("label_smoothing", "class_dim"))
         )

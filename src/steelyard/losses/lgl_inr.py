@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import Beta, check_beta, check_vector, compute_dtype
+from steelyard._common.checks import Beta, check_beta, check_integer, check_vector, compute_dtype
 from steelyard.kernels.lgl_inr.dispatch import lgl_inr_columns
 from steelyard.kernels.lgl_inr.group import check_group, group_class_sums, lgl_inr_group_columns
-from steelyard.losses.base import Loss, Options, function_of
+from steelyard.losses.base import Loss, Options
+from steelyard.losses.function import function_of
 from steelyard.losses.one_vs_all import softplus
 from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT, option
 from steelyard.losses.registry import register
@@ -83,7 +84,8 @@ class LGLINRLoss(Loss):
     confusion P, not from the batch: with many classes and small batches a batch holds one or two samples of a
     class, and its own P is noise. Row k is set by the first batch with class k, then moves by ``momentum``
     towards each further one; :math:`\omega` is normalised over the classes in the batch, as ever, and is a
-    constant in the gradient. The average moves in training mode only and is part of ``state_dict``.
+    constant in the gradient. The average moves in training mode only, by classes without NaN in the batch, and is
+    part of ``state_dict``.
 
     Args:
         beta: from -1e30 to 1e30; 0 weights the non-target classes evenly, large values keep the hardest. The
@@ -162,15 +164,17 @@ class LGLINRLoss(Loss):
         super().__init__(*nameless, **given)
         if self.process_group is not None:
             check_group(self.process_group)
-        if self.beta != "auto":
-            self.beta = check_beta(self.beta, 1)
+        beta = check_beta(self.beta, 1)
+        if not isinstance(self.beta, str):
+            self.beta = beta
         if self.statistics == "running":
-            size = self.num_classes
             if self.momentum == 0:
                 raise ValueError("momentum must be in (0, 1], got 0, with which the average would never move")
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f'statistics="running" needs num_classes, an int >= 1, got {size}')
-            self.register_buffer("running_mean_confusion", torch.zeros(size, size))
+            if self.num_classes is None:
+                raise ValueError('statistics="running" needs num_classes, an int >= 1, got None')
+            size = self.num_classes = check_integer("num_classes", self.num_classes, low=1)
+            dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+            self.register_buffer("running_mean_confusion", torch.zeros(size, size, dtype=dtype))
             self.register_buffer("num_batches_tracked", torch.zeros(size, dtype=torch.long))
 
     running_mean_confusion: Tensor
@@ -191,7 +195,7 @@ class LGLINRLoss(Loss):
         return bias if self.logit_adjustment is None else bias - self.logit_adjustment.to(bias)
 
     def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
-        options: dict[str, Any] = self.chosen() | {"mean_confusion": None}
+        options: dict[str, Any] = self.placed(logits) | {"mean_confusion": None}
         if self.statistics == "running":
             self._update(logits, target, options)
             seen = self.num_batches_tracked[:, None] > 0
@@ -256,9 +260,12 @@ class LGLINRLoss(Loss):
             labels = targets.labels if ignored is None else targets.labels.masked_fill(ignored, self.ignore_index)
             sums, counts = group_class_sums(probabilities, labels, self.ignore_index, self.process_group)
         batch = sums / counts.clamp(min=1)[:, None]
-        share = torch.where(self.num_batches_tracked == 0, 1.0, self.momentum) * (counts > 0)
-        average.lerp_(batch, share[:, None].to(average.dtype))
-        self.num_batches_tracked.add_((counts > 0).long())
+        here = (counts > 0) & batch.isfinite().all(
+            1
+        )  # a step of NaN, which a gradient scaler skips, moves nothing
+        share = torch.where(self.num_batches_tracked == 0, 1.0, self.momentum) * here
+        average.lerp_(batch.masked_fill(~here[:, None], 0.0), share[:, None].to(average.dtype))
+        self.num_batches_tracked.add_(here.long())
 
 
 lgl_inr_loss = function_of(LGLINRLoss, "lgl_inr_loss")

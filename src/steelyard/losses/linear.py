@@ -15,6 +15,7 @@ from steelyard._common.checks import (
     check_beta,
     check_choice,
     check_flag,
+    check_integer,
     check_values,
     check_weights,
 )
@@ -108,7 +109,7 @@ def lgl_inr_linear(
     output_weights = head.check("output_weights", output_weights)
     pos_weight = head.check("pos_weight", pos_weight)
     beta = check_beta(beta, head.num_classes)
-    check_flag("detach_weights", detach_weights)
+    detach_weights = check_flag("detach_weights", detach_weights)
     check_choice("reduction", reduction, REDUCTIONS)
     share = 1.0 if reduction == "sum" else 1.0 / head.num_classes
 
@@ -253,8 +254,7 @@ def linear_topk(
         tensor([[0, 2]])
     """
     head = _Checked(input, linear_weight, None, linear_bias, None, -100, column_group, num_classes, False)
-    if isinstance(k, bool) or not isinstance(k, int):
-        raise TypeError(f"k must be an int, got {type(k).__name__}")
+    k = check_integer("k", k)
     if not 1 <= k <= head.num_classes:
         raise ValueError(f"k must be from 1 to {head.num_classes}, the number of classes, got {k}")
     with torch.no_grad():
@@ -372,8 +372,7 @@ class _Checked:
     def chunk(self, chunk_size: int | None) -> int:
         if chunk_size is None:
             return chunk_columns(len(self.input), self.held, self.input.device.type)
-        check_chunk_size(chunk_size)
-        return min(chunk_size, self.held)
+        return min(check_integer("chunk_size", chunk_size, low=1), self.held)
 
     def loss(self, name: str, factor: Tensor | None, *rest: Any) -> Tensor:
         input = self.input if self.group is None else _Shared.apply(self.input, self.group)  # type: ignore[no-untyped-call]
@@ -396,7 +395,7 @@ class _Checked:
         Labels become slots, so that this is a head like any other, whose columns weigh 1, K / num_sampled, or 0
         where a slot is empty or its column is there already.
         """
-        check_num_sampled(num_sampled, self.num_classes)
+        num_sampled = check_num_sampled(num_sampled, self.num_classes)
         if reduction == "none":
             raise ValueError("num_sampled estimates a sum over columns: reduction must be mean or sum, got 'none'")
         if self.group is not None:
@@ -421,24 +420,19 @@ class _Checked:
         return scale
 
 
-def check_chunk_size(chunk_size: int) -> None:
-    """Refuse what is no number of columns."""
-    if isinstance(chunk_size, bool) or not isinstance(chunk_size, int) or chunk_size < 1:
-        raise ValueError(f"chunk_size must be an int >= 1, got {chunk_size!r}")
-
-
-def check_num_sampled(num_sampled: int, num_classes: int) -> None:
-    """Refuse what is no number of sampled columns."""
-    if isinstance(num_sampled, bool) or not isinstance(num_sampled, int):
-        raise TypeError(f"num_sampled must be an int, got {type(num_sampled).__name__}")
+def check_num_sampled(num_sampled: int, num_classes: int) -> int:
+    """Return a number of sampled columns after refusing what is none."""
+    num_sampled = check_integer("num_sampled", num_sampled)
     if not 1 <= num_sampled <= num_classes:
         raise ValueError(f"num_sampled must be from 1 to {num_classes}, the columns, got {num_sampled}")
+    return num_sampled
 
 
 def _held_columns(held: int, group: "ProcessGroup", num_classes: int | None) -> tuple[int, int]:
     """Return the first of this process's columns, and the number of all."""
-    if isinstance(num_classes, bool) or not isinstance(num_classes, int):
-        raise TypeError(f"num_classes must be an int with column_group, got {type(num_classes).__name__}")
+    if num_classes is None:
+        raise TypeError("num_classes must be an int with column_group, got None")
+    num_classes = check_integer("num_classes", num_classes, low=1)
     first, last = held_range(num_classes, group)
     if held != last - first:
         raise ValueError(

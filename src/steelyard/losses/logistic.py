@@ -2,7 +2,8 @@
 
 from torch import Tensor
 
-from steelyard.losses.base import Loss, function_of
+from steelyard.losses.base import Loss
+from steelyard.losses.function import function_of
 from steelyard.losses.one_vs_all import one_vs_all, softplus
 from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT
 from steelyard.losses.registry import register

@@ -4,10 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-import torch
-from torch import Tensor
-
-from steelyard._common.checks import Vector, check_choice, check_flag, check_number, check_vector
+from steelyard._common.checks import check_choice, check_flag, check_integer, check_number
 
 Link = Literal["softmax", "logistic"]
 Normalization = Literal["weights", "count", "none"]
@@ -50,12 +47,12 @@ class Option:
         """Return the value, or refuse it in one sentence; vectors are checked where their length is known."""
         if self.kind == "number":
             return check_number(name, value, low=self.low, high=self.high)
+        if self.kind == "integer":
+            return check_integer(name, value)
+        if self.kind == "flag" and not (value is None and self.default is None):
+            return check_flag(name, value)
         if self.kind == "choice":
             check_choice(name, value, self.choices)
-        if self.kind == "flag":
-            check_flag(name, value)
-        if self.kind == "integer" and (isinstance(value, bool) or not isinstance(value, int)):
-            raise TypeError(f"{name} must be an int, got {type(value).__name__}")
         return value
 
 
@@ -70,11 +67,3 @@ POS_WEIGHT: Any = Option(
 OUTPUT_WEIGHTS: Any = Option(
     None, "(K,) weight of each output's whole loss.", kind="vector", low=0, link="logistic"
 )
-
-
-def buffer_of(name: str, value: Vector | None, low: float) -> Tensor | None:
-    """Return a module's own copy of a vector, floating, after refusing what can be none."""
-    if value is None:
-        return None
-    device = value.device if isinstance(value, Tensor) else torch.get_default_device()
-    return check_vector(name, value, low=low, dtype=None, device=device)

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard.losses.base import Loss, function_of
+from steelyard.losses.base import Loss
+from steelyard.losses.function import function_of
 from steelyard.losses.options import NORMALIZATIONS, Normalization, option
 from steelyard.losses.registry import register
 from steelyard.targets import Targets

@@ -2,6 +2,14 @@
 
 from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
 from steelyard.weights.class_weights import class_weights
+from steelyard.weights.counts import class_counts
 from steelyard.weights.schedules import DeferredReweighting
 
-__all__ = ["DeferredReweighting", "batch_presence", "class_weights", "initial_bias", "logit_adjustment"]
+__all__ = [
+    "DeferredReweighting",
+    "batch_presence",
+    "class_counts",
+    "class_weights",
+    "initial_bias",
+    "logit_adjustment",
+]

@@ -5,7 +5,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import check_choice, check_number
+from steelyard._common.checks import check_choice, check_integer, check_number
 from steelyard.weights.counts import Counts, count_tensor, some_classes
 
 _MOST_NUMBERS = 1 << 20  # of an intermediate table
@@ -50,11 +50,12 @@ def initial_bias(
     if num_samples is not None:
         if link == "softmax":
             raise ValueError("num_samples is for multi-label targets, of link 'logistic', got it with 'softmax'")
-        if isinstance(num_samples, bool) or not isinstance(num_samples, int) or num_samples < int(counts.max()):
+        num_samples = check_integer("num_samples", num_samples)
+        if num_samples < int(counts.max()):
             raise ValueError(
-                f"num_samples must be an int >= the largest count, {int(counts.max())}, got {num_samples!r}"
+                f"num_samples must be an int >= the largest count, {int(counts.max())}, got {num_samples}"
             )
-        total = torch.tensor(float(num_samples), dtype=torch.float64)
+        total = torch.full_like(total, num_samples)
     if bool((counts == 0).any()):
         raise ValueError(
             f"class_counts has no samples of {some_classes(counts == 0, class_counts, None)}: its bias is -inf"
@@ -97,13 +98,12 @@ def batch_presence(class_counts: Counts, batch_size: int) -> Tensor:
         tensor([1.0000, 0.9981, 0.4855], dtype=torch.float64)
     """
     n = count_tensor(class_counts).double()
-    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
-        raise ValueError(f"batch_size must be an int >= 1, got {batch_size!r}")
+    batch_size = check_integer("batch_size", batch_size, low=1)
     total = int(n.sum())
     if total == 0:
         raise ValueError("class_counts must have a sample of at least one class, got none")
     log_absent = torch.zeros_like(n)
-    drawn = torch.arange(min(batch_size, total))
+    drawn = torch.arange(min(batch_size, total), device=n.device)
     for part in torch.split(drawn, max(1, _MOST_NUMBERS // len(n))):
         log_absent += torch.log1p(-(n / (total - part)[:, None]).clamp(max=1)).sum(0)
     return -torch.expm1(log_absent)

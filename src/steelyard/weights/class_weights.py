@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import check_choice, check_number
+from steelyard._common.checks import check_choice, check_number, dtype_name
 from steelyard.weights.counts import Counts, count_tensor, some_classes
 
 Scheme = Literal["none", "inverse", "sqrt_inverse", "effective_number", "median_frequency", "balanced", "power"]
@@ -45,8 +45,9 @@ def class_weights(
     1, which matters where the loss does not divide by the weights, and for the learning rate.
 
     Args:
-        class_counts: K counts: sequence, array, tensor, or a mapping from class to count. Keys that are integers
-            must be 0 to K - 1; names are ordered by ``class_names``, or as they come.
+        class_counts: K counts, not labels (:func:`~steelyard.class_counts` counts those): sequence, array, tensor,
+            or by class, as a mapping or a pandas Series. Keys are class indices, 0 to K - 1, as whole numbers of
+            any type, or names, ordered by ``class_names``; without them names must come in alphabetical order.
         scheme: see above.
         beta: of ``effective_number``, in [0, 1): 0 is uniform, the limit 1 is ``inverse``. Default: 0.999.
         exponent: of ``power``, >= 0. Default: 0.5.
@@ -64,7 +65,11 @@ def class_weights(
 
     Raises:
         TypeError: an argument of another type than described.
-        ValueError: counts that are no counts, an unknown scheme, an option that the scheme does not have.
+        ValueError: counts that are no counts, an unknown scheme, an option that the scheme does not have, weights
+            that the dtype cannot hold.
+
+    Warns:
+        UserWarning: counts that look like labels: more values than classes that they could name.
 
     Source:
         Effective number: Cui et al., CVPR 2019. Median frequency: Eigen and Fergus, ICCV 2015.
@@ -77,8 +82,8 @@ def class_weights(
     """
     check_choice("scheme", scheme, get_args(Scheme))
     check_choice("on_empty", on_empty, get_args(OnEmpty))
-    if not dtype.is_floating_point:
-        raise TypeError(f"dtype must be floating point, got {str(dtype).removeprefix('torch.')}")
+    if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
+        raise TypeError(f"dtype must be floating point, got {dtype_name(dtype)}")
     for option, value, owner in (("beta", beta, "effective_number"), ("exponent", exponent, "power")):
         if value is not None and scheme != owner:
             raise ValueError(f"{option} belongs to scheme {owner!r}, got it with {scheme!r}")
@@ -87,7 +92,7 @@ def class_weights(
     if bool(empty.any()) and on_empty == "error":
         raise ValueError(
             f"class_counts has no samples of {some_classes(empty, class_counts, class_names)}; "
-            "pass on_empty='zero' or 'one' to weigh such classes 0 or 1"
+            "pass on_empty='zero' or 'one' to weigh such classes 0 or 1 (counts are meant, not labels)"
         )
     if bool(empty.all()):
         raise ValueError("class_counts must have a sample of at least one class, got none")
@@ -106,9 +111,16 @@ def class_weights(
     check_choice("normalize", scale, get_args(Normalize))
     cap = math.inf if max_weight is None else check_number("max_weight", max_weight, low=0)
     share = {"classes": torch.full_like(n, 1 / len(n)), "samples": n / n.sum(), "none": None}[scale]
-    result = torch.full(counts.shape, float(on_empty == "one"), dtype=torch.float64)
+    result = torch.full_like(counts, float(on_empty == "one"), dtype=torch.float64)
     result[~empty] = _scaled(formula[scheme](), share, cap)
-    return result.to(dtype)
+    weights = result.to(dtype)
+    lost = (weights == 0) & (result != 0) | ~torch.isfinite(weights)
+    if bool(lost.any()):
+        least, most = float(result[~empty].min()), float(result.max())
+        raise ValueError(
+            f"dtype must hold the weights, which go from {least:g} to {most:g}, got {dtype_name(dtype)}"
+        )
+    return weights
 
 
 def _power(n: Tensor, exponent: float) -> Tensor:
@@ -149,5 +161,5 @@ def _scaled(weights: Tensor, share: Tensor | None, cap: float) -> Tensor:
     # Summed again: a running sum over many classes is less exact.
     rest = (1 - cap * s[:capped].sum()).clamp(min=0) if capped else torch.ones_like(w[0])
     factor = rest * (1 / (s[capped:] * w[capped:]).sum())
-    scaled = torch.where(torch.arange(len(w)) < capped, cap, (factor * w).clamp(max=cap))
+    scaled = torch.where(torch.arange(len(w), device=w.device) < capped, cap, (factor * w).clamp(max=cap))
     return scaled[torch.argsort(heaviest)]

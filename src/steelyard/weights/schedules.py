@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import Vector, check_vector
+from steelyard._common.checks import Vector, check_integer, check_vector
 
 
 class DeferredReweighting:
@@ -36,7 +36,7 @@ class DeferredReweighting:
 
     def __init__(self, class_weights: Vector, *, start_epoch: int) -> None:
         self._weights = check_vector("class_weights", class_weights, low=0, dtype=None)
-        self.start_epoch = _epoch("start_epoch", start_epoch)
+        self.start_epoch = check_integer("start_epoch", start_epoch, low=0)
         self.epoch = 0
 
     @property
@@ -45,7 +45,8 @@ class DeferredReweighting:
 
     def set_epoch(self, epoch: int) -> None:
         """Say which epoch begins; going back is refused (restore a state with `load_state_dict`)."""
-        if _epoch("epoch", epoch) < self.epoch:
+        epoch = check_integer("epoch", epoch, low=0)
+        if epoch < self.epoch:
             raise ValueError(f"epoch must not go back, got {epoch} after {self.epoch}")
         self.epoch = epoch
 
@@ -55,12 +56,4 @@ class DeferredReweighting:
     def load_state_dict(self, state: Mapping[str, int]) -> None:
         if "epoch" not in state:
             raise ValueError(f"state must have the key 'epoch', got {sorted(state)}")
-        self.epoch = _epoch("epoch", state["epoch"])
-
-
-def _epoch(name: str, value: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
-    if value < 0:
-        raise ValueError(f"{name} must be >= 0, got {value}")
-    return value
+        self.epoch = check_integer("epoch", state["epoch"], low=0)
