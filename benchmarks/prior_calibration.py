@@ -87,7 +87,8 @@ def table_of(path, seed):
 
 
 def nll(model, X, y):
-    return log_loss(y, model.predict_proba(X))
+    p = model.predict_proba(X).astype(float)
+    return log_loss(y, p / p.sum(1, keepdims=True))  # float32 rows sum to nearly 1
 
 
 def judge(estimator, X, y, seed):
@@ -113,7 +114,6 @@ def judge(estimator, X, y, seed):
 
 def row_of(estimator, dataset, read, source, seed):
     warnings.simplefilter("ignore", ConvergenceWarning)  # the MLP stops after 200 rounds, as it does by default
-    warnings.filterwarnings("ignore", "X does not have valid feature names", UserWarning)  # LightGBM's own
     found = judge(ESTIMATORS[estimator], *read(source, seed), seed)
     print(estimator, dataset, seed, *(f"{k} {v:.4f}" for k, v in found.items()), flush=True)
     numbers = {name: f"{found[name]:.5f}" for name in (*VARIANTS, "power", "power_error")}

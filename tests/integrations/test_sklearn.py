@@ -165,6 +165,12 @@ def test_logarithms_and_predictions_agree_with_probabilities():
     np.testing.assert_allclose(p.sum(1), 1)
 
 
+def test_where_no_class_has_two_rows_all_is_taken_out():
+    X, y = np.array([[0.0], [1.0]]), np.array([0, 1])
+    fitted = PriorCalibratedClassifier(LogisticRegression(), class_weights={0: 1.0, 1: 3.0}).fit(X, y)
+    assert (fitted.power_, fitted.power_error_) == pytest.approx((1, 1))
+
+
 @settings(max_examples=15, deadline=None)
 @given(rare=st.integers(1, 6), cv=st.integers(2, 7), seed=st.integers(0, 99))
 def test_small_classes_are_in_every_training_part(rare, cv, seed):

@@ -148,6 +148,9 @@ def test_weights_of_one_class_of_two(estimator, prior):
         MLPClassifier(4, learning_rate_init=0.05, max_iter=1000, random_state=0),
         HistGradientBoostingClassifier(max_iter=40),
         XGBClassifier(n_estimators=40, n_jobs=1),
+        VotingClassifier([("l", _logistic()), ("t", DecisionTreeClassifier())], voting="soft"),
+        StackingClassifier([("l", _logistic())], _logistic(), cv=3),
+        CalibratedClassifierCV(_logistic(), cv=3),
     ],
     ids=lambda value: type(value).__name__,
 )
@@ -158,7 +161,7 @@ def test_class_weights_and_sample_weights_reach_the_classifier(estimator, outer)
     if outer == "pipeline":
         estimator = make_pipeline(StandardScaler(), estimator)
     elif outer == "search":
-        estimator = GridSearchCV(estimator, {"random_state": [0]}, cv=2)
+        estimator = GridSearchCV(estimator, {}, cv=2)
     weights = dict(zip(keys, [1.0, 3.0, 6.0], strict=True))
     by_class = PriorCalibratedClassifier(estimator, class_weights=weights, cv=None).fit(X, y)
     weight = np.array([weights[label] for label in y.tolist()])

@@ -132,9 +132,13 @@ class PriorCalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimat
             factors = _factors(self.class_weights, self.classes_, y)
             params = leaf.weigh(params, factors, self.classes_, codes)
 
-        def weights(fitted: Any, rows: Array) -> Array:
-            """Return w of a model that was fitted on these rows, 1 for a class without any."""
-            seen = Seen.of(_safe_indexing(X, rows), y[rows], _part(params, rows, len(y)).get(leaf.argument))
+        def weights(fitted: Any, rows: Array | None = None) -> Array:
+            """Return w of a model that was fitted on these rows, by default all; 1 for a class without any."""
+            if rows is None:
+                seen = Seen.of(X, y, params.get(leaf.argument))
+            else:
+                weight = _part(params, rows, len(y)).get(leaf.argument)
+                seen = Seen.of(_safe_indexing(X, rows), y[rows], weight)
             here = np.searchsorted(self.classes_, seen.classes)
             if train_prior is not None:
                 masses = train_prior[here] * factors[here]
@@ -149,7 +153,7 @@ class PriorCalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimat
             if hasattr(self.estimator_, name):
                 setattr(self, name, getattr(self.estimator_, name))
         (X,) = indexable(X)  # from here on by parts
-        self.weights_ = weights(self.estimator_, np.arange(len(y)))
+        self.weights_ = weights(self.estimator_)
         self.train_prior_ = self.weights_ * frequency
         self.power_, self.power_error_ = 1.0, np.nan
         if self.cv is not None:
@@ -221,9 +225,11 @@ class PriorCalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimat
         weights: Callable[[Any, Array], Array],
     ) -> Power:
         """Return the power on rows that clones were not fitted on."""
-        # Of a search its choice: what it chose is fitted here.
-        model = getattr(self.estimator_, "best_estimator_", self.estimator_)
-        log_p, log_w, judged = [], [], []
+        # Of a search what it chose; but metadata is named for the search.
+        named = get_config()["enable_metadata_routing"]
+        model = self.estimator_ if named else getattr(self.estimator_, "best_estimator_", self.estimator_)
+        none = np.zeros((0, len(self.classes_)))  # where every class has one row
+        log_p, log_w, judged = [none], [none], [np.zeros(0, dtype=np.int64)]
         for train, test in folds:
             one = clone(model).fit(_safe_indexing(X, train), y[train], **_part(params, train, len(y)))
             log_p.append(_log_probabilities(one, _safe_indexing(X, test), self.classes_))

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from sklearn import get_config
+from sklearn.ensemble import StackingClassifier, VotingClassifier
 from sklearn.frozen import FrozenEstimator
 from sklearn.pipeline import Pipeline
 from sklearn.utils.metadata_routing import get_routing_for_object
@@ -46,7 +47,8 @@ class Leaf:
                 leaf = leaf.estimator
             else:
                 break
-        argument = f"{prefix}sample_weight" if has_fit_parameter(leaf, "sample_weight") else None
+        takes = has_fit_parameter(leaf, "sample_weight") or isinstance(leaf, _TAKE_MORE)
+        argument = f"{prefix}sample_weight" if takes else None
         if argument is not None and leaf is not whole and get_config()["enable_metadata_routing"]:
             argument = _requested(leaf)
         return cls(leaf, None if frozen else argument, leaf is not whole, resampled, frozen)
@@ -85,6 +87,9 @@ class Leaf:
             raise ValueError(f"estimator {name} takes neither class_weight nor sample_weight here{asked}")
         self.estimator.set_params(class_weight=dict(zip(classes.tolist(), weights.tolist(), strict=True)))
         return params
+
+
+_TAKE_MORE = (VotingClassifier, StackingClassifier)  # their fit does not name it
 
 
 def _requested(leaf: Any) -> str | None:
