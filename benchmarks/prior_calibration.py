@@ -115,7 +115,7 @@ def judge(estimator, X, y, seed):
 def row_of(estimator, dataset, read, source, seed):
     warnings.simplefilter("ignore", ConvergenceWarning)  # the MLP stops after 200 rounds, as it does by default
     found = judge(ESTIMATORS[estimator], *read(source, seed), seed)
-    print(estimator, dataset, seed, *(f"{k} {v:.4f}" for k, v in found.items()), flush=True)
+    print(estimator, dataset, seed, *(f"{k} {v:.5f}" for k, v in found.items()), flush=True)
     numbers = {name: f"{found[name]:.5f}" for name in (*VARIANTS, "power", "power_error")}
     return {"estimator": estimator, "dataset": dataset, "seed": seed, **numbers}
 
@@ -148,7 +148,7 @@ def markdown(rows):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", type=Path, help="written, or read with --markdown")
-    parser.add_argument("--seeds", type=int, default=5)
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--datasets", default=",".join(DATASETS), help="some of them, with commas between")
     parser.add_argument("--tables", type=Path, help="folder of CSV files to judge on too")
     parser.add_argument("--workers", type=int, default=2)
@@ -161,12 +161,14 @@ def main() -> None:
     sources = [(name, rows_of, name) for name in arguments.datasets.split(",")]
     if arguments.tables is not None:
         sources += [(path.stem, table_of, path) for path in sorted(arguments.tables.glob("*.csv"))]
+    names = [name for name, _, _ in sources]
     rows = Parallel(n_jobs=arguments.workers)(
         delayed(row_of)(estimator, dataset, read, source, seed)
+        for seed in range(arguments.seeds)
         for estimator in ESTIMATORS
         for dataset, read, source in sources
-        for seed in range(arguments.seeds)
     )
+    rows.sort(key=lambda row: (list(ESTIMATORS).index(row["estimator"]), names.index(row["dataset"]), row["seed"]))
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -278,7 +278,7 @@ def test_weights_that_nothing_tells_of_are_warned_about():
             "class_weights must be 'balanced', a mapping from",
         ),
         (
-            {"estimator": GaussianNB(), "class_weights": [1, 2, 3]},
+            {"estimator": GaussianNB(), "class_weights": np.ones(3)},
             "class_weights must be 'balanced', a mapping from",
         ),
         (

@@ -132,12 +132,14 @@ class PriorCalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimat
             factors = _factors(self.class_weights, self.classes_, y)
             params = leaf.weigh(params, factors, self.classes_, codes)
 
+        argument = leaf.argument or ""
+
         def weights(fitted: Any, rows: Array | None = None) -> Array:
             """Return w of a model that was fitted on these rows, by default all; 1 for a class without any."""
             if rows is None:
-                seen = Seen.of(X, y, params.get(leaf.argument))
+                seen = Seen.of(X, y, params.get(argument))
             else:
-                weight = _part(params, rows, len(y)).get(leaf.argument)
+                weight = _part(params, rows, len(y)).get(argument)
                 seen = Seen.of(_safe_indexing(X, rows), y[rows], weight)
             here = np.searchsorted(self.classes_, seen.classes)
             if train_prior is not None:
@@ -229,12 +231,14 @@ class PriorCalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimat
         named = get_config()["enable_metadata_routing"]
         model = self.estimator_ if named else getattr(self.estimator_, "best_estimator_", self.estimator_)
         none = np.zeros((0, len(self.classes_)))  # where every class has one row
-        log_p, log_w, judged = [none], [none], [np.zeros(0, dtype=np.int64)]
+        log_p: list[Array] = [none]
+        log_w: list[Array] = [none]
+        judged: list[Array] = [np.zeros(0, dtype=np.int64)]
         for train, test in folds:
             one = clone(model).fit(_safe_indexing(X, train), y[train], **_part(params, train, len(y)))
             log_p.append(_log_probabilities(one, _safe_indexing(X, test), self.classes_))
             log_w.append(np.broadcast_to(np.log(weights(one, train)), log_p[-1].shape))
-            judged.append(np.searchsorted(self.classes_, y[test]))
+            judged.append(np.asarray(np.searchsorted(self.classes_, y[test])))
         p, w, codes = np.concatenate(log_p), np.concatenate(log_w), np.concatenate(judged)
         found = power_of(p, codes, w)
         told = np.isfinite(p[np.arange(len(codes)), codes])
@@ -318,7 +322,7 @@ def _sample_weight(given: Any, size: int) -> Array:
 
 def _factors(given: Any, classes: Array, y: Array) -> Array:
     named = dict(given.items()) if hasattr(given, "items") else given  # a Series too, by its labels
-    if named != "balanced" and not isinstance(named, dict):
+    if not isinstance(named, dict) and not (isinstance(named, str) and named == "balanced"):
         raise ValueError(
             f"class_weights must be 'balanced', a mapping from class to weight or None, got {given!r}"
         )
