@@ -140,19 +140,22 @@ def test_weights_of_one_class_of_two(estimator, prior):
     np.testing.assert_allclose(fitted.predict_proba(X).mean(0), [0.9, 0.1], atol=0.05)
 
 
-@pytest.mark.parametrize("outer", ["plain", "pipeline", "search"])
+BY_ROWS = [
+    _logistic(),
+    HistGradientBoostingClassifier(max_iter=40),
+    XGBClassifier(n_estimators=40, n_jobs=1),
+    MLPClassifier(4, learning_rate_init=0.05, max_iter=1000, random_state=0),
+    VotingClassifier([("l", _logistic()), ("t", DecisionTreeClassifier())], voting="soft"),
+    StackingClassifier([("l", _logistic())], _logistic(), cv=3),
+    CalibratedClassifierCV(_logistic(), cv=3),
+]
+
+
 @pytest.mark.parametrize(
-    "estimator",
-    [
-        _logistic(),
-        MLPClassifier(4, learning_rate_init=0.05, max_iter=1000, random_state=0),
-        HistGradientBoostingClassifier(max_iter=40),
-        XGBClassifier(n_estimators=40, n_jobs=1),
-        VotingClassifier([("l", _logistic()), ("t", DecisionTreeClassifier())], voting="soft"),
-        StackingClassifier([("l", _logistic())], _logistic(), cv=3),
-        CalibratedClassifierCV(_logistic(), cv=3),
-    ],
-    ids=lambda value: type(value).__name__,
+    ("estimator", "outer"),
+    [(one, "plain") for one in BY_ROWS]
+    + [(one, outer) for one in BY_ROWS[:2] for outer in ("pipeline", "search")],
+    ids=lambda value: value if isinstance(value, str) else type(value).__name__,
 )
 def test_class_weights_and_sample_weights_reach_the_classifier(estimator, outer):
     names = None if isinstance(estimator, XGBClassifier) else NAMES
