@@ -1,0 +1,55 @@
+"""The power of weights in probabilities: found where it is known, and never a loss on the rows it is found on."""
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import log_softmax
+
+from steelyard.integrations.sklearn.power import power_of
+
+
+def _rows(seed, size, power, classes=3):
+    """Log-probabilities that hold weights to a power, the labels drawn from the truth, and the log weights."""
+    random = np.random.default_rng(seed)
+    truth = log_softmax(random.normal(size=(size, classes)) * 1.5 - np.arange(classes), axis=1)
+    codes = (np.exp(truth).cumsum(1) < random.random((size, 1))).sum(1).clip(max=classes - 1)
+    log_w = np.broadcast_to(random.normal(size=classes) + np.arange(classes), (size, classes))
+    return log_softmax(truth + power * log_w, axis=1), codes, log_w
+
+
+def _nll(log_p, codes, log_w, g):
+    return -log_softmax(log_p - g * log_w, axis=1)[np.arange(len(codes)), codes].sum()
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), power=st.floats(-1, 2))
+def test_the_power_that_is_in_the_probabilities_is_found_within_its_error(seed, power):
+    found = power_of(*_rows(seed, 2000, power))
+    assert abs(found.power - power) < 5 * found.standard_error
+    assert found.standard_error < 0.2
+
+
+@settings(max_examples=25, deadline=None)
+@given(seed=st.integers(0, 2**32 - 1), size=st.integers(1, 50), power=st.floats(-3, 3), shift=st.floats(-50, 50))
+def test_it_is_no_worse_than_all_or_nothing_and_takes_weights_in_any_unit(seed, size, power, shift):
+    log_p, codes, log_w = _rows(seed, size, power)
+    g = power_of(log_p, codes, log_w).power
+    least = _nll(log_p, codes, log_w, g) + (g - 1) ** 2 / 2
+    assert least <= _nll(log_p, codes, log_w, 1) + 1e-9
+    assert least <= _nll(log_p, codes, log_w, 0) + 0.5 + 1e-9
+    np.testing.assert_allclose(power_of(log_p, codes, log_w + shift).power, g, atol=1e-6)
+
+
+def test_rows_whose_class_has_no_probability_say_nothing():
+    log_p, codes, log_w = _rows(0, 500, 0.5)
+    impossible = np.full((100, 3), -np.inf)
+    impossible[:, 0] = 0.0
+    more = power_of(np.r_[log_p, impossible], np.r_[codes, np.ones(100, int)], np.r_[log_w, log_w[:100]])
+    np.testing.assert_allclose(more.power, power_of(log_p, codes, log_w).power, atol=1e-9)
+
+
+def test_where_the_rows_tell_nothing_weights_count_as_they_are_stated():
+    none = power_of(np.zeros((0, 2)), np.zeros(0, int), np.zeros((0, 2)))
+    sure = power_of(np.log([[1.0, 1e-300]] * 9), np.zeros(9, int), np.log([[1.0, 9.0]] * 9))
+    for found in (none, sure):
+        np.testing.assert_allclose((found.power, found.standard_error), (1, 1), atol=1e-9)
