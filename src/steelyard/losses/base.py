@@ -7,7 +7,7 @@ tests that every loss meets. Nothing here knows a loss by name.
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +16,7 @@ from steelyard._common.checks import REDUCTIONS, Reduction, compute_dtype, dtype
 from steelyard._common.text import nearest
 from steelyard.losses.constant import constant_solution
 from steelyard.losses.mixing import mixed, sample_weights
-from steelyard.losses.options import NORMALIZATIONS, Link, Normalization, Option, option
+from steelyard.losses.options import NORMALIZATIONS, Link, LossFunction, Normalization, Option, option
 from steelyard.losses.vectors import checked, held, on_device, take_from_torch
 from steelyard.targets import (
     WORDS,
@@ -33,9 +33,6 @@ from steelyard.targets import (
 )
 from steelyard.weights.adjustments import initial_bias
 from steelyard.weights.counts import Counts, count_tensor
-
-if TYPE_CHECKING:
-    from steelyard.losses.function import LossFunction
 
 Options = Mapping[str, Any]
 
@@ -70,7 +67,7 @@ class Loss(nn.Module):
     """Which option torch's `weight` is, in a checkpoint of its counterpart."""
     refuses: ClassVar[Mapping[str, str]] = {}
     law_text: ClassVar[str] = "Σᵢ w(yᵢ) ∂ℓ(zᵢ, yᵢ)/∂zⱼ = 0: pull equals push in every output"
-    function: ClassVar["LossFunction"]
+    function: ClassVar[LossFunction]
     options: ClassVar[dict[str, Option]] = {}
     defaults: ClassVar[dict[str, dict[str, Any]]] = {}
     own: ClassVar[tuple[str, ...]] = ()

@@ -1,23 +1,13 @@
 """Losses as functions of logits and target, each made from the class of its loss."""
 
 import inspect
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
 from steelyard.losses.base import Loss
+from steelyard.losses.options import LossFunction
 from steelyard.targets import TargetLike
-
-
-class LossFunction(Protocol):
-    """A loss as a function of logits and target, with its options as keywords."""
-
-    __name__: str
-    __signature__: inspect.Signature
-
-    def __call__(
-        self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None, **options: Any
-    ) -> Tensor: ...
 
 
 def function_of(loss: type[Loss], name: str) -> LossFunction:

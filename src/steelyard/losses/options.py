@@ -1,10 +1,14 @@
 """Options of losses, declared once for function, module, command line and documentation."""
 
+import inspect
 import math
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
+
+from torch import Tensor
 
 from steelyard._common.checks import check_choice, check_flag, check_integer, check_number
+from steelyard.targets import TargetLike
 
 Link = Literal["softmax", "logistic"]
 Normalization = Literal["weights", "count", "none"]
@@ -67,3 +71,14 @@ POS_WEIGHT: Any = Option(
 OUTPUT_WEIGHTS: Any = Option(
     None, "(K,) weight of each output's whole loss.", kind="vector", low=0, link="logistic"
 )
+
+
+class LossFunction(Protocol):
+    """A loss as a function of logits and target, with its options as keywords."""
+
+    __name__: str
+    __signature__: inspect.Signature
+
+    def __call__(
+        self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None, **options: Any
+    ) -> Tensor: ...

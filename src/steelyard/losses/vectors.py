@@ -6,7 +6,7 @@ that is in no checkpoint (``to_empty``, Hugging Face's ``from_pretrained``), or 
 
 import warnings
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 from torch import Tensor
@@ -14,8 +14,15 @@ from torch import Tensor
 from steelyard._common.checks import Vector, check_values, check_vector
 from steelyard.losses.options import Link, Option
 
-if TYPE_CHECKING:
-    from steelyard.losses.base import Loss
+
+class Holder(Protocol):
+    """What a loss module says of itself and its vectors."""
+
+    name: ClassVar[str]
+    options: ClassVar[dict[str, Option]]
+    torch_weight: ClassVar[str]
+
+    link: Link
 
 
 def held(name: str, value: Vector | None, one: Option) -> Tensor | None:
@@ -28,7 +35,7 @@ def held(name: str, value: Vector | None, one: Option) -> Tensor | None:
     return check_vector(name, value, low=one.low, dtype=None, device=device)
 
 
-def on_device(loss: "Loss", device: torch.device) -> dict[str, Tensor]:
+def on_device(loss: Holder, device: torch.device) -> dict[str, Tensor]:
     """Return the vectors that a module holds on the device of its logits, to which they move the first time."""
     found = {}
     for key, one in loss.options.items():
@@ -65,7 +72,7 @@ def checked(
     return found
 
 
-def take_from_torch(loss: "Loss", state: Any, prefix: str) -> None:
+def take_from_torch(loss: Holder, state: Any, prefix: str) -> None:
     """Take the weights that a checkpoint holds of torch's loss in this place, where this one has none."""
     for theirs, ours in (("weight", loss.torch_weight), ("pos_weight", "pos_weight")):
         found = state.pop(prefix + theirs, None)
