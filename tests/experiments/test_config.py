@@ -93,7 +93,7 @@ def test_bad_value_gets_one_sentence(values, message):
         ("- " * 9000, "at most 10 levels are accepted"),
         ("\n".join(" " * k + "a:" for k in range(300)), "at most 10 levels are accepted, line 10"),
         ("\n".join(f"k{i}: 1" for i in range(20_000)), "c.yaml must hold at most 65536 bytes, got 188889"),
-        ("\n".join(f"k{i}: 1" for i in range(6_000)), "unknown key 'k0'.*; and 5998 more"),
+        ("\n".join(f"k{i}: 1" for i in range(3_000)), "unknown key 'k0'.*; and 2998 more"),
         ("losses: [softmax]\nepochs: 2020-99-99", "is not plain YAML: month must be in 1..12"),
         ("losses: [softmax]\nepochs: 1" + ":59" * 400, "a value has at most 1000 characters, got 1201"),
         ("losses: [softmax]\nepochs: 0x" + "f" * 990, "epochs: input should be less than or equal to 1000000"),

@@ -19,8 +19,6 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import torch
-
 import steelyard
 from steelyard.cli import main
 from tests.fuzz.cases import Case, damaged, save, text_cases, whole_cases
@@ -198,6 +196,8 @@ def stored(file: Path, whole: dict[str, Case]) -> Case:
 
 
 if __name__ == "__main__":
+    import torch  # not above: the watch itself needs none of it
+
     faulthandler.enable()
     torch.set_num_threads(1)
     seconds, seed, *folders = sys.argv[1:]
