@@ -28,6 +28,11 @@ class FoldedSums(Metric):
         self.add_state("fold_counts", torch.zeros(folds, rows, dtype=torch.long), dist_reduce_fx="sum")
         self.add_state("identity", torch.tensor(identity), dist_reduce_fx="max")
 
+    def _forward_reduce_state_update(self, *args: Any, **kwargs: Any) -> Any:
+        """Return the value of the batch. Folds need the sums so far in sight: they say where a class goes on."""
+        whole = self._forward_full_state_update
+        return (whole if self.folds > 1 else super()._forward_reduce_state_update)(*args, **kwargs)
+
     def _apply(self, fn: Callable[[Tensor], Tensor], exclude_state: Any = "") -> Self:
         """Move states between devices; keep their dtypes."""
 
@@ -51,11 +56,11 @@ class FoldedSums(Metric):
 
     @contextmanager
     def _gathered(self) -> Iterator[None]:
-        """Return the states of all processes together, unless they are already."""
+        """Return the states of all processes together, where `compute` does, unless they are already."""
         if self._is_synced:
             yield
         else:
-            with self.sync_context():
+            with self.sync_context(should_sync=self.sync_on_compute):
                 yield
 
     def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:

@@ -88,8 +88,7 @@ class MeanConfusion(FoldedSums):
 
     def compute(self) -> Tensor:
         """Return the (K, K) float64 mean confusion so far."""
-        with self._gathered():
-            return _means(self.fold_sums.sum(0), self.fold_counts.sum(0))
+        return _means(self.fold_sums.sum(0), self.fold_counts.sum(0))
 
     @property
     def class_counts(self) -> Tensor:

@@ -353,6 +353,11 @@ class Loss(nn.Module):
                     f"class_weights of {cls.name} are for class labels: a sample of a multi-hot target has no one "
                     "class; pos_weight and output_weights weigh its outputs"
                 )
+            if link == "softmax" and options["ignore_index"] >= 0:
+                raise ValueError(
+                    f"ignore_index marks class labels, and a soft target has none: it must be negative, "
+                    f"got {options['ignore_index']}"
+                )
             return read_dense(
                 target,
                 logits,
