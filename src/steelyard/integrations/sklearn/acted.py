@@ -148,8 +148,8 @@ def _scale_pos_weight(value: Any, seen: Seen, where: str) -> Array:
     if value == 1:
         return seen.masses
     _need_two(seen, where)
-    found: Array = seen.masses * np.array([1.0, float(value)])
-    return found
+    masses: Array = seen.masses * np.array([1.0, float(value)])
+    return masses
 
 
 def _is_unbalance(value: Any, seen: Seen, where: str) -> Array:
