@@ -7,7 +7,7 @@ INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steely
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
-.PHONY: demo test test-slow bench lint clean
+.PHONY: demo test test-slow bench mutants lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
@@ -21,6 +21,10 @@ test-slow: .venv/dev.stamp
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses-cpu.csv
 	$(BIN)/python benchmarks/linear.py --curve --out benchmarks/results/linear-cpu.csv --figure docs/figures/cost.svg
+
+MODULE ?= losses/softmax.py
+mutants: .venv/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MODULE)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

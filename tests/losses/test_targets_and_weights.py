@@ -86,3 +86,14 @@ def test_a_soft_target_cannot_be_ignored_by_label(name, shape):
     with pytest.raises(ValueError, match=r"ignore_index marks class labels, and a soft target has none: .* got 1"):
         loss(torch.zeros(shape), soft)
     assert create_loss(name, ignore_index=-1)(torch.zeros(shape), soft) > 0
+
+
+@pytest.mark.parametrize("target", [torch.tensor([2, 0]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.5, 0.0]])])
+def test_sigmoid_focal_without_its_power_is_the_logistic_loss(target):
+    logits = torch.tensor([[1.0, -2.0, 0.5], [30.0, 0.0, -40.0]])
+    ours, plain = (z.requires_grad_() for z in (logits.clone(), logits.clone()))
+    loss, expected = create_loss("sigmoid-focal", gamma=0)(ours, target), create_loss("logistic")(plain, target)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, plain.grad)
