@@ -24,7 +24,7 @@ TESTS = {  # module: the tests that are to see its changes, the quickest first
     "losses/softmax.py": f"tests/losses/test_softmax.py tests/peers/test_torch.py {EVERY} -k 'not compiled and (softmax or not test_every_loss)'",
     "losses/logistic.py": f"tests/losses/test_logistic.py tests/peers/test_torch.py {EVERY} -k 'not compiled and (logistic or not test_every_loss)'",
     "losses/one_vs_all.py": f"tests/losses/test_logistic.py tests/peers/test_torch.py {EVERY} -k 'not compiled and (logistic or not test_every_loss)'",
-    "losses/focal.py": f"{EVERY} -k 'not compiled and focal'",
+    "losses/focal.py": f"tests/losses/test_targets_and_weights.py {EVERY} -k 'not compiled and (focal or not test_every_loss)'",
     "losses/constant.py": f"{EVERY} -k 'first_bias'",
     "losses/lgl_inr.py": f"tests/losses/test_lgl_inr.py tests/kernels/test_lgl_inr_native.py {EVERY} -k 'not compiled and (lgl-inr or not test_every_loss)'",
     "balance/laws.py": "tests/balance/test_laws.py tests/balance/test_statements.py tests/balance/test_law.py",
