@@ -88,3 +88,14 @@ def test_sigmoid_focal_without_its_power_is_the_logistic_loss(target):
     loss.backward()
     expected.backward()
     torch.testing.assert_close(ours.grad, plain.grad)
+
+
+@pytest.mark.parametrize("name", ["logistic", "sigmoid-focal"])
+def test_a_multi_hot_output_that_is_surely_right_adds_nothing(name):
+    logits = torch.tensor([[0.0, -torch.inf], [torch.inf, 0.0]], requires_grad=True)
+    loss = create_loss(name, reduction="sum")
+    value = loss(logits, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    torch.testing.assert_close(value, loss(torch.zeros(2), torch.ones(2)))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert gradient.isfinite().all()
+    assert gradient[0, 1] == gradient[1, 0] == 0
