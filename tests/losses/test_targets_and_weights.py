@@ -99,3 +99,16 @@ def test_a_multi_hot_output_that_is_surely_right_adds_nothing(name):
     (gradient,) = torch.autograd.grad(value, logits)
     assert gradient.isfinite().all()
     assert gradient[0, 1] == gradient[1, 0] == 0
+
+
+def test_focal_refuses_a_link_that_is_none():
+    with pytest.raises(ValueError, match="link must be one of 'softmax', 'logistic', got 'probit'"):
+        create_loss("focal", link="probit")
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1000.5, float("nan"), "2"])
+def test_focal_refuses_a_power_that_is_none(gamma):
+    with pytest.raises((TypeError, ValueError), match="gamma must be"):
+        create_loss("focal", gamma=gamma)
+    assert create_loss("focal", gamma=0).gamma == 0
+    assert create_loss("focal", gamma=1000).gamma == 1000
