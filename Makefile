@@ -7,7 +7,7 @@ INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steely
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
-.PHONY: demo test test-slow chaos bench accuracy lint clean
+.PHONY: demo test test-slow chaos mutants bench accuracy lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
@@ -27,6 +27,9 @@ bench: .venv/dev.stamp
 
 accuracy: .venv/dev.stamp
 	$(BIN)/python benchmarks/accuracy.py --out benchmarks/results/accuracy.csv --page docs/accuracy.md
+MODULE ?= losses/softmax.py
+mutants: .venv/dev.stamp
+	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MODULE)
 
 lint: .venv/dev.stamp
 	$(BIN)/ruff check .

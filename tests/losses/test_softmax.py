@@ -76,3 +76,9 @@ def test_weights_do_not_move_the_optimum_under_label_smoothing():
 def test_bad_options(options, error, message):
     with pytest.raises(error, match=message):
         softmax_loss(*batch(), **options)
+
+
+def test_a_label_that_torch_ignores_is_not_ignored_here():
+    """Unvalidated, -100 is out of range like any other, unless it is the `ignore_index`."""
+    with pytest.raises(IndexError):
+        softmax_loss(torch.zeros(2, 3), torch.tensor([0, -100]), ignore_index=255, validate=False)

@@ -70,15 +70,6 @@ def test_positives_of_no_weight_have_no_first_bias(name):
 
 
 @pytest.mark.parametrize("name", ["softmax", "focal"])
-def test_a_class_of_target_0_adds_nothing_to_the_gradient_either(name):
-    logits = torch.tensor([[1.0, 0.0, -torch.inf]], requires_grad=True)
-    without = torch.tensor([[1.0, 0.0]], requires_grad=True)
-    create_loss(name)(logits, torch.tensor([[0.3, 0.7, 0.0]])).backward()
-    create_loss(name)(without, torch.tensor([[0.3, 0.7]])).backward()
-    torch.testing.assert_close(logits.grad, torch.cat([without.grad, torch.zeros(1, 1)], 1))
-
-
-@pytest.mark.parametrize("name", ["softmax", "focal"])
 @pytest.mark.parametrize("shape", [(2, 3), (2, 3, 4)])
 def test_a_soft_target_cannot_be_ignored_by_label(name, shape):
     soft = torch.full(shape, 1 / 3)
@@ -86,3 +77,38 @@ def test_a_soft_target_cannot_be_ignored_by_label(name, shape):
     with pytest.raises(ValueError, match=r"ignore_index marks class labels, and a soft target has none: .* got 1"):
         loss(torch.zeros(shape), soft)
     assert create_loss(name, ignore_index=-1)(torch.zeros(shape), soft) > 0
+
+
+@pytest.mark.parametrize("target", [torch.tensor([2, 0]), torch.tensor([[1.0, 0.0, 1.0], [0.0, 0.5, 0.0]])])
+def test_sigmoid_focal_without_its_power_is_the_logistic_loss(target):
+    logits = torch.tensor([[1.0, -2.0, 0.5], [30.0, 0.0, -40.0]])
+    ours, plain = (z.requires_grad_() for z in (logits.clone(), logits.clone()))
+    loss, expected = create_loss("sigmoid-focal", gamma=0)(ours, target), create_loss("logistic")(plain, target)
+    torch.testing.assert_close(loss, expected)
+    loss.backward()
+    expected.backward()
+    torch.testing.assert_close(ours.grad, plain.grad)
+
+
+@pytest.mark.parametrize("name", ["logistic", "sigmoid-focal"])
+def test_a_multi_hot_output_that_is_surely_right_adds_nothing(name):
+    logits = torch.tensor([[0.0, -torch.inf], [torch.inf, 0.0]], requires_grad=True)
+    loss = create_loss(name, reduction="sum")
+    value = loss(logits, torch.tensor([[1.0, 0.0], [1.0, 1.0]]))
+    torch.testing.assert_close(value, loss(torch.zeros(2), torch.ones(2)))
+    (gradient,) = torch.autograd.grad(value, logits)
+    assert gradient.isfinite().all()
+    assert gradient[0, 1] == gradient[1, 0] == 0
+
+
+def test_focal_refuses_a_link_that_is_none():
+    with pytest.raises(ValueError, match="link must be one of 'softmax', 'logistic', got 'probit'"):
+        create_loss("focal", link="probit")
+
+
+@pytest.mark.parametrize("gamma", [-0.1, 1000.5, float("nan"), "2"])
+def test_focal_refuses_a_power_that_is_none(gamma):
+    with pytest.raises((TypeError, ValueError), match="gamma must be"):
+        create_loss("focal", gamma=gamma)
+    assert create_loss("focal", gamma=0).gamma == 0
+    assert create_loss("focal", gamma=1000).gamma == 1000

@@ -219,6 +219,46 @@ def test_initial_bias_refuses(counts, link, message):
         initial_bias(counts, link)
 
 
+def test_initial_bias_of_multi_label_targets_takes_the_samples_for_the_whole():
+    """An output may have more than half of the samples, and all outputs together more than there are."""
+    expected = torch.tensor([0.75, 0.6, 0.01]).logit()
+    torch.testing.assert_close(initial_bias([75, 60, 1], "logistic", num_samples=100), expected)
+    torch.testing.assert_close(initial_bias([25], "logistic", num_samples=100), torch.tensor([0.25]).logit())
+
+
+def test_initial_bias_keeps_the_digits_of_large_counts():
+    most = initial_bias([10**9, 1], "softmax")[0]
+    torch.testing.assert_close(most, torch.tensor(-1e-9), rtol=1e-6, atol=0)
+    all_but_one = initial_bias([2**24], "logistic", num_samples=2**24 + 1)
+    torch.testing.assert_close(all_but_one, torch.tensor([24 * 0.6931471805599453]))
+
+
+@pytest.mark.parametrize(
+    ("link", "num_samples", "message"),
+    [
+        ("softmax", 100, "num_samples is for multi-label targets"),
+        ("logistic", 74, "largest count, 75, got 74"),
+        ("logistic", 75, "all samples in class 0"),
+    ],
+)
+def test_initial_bias_refuses_samples(link, num_samples, message):
+    with pytest.raises(ValueError, match=message):
+        initial_bias([75, 60], link, num_samples=num_samples)
+
+
+@pytest.mark.parametrize("wrong", [True, 80.0, "80"])
+def test_initial_bias_refuses_what_is_no_number_of_samples(wrong):
+    with pytest.raises((TypeError, ValueError), match="num_samples must be an int"):
+        initial_bias([1, 0], "logistic", num_samples=wrong)
+
+
+def test_presence_is_the_same_in_parts_and_at_once():
+    """Many classes and draws are taken in parts of a bounded table."""
+    counts = torch.ones(2000, dtype=torch.long)
+    presence = batch_presence(counts, batch_size=1500)
+    torch.testing.assert_close(presence, torch.full((2000,), 0.75, dtype=torch.float64))
+
+
 def test_deferred_weights_start_at_their_epoch_and_resume_exactly():
     schedule = DeferredReweighting(torch.tensor([0.5, 1.5]), start_epoch=2)
     seen = []
