@@ -27,6 +27,7 @@ bench: .venv/dev.stamp
 
 accuracy: .venv/dev.stamp
 	$(BIN)/python benchmarks/accuracy.py --out benchmarks/results/accuracy.csv --page docs/accuracy.md
+
 MODULE ?= losses/softmax.py
 mutants: .venv/dev.stamp
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.mutants $(MODULE)
