@@ -118,7 +118,7 @@ def test_bad_loss_gets_one_sentence(text, message):
         ("[" * 100_000 + "]" * 100_000, "w.json is not JSON: it is nested too deeply"),
         ('{"a": ' * 100_000, "w.json is not JSON: it is nested too deeply"),
         ("[" + "9" * 5_000 + ", 1, 1]", "w.json is not JSON: Exceeds the limit"),
-        ('{"0": 1, "1": 2, "2": 3, "1": 9}', "w.json is not JSON: key '1' stands twice"),
+        ('{"0": 1, "1": 2, "2": 3, "1": 9}', "w.json must have each key once, got '1' twice"),
         ("[1, 1" + "0" * 400 + ", 1]", "weights must be positive numbers"),
         ("[1, NaN, 1]", "weights must be positive numbers"),
         ('{"0": 1, "1": 1, "3": 1}', "for (class )?'2'"),

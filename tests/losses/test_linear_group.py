@@ -134,7 +134,7 @@ def test_arguments_of_a_group(tmp_path):
     dist.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
         group = dist.group.WORLD
-        with pytest.raises(TypeError, match="num_classes must be an int with column_group, got NoneType"):
+        with pytest.raises(TypeError, match="num_classes must be an int with column_group, got None"):
             lgl_inr_linear(x, weight, target, column_group=group)
         with pytest.raises(
             ValueError, match="linear_weight must have 12 of the 12 rows in process 0 of 1, got 11"

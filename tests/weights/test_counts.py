@@ -143,7 +143,7 @@ def test_a_json_file_is_read_by_class_and_names_each_once(tmp_path):
     file.write_text('{"c": 3, "a": 1, "b": 2}')
     assert parse_weights(str(file), counts, ["a", "b", "c"]).tolist() == [1, 2, 3]
     file.write_text('{"a": 3, "a": 1, "b": 2, "c": 1}')
-    with pytest.raises(ValueError, match="must name each class once, got 'a' twice"):
+    with pytest.raises(ValueError, match="must have each key once, got 'a' twice"):
         parse_weights(str(file), counts, ["a", "b", "c"])
 
 

@@ -71,6 +71,8 @@ def read_json(path: Path) -> Any:
     """
     try:
         return json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_once)
+    except LookupError as twice:
+        raise ValueError(f"{path} must have each key once, got {twice.args[0]!r} twice") from None
     except RecursionError:
         raise ValueError(f"{path} is not JSON: it is nested too deeply") from None
     except ValueError as error:
@@ -81,7 +83,7 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     """Return an object of JSON, in which no key stands twice."""
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError(f"key {Counter(key for key, _ in pairs).most_common(1)[0][0]!r} stands twice")
+        raise LookupError(Counter(key for key, _ in pairs).most_common(1)[0][0])
     return found
 
 

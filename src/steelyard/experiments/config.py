@@ -28,6 +28,15 @@ _MOST_BYTES = 1 << 16  # bytes of a file
 _LONGEST = 1000  # characters of a key or value
 _DEEPEST = 10  # levels
 LARGEST = 1e9  # of a rate or a decay: nobody means more, and float32 holds its products
+
+
+def _short(name: str) -> str:
+    # Not pydantic's own limit, which takes no bytes of a file's name that are no UTF-8.
+    if len(name) > _LONGEST:
+        raise ValueError(f"must have at most {_LONGEST} characters, got {len(name)}")
+    return name
+
+
 Backbone = Annotated[str, AfterValidator(check_backbone)]
 Rate = Annotated[float, Field(gt=0, le=LARGEST)]
 Decay = Annotated[float, Field(ge=0, le=LARGEST)]
@@ -58,7 +67,7 @@ class CompareConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
-    dataset: str = Field(default="digits", max_length=1000)
+    dataset: Annotated[str, AfterValidator(_short)] = "digits"
     imbalance: str = "none"
     losses: list[str] = Field(min_length=1, max_length=200)
     seeds: int = Field(default=3, ge=1, le=1000)
