@@ -20,8 +20,10 @@ _BACKBONES = (
     "Network: small-cnn; resnet32, for images of 32 x 32; mlp, one hidden layer; or a model of another library: "
     "timm:NAME, torchvision:NAME, transformers:NAME."
 )
-_AUGMENTATION = "Of training images: none, crop (shift by up to 4 pixels) or crop-flip (mirror them too)."
-_PRECISION = "Of training: 32-true, 16-mixed (not on CPUs) or bf16-mixed."
+_AUGMENTATION = (
+    "Augmentation of training images: none, crop (shift by up to 4 pixels) or crop-flip (mirror them too)."
+)
+_PRECISION = "Precision of training: 32-true, 16-mixed (not on CPUs) or bf16-mixed."
 
 
 @commands.command()
@@ -36,20 +38,20 @@ _PRECISION = "Of training: 32-true, 16-mixed (not on CPUs) or bf16-mixed."
 )
 @click.option(
     "--imbalance",
-    help="Of the training split: none, exponential:RATIO or step:RATIO[:FRACTION].  [default: none]",
+    help="Imbalance of the training split: none, exponential:RATIO or step:RATIO[:FRACTION].  [default: none]",
 )
 @click.option(
     "--losses",
-    help="Comma-separated, each NAME[:SCHEME[@VALUE]][:OPTION=VALUE][:from=EPOCH], "
+    help="Losses, comma-separated, each NAME[:SCHEME[@VALUE]][:OPTION=VALUE][:from=EPOCH], "
     "such as softmax:inverse or lgl-inr:beta=5; `steelyard losses` lists the names.  "
     "[required, here or in --config]",
 )
-@click.option("--seeds", type=int, help="How many times to train each loss.  [default: 3]")
-@click.option("--epochs", type=int, help="Epochs; results are those of the last.  [default: 30]")
+@click.option("--seeds", type=int, help="How many seeds to train each loss with.  [default: 3]")
+@click.option("--epochs", type=int, help="Epochs of a training; results are those of the last.  [default: 30]")
 @click.option("--batch-size", type=int, help="Training samples per step.  [default: 64]")
 @click.option(
     "--learning-rates",
-    help="One rate; or several, comma-separated, of which each loss gets its best on a validation split.  "
+    help="One rate; or several, comma-separated, of which each loss gets the best on a validation split.  "
     "[default: 0.03,0.1,0.3]",
 )
 @click.option("--momentum", type=float, help="Momentum of SGD, from 0 to below 1.  [default: 0.9]")
@@ -64,7 +66,8 @@ _PRECISION = "Of training: 32-true, 16-mixed (not on CPUs) or bf16-mixed."
 @click.option("--precision", help=f"{_PRECISION}  [default: 32-true]")
 @click.option(
     "--initial-bias",
-    help="Of the head: zero, or prior, the best constant of the loss for the class counts.  [default: zero]",
+    help="First bias of the head: zero, or prior, the best constant of the loss for the class counts.  "
+    "[default: zero]",
 )
 @click.option("--image-mode", help="Convert every image to L (grey) or RGB.")
 @click.option("--image-size", type=int, help="Resize every image to this height and width.")
@@ -149,7 +152,7 @@ def compare(
 
 
 _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or a JSON file"
-_CLASS_NAMES = "K names, comma-separated, in the order of the classes.  [default: what the file says]"
+_CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [default: what the file says]"
 
 
 @commands.command()
@@ -229,13 +232,16 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--losses", default="softmax", show_default=True, help="Comma-separated: softmax, logistic, focal:gamma=1 ..."
+    "--losses",
+    default="softmax",
+    show_default=True,
+    help="Losses, comma-separated: softmax, logistic, focal:gamma=1 ...",
 )
 @click.option(
     "--weights",
     default="none,sqrt_inverse,inverse",
     show_default=True,
-    help="Comma-separated: schemes such as inverse or power@0.5, or JSON files.",
+    help="Class weights, comma-separated: schemes such as inverse or power@0.5, or JSON files.",
 )
 @click.option(
     "--test",
