@@ -1,7 +1,7 @@
 # Two commands: `make demo` and `make test`. Each makes its own environment in .venv first.
 PYTHON ?= python3
 BIN := .venv/bin
-# What an installation depends on: after a change to any of it the package is installed anew.
+# What an installation depends on: after a change to any of it the package is installed again.
 INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steelyard/kernels/*/*.c)
 # A test process a core, each with one thread: threads of several processes would wait for each other.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal

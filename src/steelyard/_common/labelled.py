@@ -1,4 +1,4 @@
-"""Containers that say which class each of their values belongs to: read by what they say, never by order."""
+"""Containers that say which class each value belongs to, such as mappings: read by their keys, never by order."""
 
 import difflib
 from collections import Counter
@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class ByClass(NamedTuple):
-    """The values of a labelled container in the order of the classes, and what the container calls these."""
+    """The values of a labelled container in the order of the classes, and its names of the classes."""
 
     values: list[Any]
     classes: list[Any]
@@ -19,20 +19,21 @@ class ByClass(NamedTuple):
 def by_class(name: str, container: Any, class_names: Sequence[Any] | None = None) -> ByClass | None:
     """Return the values of a labelled container in the order of the classes, or None for any other container.
 
-    A mapping and whatever has an ``index`` beside its values, such as a pandas Series, are labelled. A key is a
-    class index if it is an int, an integral float, a bool, such a number of NumPy, a tensor of one, or their text
-    in digits; else it is a name. A `Counter` may hold equal keys that are not the same, such as tensors: they add
-    up.
+    Labelled are mappings, and containers with an ``index`` beside their values, such as a pandas Series. A key is
+    a class index if it is a whole number: an int, an integral float, a bool, such a number of NumPy, a tensor of
+    one of them, or, where all keys are, digits as text. Other keys are names. A `Counter` may hold several keys
+    for one class, such as tensors of equal value: their counts add up.
 
     Args:
-        name: of the argument, for the sentence.
-        container: anything.
-        class_names: the names in the order of the classes. Without them names must come in alphabetical order, in
-            which "as they come" and "sorted" are the same.
+        name: name of the argument, for errors.
+        container: any object.
+        class_names: the names in the order of the classes. Without them, names must come in alphabetical order:
+            then the order in which they come and the sorted order are the same.
 
     Raises:
-        TypeError: keys that are neither indices nor names, or both; a table.
-        ValueError: a class without a value, of two values, or unknown; names of which nobody knows the order.
+        TypeError: keys that are neither indices nor names, or a mixture of both; a table.
+        ValueError: a class with no value, a class with several, an unknown class, or names whose order is not
+            known.
     """
     if isinstance(container, Mapping):
         keys, values = list(container), list(container.values())

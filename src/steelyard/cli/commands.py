@@ -13,13 +13,17 @@ from steelyard.cli.tables import print_audit, print_forecast, print_table
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(steelyard.__version__, prog_name="steelyard")
 def commands() -> None:
-    """Which loss, which weights, and what did they do: classifiers on imbalanced data."""
+    """For classifiers on imbalanced data: which loss, which weights, and what did they do?"""
 
 
 _BACKBONES = (
-    "small-cnn; resnet32, for images of 32 x 32; mlp, one hidden layer; or a model of another library: "
+    "Network: small-cnn; resnet32, for images of 32 x 32; mlp, one hidden layer; or a model of another library: "
     "timm:NAME, torchvision:NAME, transformers:NAME."
 )
+_AUGMENTATION = (
+    "Augmentation of training images: none, crop (shift by up to 4 pixels) or crop-flip (mirror them too)."
+)
+_PRECISION = "Precision of training: 32-true, 16-mixed (not on CPUs) or bf16-mixed."
 
 
 @commands.command()
@@ -27,38 +31,45 @@ _BACKBONES = (
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="YAML file of the options below; those given here win.",
+    help="YAML file of the options below; options on the command line win.",
 )
-@click.option("--dataset", help="digits (built in), a folder, or a Hugging Face hub name.  [default: digits]")
-@click.option("--imbalance", help="none, exponential:RATIO or step:RATIO[:FRACTION].  [default: none]")
+@click.option(
+    "--dataset", help="A built-in data set, a folder, or a Hugging Face hub name.  [default: digits, built in]"
+)
+@click.option(
+    "--imbalance",
+    help="Imbalance of the training split: none, exponential:RATIO or step:RATIO[:FRACTION].  [default: none]",
+)
 @click.option(
     "--losses",
-    help="Comma-separated, each NAME[:SCHEME[@VALUE]][:OPTION=VALUE][:from=EPOCH], "
+    help="Losses, comma-separated, each NAME[:SCHEME[@VALUE]][:OPTION=VALUE][:from=EPOCH], "
     "such as softmax:inverse or lgl-inr:beta=5; `steelyard losses` lists the names.  "
     "[required, here or in --config]",
 )
-@click.option("--seeds", type=int, help="How many seeds.  [default: 3]")
-@click.option("--epochs", type=int, help="Epochs; results are those of the last.  [default: 30]")
-@click.option("--batch-size", type=int, help="Training samples a step.  [default: 64]")
+@click.option("--seeds", type=int, help="How many seeds to train each loss with.  [default: 3]")
+@click.option("--epochs", type=int, help="Epochs of a training; results are those of the last.  [default: 30]")
+@click.option("--batch-size", type=int, help="Training samples per step.  [default: 64]")
 @click.option(
     "--learning-rates",
-    help="One fixes it; several, comma-separated, are tried for every loss on a validation split.  "
+    help="One rate; or several, comma-separated, of which each loss gets the best on a validation split.  "
     "[default: 0.03,0.1,0.3]",
 )
-@click.option("--momentum", type=float, help="Of SGD, from 0 to below 1.  [default: 0.9]")
-@click.option("--weight-decay", type=float, help="Of SGD; biases do not decay.  [default: 0.0005]")
+@click.option("--momentum", type=float, help="Momentum of SGD, from 0 to below 1.  [default: 0.9]")
+@click.option("--weight-decay", type=float, help="Weight decay of SGD; biases do not decay.  [default: 0.0005]")
 @click.option(
     "--validation-fraction",
     type=float,
-    help="Share of the training samples that is set aside to choose the learning rate by.  [default: 0.1]",
+    help="Share of the training samples set aside to choose the learning rate.  [default: 0.1]",
 )
 @click.option("--backbone", help=f"{_BACKBONES}  [default: small-cnn]")
-@click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.  [default: none]")
-@click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.  [default: 32-true]")
+@click.option("--augmentation", help=f"{_AUGMENTATION}  [default: none]")
+@click.option("--precision", help=f"{_PRECISION}  [default: 32-true]")
 @click.option(
-    "--initial-bias", help="zero, or prior: the best constant of the loss for the class counts.  [default: zero]"
+    "--initial-bias",
+    help="First bias of the head: zero, or prior, the best constant of the loss for the class counts.  "
+    "[default: zero]",
 )
-@click.option("--image-mode", help="L or RGB: convert every image.")
+@click.option("--image-mode", help="Convert every image to L (grey) or RGB.")
 @click.option("--image-size", type=int, help="Resize every image to this height and width.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option(
@@ -67,7 +78,10 @@ _BACKBONES = (
     help="Go on with an unfinished run: in --out, else the latest with these options.",
 )
 @click.option(
-    "--accelerator", default="auto", show_default=True, help="As Lightning takes it: auto, cpu, gpu, mps."
+    "--accelerator",
+    default="auto",
+    show_default=True,
+    help="What to train on, as Lightning names it: auto, cpu, gpu, mps.",
 )
 @click.option(
     "--devices",
@@ -81,7 +95,7 @@ _BACKBONES = (
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Trainings at a time, each in a process of its own; they share the CPU's threads.",
+    help="How many trainings run at a time, each in a process of its own; they share the CPU's threads.",
 )
 @click.pass_obj
 def compare(
@@ -95,9 +109,9 @@ def compare(
     workers: int,
     **options: Any,
 ) -> None:
-    """Train a small network under each loss and compare them.
+    """Train a network under each loss and compare the losses.
 
-    Every loss is trained with every seed; a table is printed, a report is written.
+    Trains with every loss and seed, prints a table, and writes a report.
     """
     from steelyard.experiments import compare as run
     from steelyard.experiments.config import make_config, read_config
@@ -138,6 +152,7 @@ def compare(
 
 
 _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or a JSON file"
+_CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [default: what the file says]"
 
 
 @commands.command()
@@ -147,19 +162,23 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
     help="The loss as for compare: softmax:inverse, logistic (one-vs-all), focal:gamma=1 ...  "
     "[default: what the file says]",
 )
-@click.option("--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: those of the loss]")
+@click.option("--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: as --loss says]")
 @click.option(
-    "--pos-weights", help="Weights said to be on each output's positives, in the same form; for logistic."
+    "--pos-weights", help="Weights said to be on each output's positives, in the same form; for logistic losses."
 )
-@click.option("--sampler", help="How often the sampler draws a sample of each class, in the same form.")
+@click.option("--sampler", help="How often the sampler drew a sample of each class, in the same form.")
 @click.option("--corrected", help="Weights taken out of the logits after training, in the same form.")
 @click.option(
     "--batch-size",
     type=int,
-    help="Samples of a mini-batch, for LGL-INR, which balances each.  [default: what the file says]",
+    help="Samples per batch in training, for LGL-INR, which balances each batch.  [default: what the file says]",
 )
-@click.option("--counts", help="Training samples of each class.  [default: what the file says, else its labels']")
-@click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
+@click.option(
+    "--counts",
+    help="Training samples of each class: K comma-separated numbers, or a JSON file.  "
+    "[default: what the file says, else counted from its labels]",
+)
+@click.option("--class-names", help=_CLASS_NAMES)
 @click.option(
     "--logits",
     metavar="COLUMNS",
@@ -176,16 +195,20 @@ _WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or
 )
 @click.option("--drop-invalid", is_flag=True, help="Leave out rows with missing, NaN or infinite numbers.")
 @click.option(
-    "--tolerance", type=float, default=1e-9, show_default=True, help="Mean probabilities up to this count as 0."
+    "--tolerance",
+    type=float,
+    default=1e-9,
+    show_default=True,
+    help="Mean probabilities up to this number count as 0.",
 )
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, audit.json, classes.csv.")
 @click.pass_obj
 def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **options: Any) -> None:
     """Say what class weights did to a trained model.
 
-    FILE holds its logits on its training samples, and their labels: parquet, Arrow, CSV, NPZ or NPY; or it is a
-    folder or a quoted glob of tables, which are one data set. What was read as what is said first; other columns
-    are left out.
+    FILE holds the model's logits on its training samples, and their labels: parquet, Arrow, CSV, NPZ or NPY. A
+    folder or a quoted glob of tables is one data set. The command says which columns it reads as what, and leaves
+    out the others.
     """
     from steelyard.commands.audit import audit_file
 
@@ -209,21 +232,26 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
-    "--losses", default="softmax", show_default=True, help="Comma-separated: softmax, logistic, focal:gamma=1 ..."
+    "--losses",
+    default="softmax",
+    show_default=True,
+    help="Losses, comma-separated: softmax, logistic, focal:gamma=1 ...",
 )
 @click.option(
     "--weights",
     default="none,sqrt_inverse,inverse",
     show_default=True,
-    help="Comma-separated: schemes such as inverse or power@0.5, or JSON files.",
+    help="Class weights, comma-separated: schemes such as inverse or power@0.5, or JSON files.",
 )
 @click.option(
     "--test",
     type=click.Path(path_type=Path),
-    help="Features of held-out samples to judge by.  [default: for train_NAME the file NAME beside it]",
+    help="Features and labels of held-out samples to judge by.  [default: for train_NAME the file NAME beside it]",
 )
 @click.option(
-    "--weight-decay", type=float, help="Decay of the head's matrix.  [default: what the file says, else 0.0005]"
+    "--weight-decay",
+    type=float,
+    help="Weight decay of the head, without its bias.  [default: what the file says, else 0.0005]",
 )
 @click.option(
     "--features",
@@ -233,7 +261,7 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 @click.option(
     "--target", metavar="COLUMN", help="Label column.  [default: target, label, labels, y, y_true or label_ids]"
 )
-@click.option("--class-names", help="K names, comma-separated.  [default: what the file says]")
+@click.option("--class-names", help=_CLASS_NAMES)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
 )
@@ -241,8 +269,9 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
 def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path | None, **options: Any) -> None:
     """Say what other class weights would do, before training again.
 
-    FILE holds the features of the training samples, what the network's linear head multiplies, and their labels;
-    or it is a folder or a quoted glob of tables. What was read as what is said first; other columns are left out.
+    FILE holds the features of the training samples, which are the inputs of the network's linear head, and their
+    labels. A folder or a quoted glob of tables is one data set. The command says which columns it reads as what,
+    and leaves out the others.
     """
     from steelyard.commands.forecast import forecast_file
     from steelyard.report.results import ForecastResults
@@ -266,25 +295,27 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 @commands.command()
 @click.argument("claim", metavar="{c1|c2|c3|c4|leaderboard|all}")
 @click.option("--dataset", help="As for compare; for leaderboard several, comma-separated.")
-@click.option("--full", is_flag=True, help="At the paper's scale: data from the hub, larger networks, for GPUs.")
-@click.option("--losses", help="As for compare; for c3, c4 and leaderboard.")
 @click.option(
-    "--imbalance", help="none, exponential:RATIO or step:RATIO[:FRACTION]; for c4 several, comma-separated."
+    "--full", is_flag=True, help="Run at the paper's scale: data from the hub and larger networks, for GPUs."
 )
+@click.option("--losses", help="As for compare; for c3, c4 and leaderboard.")
+@click.option("--imbalance", help="As for compare; for c4 several, comma-separated.")
 @click.option("--epochs", type=int, help="As for compare.")
 @click.option("--seeds", type=int, help="As for compare.")
 @click.option("--backbone", help=_BACKBONES)
-@click.option("--augmentation", help="none, crop (by up to 4 pixels) or crop-flip.")
-@click.option("--limit-train", type=int, help="At most so many training samples, before imbalance.")
-@click.option("--precision", help="32-true, 16-mixed (not on CPUs) or bf16-mixed.")
-@click.option("--image-mode", help="L or RGB: convert every image.")
+@click.option("--augmentation", help=_AUGMENTATION)
+@click.option("--limit-train", type=int, help="Use at most this many training samples, before imbalance.")
+@click.option("--precision", help=_PRECISION)
+@click.option("--image-mode", help="Convert every image to L (grey) or RGB.")
 @click.option("--image-size", type=int, help="Resize every image to this height and width.")
-@click.option("--workers", type=int, show_default="one a GPU, else one a core", help="Trainings at a time.")
-@click.option("--engine", default="local", show_default=True, help="local, ray or dask.")
+@click.option(
+    "--workers", type=int, show_default="one per GPU, else one per core", help="How many trainings run at a time."
+)
+@click.option("--engine", default="local", show_default=True, help="What runs the trainings: local, ray or dask.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder of claims.  [default: runs/claims, where each run has its own]",
+    help="Folder for the claims, each in its own.  [default: a new one for each configuration in runs/claims]",
 )
 @click.pass_obj
 def reproduce(
@@ -302,8 +333,8 @@ def reproduce(
 ) -> None:
     """Run the paper's claims, or a leaderboard of losses.
 
-    all is c1 to c4; each gets a folder and a page in OUT. What an option does not change is in the configuration
-    that ships with the claim. An unfinished run goes on.
+    all stands for c1 to c4. Each claim gets a folder with a page. Options change the configuration that ships with
+    the claim. An unfinished run goes on.
     """
     from steelyard.claims import claim_folder, read_claim_config
     from steelyard.claims import reproduce as run
@@ -349,9 +380,9 @@ def _parts(text: str) -> list[str]:
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
 def report(folder: Path) -> None:
-    """Make the report of a finished run again from its files.
+    """Write the report of a finished run again, from its files.
 
-    FOLDER is that of a comparison, an audit, a forecast or a claim.
+    FOLDER holds a comparison, an audit, a forecast or a claim.
     """
     from steelyard.report import write_audit_page, write_claim_page, write_forecast_page, write_report
 
@@ -369,9 +400,9 @@ def report(folder: Path) -> None:
 @commands.command()
 @click.option("--markdown", is_flag=True, help="Print a Markdown table of what each loss takes.")
 def losses(markdown: bool) -> None:
-    """List the losses and presets by name.
+    """List the names of the losses and presets.
 
-    --losses and create_loss take these names.
+    Give these names to --losses, or to create_loss in Python.
     """
     from steelyard.losses.table import loss_table
 

@@ -1,4 +1,4 @@
-"""A folder of data is read without leaving it: what its README asks for, its links, the files of its images."""
+"""A folder of data is read without leaving it: its README, its links and its images lead to no file outside."""
 
 import os
 from collections.abc import Iterable, Iterator
@@ -15,11 +15,11 @@ _KINDS = ("arrow", "csv", "imagefolder", "json", "parquet", "webdataset")  # non
 def open_folder(folder: Path) -> Any:
     """Return the splits of a folder in the layout of a hub snapshot.
 
-    What its README says of its files is followed inside the folder only: nothing is fetched, no link is followed
-    out of it, and a script in it is never run.
+    Its README may say where its files are, but only inside the folder. Nothing is fetched, no link is followed out
+    of the folder, and a script in it is never run.
 
     Raises:
-        ValueError: something in the folder would lead out of it, or its files are of no kind that holds images.
+        ValueError: something in the folder leads out of it, or its files are of a kind that is not read.
     """
     import datasets
 
@@ -41,8 +41,11 @@ def open_folder(folder: Path) -> Any:
 
 
 def roots(folder: Path) -> list[Path]:
-    """Return the folders whose files belong to a folder of data: itself, and, for a snapshot in the cache of the
-    hub, the files of its repository that it links to; and where archives are unpacked."""
+    """Return the folders whose files belong to a folder of data.
+
+    They are the folder itself, for a snapshot in the cache of the hub the files of its repository that it links
+    to, and the cache in which archives are unpacked.
+    """
     import datasets
 
     blobs = [folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else []
@@ -50,7 +53,7 @@ def roots(folder: Path) -> list[Path]:
 
 
 def check_inside(files: Iterable[Path], folders: list[Path]) -> None:
-    """Refuse files that lie in none of the folders, once links are followed."""
+    """Refuse files that, once links are followed, lie in none of the folders."""
     real = [folder.resolve() for folder in folders]
     for file in files:
         whole = None if "\0" in str(file) else Path(os.path.realpath(file))
@@ -59,7 +62,7 @@ def check_inside(files: Iterable[Path], folders: list[Path]) -> None:
 
 
 def _metadata(file: Path) -> Any:
-    """Return what a README (between its lines of ---) or a file of YAML says, as the datasets library reads it."""
+    """Return the metadata of a README (between its lines of ---) or a YAML file, as datasets reads it."""
     if file.suffix != ".md":
         return yaml.safe_load(file.read_text(encoding="utf-8"))
     from huggingface_hub import DatasetCard
@@ -68,7 +71,7 @@ def _metadata(file: Path) -> Any:
 
 
 def _places(value: Any, is_place: bool = False) -> Iterator[str]:
-    """Yield all that is said of where files are, however it is nested."""
+    """Yield every path that the metadata gives for files, however it is nested."""
     if isinstance(value, dict):
         for key, inner in value.items():
             yield from _places(inner, is_place or key in ("data_files", "data_dir"))

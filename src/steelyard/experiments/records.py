@@ -1,4 +1,4 @@
-"""Records of finished jobs: what came of a job, which job it was, and a checksum that shows a change."""
+"""Records of finished jobs: the result of a job, its settings, and a checksum that reveals a later change."""
 
 import hashlib
 import json
@@ -11,17 +11,17 @@ from steelyard._common.files import read_json, to_json, write_json
 
 
 def write_record(file: Path, of: Mapping[str, object], found: Mapping[str, object]) -> None:
-    """Write what was found as JSON, with the settings of the job that found it."""
+    """Write the result of a job (`found`) as JSON, with the settings of the job (`of`)."""
     content = {"of": dict(of), "found": dict(found)}
     write_json(file, content | {"sha256": _digest(content)})
 
 
 def read_record(file: Path, of: Mapping[str, object]) -> dict[str, Any]:
-    """Return what was found.
+    """Return the result of the job with these settings.
 
     Raises:
-        ValueError: the file was changed since it was written, or is the record of another job; the sentence names
-            the file and what to do.
+        ValueError: the file was changed since it was written, or is the record of a job with other settings; the
+            sentence names the file and says what to do.
     """
     try:
         record = read_json(file)

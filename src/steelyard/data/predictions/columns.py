@@ -1,11 +1,14 @@
-"""Which fields of a file are the numbers, which is the label, which are left out: one rule for every format.
+"""Which fields of a file hold the numbers, which holds the label, which are left out: one rule for every format.
 
-1. What is named by option, as names or patterns.
-2. A list column that is called as such (``logits``, ``probabilities``, ``features``).
+The numbers are in the first of these that there is:
+
+1. The columns that an option names, one by one or by patterns.
+2. A list column called after what it holds (``logits``, ``probabilities``, ``features``).
 3. Columns of a prefix and a class name or number (``logit_cat``, ``prob.0``); numbers tell the order.
 4. Columns that are called as the classes are, or 0 to K - 1.
+5. A single column of one binary output (``logit``, ``score``).
 
-What is left over is never a class. Where nothing fits, one sentence says how to name the columns.
+Other columns are never classes. Where nothing fits, one sentence says how to name the columns.
 """
 
 import fnmatch
@@ -36,14 +39,14 @@ _SEPARATORS = r"[_.\-:/ \[(]"
 
 @dataclass(frozen=True)
 class Choice:
-    """What was chosen of a file's fields.
+    """Which fields of a file are read, and as what.
 
     Attributes:
-        values: ``"logits"``, ``"probabilities"`` or ``"features"``.
-        columns: of the numbers, in the order of the classes; or one list.
-        label: of the labels.
-        left_out: the other fields.
-        class_names: that the columns say; None for lists, single columns and features.
+        values: what the numbers are: ``"logits"``, ``"probabilities"`` or ``"features"``.
+        columns: names of the columns of numbers, in the order of the classes; or the name of one list column.
+        label: name of the label column.
+        left_out: names of the other fields.
+        class_names: names of the classes, as the columns tell them; None for lists, single columns and features.
     """
 
     values: str
@@ -67,30 +70,31 @@ def choose(
     class_names: Sequence[str] | None = None,
     texts: Callable[[str], set[str]] | None = None,
 ) -> Choice:
-    """Return which fields are what.
+    """Return which fields hold the numbers and the label.
 
     Args:
-        file: with its fields.
-        values: ``"logits"``, ``"probabilities"`` or ``"features"``.
-        columns: names or shell patterns, in one string with commas or in a sequence.
-        target: name of the label.
-        class_names: in the order of the classes, where they are known.
-        texts: as ``file.texts``, of all files of a set. Default: the file's.
+        file: the opened file.
+        values: what the numbers are: ``"logits"``, ``"probabilities"`` or ``"features"``.
+        columns: names or shell patterns of the columns of numbers, in one string with commas or in a sequence.
+            Default: found by the rule.
+        target: name of the label column. Default: the one with a name of ``LABEL_NAMES``.
+        class_names: names in the order of the classes, where they are known.
+        texts: a function like ``file.texts`` for all files of a set. Default: that of the file.
 
     Raises:
-        ValueError: nothing fits, or several things do; the sentence lists the fields.
+        ValueError: no fields fit, or several do; the sentence lists them.
     """
     return _Rule(file, values, tuple(class_names) if class_names else None, texts or file.texts).choose(
         columns, target
     )
 
 
-_Found = tuple[list[Field], tuple[str, ...] | None]  # and the classes that columns are called after
+_Found = tuple[list[Field], tuple[str, ...] | None]  # the fields, and the classes that they are called after
 
 
 @dataclass
 class _Rule:
-    """The rule for one file; `known` are the class names that somebody told."""
+    """The rule for one file; `known` are the class names that the caller or the metadata gave."""
 
     file: Opened
     values: str
@@ -186,7 +190,7 @@ class _Rule:
         return [f.name for f in self.numbered(ends)[0]]
 
     def names_of(self, fields: list[Field]) -> tuple[str, ...] | None:
-        """Return the classes that columns which were named are called after."""
+        """Return the classes that the columns named by option are called after."""
         if len(fields) < 2:
             return None
         bare = tuple(f.name for f in fields)
@@ -318,7 +322,7 @@ class _Rule:
         return found
 
     def single(self) -> _Found | None:
-        """Return the only score a row, of a binary output."""
+        """Return the column of one binary output."""
         if self.values == "features" or (self.known is not None and len(self.known) != 2):
             return None
         for stems in _STEMS[self.values]:
@@ -370,7 +374,7 @@ class _Rule:
         )
 
     def how_to_name(self, names: Sequence[str]) -> str:
-        """Return how to name columns, ready to paste where they are few."""
+        """Return how to name columns: ready to paste where they are few."""
         text = ",".join(names if len(names) <= _PASTED else [*names[:2], "..."])
         option = "features" if self.values == "features" else "logits"
         return (

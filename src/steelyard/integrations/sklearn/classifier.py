@@ -1,5 +1,5 @@
-"""The classifier: it fits another one, finds what weighed the classes, measures how much of it is there, and takes
-that out."""
+"""The classifier that wraps another one: it finds what weighed the classes, measures how much of that shows in the
+probabilities, and takes that much out."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,41 +30,42 @@ Prior = Literal["uniform"] | Mapping[Any, float] | Array | None
 
 
 class PriorCalibratedClassifier(ClassifierMixin, MetaEstimatorMixin, BaseEstimator):  # type: ignore[misc]
-    r"""Fit a classifier that weighs classes, and take that out of its probabilities again.
+    r"""Fit a classifier that weighs classes, and take the weights out of its probabilities.
 
     .. math:: q_k(x) \propto p_k(x)\, w_k^{-g}\, \frac{\pi'_k}{\pi_k}
 
-    with :math:`p` the wrapped classifier's probabilities, :math:`w_k` what a row of class k weighed on average
-    while it was fitted, :math:`\pi` the class frequencies of y and :math:`\pi'` those where it is used. The power
-    :math:`g` says how much of the weights is in the probabilities of new rows: near 1 for a model that cannot
-    follow single rows, near 0 or below for trees that grow until they can. It is measured on rows that a clone was
-    not fitted on.
+    with :math:`p` the wrapped classifier's probabilities, :math:`w_k` the mean weight of a row of class k while it
+    was fitted, :math:`\pi` the class frequencies of y and :math:`\pi'` those where it is used. The power :math:`g`
+    says how much of the weights shows in the probabilities of new rows: near 1 for a model that cannot follow
+    single rows, near 0 or below for trees that grow until they can. It is measured on rows that a clone was not
+    fitted on (out-of-fold).
 
     What weighs classes is found in the estimator, inside pipelines and searches too: ``class_weight``,
     ``scale_pos_weight``, ``is_unbalance``, CatBoost's ``class_weights`` and ``auto_class_weights``, ``priors`` of
     naive Bayes and discriminant analysis, samplers and ensembles of imbalanced-learn, and ``sample_weight`` given
-    to fit, by its mean in each class. What no weight of a class describes is refused by name.
+    to fit, by its mean in each class. What cannot be described by one weight per class is refused by name.
 
     Args:
         estimator: classifier with ``predict_proba``; cloned, not changed. A ``FrozenEstimator`` is not fitted
             again, so give it rows that it was not fitted on, with the class frequencies of training.
         class_weights: further weights to fit it with: ``"balanced"``, a mapping from class to weight, or None for
-            none. Of a ``FrozenEstimator``: those that it was fitted with.
+            none. For a ``FrozenEstimator`` they are the weights that it was fitted with.
         train_prior: class frequencies that the estimator's probabilities stand for, where its parameters do not
             tell: ``"uniform"``, a mapping, or one frequency per class in the order of ``classes_``. Then neither
-            the estimator nor sample_weight is read; class_weights come on top. Default: read.
+            the estimator's parameters nor sample_weight are read; class_weights come on top. Default: found in the
+            estimator.
         test_prior: class frequencies where it is used, in the same forms. Default: the frequencies of y.
-        cv: how out-of-fold rows are made to measure g, at the cost of that many fits more: a number of folds, a
-            splitter of scikit-learn, or an iterable of (train, test). None: g = 1, not measured.
+        cv: the folds on which g is measured, each of which costs one more fit: a number of folds, a splitter of
+            scikit-learn, or an iterable of (train, test). None: g is 1 and not measured.
 
     Attributes:
         estimator_: the fitted classifier.
         classes_: (K,) classes.
         weights_: (K,) w, mean 1 over the rows.
         power_: g.
-        power_error_: the standard error of g, from the scatter of the rows; NaN where it was not measured.
-        train_prior_: (K,) class frequencies as the weights make them.
-        test_prior_: (K,) class frequencies of use.
+        power_error_: the standard error of g, from the scatter of the rows; NaN where g was not measured.
+        train_prior_: (K,) class frequencies of y, times the weights.
+        test_prior_: (K,) class frequencies where the classifier is used.
 
     Raises:
         ValueError: at fitting: an estimator without probabilities, one that takes no weights, one that weighs
