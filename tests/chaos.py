@@ -11,6 +11,7 @@ import json
 import math
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -39,6 +40,7 @@ COMMANDS = {
     "audit": "audit DATA/train_predictions.parquet --loss softmax --out audited",
     "forecast": "forecast DATA/train_features.parquet --weights none,inverse --out forecast",
 }
+TRACKER = r"^.*resource_tracker\.py:\d+: UserWarning: .*\n +warnings\.warn\(\n"
 NOT_NUMBERS = {"steps", "seconds", "finished", "name", "environment", "command", "files", "version"}
 
 
@@ -72,7 +74,8 @@ class Process:
 
     def sentence(self):
         """Return the one sentence that it said of what was wrong."""
-        text = self.log.read_text(errors="replace")
+        # These processes end by os._exit, so what joblib would have cleaned up its tracker does, and tells.
+        text = re.sub(TRACKER, "", self.log.read_text(errors="replace"), flags=re.MULTILINE)
         lines = [line for line in text.splitlines() if line.startswith("steelyard: ")]
         if "Traceback" in text or len(lines) != 1 or not text.rstrip().endswith(lines[0]):
             raise Wrong(f"no one sentence: {text[-300:]!r}")
