@@ -183,10 +183,16 @@ def test_bad_weights(text, message):
         parse_weights(text, torch.ones(3))
 
 
-def test_link_must_be_known(tmp_path):
+def test_a_loss_that_nobody_says_is_a_guess_that_is_told(tmp_path):
     logits, target = _samples()
-    with pytest.raises(ValueError, match="does not say whether its logits are softmax or logistic"):
-        audit_file(_write(tmp_path / "p.parquet", logits, target))
+    guessed = []
+    found = audit_file(_write(tmp_path / "p.parquet", logits, target), say=guessed.append)
+    assert found.to_dict() == audit_file(tmp_path / "p.parquet", loss="softmax").to_dict()
+    assert guessed[1] == "loss: softmax, as nobody says which it was; --loss states another"
+    rows = np.stack([np.linspace(-1, 1, 40), np.arange(40) % 2], axis=1)
+    np.savetxt(tmp_path / "b.csv", rows, delimiter=",", header="score,y_true", comments="")
+    audit_file(tmp_path / "b.csv", say=guessed.append)
+    assert "loss: logistic, as nobody says which it was; --loss states another" in guessed
     told = _write(tmp_path / "q.parquet", logits, target, {"steelyard.link": "logistic"})
     said = []
     assert audit_file(told).implied_weights is None

@@ -160,7 +160,7 @@ _CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [d
 @click.option(
     "--loss",
     help="The loss as for compare: softmax:inverse, logistic (one-vs-all), focal:gamma=1 ...  "
-    "[default: what the file says]",
+    "[default: what the file says, else softmax, or logistic for one output]",
 )
 @click.option("--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: as --loss says]")
 @click.option(

@@ -48,7 +48,8 @@ def audit_file(
             :func:`steelyard.data.open_predictions`. Rows without a label, or with -100, are left out; missing
             numbers count as invalid.
         loss: as :func:`parse_loss` takes it, such as ``softmax``, ``logistic`` for one-vs-all outputs, or
-            ``lgl-inr:beta=5``. Default: what the file says.
+            ``lgl-inr:beta=5``. Default: what the file says, else softmax, or logistic for one output, which `say` is
+            told.
         weights, pos_weights, sampler: weights per class as :func:`parse_weights` takes them; schemes are made from
             the class counts. Default: of `weights` the scheme of the loss, else none.
         corrected: weights that were taken out of the logits after training, in the same form.
@@ -137,9 +138,8 @@ class _Stated:
         opened = self.opened
         text = opened.loss or opened.link if self.loss is None else self.loss
         if text is None:
-            raise ValueError(
-                f"loss must be given: {opened.path} does not say whether its logits are softmax or logistic"
-            )
+            text = "softmax" if opened.num_classes > 1 else "logistic"
+            self.say(f"loss: {text}, as nobody says which it was; --loss states another")
         self.spec: LossSpec = parse_loss(text)
         self.from_file = self.loss is None and opened.loss is not None
         self.link = self.spec.link
