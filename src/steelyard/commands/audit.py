@@ -48,8 +48,8 @@ def audit_file(
             :func:`steelyard.data.open_predictions`. Rows without a label, or with -100, are left out; missing
             numbers count as invalid.
         loss: as :func:`parse_loss` takes it, such as ``softmax``, ``logistic`` for one-vs-all outputs, or
-            ``lgl-inr:beta=5``. Default: what the file says, else softmax, or logistic for one output, which `say` is
-            told.
+            ``lgl-inr:beta=5``. Default: what the file says, else softmax, or logistic for one output, and
+            `say` is told so.
         weights, pos_weights, sampler: weights per class as :func:`parse_weights` takes them; schemes are made from
             the class counts. Default: of `weights` the scheme of the loss, else none.
         corrected: weights that were taken out of the logits after training, in the same form.
