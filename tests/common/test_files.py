@@ -145,3 +145,13 @@ def test_files_have_the_rights_of_any_other(tmp_path):
     write_text(tmp_path / "b", "")
     modes = [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in "ab"]
     assert modes[0] == modes[1]
+
+
+def test_what_killed_processes_left_is_gone_once_a_folder_is_held(tmp_path):
+    left = tmp_path / "part" / ".0123456789abcdef.tmp"
+    left.parent.mkdir()
+    left.write_text("half")
+    with held_folder(tmp_path):
+        assert not left.exists()
+        left.write_text("of a worker that is killed now")
+    assert not left.exists()

@@ -114,8 +114,10 @@ def held_folder(folder: Path) -> Iterator[None]:
     except Timeout:
         raise ValueError(f"folder {folder} is in use by another process") from None
     try:
+        _remove_leftovers(folder)
         yield
     finally:
+        _remove_leftovers(folder)
         lock.release()
 
 
@@ -146,12 +148,11 @@ def filled_folder(folder: Path) -> Iterator[None]:
         check_folder(folder)  # another process may have finished it meanwhile
         (folder / UNFINISHED).touch()
         yield
-        remove_leftovers(folder)
         (folder / _LOCK).unlink(missing_ok=True)
         (folder / UNFINISHED).unlink()
 
 
-def remove_leftovers(folder: Path) -> None:
+def _remove_leftovers(folder: Path) -> None:
     """Remove what processes left that were killed while they wrote into a folder; for who holds it."""
     for aside in folder.rglob(".????????????????.tmp"):
         aside.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 import steelyard
 from steelyard._common.checks import check_same
-from steelyard._common.files import held_folder, read_json, remove_leftovers, to_json, write_csv, write_json
+from steelyard._common.files import held_folder, read_json, to_json, write_csv, write_json
 from steelyard.claims import c1, c2, c3, c4, leaderboard
 from steelyard.claims.config import ClaimConfig
 from steelyard.data import parse_imbalance
@@ -131,7 +131,6 @@ def reproduce(
         _write_rows(folder / "rows.csv", list(records.values()))
         write_json(folder / Claim.FILE, result.to_dict())
         write_claim_page(folder)
-        remove_leftovers(folder)
         return result
 
 

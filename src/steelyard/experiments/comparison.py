@@ -13,7 +13,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from steelyard._common.files import remove_leftovers, write_csv, write_json
+from steelyard._common.files import write_csv, write_json
 from steelyard._common.text import exact
 from steelyard.experiments.bench import Bench, BenchJob, check_files, read_outcome
 from steelyard.experiments.config import CompareConfig
@@ -110,7 +110,6 @@ def compare(
         write_json(folder / "results.json", results.to_dict())
         write_report(folder)
         clear_locks(folder)
-        remove_leftovers(folder)
         return results
 
 
