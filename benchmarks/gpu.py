@@ -87,7 +87,7 @@ def loop_over_classes(z: Tensor, target: Tensor) -> Tensor:
 
 
 def competitors(target: Tensor, classes: int) -> dict[str, Loss]:
-    torch._dynamo.reset()  # or it would generalise over the shapes of this run
+    torch.compiler.reset()  # or it would generalise over the shapes of this run
     compiled = torch.compile(F.cross_entropy, dynamic=False)
     losses: dict[str, Loss] = {
         "torch cross-entropy": lambda z: F.cross_entropy(z, target),

@@ -34,7 +34,7 @@ def in_its_place(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "memory_allocated", lambda: 1_000_000)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: 3_000_000)
     monkeypatch.setattr(torch, "compile", lambda function, **_: function)
-    monkeypatch.setattr(torch._dynamo, "reset", lambda: None)
+    monkeypatch.setattr(torch.compiler, "reset", lambda: None)
     return gpu
 
 

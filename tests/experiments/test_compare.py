@@ -38,6 +38,14 @@ from steelyard.report.results import Comparison
 from steelyard.training import Diverged
 from tests.helpers import gone
 
+FILES = [
+    "model.safetensors",
+    "predictions.parquet",
+    "train_predictions.parquet",
+    "features.parquet",
+    "train_features.parquet",
+    "mean_confusion.npz",
+]
 CONFIG = make_config(
     losses=["softmax:inverse", "lgl-inr:statistics=running"],
     imbalance="exponential:10",
@@ -69,15 +77,7 @@ def test_writes_what_it_says(finished):
     for slug in ("softmax-inverse", "lgl-inr-statistics-running"):
         for seed in (0, 1):
             files = {p.name for p in (folder / slug / f"seed-{seed}").iterdir()}
-            assert files == {
-                "model.safetensors",
-                "predictions.parquet",
-                "train_predictions.parquet",
-                "features.parquet",
-                "train_features.parquet",
-                "mean_confusion.npz",
-                "result.json",
-            }
+            assert files == {*FILES, "result.json"}
     assert {p.name for p in folder.iterdir()} == {
         "config.yaml",
         "results.json",
@@ -332,16 +332,6 @@ def test_record_that_was_edited_is_named(finished, tmp_path, edit, message):
     file.write_text(edit(file.read_text()))
     with pytest.raises(ValueError, match=message):
         compare(CONFIG, folder, resume=True)
-
-
-FILES = [
-    "model.safetensors",
-    "predictions.parquet",
-    "train_predictions.parquet",
-    "features.parquet",
-    "train_features.parquet",
-    "mean_confusion.npz",
-]
 
 
 @pytest.mark.parametrize("complete", [True, False])

@@ -172,7 +172,7 @@ def test_asking_for_the_gpu_breaks_no_graph(monkeypatch):
         torch._dynamo.graph_break()
         return (9, 0)
 
-    torch._dynamo.reset()
+    torch.compiler.reset()
     monkeypatch.setattr(torch.cuda, "get_device_capability", capability)
     ask = torch.compile(lambda x: x + lgl_inr_triton.is_recent(0), backend="eager", fullgraph=True)
     assert ask(torch.zeros(())).item() == 1
@@ -181,7 +181,7 @@ def test_asking_for_the_gpu_breaks_no_graph(monkeypatch):
 @needs_triton
 @pytest.mark.filterwarnings("ignore")  # that triton does not start here
 def test_starting_triton_breaks_no_graph():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     lgl_inr_triton._starts.cache_clear()
     ask = torch.compile(lambda x: x + lgl_inr_triton._launches(), backend="eager", fullgraph=True)
     assert ask(torch.zeros(())).item() == torch.cuda.is_available()

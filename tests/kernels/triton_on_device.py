@@ -335,7 +335,7 @@ def test_operators_pass_opcheck(rows, classes, with_weight):
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, while it compiles
 def test_traces_into_one_graph():
-    torch._dynamo.reset()
+    torch.compiler.reset()
     logits, target = (x.to(DEVICE) for x in batch(6, 4, dtype=torch.float32))
     compiled = torch.compile(columns, backend="aot_eager", fullgraph=True)
     expected = value_and_grad(columns, logits, target, 1.0)

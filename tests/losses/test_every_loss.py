@@ -494,7 +494,7 @@ def test_first_bias_of_multi_label_targets_counts_samples(name):
 
 
 def _compiled(name, backend):
-    torch._dynamo.reset()
+    torch.compiler.reset()
     return torch.compile(CASES[name].function, fullgraph=True, backend=backend)
 
 

@@ -148,7 +148,7 @@ def test_several_upstream_gradients_at_once(name):
 def test_a_label_out_of_range_stops_compiled_and_unvalidated_code_too(name, label, num_sampled):
     *parts, target = head_parts(dtype=torch.float32)
     target[3] = label
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(FUSED[name], backend="aot_eager")
     for function, options in ((FUSED[name], {"validate": False}), (compiled, {})):
         with pytest.raises((RuntimeError, IndexError), match=r"(?i)target|index"):
@@ -288,7 +288,7 @@ def test_compiled_equals_eager(name, reduction):
     upstream = torch.linspace(1, 2, 12 if name == "logistic" else 5) if reduction == "none" else 2.0
     options = weights_of(name, 5, dtype=torch.float32) | {"reduction": reduction}
     expected = run_head(FUSED[name], parts, target, upstream, **options)
-    torch._dynamo.reset()
+    torch.compiler.reset()
     compiled = torch.compile(FUSED[name], fullgraph=True, backend="aot_eager")
     assert_same(run_head(compiled, parts, target, upstream, **options), expected, rtol=1e-6, atol=1e-7)
 

@@ -186,7 +186,7 @@ def test_ignored_rows_may_hold_anything(name, value, form):
     options = {} if form == "module" else options
     expected, expected_grad = value_and_grad(call, logits, target, **options)
     if form == "compiled":
-        torch._dynamo.reset()
+        torch.compiler.reset()
         call = torch.compile(call, backend="aot_eager")
     if form == "dense":
         loss, grad = value_and_grad(call, dirty.T[None].contiguous(), dirty_target[None], **options)
