@@ -16,8 +16,9 @@ class Power:
     """How much of the weights is in the probabilities.
 
     Attributes:
-        power: 1, all of them, as they were stated; 0, nothing; below 0, their contrary.
-        standard_error: of the power, from the rows' scatter. 1 where the rows tell nothing.
+        power: 1, all of them, as they were stated; 0, nothing, or nothing that the rows show; below 0, their
+            contrary.
+        standard_error: of the power, from the rows' scatter. 1 where there are no rows.
     """
 
     power: float
@@ -31,7 +32,8 @@ def power_of(log_p: Array, codes: Array, log_effect: Array) -> Power:
 
     It is convex, so there is one g. There, but for the last term, the mean of :math:`\log a` over the corrected
     probabilities is that over the labels. The last term is the claim that weights act as stated, worth about as
-    much as a handful of rows of a rare class: it decides where the rows tell nothing.
+    much as a handful of rows of a rare class. Where the likelihood gains less than its own standard error, over
+    the rows, g is 0: a correction that the rows do not ask for would be noise. Without rows it is 1.
 
     Args:
         log_p: (N, K) logarithms of probabilities of rows that the model was not fitted on. A row whose own class
@@ -67,4 +69,11 @@ def power_of(log_p: Array, codes: Array, log_effect: Array) -> Power:
     g = brentq(slope, 1 - reach, 1 + reach, xtol=1e-10)
     residual, variance = surprise(g)
     curvature = float(variance.sum()) + 1
-    return Power(g, math.sqrt(float(residual @ residual) + 1) / curvature)
+    gain = _log_likelihood(log_p - g * log_effect, codes) - _log_likelihood(log_p, codes)
+    helps = len(gain) == 0 or float(gain.sum()) > math.sqrt(len(gain)) * float(gain.std()) + 1e-9
+    return Power(g if helps else 0.0, math.sqrt(float(residual @ residual) + 1) / curvature)
+
+
+def _log_likelihood(z: Array, codes: Array) -> Array:
+    """Return the (N,) log-likelihood of each row under unnormalised log-probabilities."""
+    return np.asarray(z[np.arange(len(codes)), codes] - logsumexp(z, axis=1), dtype=np.float64)
