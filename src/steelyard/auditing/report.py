@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steelyard.auditing.findings import Finding, Numbers
 from steelyard.auditing.save import ClassRow, class_rows, save_audit
-from steelyard.auditing.words import Verdict, clause, headline, tell
+from steelyard.auditing.words import Verdict, clause, headline, sentence, tell
 from steelyard.balance.implied import ImpliedWeights
 from steelyard.balance.laws import Balance
 
@@ -42,7 +42,7 @@ class AuditReport:
     @property
     def faults(self) -> tuple[str, ...]:
         """Return the names of what was found wrong; empty where nothing was."""
-        return tuple(finding.code for finding in self.findings if finding.fault)
+        return tuple(finding.name for finding in self.findings if finding.severity == "fault")
 
     @property
     def classes(self) -> tuple[ClassRow, ...]:
@@ -74,18 +74,25 @@ class AuditReport:
         return () if self.numbers.implied is None else self.numbers.implied.groups
 
     def __str__(self) -> str:
-        """Return the audit in a line, and the first sentence of each of its main answers."""
-        told = [f"{v.topic}: {_first_sentence(v.text)}" for v in self.verdicts[: _MOST_LINES - 1]]
-        return "\n".join(_printable(line) for line in [headline(self.findings, self.numbers), *told])
+        """Return the headline, what was audited, and the first sentence of each of the main answers."""
+        n = self.numbers
+        what = f"Audit of a {n.statement.text}, {n.rows} samples, {len(n.names)} classes."
+        told = [f"{v.code} {v.topic}: {sentence(v.text)}" for v in self.verdicts[: _MOST_LINES - 2]]
+        return "\n".join(_printable(line) for line in [self.headline, what, *told])
+
+    @property
+    def headline(self) -> str:
+        """Return the answer in one sentence."""
+        return headline(self.findings, self.numbers)
 
     def _repr_html_(self) -> str:
         """Return the answers as a list that notebooks show: no script, no style sheet, nothing from elsewhere."""
         items = []
         for verdict in self.verdicts:
-            fault = "" if verdict.fault is None else f"<b>{html.escape(verdict.fault.replace('_', ' '))}</b>. "
+            badge = "" if verdict.severity == "note" else f"<b>{verdict.severity}</b>: "
             text = html.escape(_printable(verdict.text))
-            items.append(f"<li><i>{html.escape(verdict.topic)}</i>: {fault}{text}</li>")
-        first = html.escape(_printable(headline(self.findings, self.numbers)))
+            items.append(f"<li><i>{verdict.code} {html.escape(verdict.topic)}</i>: {badge}{text}</li>")
+        first = html.escape(_printable(self.headline))
         return f"<div><p><b>{first}</b></p><ul>{''.join(items)}</ul></div>"
 
     def save(
@@ -131,17 +138,13 @@ class AuditReport:
         hypotheses = [h.to_dict() | {"text": clause(h, n)} for h in n.hypotheses]
         return {
             "version": steelyard.__version__,
+            "headline": self.headline,
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "findings": [finding.to_dict() for finding in self.findings],
             "faults": list(self.faults),
             "hypotheses": hypotheses,
             "classes": [row.to_dict() for row in self.classes],
         } | n.to_dict()
-
-
-def _first_sentence(text: str) -> str:
-    first, stop, _ = text.partition(". ")
-    return first + stop.strip()
 
 
 def _printable(text: str) -> str:

@@ -25,11 +25,12 @@ _MOST_CLASSES = 20
 
 
 def print_audit(found: "AuditReport") -> None:
-    """The verdicts in words, then the classes that are most off."""
+    """The answer, the verdicts in words, then the classes that are most off."""
     console = _console()
+    console.print(Padding(_plain(found.headline), (0, 0, 1, 0)), style="bold")
     for verdict in found.verdicts:
-        fault = "" if verdict.fault is None else f" [{verdict.fault.replace('_', ' ')}]"
-        console.print(Text(verdict.topic.upper() + fault, style="bold"))
+        badge = "" if verdict.severity == "note" else f" [{verdict.severity}: {verdict.name.replace('_', ' ')}]"
+        console.print(Text(f"{verdict.code} {verdict.topic.upper()}{badge}", style="bold"))
         console.print(Padding(_plain(verdict.text), (0, 0, 1, 2)))
     rows = found.classes
     kind = "weight" if found.implied_weights is not None else "positive weight"

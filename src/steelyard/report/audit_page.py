@@ -45,6 +45,7 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
         classes=len(classes.names),
         fewest=min(n for n in classes.counts if n > 0),
         most=max(classes.counts),
+        headline=_clean(found.headline),
         verdicts=[replace(v, text=_clean(v.text)) for v in found.verdicts],
         rows=[replace(row, name=shown(row.name, 40)) for row in rows[:_MOST_ROWS]],
         left_out=max(0, len(rows) - _MOST_ROWS),

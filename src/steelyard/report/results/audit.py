@@ -1,7 +1,7 @@
 """What audit.json holds: what the weights did to one model."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from steelyard.report.results.parts import Numbers, Sides
 from steelyard.report.results.records import Record, Results, check_sizes
@@ -11,9 +11,11 @@ from steelyard.report.results.records import Record, Results, check_sizes
 class VerdictResult(Record):
     """A verdict of an audit as :class:`steelyard.auditing.report.Verdict` has it."""
 
+    name: str
+    code: str
+    severity: Literal["fault", "warning", "note"]
     topic: str
     text: str
-    fault: str | None = None
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -76,6 +78,7 @@ class Audit(Results):
     name: str
     command: str | None = None
     version: str
+    headline: str
     verdicts: list[VerdictResult]
     faults: list[str]
     statement: str
