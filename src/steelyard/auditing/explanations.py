@@ -16,6 +16,7 @@ _UNKNOWN = 5.0  # standard error of a logarithm of which the samples say nothing
 _MANY = 300  # classes from which on errors count as independent
 _OFF, _OFF_ERRORS = math.log(1.5), 4.0  # a class is off by more than a factor, and more than so many errors
 _ORDERLY = 0.25  # an order found from the implied weights leaves at most this part of the scatter
+_DISTORTED = 1 / 3  # of the scatter may go along with the stated weights by itself
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Fit:
 
     Attributes:
         power: exponent of the stated weights, as fitted or as it was held.
-        error: its standard error over samples and trainings; NaN where it was held.
+        error: its standard error over samples and trainings; NaN where it was held. The scatter enters twice: as
+            chance, and as something that goes along with the weights, which more classes do not average out.
         scatter: standard deviation of the log implied weights about the fit, beyond what samples explain.
     """
 
@@ -219,7 +221,8 @@ class Explanations:
             if bool((x[order] == x).all()) or not self.varies(x[order]):
                 continue
             part = 0.5 if moved is not ranked else _ORDERLY
-            if self.hold(x[order]).scatter <= part * least and self.fit(x[order]).holds(1, 0.2):
+            fit, slack = self.fit(x[order]), 0.1 if moved is ranked else 0.2
+            if self.hold(x[order]).scatter <= part * least and abs(fit.power - 1) <= slack:
                 return order
         return None
 
@@ -288,7 +291,9 @@ class Explanations:
         beta, inverse, _ = solved(scatter)
         if x is None:
             return Fit(0.0, math.nan, scatter)
-        return Fit(float(beta[-1]), math.sqrt(float(inverse[-1, -1])), scatter)
+        deviation = float(self._centred(x, places).square().mean().sqrt())
+        distorted = _DISTORTED * scatter / max(deviation, 1e-9)
+        return Fit(float(beta[-1]), math.hypot(math.sqrt(float(inverse[-1, -1])), distorted), scatter)
 
 
 def _covariance(

@@ -17,6 +17,7 @@ _REVERSED = -0.25
 _SCATTER = 0.25  # of log implied weights about what explains them
 _RATIO = math.log(1.5)  # weights that nobody stated differ at least so much
 _INTERPOLATES = 0.98  # share of the probability placed from which on few samples carry all that is misplaced
+_WHOLE = 0.98  # of the training rows; so few may have been lost
 _NAMED = 3  # classes or pairs of which a finding holds the numbers
 
 
@@ -101,7 +102,8 @@ def _loss(n: Numbers) -> Finding | None:
 def _fits(e: Explained) -> bool:
     """Return whether the implied weights are those of some use of the stated ones, or of class frequencies."""
     fits = [e.none, e.once, e.twice, *(fit for fit in (e.power, e.frequency) if fit is not None)]
-    return e.classes > 3 and min(fit.scatter for fit in fits) <= _SCATTER
+    fits_all = e.order is not None or bool(e.off) or min(fit.scatter for fit in fits) <= _SCATTER
+    return e.classes > 3 and fits_all
 
 
 def _weights(n: Numbers) -> Finding | None:
@@ -133,7 +135,7 @@ def _weights(n: Numbers) -> Finding | None:
     if e.order is not None:
         return Finding("weights_permuted", power, numbers | {"order": _misfit(n, "other order")}, _moved(n))
     assert power.high is not None and power.low is not None
-    if power.high < _REVERSED:
+    if power.high < _REVERSED and g.power < -_BETTER:
         return Finding("weights_permuted", power, numbers, hypothesis="reversed")
     alone = [name for name, fit in e.parts.items() if fit.scatter <= _BETTER * min(e.once.scatter, e.none.scatter)]
     if g.holds(0, _SAME) and not g.holds(1) and power.high < 0.75:
@@ -286,10 +288,13 @@ def _data(n: Numbers) -> list[Finding]:
     if n.dropped:
         found.append(Finding("rows_dropped", numbers={"dropped": Measure(n.dropped), "rows": Measure(n.rows)}))
     if n.training_counts is not None:
-        more = [k for k, seen in enumerate(n.samples) if seen > n.training_counts[k]]
-        if more:
-            numbers = {"rows": Measure(n.samples[more[0]]), "training_rows": Measure(float(n.training_counts[more[0]]))}
-            found.append(Finding("not_training_rows", numbers=numbers, items=tuple(Item((k,)) for k in more)))
+        counts, rows = n.training_counts, sum(n.samples) + n.dropped
+        more = tuple(Item((k,)) for k, seen in enumerate(n.samples) if seen > counts[k])
+        if more or rows < _WHOLE * float(counts.sum()):
+            k = more[0].classes[0] if more else 0
+            numbers = {"rows": Measure(rows), "training_rows": Measure(float(counts.sum()))}
+            numbers |= {"of_class": Measure(n.samples[k]), "training_of_class": Measure(float(counts[k]))} if more else {}
+            found.append(Finding("not_training_rows", n.power and _measure(n.power.power, n.power.standard_error), numbers, more))
     return found + [Finding(note) for note in n.notes]
 
 

@@ -124,16 +124,18 @@ def _flipped(f: Finding, n: Numbers) -> str:
 
 
 def _not_training(f: Finding, n: Numbers) -> str:
-    if not f.items:
-        return (
-            "These are not the training rows, as their file says. Only those tie what weights did, so nothing is "
-            "said of weights."
-        )
-    k, (here, there) = f.items[0].classes[0], (f.numbers["rows"].value, f.numbers["training_rows"].value)
-    return (
-        f"These cannot be the training rows: {label(n, k)} has {here:.0f} of them, and training had {there:.0f}. "
-        "Only the training rows tie what weights did, so nothing is said of weights."
-    )
+    if f.items:
+        k, here, there = f.items[0].classes[0], f.numbers["of_class"].value, f.numbers["training_of_class"].value
+        text = f"These cannot be the training rows: {label(n, k)} has {here:.0f} of them, and training had {there:.0f}."
+    elif f.numbers:
+        here, there = f.numbers["rows"].value, f.numbers["training_rows"].value
+        text = f"These are not all of the training rows: {here:.0f} came, and training had {there:.0f}."
+    else:
+        text = "These are not the training rows, as their file says."
+    text += " Only the training rows tell what weights did in training, so nothing is said of that."
+    if f.measure is not None:
+        text += f" In these rows the model holds the stated weights to the power {_shown(f.measure)}."
+    return text
 
 
 def _in_balance(f: Finding, n: Numbers) -> str:
