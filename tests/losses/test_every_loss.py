@@ -742,7 +742,7 @@ def test_audit_finds_no_fault(name):
     report = audit(logits, target, setup)
     assert report.faults == ()
     if CASES[name].separable_over == "rows":
-        assert "weights_acted" in [finding.code for finding in report.findings]
+        assert "weights_acted" in [finding.name for finding in report.findings]
         ratio = report.implied_over_stated
         torch.testing.assert_close(ratio, torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0)
 

@@ -43,7 +43,6 @@ KINDS = {
     "weights_not_positive": Kind("SY019", "note", "weights"),
     "counted": Kind("SY020", "note", "double counting"),
     "counted_twice": Kind("SY021", "fault", "double counting"),
-    "smoothed_targets": Kind("SY022", "warning", "weights"),
     "wrong_loss": Kind("SY030", "fault", "loss"),
     "in_balance": Kind("SY031", "note", "balance"),
     "undertrained": Kind("SY040", "fault", "training"),

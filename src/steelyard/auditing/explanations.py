@@ -214,14 +214,14 @@ class Explanations:
         simple = [torch.arange(size).flip(0), torch.arange(size).roll(1), torch.arange(size).roll(-1)]
         ranked = torch.empty(size, dtype=torch.long)
         ranked[self.logs[places].argsort()] = x[places].argsort()
-        least = min(self.fit(x).scatter, self.hold(torch.zeros_like(x)).scatter)
+        least = min(self.hold(x).scatter, self.hold(torch.zeros_like(x)).scatter)
         for moved in (*simple, ranked):
             order = everywhere.clone()
             order[places] = places[moved]
             if bool((x[order] == x).all()) or not self.varies(x[order]):
                 continue
             part = 0.5 if moved is not ranked else _ORDERLY
-            fit, slack = self.fit(x[order]), 0.1 if moved is ranked else 0.2
+            fit, slack = self.fit(x[order]), 0.1 if moved is ranked else 0.5
             if self.hold(x[order]).scatter <= part * least and abs(fit.power - 1) <= slack:
                 return order
         return None

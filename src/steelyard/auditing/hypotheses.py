@@ -138,6 +138,8 @@ class Scales:
                 others.append(("softmax, weighted", "softmax", self.law("softmax", s.total)))
         if s.link == "softmax" or not s.closed or s.in_negative is not None:
             others.append(("one-vs-all", "logistic", self.law("logistic", None)))
+            if s.total is not None and s.link == "softmax":
+                others.append(("one-vs-all, weighted", "logistic", self.law("logistic", s.total)))
         if s.in_negative is None:
             others.append(("LGL-INR", "logistic", lambda P, error=None: lgl_inr_law(P)))
         return others

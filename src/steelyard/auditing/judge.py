@@ -14,6 +14,7 @@ _SCALE = 0.05  # gain of refitted scale and shifts, as a part of the loss of a m
 _LITTLE, _MUCH_LEFT = 0.5, 0.12  # undertrained: such a part of that loss is left, and scale alone would gain this
 _SAME = 0.15  # powers that differ by less are the same for whoever trained
 _REVERSED = -0.25
+_TWICE = (1.5, 2.75)  # powers that are called twice
 _SCATTER = 0.25  # of log implied weights about what explains them
 _RATIO = math.log(1.5)  # weights that nobody stated differ at least so much
 _INTERPOLATES = 0.98  # share of the probability placed from which on few samples carry all that is misplaced
@@ -81,7 +82,7 @@ def _most_off(n: Numbers) -> tuple[Item, ...]:
 def _loss(n: Numbers) -> Finding | None:
     """Return whether another loss explains the model much better than any weights of the stated one."""
     own = min(h.misfit for h in n.hypotheses if h.name in ("as stated", "no weights", "twice"))
-    names = ("one-vs-all", "softmax", "softmax, weighted", "LGL-INR")
+    names = ("one-vs-all", "one-vs-all, weighted", "softmax", "softmax, weighted", "LGL-INR")
     others = [h for h in n.hypotheses if h.name in names]
     if not others or own <= _CRITICAL:
         return None
@@ -91,19 +92,18 @@ def _loss(n: Numbers) -> Finding | None:
         return None
     sums = n.mean_row_sum
     if n.statement.link == "softmax" and best.link == "logistic":
-        # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, often half their number.
-        explained = n.explained is not None and _fits(n.explained)
-        if sums is None or abs(sums - 1) > 0.15 or best.misfit > _ROUGHLY or explained:
+        # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, boosted ones to nearly 1.
+        if sums is None or abs(sums - 1) > 0.05 or best.misfit > _CRITICAL or _explained(n.explained):
             return None
     numbers = {"own": Measure(own)} | ({} if sums is None else {"row_sum": Measure(sums)})
     return Finding("wrong_loss", _misfit(n, best.name), numbers, hypothesis=best.name)
 
 
-def _fits(e: Explained) -> bool:
-    """Return whether the implied weights are those of some use of the stated ones, or of class frequencies."""
-    fits = [e.none, e.once, e.twice, *(fit for fit in (e.power, e.frequency) if fit is not None)]
-    fits_all = e.order is not None or bool(e.off) or min(fit.scatter for fit in fits) <= _SCATTER
-    return e.classes > 3 and fits_all
+def _explained(e: Explained | None) -> bool:
+    """Return whether the implied weights are the stated ones, but for a few classes or their order."""
+    if e is None or e.power is None or e.classes < 4:
+        return False
+    return e.order is not None or bool(e.off) or (e.power.holds(1) and e.once.scatter <= _SCATTER)
 
 
 def _weights(n: Numbers) -> Finding | None:
@@ -116,6 +116,8 @@ def _weights(n: Numbers) -> Finding | None:
         if unknown:
             return Finding("weights_not_positive")
         return Finding("weights_tell_nothing") if s.weighted else None
+    if s.setup.mixup:
+        return Finding("weights_unclear", hypothesis="mixup")
     if e.power is None:
         return Finding("weights_tell_nothing") if s.weighted and not n.uniform else _unstated(n, e)
     power = _interval(e.power)
@@ -142,7 +144,8 @@ def _weights(n: Numbers) -> Finding | None:
         return Finding("weights_not_applied", power, numbers)
     if power.high <= 0:
         return Finding("weights_not_applied", power, numbers)
-    if g.holds(2, 2 * _SAME) and not g.holds(1) and not _closer(n, "as stated", "twice"):
+    twice = g.holds(2) or _TWICE[0] < g.power < _TWICE[1]
+    if twice and not g.holds(1) and not _closer(n, "as stated", "twice"):
         return Finding("weights_applied_twice", power, numbers)
     if not g.holds(0) and not g.holds(1):
         hypothesis = f"only the {alone[0]}" if alone else None

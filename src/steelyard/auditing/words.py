@@ -86,6 +86,7 @@ _CLAUSES = {
     "twice": "the weights were applied twice",
     "other order": "the same weights were given to other classes",
     "one-vs-all": "the loss was one-vs-all logistic",
+    "one-vs-all, weighted": "the loss was one-vs-all logistic with these weights",
     "softmax": "the loss was softmax",
     "softmax, weighted": "the loss was softmax with these weights",
     "LGL-INR": "the loss was LGL-INR",
@@ -179,7 +180,10 @@ def _not_applied(f: Finding, n: Numbers) -> str:
 
 def _twice(f: Finding, n: Numbers) -> str:
     said = _ratio(f, n) if "ratio" in f.numbers else _power(f)
-    return f"The weights acted twice: look for them in a sampler as well as in the loss. {said}"
+    return (
+        f"The weights acted twice: look for them in a sampler as well as in the loss. {said} Mixed targets (mixup) "
+        "look the same on samples that are not mixed; state them if there were any."
+    )
 
 
 def _other_strength(f: Finding, n: Numbers) -> str:
@@ -229,6 +233,11 @@ def _class_off(f: Finding, n: Numbers) -> str:
 
 def _unclear(f: Finding, n: Numbers) -> str:
     more = "More rows would tell, or the batches of a whole epoch instead of the model at its end."
+    if f.hypothesis == "mixup":
+        return (
+            "Nothing can be told of weights, because targets were mixed in training. The laws hold for the mixed "
+            "samples; these are those that they were made of."
+        )
     if f.measure is None or not n.statement.weighted or n.uniform:
         return (
             "It cannot be told whether unstated weights acted: what the model misplaces rests on few samples. " + more
@@ -242,15 +251,6 @@ def _tell_nothing(f: Finding, n: Numbers) -> str:
 
 def _not_positive(f: Finding, n: Numbers) -> str:
     return "No positive class weights put the outputs of this model in balance under this loss: nothing can be told."
-
-
-def _smoothed(f: Finding, n: Numbers) -> str:
-    assert f.measure is not None
-    return (
-        "The labels seem to have been smoothed or mixed, which nobody states: nearly every sample gives other classes "
-        f"the same share ({100 * f.measure.value:.0f}% of all that is misplaced). "
-        "State the smoothing; under mixing the weights can be read only from the mixed batches."
-    )
 
 
 def _power(f: Finding) -> str:
@@ -393,7 +393,6 @@ _TEXTS: dict[str, Callable[[Finding, Numbers], str]] = {
     "weights_not_positive": _not_positive,
     "counted": _counting,
     "counted_twice": _counting,
-    "smoothed_targets": _smoothed,
     "wrong_loss": _other_loss,
     "in_balance": _in_balance,
     "undertrained": _undertrained,
