@@ -250,7 +250,8 @@ def test_order_of_classes_and_shifts_of_rows_do_not_matter(seed):
     other = audit(shifted, moved[target], TrainingSetup("softmax", class_weights=weights[order]))
     torch.testing.assert_close(other.residual.residual, one.residual.residual[order])
     torch.testing.assert_close(other.implied_weights.weights, one.implied_weights.weights[order])
-    assert other.numbers.power.power == pytest.approx(one.numbers.power.power, abs=0.05)  # folds take other samples
+    error = one.numbers.power.standard_error  # which folds make of other samples when the classes change places
+    assert other.numbers.power.power == pytest.approx(one.numbers.power.power, abs=error)
 
 
 def test_report_is_frozen_and_plain():

@@ -148,8 +148,7 @@ def _weights(n: Numbers) -> Finding | None:
     if twice and not g.holds(1) and not _closer(n, "as stated", "twice"):
         return Finding("weights_applied_twice", power, numbers)
     if not g.holds(0) and not g.holds(1):
-        hypothesis = f"only the {alone[0]}" if alone else None
-        return Finding("weights_at_other_strength", power, numbers, hypothesis=hypothesis)
+        return Finding("weights_at_other_strength", power, numbers, hypothesis=alone[0] if alone else None)
     return Finding("weights_unclear", power, numbers)
 
 

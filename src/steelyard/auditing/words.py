@@ -189,7 +189,7 @@ def _twice(f: Finding, n: Numbers) -> str:
 def _other_strength(f: Finding, n: Numbers) -> str:
     assert f.measure is not None
     if f.hypothesis is not None:
-        return f"Of what is stated, {f.hypothesis} acted. {_power(f)}"
+        return f"Of what is stated, only the {f.hypothesis} acted. {_power(f)}"
     if "ratio" in f.numbers:
         return f"The weights acted at another strength than stated. {_ratio(f, n)}"
     near = {0.5: "like their square roots", -1.0: "like their reciprocals", 3.0: "three times"}
