@@ -158,7 +158,10 @@ class Binary(nn.Module):
 
 
 def network(kind: str, loss: str, rate: float = 0.03) -> Callable[[Data, Plan], Logits]:
-    """Train a network with SGD and momentum; a sampler draws with replacement, new rows for every epoch."""
+    """Train a network with SGD and momentum, in larger batches on more rows.
+
+    A sampler draws with replacement, new rows for every epoch.
+    """
 
     def train(data: Data, plan: Plan) -> Logits:
         generator = torch.Generator().manual_seed(plan.seed)
@@ -180,12 +183,13 @@ def network(kind: str, loss: str, rate: float = 0.03) -> Callable[[Data, Plan], 
             "lgl-inr": LGLINRLoss,
             "binary": lambda: Binary(weights[1] / weights[0]),
         }[loss]()
-        part, recipe = (x, y), Recipe(plan.epochs, BATCH, rate)
+        batch = BATCH if len(y) < 1000 else 2 * BATCH if len(y) < 2500 else 4 * BATCH
+        part, recipe = (x, y), Recipe(plan.epochs, batch, rate)
         if plan.sampler is not None or loss == "mixup":  # all epochs in one, so that each row is drawn by itself
             chances = torch.ones(len(y)) if plan.sampler is None else torch.tensor(plan.sampler)[y]
             rows = plan.epochs * len(y)
             drawn = torch.multinomial(chances.double(), rows, replacement=True, generator=generator)
-            part, recipe = (x[drawn], y[drawn]), Recipe(1, BATCH, rate)
+            part, recipe = (x[drawn], y[drawn]), Recipe(1, batch, rate)
             if loss == "mixup":
                 part = _mixed(*part, classes, plan.seed, generator)
         with tempfile.TemporaryDirectory() as folder:

@@ -95,12 +95,12 @@ def load(path: Path) -> dict[str, Any]:
     """Return what was trained.
 
     Keys: logits (N, K), or (N,) of one binary output, and target; held_logits and held_target; counts; weights,
-    those that a training of this kind is said to have; applied, those that acted (loss times sampler); model,
-    data, kind, seed, family, loss.
+    those that a training of this kind is said to have; applied, those that acted (loss times sampler); training,
+    its name; model, data, kind, seed, family, loss.
     """
     with np.load(path) as file:
         found = {name: file[name] for name in file.files}
-    return found | json.loads(str(found.pop("about")))
+    return found | json.loads(str(found.pop("about"))) | {"training": path.stem}
 
 
 def plan_weights(
