@@ -1,6 +1,7 @@
 """Data sets of known make, by name and seed: rows to train on and rows held out, as numpy arrays."""
 
 import csv
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -8,11 +9,14 @@ import numpy as np
 import torch
 from sklearn.datasets import make_classification
 from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.preprocessing import StandardScaler
 
+from evidence import frozen
 from steelyard.data import exponential, load_dataset, subsample
 
 OVERLAPS, CLOUDS, SEPARABLE = "six classes", ("50 classes", "200 classes"), "separable"
 DIGITS, TEXT, BINARY, FRAUD = "digits", "text", "binary 1:20", "binary 1:500"
+FROZEN_IMAGES, FROZEN_SENTENCES = "frozen EfficientNet", "frozen MiniLM"
 
 
 class Data(NamedTuple):
@@ -24,6 +28,7 @@ class Data(NamedTuple):
     held_y: np.ndarray
 
 
+@lru_cache(4)
 def make_data(name: str, seed: int, tables: Path | None = None) -> Data:
     """Return a data set; the held-out rows are about half as many as the others."""
     rng = np.random.default_rng([seed, 1])
@@ -35,13 +40,20 @@ def make_data(name: str, seed: int, tables: Path | None = None) -> Data:
     if name == SEPARABLE:
         return _clouds(9 * np.eye(5, 8), _sizes(5, 300, 20, rng), rng)
     if name in CLOUDS:
-        classes, largest = {"50 classes": (50, 250), "200 classes": (200, 120)}[name]
+        classes, largest = {"50 classes": (50, 250), "200 classes": (200, 100)}[name]
         means = rng.normal(size=(classes, 20)) * 1.1
         return _clouds(means, _sizes(classes, largest, 50, rng), rng)
     if name == DIGITS:
         return _digits(seed)
     if name == TEXT:
         return _text(rng)
+    if name == FROZEN_IMAGES:
+        digits = _digits(seed)
+        scaler = StandardScaler().fit(x := frozen.image_features(digits.x))
+        held = scaler.transform(frozen.image_features(digits.held_x))
+        return digits._replace(x=scaler.transform(x), held_x=held)
+    if name == FROZEN_SENTENCES:
+        return _sentences(rng)
     if name in (BINARY, FRAUD):
         rows, share = {BINARY: (3000, 1 / 21), FRAUD: (20000, 1 / 501)}[name]
         x, y = make_classification(
@@ -93,6 +105,15 @@ def _text(rng: np.random.Generator) -> Data:
         parts += [[" ".join(rng.choice(words, rng.integers(10, 41), p=shares[k])) for k in y], y]
     vectors = TfidfVectorizer().fit(parts[0])
     return Data(vectors.transform(parts[0]), parts[1], vectors.transform(parts[2]), parts[3])
+
+
+def _sentences(rng: np.random.Generator) -> Data:
+    sizes = _sizes(frozen.TOPICS, 300, 20, rng)
+    parts = []
+    for counts in (sizes, sizes // 2):
+        y = rng.permutation(np.repeat(np.arange(len(sizes)), counts))
+        parts += [frozen.sentence_features(frozen.write_sentences(y, rng)), y]
+    return Data(*parts)
 
 
 def _table(path: Path, rng: np.random.Generator) -> Data:

@@ -47,7 +47,8 @@ def _by_row(plan: Plan, y: np.ndarray) -> np.ndarray:
 def logistic_regression(C: float) -> Callable[[Data, Plan], Logits]:
     def train(data: Data, plan: Plan) -> Logits:
         x, held = (_flat(part) for part in (data.x, data.held_x))
-        model = LogisticRegression(C=C, tol=1e-8, max_iter=20000)
+        tolerance = 1e-8 if data.y.max() < 20 else 1e-6
+        model = LogisticRegression(C=C, tol=tolerance, max_iter=20000)
         with warnings.catch_warnings():
             warnings.filterwarnings("error", message="lbfgs failed to converge")
             model.fit(x, data.y, sample_weight=_by_row(plan, data.y))
@@ -216,7 +217,7 @@ def _flat(x: object) -> object:
 MODELS = {
     "logistic C=100": Model("linear", "softmax", logistic_regression(100)),
     "logistic C=0.01": Model("linear", "softmax", logistic_regression(0.01)),
-    "TF-IDF logistic C=1": Model("linear", "softmax", logistic_regression(1)),
+    "logistic C=1": Model("linear", "softmax", logistic_regression(1)),
     "focal head": Model("linear", "focal", head("focal")),
     "one-vs-all head": Model("linear", "one-vs-all", head("one-vs-all")),
     "smoothed head": Model("linear", "smoothed", head("smoothed")),

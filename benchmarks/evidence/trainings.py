@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from evidence import data as d
+from evidence import frozen
 from evidence.models import MODELS, Plan
 from steelyard._common.files import write_atomically
 
@@ -23,9 +24,11 @@ GRID: list[tuple[list[str], str, tuple[str, ...]]] = [
     (["CNN"], d.DIGITS, (*MULTI, "one epoch")),
     (["MLP"], d.DIGITS, MULTI),
     (["logistic C=100", "logistic C=0.01"], d.DIGITS, PAIR),
-    (["TF-IDF logistic C=1"], d.TEXT, MULTI),
+    (["logistic C=1"], d.TEXT, MULTI),
+    (["logistic C=1"], d.FROZEN_IMAGES, MULTI),
+    (["logistic C=1"], d.FROZEN_SENTENCES, MULTI),
     (["logistic C=100", "MLP"], d.CLOUDS[0], (*PAIR, "reversed", "rolled")),
-    (["logistic C=100"], d.CLOUDS[1], (*PAIR, "rolled")),
+    (["logistic C=1"], d.CLOUDS[1], (*PAIR, "rolled")),
     (["logistic C=100", "logistic C=0.01", "HistGradientBoosting 100", "XGBoost 100", "LightGBM 100",
       "MLP, one output"], d.BINARY, TWO),
     (["logistic C=100", "XGBoost 20", "LightGBM 20"], d.FRAUD, ("plain", "hundred", "ten")),
@@ -53,8 +56,12 @@ class Job(NamedTuple):
 
 
 def jobs(seeds: list[int], tables: list[str]) -> list[Job]:
-    """Return all trainings, seed by seed."""
-    grid = GRID + [(TABLE_MODELS[0], name, TABLE_MODELS[1]) for name in tables]
+    """Return all trainings that can be done here, seed by seed."""
+    missing = [] if frozen.images_here() else [d.FROZEN_IMAGES]
+    missing += [] if frozen.sentences_here() else [d.FROZEN_SENTENCES]
+    grid = [entry for entry in GRID if entry[1] not in missing] + [
+        (TABLE_MODELS[0], name, TABLE_MODELS[1]) for name in tables
+    ]
     return [
         Job(m, data, kind, seed)
         for seed in seeds
