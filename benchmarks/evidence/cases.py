@@ -9,8 +9,7 @@ from torch import nn
 from evidence.models import BATCH, GAMMA, SMOOTHING
 from steelyard.balance import TrainingSetup
 
-HELD = "held-out rows"
-COLUMNS = ("columns rolled", "labels off by one", "score negated")
+HELD, DRAWN = "held-out rows", "rows drawn again"
 
 
 class Case(NamedTuple):
@@ -78,12 +77,13 @@ def _other_losses(training: dict[str, Any], stated: np.ndarray | None) -> list[C
     z, y = training["logits"], training["target"]
     if z.ndim == 1 or z.shape[1] > 10:
         return []
+    adjusted = "weights_unstated" if stated is None else "weights_applied_twice"  # it acts like inverse weights
     plant, other, expected = {
         "softmax": ("softmax audited as one-vs-all", "one-vs-all", "wrong_loss"),
         "one-vs-all": ("one-vs-all audited as softmax", "softmax", "wrong_loss"),
         "focal": ("focal audited as softmax", "softmax", "wrong_loss"),
         "smoothed": ("smoothing unstated", "softmax", "smoothed_targets"),
-        "adjusted": ("adjustment unstated", "softmax", "weights_unstated"),
+        "adjusted": ("adjustment unstated", "softmax", adjusted),
     }[training["loss"]]
     return [Case(plant, z, y, setup(other, stated, training), expected)]
 

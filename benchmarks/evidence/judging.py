@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from steelyard.auditing.catalogue import KINDS
 
-from evidence.cases import Case, cases
+from evidence.cases import DRAWN, Case, cases
 from evidence.data import DIGITS, OVERLAPS
 from evidence.trainings import load
 from steelyard.auditing import AuditReport, audit
 
-DRAWN, DRAWS = "rows drawn again", 10
+DRAWS = 10
 DRAWN_FROM = ("logistic C=100", "logistic C=0.01", "XGBoost 20", "LightGBM 100", "MLP", "CNN")
 FIELDS = (
     "training", "family", "model", "data", "classes", "seed", "plant", "expected", "outcome", "faults", "warnings",

@@ -4,7 +4,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 
-from evidence.judging import DRAWN
+from evidence.cases import DRAWN
 
 Row = dict[str, str]
 FAMILIES = ("linear", "boosting", "networks", "forest")
