@@ -37,7 +37,8 @@ def cases(training: dict[str, Any]) -> list[Case]:
     simple = training["data"] == "separable" or training["family"] == "forest"
     if kind in ("plain", "inverse", "hundred"):
         stated = None if kind == "plain" else w
-        add(f"healthy: {'no weights' if stated is None else 'weighted'}", stated, "")
+        targets = " mixup," if "mixup" in training["model"] else " smoothing," if loss == "smoothed" else ""
+        add(f"healthy:{targets} {'no weights' if stated is None else 'weighted'}", stated, "")
         if simple:
             return made
         if kind == "plain":
