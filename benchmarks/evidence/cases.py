@@ -39,7 +39,7 @@ def cases(training: dict[str, Any]) -> list[Case]:
         stated = None if kind == "plain" else w
         targets = " mixup," if "mixup" in training["model"] else " smoothing," if loss == "smoothed" else ""
         add(f"healthy:{targets} {'no weights' if stated is None else 'weighted'}", stated, "")
-        if simple:
+        if simple or "mixup" in training["model"]:
             return made
         if kind == "plain":
             add("weights never applied", w, "weights_not_applied")
@@ -76,14 +76,13 @@ def cases(training: dict[str, Any]) -> list[Case]:
 def _other_losses(training: dict[str, Any], stated: np.ndarray | None) -> list[Case]:
     """Return the audits of a right training as one of another loss."""
     z, y = training["logits"], training["target"]
-    if z.ndim == 1 or z.shape[1] > 10:
+    if z.ndim == 1 or z.shape[1] > 10 or training["loss"] == "smoothed" or "mixup" in training["model"]:
         return []
     adjusted = "weights_unstated" if stated is None else "weights_applied_twice"  # it acts like inverse weights
     plant, other, expected = {
         "softmax": ("softmax audited as one-vs-all", "one-vs-all", "wrong_loss"),
         "one-vs-all": ("one-vs-all audited as softmax", "softmax", "wrong_loss"),
         "focal": ("focal audited as softmax", "softmax", "wrong_loss"),
-        "smoothed": ("smoothing unstated", "softmax", "smoothed_targets"),
         "adjusted": ("adjustment unstated", "softmax", adjusted),
     }[training["loss"]]
     return [Case(plant, z, y, setup(other, stated, training), expected)]
@@ -101,6 +100,8 @@ def setup(
     more: dict[str, Any] = {"class_counts": training["counts"]} if counts else {}
     if sampler is not None:
         more["sampler_weights"] = sampler
+    if "mixup" in training["model"]:
+        more["mixup"] = True
     if training["logits"].ndim == 1:
         ratio = None if weights is None else [weights[1] / weights[0]]
         return TrainingSetup("logistic", targets="binary", pos_weight=ratio, **more)

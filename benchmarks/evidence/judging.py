@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from steelyard.auditing.catalogue import KINDS
 
 from evidence.cases import DRAWN, Case, cases
 from evidence.data import DIGITS, OVERLAPS
 from evidence.trainings import load
 from steelyard.auditing import AuditReport, audit
+from steelyard.auditing.catalogue import KINDS
+from steelyard.auditing.explanations import QUANTILE
 
 DRAWS = 10
 DRAWN_FROM = ("logistic C=100", "logistic C=0.01", "XGBoost 20", "LightGBM 100", "MLP", "CNN")
@@ -64,7 +65,7 @@ def outcome(expected: str, faults: Sequence[str], warned: Sequence[str]) -> str:
 
 def true_effect(training: dict[str, Any], case: Case) -> np.ndarray | None:
     """Return the weights that acted, (K,), or None where an audit cannot read them."""
-    unreadable = case.expected in (*_NOT_OF_WEIGHTS, "smoothed_targets") or training["family"] == "forest"
+    unreadable = case.expected in _NOT_OF_WEIGHTS or training["family"] == "forest"
     if unreadable or training["loss"] == "lgl-inr" or case.plant == "adjustment unstated":
         return None
     return training["applied"]
@@ -122,7 +123,7 @@ def power_of(report: AuditReport) -> tuple[float | None, float | None, float | N
     found = report.numbers.power
     if found is None:
         return None, None, None
-    half = 1.96 * found.standard_error
+    half = QUANTILE * found.standard_error
     return found.power, found.power - half, found.power + half
 
 
@@ -130,16 +131,17 @@ def implied_inside(report: AuditReport, effect: np.ndarray | None) -> tuple[int,
     """Return in how many intervals of implied weights the true ones lie, and of how many, in the unit of each
     group."""
     implied = report.implied_weights
-    if implied is None or effect is None or implied.log_error is None:
+    errors = report.numbers.implied_log_error
+    if implied is None or effect is None or errors is None:
         return 0, 0
     inside = of = 0
     for group in (list(group) for group in implied.groups if len(group) > 1):
         counts = report.numbers.class_counts.numpy()[group]
         true = effect[group] * counts.sum() / (effect[group] * counts).sum()
-        error = implied.log_error.numpy()[group]
+        error = errors.numpy()[group]
         off = np.abs(implied.weights.log().numpy()[group] - np.log(true))
         known = np.isfinite(error) & np.isfinite(off)
-        inside, of = inside + int((off <= 1.96 * error)[known].sum()), of + int(known.sum())
+        inside, of = inside + int((off <= QUANTILE * error)[known].sum()), of + int(known.sum())
     return inside, of
 
 

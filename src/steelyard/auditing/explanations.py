@@ -3,7 +3,6 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -79,6 +78,12 @@ class Explained:
     range: tuple[float, float]
     classes: int
 
+    @property
+    def scatter(self) -> float:
+        """Return the scatter of the implied weights about what explains them best."""
+        fits = [self.none, self.once, self.twice, *(f for f in (self.power, self.frequency) if f is not None)]
+        return min(fit.scatter for fit in fits)
+
 
 def explain(
     source: "Explanations", stated: Tensor | None, parts: dict[str, Tensor], counts: Tensor
@@ -129,9 +134,7 @@ class Explanations:
         groups: classes whose weights compare; None where each stands for itself, on an absolute scale.
     """
 
-    def __init__(
-        self, logs: Tensor, replicates: Tensor | None, groups: Sequence[Sequence[int]] | None
-    ) -> None:
+    def __init__(self, logs: Tensor, replicates: Tensor | None, groups: Sequence[Sequence[int]] | None) -> None:
         kept = [list(g) for g in groups if len(g) > 1] if groups is not None else None
         places = sum(kept, []) if kept is not None else list(range(len(logs)))
         self.places = [k for k in places if math.isfinite(float(logs[k]))]
@@ -318,4 +321,3 @@ def _covariance(
     places = known.nonzero()[:, 0]
     whole[places[:, None], places] = C
     return whole
-

@@ -165,6 +165,14 @@ class Numbers:
         return None if self.explained is None or self.explained.power is None else self.explained.power.applied
 
     @property
+    def implied_log_error(self) -> Tensor | None:
+        """Return (K,) standard errors of the log implied weights, over samples and over trainings: what samples leave
+        open, and the scatter about what explains the weights best. None where there is none."""
+        if self.implied is None or self.implied.log_error is None or self.explained is None:
+            return None if self.implied is None else self.implied.log_error
+        return torch.hypot(self.implied.log_error, torch.tensor(self.explained.scatter, dtype=torch.float64))
+
+    @property
     def frequency_power(self) -> AppliedPower | None:
         """Return the exponent g of N^-g in the implied weights: 0, none; 1, classes were balanced."""
         if self.explained is None or self.explained.frequency is None:

@@ -10,8 +10,8 @@ from torch import Tensor
 from steelyard._common.checks import check_choice
 from steelyard._common.memory import check_memory
 from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
-from steelyard.auditing.sanity import ColumnSums, OutputSums
 from steelyard.auditing.probabilities import Probabilities, look_like_probabilities
+from steelyard.auditing.sanity import ColumnSums, OutputSums
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
 from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.means import Link, MeanConfusion, logistic_statistics

@@ -1,6 +1,5 @@
 """What may have happened in training, and how badly the model fits each of it."""
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -247,4 +246,3 @@ class Scales:
 
 def _power(weights: Tensor | None, exponent: float) -> Tensor | None:
     return None if weights is None else weights**exponent
-

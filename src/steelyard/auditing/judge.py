@@ -63,7 +63,10 @@ def _balance(n: Numbers) -> Finding:
     """Return how well the law of the stated loss holds."""
     stated = n.hypotheses[0]
     off = _most_off(n) if stated.misfit > _CRITICAL else ()
-    return Finding("in_balance", _misfit(n, "as stated"), {"exact": Measure(_CRITICAL), "rough": Measure(_ROUGHLY)}, off)
+    return Finding(
+        "in_balance", _misfit(n, "as stated"), {"exact": Measure(_CRITICAL), "rough": Measure(_ROUGHLY)}, off
+    )
+
 
 def _most_off(n: Numbers) -> tuple[Item, ...]:
     """Return the classes whose residual is largest in mass, each with its relative residual: positive, to be
@@ -295,8 +298,14 @@ def _data(n: Numbers) -> list[Finding]:
         if more or rows < _WHOLE * float(counts.sum()):
             k = more[0].classes[0] if more else 0
             numbers = {"rows": Measure(rows), "training_rows": Measure(float(counts.sum()))}
-            numbers |= {"of_class": Measure(n.samples[k]), "training_of_class": Measure(float(counts[k]))} if more else {}
-            found.append(Finding("not_training_rows", n.power and _measure(n.power.power, n.power.standard_error), numbers, more))
+            numbers |= (
+                {"of_class": Measure(n.samples[k]), "training_of_class": Measure(float(counts[k]))} if more else {}
+            )
+            found.append(
+                Finding(
+                    "not_training_rows", n.power and _measure(n.power.power, n.power.standard_error), numbers, more
+                )
+            )
     return found + [Finding(note) for note in n.notes]
 
 

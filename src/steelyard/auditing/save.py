@@ -10,9 +10,8 @@ import numpy as np
 from torch import Tensor
 
 from steelyard._common.files import filled_folder, write_atomically, write_csv, write_json
+from steelyard.auditing.explanations import QUANTILE
 from steelyard.auditing.findings import Numbers, finite
-
-_T = 2.131  # as in judge
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ def class_rows(n: Numbers) -> tuple[ClassRow, ...]:
     implied, s = n.implied, n.statement
     weights: Tensor | None
     if implied is not None:
-        stated, weights, errors = s.total, implied.weights, implied.log_error
+        stated, weights, errors = s.total, implied.weights, n.implied_log_error
         if stated is not None and n.implied_over_stated is not None:
             weights = stated * n.implied_over_stated
     else:
@@ -74,8 +73,8 @@ def class_rows(n: Numbers) -> tuple[ClassRow, ...]:
             class_count=float(n.class_counts[k]),
             stated=nominal,
             implied=weight,
-            implied_low=_times_exp(weight, -_T, error),
-            implied_high=_times_exp(weight, _T, error),
+            implied_low=_times_exp(weight, -QUANTILE, error),
+            implied_high=_times_exp(weight, QUANTILE, error),
             pull_up=pull,
             push_down=push,
             relative_residual=relative,

@@ -10,6 +10,7 @@ from steelyard.auditing.findings import Finding, Hypothesis, Item, Measure, Numb
 
 _NAMED = 3  # classes that a sentence names
 
+
 @dataclass(frozen=True)
 class Verdict:
     """One answer in words.
@@ -145,7 +146,9 @@ def _in_balance(f: Finding, n: Numbers) -> str:
     exact, rough = f.numbers["exact"].value, f.numbers["rough"].value
     how = "are" if misfit.value <= exact else "are roughly" if misfit.value <= rough else "are not"
     text = f"The outputs {how} in balance under the {stated}. "
-    text += "At the end of a training what pulls each output up equals what pushes it down; here the two differ by "
+    text += (
+        "At the end of a training what pulls each output up equals what pushes it down; here the two differ by "
+    )
     text += f"{_shown(misfit, '%', '.2g', 100)} of their sum."
     named = []
     for item in f.items:
@@ -224,7 +227,9 @@ def _permuted(f: Finding, n: Numbers) -> str:
 
 
 def _class_off(f: Finding, n: Numbers) -> str:
-    named = [f"{label(n, item.classes[0])} weighs {_shown(item.measures[0])} times what is stated" for item in f.items]
+    named = [
+        f"{label(n, item.classes[0])} weighs {_shown(item.measures[0])} times what is stated" for item in f.items
+    ]
     return (
         f"The weights acted as stated, but not for {len(f.items)} of {len(n.names)} classes. "
         f"{listed(named)[:1].upper() + listed(named)[1:]}, measured by all others."
@@ -240,7 +245,8 @@ def _unclear(f: Finding, n: Numbers) -> str:
         )
     if f.measure is None or not n.statement.weighted or n.uniform:
         return (
-            "It cannot be told whether unstated weights acted: what the model misplaces rests on few samples. " + more
+            "It cannot be told whether unstated weights acted: what the model misplaces rests on few samples. "
+            + more
         )
     return f"It cannot be told whether the weights acted as stated. {_power(f)} {more}"
 
@@ -250,7 +256,9 @@ def _tell_nothing(f: Finding, n: Numbers) -> str:
 
 
 def _not_positive(f: Finding, n: Numbers) -> str:
-    return "No positive class weights put the outputs of this model in balance under this loss: nothing can be told."
+    return (
+        "No positive class weights put the outputs of this model in balance under this loss: nothing can be told."
+    )
 
 
 def _power(f: Finding) -> str:
@@ -291,7 +299,9 @@ def _scaled(f: Finding) -> str:
 
 
 def _losses(f: Finding) -> tuple[float, float, float, float]:
-    loss, best, scale, chance = (f.numbers[name].value for name in ("shifted_loss", "best_loss", "scale", "chance"))
+    loss, best, scale, chance = (
+        f.numbers[name].value for name in ("shifted_loss", "best_loss", "scale", "chance")
+    )
     return loss, best, scale, chance
 
 
@@ -323,7 +333,9 @@ def _groups(f: Finding, n: Numbers) -> str:
         text += (f": {shown}" if several else "") + (f"; {alone} classes alone" if alone else "") + "."
     if "gap" in f.numbers:
         gap = f.numbers["gap"].value
-        text += f" How firmly the rows tie the weights, from 0 (not at all) to 1 (the spectral gap of P): {gap:.2g}."
+        text += (
+            f" How firmly the rows tie the weights, from 0 (not at all) to 1 (the spectral gap of P): {gap:.2g}."
+        )
     return text
 
 
