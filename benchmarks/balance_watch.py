@@ -126,14 +126,16 @@ def wilson(k: int, n: int) -> str:
 
 
 def table(rows) -> None:
-    print("| network | watched | named by its bound | another fault named | 95% interval holds the power, epoch 2, last |")
+    print("| network | watched | named in time | another fault | 95% interval holds, epoch 2, last |")
     print("|---|---|---|---|---|")
     for network in dict.fromkeys(row["network"] for row in rows):
         for name, (_, _, fault, by) in WATCHED.items():
             mine = [row for row in rows if row["network"] == network and row["watched"] == name]
             if not mine:
                 continue
-            named = sum(row["named_after_epoch"] != "" and int(row["named_after_epoch"]) <= (by or 999) for row in mine)
+            named = sum(
+                row["named_after_epoch"] != "" and int(row["named_after_epoch"]) <= (by or 999) for row in mine
+            )
             other = sum(bool(set(row["found"].split()) - {fault}) for row in mine)
             known = [row for row in mine if row["true_power"] != ""]
             held = [

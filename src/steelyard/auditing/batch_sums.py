@@ -8,7 +8,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from steelyard._common.checks import compute_dtype
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
 from steelyard.balance.readings import as_rows, eager_gradient
 from steelyard.balance.setup import TrainingSetup, check_alone, gradient_of_classes
@@ -56,7 +55,9 @@ class BatchSums:
     def __init__(self, setup: SetupOrLoss) -> None:
         self.setup = as_setup(setup)
         if self.setup.logit_shift is not None:
-            raise ValueError("logit_shift must be None: it is added after training, and its batches do not have it")
+            raise ValueError(
+                "logit_shift must be None: it is added after training, and its batches do not have it"
+            )
         self.divisor = _divisor(self.setup)
         self._batch_loss = _batch_loss(self.setup)
         self.stated: Stated | None = None
@@ -107,6 +108,8 @@ class BatchSums:
         if self._state is None or self.stated is None:
             raise ValueError("an epoch must have batches: update(logits, target) was not called")
         batches = self._gather()
+        if batches == 0:
+            raise ValueError("an epoch must have batches: update(logits, target) was not called")
         if self._parts_seen is not None and bool(self._parts_seen):
             raise ValueError(f"target must hold 0 and 1 for {self.setup.reading.name}, got parts between them")
         gradient, masses, drawn = (state.to("cpu", torch.float64, copy=True) for state in self._state)
@@ -130,7 +133,8 @@ class BatchSums:
         lines = columns + 1 if self.form == "classes" else 2
         masses = (blocks, lines) if self.form == "classes" else (blocks, 2, columns)
         self._state = tuple(  # type: ignore[assignment]
-            torch.zeros(shape, dtype=dtype, device=rows.device) for shape in ((blocks, lines, columns), masses, masses)
+            torch.zeros(shape, dtype=dtype, device=rows.device)
+            for shape in ((blocks, lines, columns), masses, masses)
         )
 
     @property
@@ -218,7 +222,9 @@ class BatchSums:
             if self._spreads is None:
                 self._spreads = _is_linear(self.setup, z.shape[1])
             if not self._spreads:
-                raise ValueError(f"target must hold class labels for {reading.name}, which is not linear in soft ones")
+                raise ValueError(
+                    f"target must hold class labels for {reading.name}, which is not linear in soft ones"
+                )
             sums = torch.einsum("nk,nkj->kj", mass, gradient_of_classes(self.setup, z))
         drawn = mass.sum(0)
         total: Tensor | float = 1.0

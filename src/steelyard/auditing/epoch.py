@@ -1,4 +1,4 @@
-"""One epoch's sums of gradients as numbers: implied weights, the power of the stated ones, what leans and how far."""
+"""One epoch's sums as numbers: implied weights, the power of the stated ones, what an untrained model shows."""
 
 import math
 import warnings
@@ -15,8 +15,21 @@ from steelyard.balance.law import balance_of
 from steelyard.balance.setup import TrainingSetup
 
 NOISE = 0.35
-"""Standard deviation of the logarithm of an implied weight from one epoch to another, beyond that between batches."""
-_T = {1: 12.71, 2: 4.30, 3: 3.18, 4: 2.78, 5: 2.57, 6: 2.45, 7: 2.36, 8: 2.31, 9: 2.26, 11: 2.20, 13: 2.16, 15: 2.13}
+"""Standard deviation of a log implied weight from epoch to epoch, beyond what batches differ by."""
+_T = {
+    1: 12.71,
+    2: 4.30,
+    3: 3.18,
+    4: 2.78,
+    5: 2.57,
+    6: 2.45,
+    7: 2.36,
+    8: 2.31,
+    9: 2.26,
+    11: 2.20,
+    13: 2.16,
+    15: 2.13,
+}
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class Epoch:
         groups: classes whose implied weights compare with each other; those of independent outputs are absolute.
         replicates: (F, K) `implied` without a block of batches each.
         balance: misfit of the law under the stated weights, from 0 to 1.
-        drawn: the power of the weights in how often the batches drew each class, or None where nobody states counts.
+        drawn: the power of the weights in how often batches drew each class, or None where nobody states counts.
         drawn_stated: the power that the stated sampler would have had.
         absolute: whether the outputs are independent.
         few: variances of `implied` for that few samples carry all of the gradient, which blocks do not show.
@@ -89,7 +102,9 @@ class Epoch:
         freedom = len(parts) - 1
         jackknife = math.sqrt(freedom * float(parts.var(0, correction=0)))
         noise = float((x * x * (NOISE**2 + self._in_order(self.few, without))).sum()) / spread**2
-        return Fit(power, math.hypot(_T.get(freedom, _T.get(freedom - 1, 2.0)) * jackknife, 1.96 * math.sqrt(noise)))
+        return Fit(
+            power, math.hypot(_T.get(freedom, _T.get(freedom - 1, 2.0)) * jackknife, 1.96 * math.sqrt(noise))
+        )
 
     def fits_without_one(self, most: int = 16) -> list[float]:
         """Return the power without one class, for each of those that it rests on most."""
@@ -237,9 +252,7 @@ def _outputs(sums: Sums, setup: TrainingSetup) -> tuple[Tensor, Tensor]:
         return (gradient[0] / -gradient[1]).log() + u
 
     masses = sums.masses.sum(0)
-    parts = [
-        logs(whole - part, masses - mass) for part, mass in zip(sums.gradient, sums.masses, strict=True)
-    ]
+    parts = [logs(whole - part, masses - mass) for part, mass in zip(sums.gradient, sums.masses, strict=True)]
     return logs(whole, masses), torch.stack(parts)
 
 
@@ -281,8 +294,8 @@ def _spread_rare(sums: Sums) -> Sums:
 
 
 def _few(sums: Sums) -> Tensor:
-    """Return a variance of log pull over push: few misses are as uncertain as their number says, as counts are; where
-    all samples of a class are missed, they say the same."""
+    """Return a variance of log pull over push: few misses are as uncertain as counts of that size are. Where all
+    samples of a class are missed, they say the same, and there is none."""
     gradient, masses, drawn = (part.sum(0) for part in (sums.gradient, sums.masses, sums.drawn))
     scale = drawn / masses
     if sums.form == "outputs":

@@ -31,10 +31,10 @@ class EpochReading:
         power: to which the stated weights acted: 1 as stated, 0 not at all, 2 twice. None where nothing can be
             read: no weights, weights that are nearly equal, a loss of the whole batch.
         interval: 95%, from the scatter between batches and what epochs of small networks differ by.
-        misfit: by how much pull and push differ under the stated weights, as a share of both: 0 where the law holds.
-        implied_weights: (K,) float64, the class weights that the batches show, with mean 1 over the classes of a
-            group; of independent outputs the weight of each one's positives. NaN where unknown; None beside no loss
-            of single samples. Where the setup has class counts, they contain what the sampler did.
+        misfit: by how much pull and push differ under the stated weights, as a share of both.
+        implied_weights: (K,) float64, the class weights that the batches show, with geometric mean 1 in each group
+            of classes that are confused; of independent outputs the weight of each one's positives. NaN where
+            unknown; None for a loss of the whole batch. With class counts they contain what the sampler did.
         drawn_power: the same power in how often the batches drew each class; None without class counts.
         off: classes whose weight is not the stated one, each with implied over stated.
         finding: ``"weights_acted"``, ``"weights_not_applied"``, ``"weights_applied_twice"``,
@@ -62,13 +62,13 @@ class BalanceWatch:
     .. math:: G_{kj} = \sum_{\text{batches } b} Z_b^{-1} \sum_{i \in b: y_i = k} g_j(z_i, k), \qquad w G = 0
 
     over an epoch, with the logits as they were in each step and :math:`Z_b` what the loss's mean divides by. A
-    sample with a soft target (mixup) counts for each of its classes by its part, as the loss takes it. So dropout,
-    augmentation and sampler are in the numbers. The first epoch alone tells nothing of the loss: a model that gives
-    all classes the same probability looks as if it was trained with inverse class frequencies.
+    sample with a soft target (mixup) counts for each of its classes by its part, as in the loss. So dropout,
+    augmentation and sampler are in the numbers. The first epoch tells nothing of the loss: a model that gives all
+    classes the same probability looks as if it was trained with inverse class frequencies.
 
     Args:
         setup: what was done in training, or its loss, as :func:`~steelyard.audit` takes it. Give the loss object
-            where you can: it says how a batch is averaged. With ``class_counts`` the watch also checks the sampler.
+            where you can: it says how a batch is averaged. With ``class_counts`` the sampler is checked too.
 
     ``update(logits, target, sample_weight=None)`` adds a batch: what the loss got. It does not wait for the device
     (of a loss function the first call does). ``epoch_end()`` returns an :class:`EpochReading`; under
@@ -77,7 +77,7 @@ class BalanceWatch:
     the misfit can be read.
 
     Raises:
-        TypeError, ValueError: as ``audit`` does; more than 1500 classes; a ``logit_shift``, which training has not.
+        TypeError, ValueError: as ``audit`` does; more than 1500 classes; a ``logit_shift``, which comes later.
 
     Source:
         Derived for this project from the laws of Li, Li, Pan, Zhu, AAAI 2020.
@@ -85,9 +85,10 @@ class BalanceWatch:
     Example:
         >>> target = torch.arange(60) % 3
         >>> watch = BalanceWatch(torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 4.0])))
-        >>> watch.update(torch.eye(3)[target], target)
+        >>> for rows in torch.arange(60).split(6):
+        ...     watch.update(torch.eye(3)[target[rows]], target[rows])
         >>> reading = watch.epoch_end()
-        >>> reading.epoch, round(reading.power, 3), reading.finding
+        >>> reading.epoch, abs(round(reading.power, 3)), reading.finding
         (1, 0.0, None)
     """
 
@@ -107,7 +108,9 @@ class BalanceWatch:
         """
         sums, stated = self._sums.take(), self._sums.stated
         assert stated is not None
-        reading, warn = self._judge.read(read_epoch(sums, stated), misfit(sums, stated.setup.class_weights), stated)
+        reading, warn = self._judge.read(
+            read_epoch(sums, stated), misfit(sums, stated.setup.class_weights), stated
+        )
         first = not (dist.is_available() and dist.is_initialized()) or dist.get_rank() == 0
         if warn and first:
             warnings.warn(str(reading), BalanceWarning, stacklevel=2)
@@ -173,7 +176,7 @@ def _apart(whole: Epoch, deviations: float) -> Tensor:
 
 
 def _finding(whole: Epoch, last: list[Epoch]) -> tuple[str | None, tuple[tuple[int, float], ...]]:
-    """Return what the mean of the last epochs tells, and the classes that it is about. The first is not among them."""
+    """Return what the mean of the last epochs, without the first, tells, and the classes that it is about."""
     drawn, expected = whole.drawn, whole.drawn_stated
     if drawn is not None and expected == 1 and drawn.power < 0.5 and drawn.excludes(1, 2):
         return "weights_not_applied", ()
@@ -184,15 +187,23 @@ def _finding(whole: Epoch, last: list[Epoch]) -> tuple[str | None, tuple[tuple[i
     if off and len(off) <= max(1, len(whole.implied) // 4):
         rest = whole.fit(tuple(k for k, _ in off))
         toward = all((factor > 1) == bool(whole.lean[k] > whole.stated[k]) for k, factor in off)
-        if (rest is None or (rest.excludes(0) and abs(rest.power - 1) < 0.45)) and (
-            whole.absolute or not toward or whole.tells(1)
+        if (
+            rest is not None
+            and rest.excludes(0)
+            and abs(rest.power - 1) < 0.45
+            and (whole.absolute or not toward or whole.tells(1))
         ):
             return "class_weight_off", off
     others = [fit.power, *whole.fits_without_one()]
     sampled = drawn is not None and expected == 0 and drawn.power > 0.5 and drawn.excludes(0, 2)
     if fit.power < 0.5 and fit.excludes(1, _SURE) and max(others) < 0.65 and _safe(whole, -1):
         return "weights_not_applied", ()
-    if fit.power > (1.35 if sampled else 1.5) and fit.excludes(1, _SURE) and min(others) > 1.25 and _safe(whole, 1):
+    if (
+        fit.power > (1.35 if sampled else 1.5)
+        and fit.excludes(1, _SURE)
+        and min(others) > 1.25
+        and _safe(whole, 1)
+    ):
         return "weights_applied_twice", ()
     told = fit.excludes(0) and fit.excludes(2) and (whole.lean_power() < 0.5 or whole.tells(0))
     if not fit.excludes(1) and told and not bool(_apart(whole, 2).any()):
@@ -214,8 +225,15 @@ def _words(
     stated: Stated,
 ) -> str:
     balance = f"Pull and push of the outputs differ by {misfit:.0%}."
-    if fit is None:
-        return f"The weights are too alike, or there are none, so that nothing can be told. {balance}"
+    if fit is None and finding is None:
+        alike = len(epoch.stated) == 0 or bool((epoch.stated - epoch.stated[0]).abs().max() < 0.1)
+        alike = alike and not (epoch.absolute and bool(epoch.stated.abs().max() >= 0.1))
+        why = (
+            "there are no weights, or they are too alike"
+            if alike
+            else "the epoch has too few batches of each class"
+        )
+        return f"Nothing can be told of weights: {why}. {balance}"
     sampler = epoch.drawn is not None and epoch.drawn.power > 0.5
     names = stated.setup.class_names
     called = [(names[k] if names else f"class {k}", factor) for k, factor in off]
@@ -225,11 +243,18 @@ def _words(
         "weights_not_applied": "The weights do not act: check that they reach "
         + ("the sampler." if epoch.drawn_stated == 1 and not sampler else "the loss."),
         "weights_applied_twice": "The weights act twice: "
-        + ("the batches are drawn by them, and the loss has them too." if sampler and not epoch.drawn_stated else
-           "look for a second place that applies them, such as a sampler."),
+        + (
+            "the batches are drawn by them, and the loss has them too."
+            if sampler and not epoch.drawn_stated
+            else "look for a second place that applies them, such as a sampler."
+        ),
         "class_weight_off": f"The weights act, but not those of {classes}.",
         None: "This epoch does not tell whether the weights act as stated.",
     }[finding]
+    if fit is None:
+        return f"{headline} {balance}"
     low, high = fit.power - fit.half, fit.power + fit.half
-    strength = f"They act to the power {fit.power:.2f} [{low:.2f}, {high:.2f}], where 1 is as stated and 0 not at all."
+    strength = (
+        f"They act to the power {fit.power:.2f} [{low:.2f}, {high:.2f}], where 1 is as stated and 0 not at all."
+    )
     return f"{headline} {strength} {balance}"
