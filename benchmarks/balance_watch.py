@@ -41,7 +41,7 @@ WATCHED = {
 }
 COLUMNS = [
     "network", "watched", "seed", "expected", "found", "named_after_epoch", "power_epoch_2", "low", "high",
-    "true_power", "power_last", "low_last", "high_last", "acted_after_epoch",
+    "true_power", "power_last", "low_last", "high_last",
 ]  # fmt: skip
 
 
@@ -103,7 +103,6 @@ def row_of(network, name, seed, readings):
     for reading in readings:
         if reading.finding not in (None, "weights_acted"):
             faults.setdefault(reading.finding, reading.epoch)
-    acted = [reading.epoch for reading in readings if reading.finding == "weights_acted"]
     true = {"plain": 0.0, "weighted": 1.0, "both": 2.0}.get(training) if stated else None
 
     def numbers(reading):
@@ -113,7 +112,7 @@ def row_of(network, name, seed, readings):
 
     values = [
         network, name, seed, fault or "", " ".join(faults), faults.get(fault, ""), *numbers(readings[1]),
-        "" if true is None else true, *numbers(readings[-1]), acted[0] if acted else "",
+        "" if true is None else true, *numbers(readings[-1]),
     ]  # fmt: skip
     return dict(zip(COLUMNS, values, strict=True))
 

@@ -62,7 +62,8 @@ class BatchSums:
         self._batch_loss = _batch_loss(self.setup)
         self.stated: Stated | None = None
         self._state: tuple[Tensor, Tensor, Tensor] | None = None
-        self._width, self._batches, self._spreads = 1, 0, None
+        self._width, self._batches = 1, 0
+        self._spreads: bool | None = None
         self._places: dict[torch.device, dict[str, Tensor]] = {}
         self._parts_seen: Tensor | None = None
 

@@ -205,7 +205,13 @@ def _finding(whole: Epoch, last: list[Epoch]) -> tuple[str | None, tuple[tuple[i
         and _safe(whole, 1)
     ):
         return "weights_applied_twice", ()
-    told = fit.excludes(0) and fit.excludes(2) and (whole.lean_power() < 0.5 or whole.tells(0))
+    # a power on its way from where untrained models begin may pass 1
+    told = (
+        len(last) == _POOLED
+        and fit.excludes(0)
+        and fit.excludes(2)
+        and (whole.lean_power() < 0.5 or whole.tells(0))
+    )
     if not fit.excludes(1) and told and not bool(_apart(whole, 2).any()):
         return "weights_acted", ()
     return None, ()
