@@ -1,5 +1,7 @@
 """Each law against the gradient that it says is zero, on models trained to a critical point and on ones not."""
 
+import json
+
 import pytest
 import torch
 
@@ -154,13 +156,27 @@ def test_both_sides_are_as_written():
     assert found.push_down.tolist() == pytest.approx([0.6 * 0.1])
 
 
+def test_what_comes_in_float32_is_computed_in_float64():
+    P, A, V = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    rho = torch.tensor([1.0, 0.9, 0.5, 0.2])
+    for law in (
+        lambda to: softmax_law(to(P), COUNTS),
+        lambda to: one_vs_all_law(to(P), COUNTS),
+        lambda to: lgl_inr_law(to(P), presence=to(rho), statistics=(to(A), to(V))),
+    ):
+        found, expected = law(lambda values: values), law(torch.Tensor.double)
+        assert torch.equal(found.pull_up, expected.pull_up)
+        assert torch.equal(found.push_down, expected.push_down)
+
+
 def test_sizes_of_negative_sides_count_in_the_share():
     balance = Balance(torch.tensor([1.0, 0.0, -3.0]), torch.tensor([-0.5, 0.5, 1.0]))
     assert balance.relative_residual.tolist() == [1.0, -1.0, -1.0]
     assert balance.misfit == 1.0
     assert Balance(torch.tensor([3.0, 0.0]), torch.tensor([1.0, 0.0])).misfit == 0.5
     assert Balance(torch.zeros(2), torch.zeros(2)).misfit == 0.0
-    assert Balance(torch.tensor([float("nan"), 1.0]), torch.ones(2)).to_dict()["pull_up"] == [None, 1.0]
+    plain = Balance(torch.tensor([float("nan"), 1.0]), torch.ones(2)).to_dict()
+    assert json.loads(json.dumps(plain))["pull_up"] == [None, 1.0]
 
 
 def test_nothing_to_balance_is_no_residual():
@@ -178,6 +194,9 @@ def test_nothing_to_balance_is_no_residual():
         (lambda: softmax_law(torch.eye(2), torch.ones(2), -torch.ones(2)), "class_weights must be finite and not negative"),
         (lambda: one_vs_all_law(torch.eye(2), torch.ones(2), pos_weight=torch.ones(1)), "pos_weight must have"),
         (lambda: binary_law(1.5, 0.0, (1, 1)), r"mean_positive must be a finite number in \[0, 1\], got 1.5"),
+        (lambda: binary_law(0.5, 1.1, (1, 1)), r"mean_negative must be a finite number in \[0, 1\], got 1.1"),
+        (lambda: binary_law(-0.5, 0.1, (1, 1)), r"mean_positive must be a finite number in \[0, 1\], got -0.5"),
+        (lambda: softmax_law(torch.eye(2), torch.ones(2), label_smoothing=-0.1), r"label_smoothing must be .* in \[0, 1\]"),
         (lambda: binary_law(0.5, -0.1, (1, 1)), r"mean_negative must be a finite number in \[0, 1\], got -0.1"),
         (lambda: softmax_law(torch.eye(2), torch.ones(2), label_smoothing=1.5), r"label_smoothing must be .* in \[0, 1\]"),
         (lambda: one_vs_all_law(torch.eye(2), torch.ones(2), pos_weight=-torch.ones(2)), "pos_weight must be finite and not"),
