@@ -233,6 +233,14 @@ def test_residual_error_is_the_spread_over_samples(law):
     assert len(balance.to_dict()["residual_error"]) == 4
 
 
+def test_a_class_without_samples_adds_no_error():
+    error = torch.rand(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = ((0.75 * error[0]).square() + (0.25 * error[2]).square()).sqrt()
+    error[1] = torch.nan
+    found = softmax_law(torch.eye(3), torch.tensor([30, 0, 10]), standard_error=error).residual_error
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_error_of_other_shape_is_refused():
     with pytest.raises(ValueError, match=r"standard_error must have shape \(2, 2\), got \(2,\)"):
         softmax_law(torch.eye(2), torch.ones(2), standard_error=torch.ones(2))
@@ -255,6 +263,7 @@ def test_weight_decay_leaves_its_term_in_the_law_of_the_bias(link):
     options = {"class_weights": WEIGHTS} | ({} if link == "softmax" else {"pos_weight": WEIGHTS})
     assert law(P, counts, **options).residual.abs().max() > 1e-3
     assert law(P, counts, **options, bias_decay=0.1 * bias).residual.abs().max() < 1e-9
+    assert not law(P, counts, bias_decay=bias.clone().requires_grad_()).pull_up.requires_grad
     with pytest.raises(ValueError, match=r"bias_decay must have shape \(4,\), got \(3,\)"):
         law(P, counts, bias_decay=torch.ones(3))
 
@@ -288,6 +297,7 @@ def test_a_constant_feature_gives_the_law_of_the_bias():
         ({"features": torch.ones(3, 2)}, r"features must have shape \(5, D\), got \(3, 2\)"),
         ({"weight_decay": 0.1}, r"weight must have shape \(2, 3\) where weight_decay is given, got None"),
         ({"pos_weight": torch.ones(2)}, 'pos_weight belongs to link "logistic"'),
+        ({"weight_decay": 0.1, "weight": torch.ones(3, 2)}, r"weight must have shape \(2, 3\) .*, got \(3, 2\)"),
         ({"weight_decay": -0.1}, "weight_decay must be a finite number >= 0, got -0.1"),
         (
             {"logits": torch.zeros(5, 2, 1), "target": torch.zeros(5, 1, dtype=torch.long)},
