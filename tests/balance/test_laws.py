@@ -157,7 +157,7 @@ def test_both_sides_are_as_written():
 
 
 def test_what_comes_in_float32_is_computed_in_float64():
-    P, A, V = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0))
+    P, A, V = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)) / 3  # 1 - P needs more than 24 bits
     rho = torch.tensor([1.0, 0.9, 0.5, 0.2])
     for law in (
         lambda to: softmax_law(to(P), COUNTS),
@@ -174,6 +174,8 @@ def test_sizes_of_negative_sides_count_in_the_share():
     assert balance.relative_residual.tolist() == [1.0, -1.0, -1.0]
     assert balance.misfit == 1.0
     assert Balance(torch.tensor([3.0, 0.0]), torch.tensor([1.0, 0.0])).misfit == 0.5
+    whole = Balance(torch.ones(1), torch.zeros(1))
+    assert (whole.relative_residual.tolist(), whole.misfit) == ([1.0], 1.0)
     assert Balance(torch.zeros(2), torch.zeros(2)).misfit == 0.0
     plain = Balance(torch.tensor([float("nan"), 1.0]), torch.ones(2)).to_dict()
     assert json.loads(json.dumps(plain))["pull_up"] == [None, 1.0]
