@@ -168,7 +168,7 @@ class Numbers:
     def implied_log_error(self) -> Tensor | None:
         """Return (K,) standard errors of the log implied weights, over samples and over trainings.
 
-        They join what samples leave open and the scatter about what explains the weights best. None: there are none.
+        They join what samples leave open and the scatter about what explains the weights best.
         """
         if self.implied is None or self.implied.log_error is None or self.explained is None:
             return None if self.implied is None else self.implied.log_error
