@@ -190,7 +190,7 @@ class Numbers:
     def uniform(self) -> bool:
         """Return whether nothing weighs classes or positives, or all the same."""
         s = self.statement
-        return all(w is None or bool((w == w[0]).all()) for w in (s.total, s.pos_weight))
+        return all(w is None or bool(((w / w[0] - 1).abs() < 1e-6).all()) for w in (s.total, s.pos_weight))
 
     @property
     def implied_shown(self) -> list[float]:
