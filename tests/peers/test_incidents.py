@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.datasets import make_classification
+from sklearn.linear_model import LogisticRegression
 
 from steelyard import TrainingSetup, audit
 
@@ -74,7 +75,8 @@ def test_an_option_that_weighs_whatever_else_is_said_is_found_unstated():
 def test_a_prior_correction_with_the_wrong_sign_doubles_the_weights():
     """The log weight is added to the logits in place of being taken off."""
     X, y, ratio = _binary()
-    z = torch.tensor(_margins(_lightgbm(scale_pos_weight=ratio).fit(X, y), X))
+    model = LogisticRegression(class_weight={0: 1.0, 1: ratio}, C=100.0, max_iter=2000).fit(X, y)
+    z = torch.tensor(model.decision_function(X))
     taken = torch.tensor([0.0, -np.log(ratio)])
     assert _names(z + taken[1], y, ratio, logit_shift=taken) == []
     assert _names(z - taken[1], y, ratio, logit_shift=taken) == ["weights_unstated"]
