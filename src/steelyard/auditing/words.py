@@ -280,8 +280,8 @@ def _undertrained(f: Finding, n: Numbers) -> str:
     loss, _, _, chance = _losses(f)
     if loss > chance:
         return (
-            f"The model is worse than one that knows only the class frequencies: its mean loss is {loss:.3g}, where "
-            f"that has {chance:.3g}. Nothing can be said of weights."
+            f"The model is worse than one that knows only the class frequencies: its mean loss is {loss:.3g}, and "
+            f"that one's {chance:.3g}. Nothing can be said of weights."
         )
     return (
         f"The model has learned next to nothing: its mean loss is {loss:.3g}, and a model that knows only the "
