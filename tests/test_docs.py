@@ -23,7 +23,8 @@ def told(name: str) -> str:
     path, wrong = FINDINGS / f"{KINDS[name].code}.md", []
     example = doctest.DocTestParser().get_doctest(path.read_text(encoding="utf-8"), {}, path.name, str(path), 0)
     results = doctest.DocTestRunner(verbose=False).run(example, out=wrong.append, clear_globs=False)
-    assert results.attempted and not results.failed, "".join(wrong)
+    assert results.attempted > 0, f"{path.name} has no example"
+    assert results.failed == 0, "".join(wrong)
     return next(verdict.text for verdict in example.globs["report"].verdicts if verdict.name == name)
 
 
@@ -45,7 +46,8 @@ def test_finding_has_a_page_that_says_what_the_audit_says(name):
     page = (FINDINGS / f"{kind.code}.md").read_text(encoding="utf-8")
     assert page.startswith(f"# {kind.code} {name}\n\n**{kind.severity.capitalize()}.** ")
     found = QUOTE.search(page)
-    assert found is not None and found[0] == quoted(told(name)), "run: python -m tests.test_docs"
+    assert found is not None, f"{kind.code}.md quotes no audit"
+    assert found[0] == quoted(told(name)), "the audit has other words: run python -m tests.test_docs"
 
 
 def test_every_finding_is_in_the_index():
