@@ -6,11 +6,15 @@ from steelyard.auditing.gather import Evidence
 from steelyard.auditing.model import audit_model
 from steelyard.auditing.report import AuditReport
 from steelyard.auditing.save import ClassRow
+from steelyard.auditing.watch import BalanceWarning, BalanceWatch, EpochReading
 from steelyard.auditing.words import Verdict
 
 __all__ = [
     "AuditReport",
+    "BalanceWarning",
+    "BalanceWatch",
     "ClassRow",
+    "EpochReading",
     "Evidence",
     "Finding",
     "Hypothesis",

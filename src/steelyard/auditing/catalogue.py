@@ -13,8 +13,8 @@ class Kind:
 
     Attributes:
         code: ``SY`` and three digits; never given to another name.
-        severity: ``"fault"`` for what is wrong with the training or with what is said of it, ``"warning"`` for what
-            to look at before anything is concluded, ``"note"`` for all else.
+        severity: ``"fault"`` for what is wrong with the training or with what is said of it, ``"warning"`` for
+            what to look at before anything is concluded, ``"note"`` for all else.
         topic: what was asked.
     """
 

@@ -135,7 +135,7 @@ class SmoothedConfusion:
 
 
 class WeightedPositives:
-    """An effective confusion in which an output's positives weigh more, of a loss whose class weights are asked for.
+    """An effective confusion in which positives weigh more, of a loss whose class weights are asked for.
 
     Args:
         confusion: without any weights.

@@ -125,8 +125,8 @@ class Explanations:
     .. math:: \log w_k^{\text{implied}} = c_{\text{group}} + g \log w_k + e_k, \qquad
         e \sim (0, C + \tau^2)
 
-    by generalised least squares. C is the covariance over samples, from the jackknife; :math:`\tau` the scatter that
-    training leaves, from the residuals (Paule and Mandel's equation), at least 0.05.
+    by generalised least squares. C is the covariance over samples, from the jackknife; :math:`\tau` the scatter
+    that training leaves, from the residuals (Paule and Mandel's equation), at least 0.05.
 
     Args:
         logs: (K,) log implied weights.
@@ -136,7 +136,7 @@ class Explanations:
 
     def __init__(self, logs: Tensor, replicates: Tensor | None, groups: Sequence[Sequence[int]] | None) -> None:
         kept = [list(g) for g in groups if len(g) > 1] if groups is not None else None
-        places = sum(kept, []) if kept is not None else list(range(len(logs)))
+        places = [k for group in kept for k in group] if kept is not None else list(range(len(logs)))
         self.places = [k for k in places if math.isfinite(float(logs[k]))]
         self.logs = logs
         self.group = torch.zeros(len(logs), dtype=torch.long)

@@ -166,8 +166,10 @@ class Numbers:
 
     @property
     def implied_log_error(self) -> Tensor | None:
-        """Return (K,) standard errors of the log implied weights, over samples and over trainings: what samples leave
-        open, and the scatter about what explains the weights best. None where there is none."""
+        """Return (K,) standard errors of the log implied weights, over samples and over trainings.
+
+        They join what samples leave open and the scatter about what explains the weights best.
+        """
         if self.implied is None or self.implied.log_error is None or self.explained is None:
             return None if self.implied is None else self.implied.log_error
         return torch.hypot(self.implied.log_error, torch.tensor(self.explained.scatter, dtype=torch.float64))
@@ -188,11 +190,11 @@ class Numbers:
     def uniform(self) -> bool:
         """Return whether nothing weighs classes or positives, or all the same."""
         s = self.statement
-        return all(w is None or bool((w == w[0]).all()) for w in (s.total, s.pos_weight))
+        return all(w is None or bool(((w / w[0] - 1).abs() < 1e-6).all()) for w in (s.total, s.pos_weight))
 
     @property
     def implied_shown(self) -> list[float]:
-        """Return the (K,) implied weights, that of the most frequent class 1 where it compares; NaN where unknown."""
+        """Return the (K,) implied weights, in units of that of the most frequent class; NaN where unknown."""
         if self.implied is None:
             unknown = torch.full_like(self.class_counts, torch.nan)
             return (unknown if self.implied_pos_weight is None else self.implied_pos_weight).tolist()

@@ -94,10 +94,10 @@ def _loss(n: Numbers) -> Finding | None:
     if best.misfit > (_BETTER_LOSS if rough else _BETTER) * own:
         return None
     sums = n.mean_row_sum
-    if n.statement.link == "softmax" and best.link == "logistic":
-        # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, boosted ones to nearly 1.
-        if sums is None or abs(sums - 1) > 0.05 or best.misfit > _CRITICAL or _explained(n.explained):
-            return None
+    # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, boosted ones to nearly 1.
+    unlike = sums is None or abs(sums - 1) > 0.05 or best.misfit > _CRITICAL
+    if n.statement.link == "softmax" and best.link == "logistic" and (unlike or _explained(n.explained)):
+        return None
     numbers = {"own": Measure(own)} | ({} if sums is None else {"row_sum": Measure(sums)})
     return Finding("wrong_loss", _misfit(n, best.name), numbers, hypothesis=best.name)
 
@@ -139,7 +139,7 @@ def _weights(n: Numbers) -> Finding | None:
         return Finding("weights_acted", power, numbers)
     if e.order is not None:
         return Finding("weights_permuted", power, numbers | {"order": _misfit(n, "other order")}, _moved(n))
-    assert power.high is not None and power.low is not None
+    assert power.high is not None
     if power.high < _REVERSED and g.power < -_BETTER:
         return Finding("weights_permuted", power, numbers, hypothesis="reversed")
     alone = [name for name, fit in e.parts.items() if fit.scatter <= _BETTER * min(e.once.scatter, e.none.scatter)]
@@ -177,7 +177,7 @@ def _unstated(n: Numbers, e: Explained) -> Finding | None:
 
 
 def _in_units(n: Numbers, g: Fit) -> dict[str, Measure]:
-    """Return for two classes how many times a sample of class 1 weighs one of class 0, as stated and as it acted."""
+    """Return for two classes how many times a sample of class 1 weighs one of class 0: as stated, as it acted."""
     total = n.statement.total
     if len(n.names) != 2 or total is None:
         return {}

@@ -23,8 +23,8 @@ def refit(logits: Tensor, target: Tensor, sample_weights: Tensor, loss: PerSampl
         loss: :math:`\ell`, per sample.
 
     Returns:
-        The loss as it is, with the best shift alone, at its minimum, the scale there (1: the logits are as large as
-        they should be), and the least loss of logits that are the same for all samples.
+        The loss as it is, with the best shift alone, at its minimum, the scale there (1: the logits are as large
+        as they should be), and the least loss of logits that are the same for all samples.
     """
     a = sample_weights / sample_weights.sum()
     log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)

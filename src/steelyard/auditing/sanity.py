@@ -1,4 +1,4 @@
-"""What must hold before anything is said of weights: columns and labels belong together, scores have their sign."""
+"""What must hold before anything is said of weights: columns are those of the labels, scores have their sign."""
 
 import math
 from dataclasses import dataclass

@@ -128,7 +128,9 @@ def _flipped(f: Finding, n: Numbers) -> str:
 def _not_training(f: Finding, n: Numbers) -> str:
     if f.items:
         k, here, there = f.items[0].classes[0], f.numbers["of_class"].value, f.numbers["training_of_class"].value
-        text = f"These cannot be the training rows: {label(n, k)} has {here:.0f} of them, and training had {there:.0f}."
+        text = (
+            f"These cannot be the training rows: {label(n, k)} has {here:.0f}, and in training it had {there:.0f}."
+        )
     elif f.numbers:
         here, there = f.numbers["rows"].value, f.numbers["training_rows"].value
         text = f"These are not all of the training rows: {here:.0f} came, and training had {there:.0f}."
@@ -160,7 +162,8 @@ def _in_balance(f: Finding, n: Numbers) -> str:
 
 def _other_loss(f: Finding, n: Numbers) -> str:
     best = n.hypothesis(f.hypothesis or "")
-    assert best is not None and f.measure is not None
+    assert best is not None
+    assert f.measure is not None
     text = f"The model looks as if {clause(best, n)}, not the {n.statement.text}. "
     text += f"What pulls and what pushes its outputs differ by {100 * f.measure.value:.2g}% under that loss, by "
     text += f"{100 * f.numbers['own'].value:.2g}% at best under the stated one."
@@ -184,8 +187,8 @@ def _not_applied(f: Finding, n: Numbers) -> str:
 def _twice(f: Finding, n: Numbers) -> str:
     said = _ratio(f, n) if "ratio" in f.numbers else _power(f)
     return (
-        f"The weights acted twice: look for them in a sampler as well as in the loss. {said} Mixed targets (mixup) "
-        "look the same on samples that are not mixed; state them if there were any."
+        f"The weights acted twice: look for them in a sampler as well as in the loss. {said} "
+        "Mixed targets (mixup) look the same on samples that are not mixed; state them if there were any."
     )
 
 
@@ -276,8 +279,9 @@ def _ratio(f: Finding, n: Numbers) -> str:
 def _undertrained(f: Finding, n: Numbers) -> str:
     loss, _, _, chance = _losses(f)
     return (
-        f"The model has learned next to nothing: its mean loss is {loss:.3g}, and a model that knows only the class "
-        f"frequencies has {chance:.3g}. Its logits are too small. {_scaled(f)} Such a model says nothing of weights."
+        f"The model has learned next to nothing: its mean loss is {loss:.3g}, and a model that knows only the "
+        f"class frequencies has {chance:.3g}. Its logits are too small. {_scaled(f)} Such a model says nothing of "
+        "weights."
     )
 
 
