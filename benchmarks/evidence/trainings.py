@@ -30,7 +30,8 @@ GRID: list[tuple[list[str], str, tuple[str, ...]]] = [
     (["logistic C=1"], d.CLOUDS[1], (*PAIR, "rolled")),
     (["logistic C=100", "logistic C=0.01", "HistGradientBoosting 100", "XGBoost 100", "LightGBM 100",
       "MLP, one output"], d.BINARY, TWO),
-    (["logistic C=100", "XGBoost 20", "LightGBM 20"], d.FRAUD, ("plain", "hundred", "ten")),
+    # Not LightGBM: at 1:500 its default diverges, and the model is worse than one that knows only the frequencies.
+    (["logistic C=100", "XGBoost 20"], d.FRAUD, ("plain", "hundred", "ten")),
     (["focal head", "one-vs-all head", "smoothed head", "adjusted head", "random forest", "MLP, one-vs-all",
       "MLP, smoothed", "MLP, mixup"], d.OVERLAPS, PAIR),
     (["CNN, mixup", "CNN, one-vs-all"], d.DIGITS, PAIR),

@@ -67,7 +67,9 @@ def test_is_unbalance_beside_sample_weight_acts_twice():
 def test_an_option_that_weighs_whatever_else_is_said_is_found_unstated():
     """A default of `is_unbalance=True` in a shared parameter file: the training says nothing of weights."""
     X, y, ratio = _binary()
-    report = audit(_margins(_lightgbm(is_unbalance=True).fit(X, y), X), y, TrainingSetup("logistic", targets="binary"))
+    report = audit(
+        _margins(_lightgbm(is_unbalance=True).fit(X, y), X), y, TrainingSetup("logistic", targets="binary")
+    )
     found = next(f for f in report.findings if f.name == "weights_unstated")
     assert found.measure.value == pytest.approx(ratio, rel=0.3)
 

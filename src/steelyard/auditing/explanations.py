@@ -14,6 +14,7 @@ _FLOOR = 0.05  # scatter of log implied weights that no training is without
 _UNKNOWN = 5.0  # standard error of a logarithm of which the samples say nothing
 _MANY = 300  # classes from which on errors count as independent
 _OFF, _OFF_ERRORS = math.log(1.5), 4.0  # a class is off by more than a factor, and more than so many errors
+_ALIKE = 0.35  # scatter up to which all other classes count as having their weights
 _ORDERLY = 0.25  # an order found from the implied weights leaves at most this part of the scatter
 _DISTORTED = 1 / 3  # of the scatter may go along with the stated weights by itself
 
@@ -196,7 +197,7 @@ class Explanations:
             rest = [k for k in self.places if k not in named]
             fit = self.fit(offset, named) if self._varies_in(offset, rest) else None
             held = self.hold(offset, named)
-            if fit is None or fit.holds(1, 0.15):
+            if held.scatter <= _ALIKE and (fit is None or fit.holds(1, 0.15)):
                 apart = [self._apart(k, offset, rest, held.scatter) for k in named]
                 if all(abs(math.log(a.factor)) > max(_OFF, _OFF_ERRORS * a.log_error) for a in apart):
                     return tuple(apart)

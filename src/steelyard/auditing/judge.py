@@ -9,12 +9,14 @@ from steelyard.auditing.findings import Finding, Item, Measure, Numbers
 _CRITICAL = 0.1  # a misfit up to this is a critical point, as far as stochastic training reaches one
 _ROUGHLY = 0.25
 _BETTER = 0.5  # a hypothesis is better when its misfit is at most this part of another's
+_SHARP = 0.02  # misfit of another loss that is no chance, though the stated one fits too
 _BETTER_LOSS = 0.7  # the same for LGL-INR, whose law holds batch by batch and so only roughly for all samples
 _SCALE = 0.05  # gain of refitted scale and shifts, as a part of the loss of a model that knows nothing
-_LITTLE, _MUCH_LEFT = 0.5, 0.12  # undertrained: such a part of that loss is left, and scale alone would gain this
-_SAME = 0.15  # powers that differ by less are the same for whoever trained
+_LITTLE, _MUCH_LEFT = 0.5, 0.15  # undertrained: such a part of that loss is left, and scale alone would gain this
+_LEARNED = 0.35  # share of the probability placed, up to which a model has learned little
+_SAME = 0.2  # powers that differ by less are the same for whoever trained
 _REVERSED = -0.25
-_TWICE = (1.5, 2.75)  # powers that are called twice
+_TWICE = (1.5, 3.0)  # powers that are called twice
 _SCATTER = 0.25  # of log implied weights about what explains them
 _RATIO = math.log(1.5)  # weights that nobody stated differ at least so much
 _INTERPOLATES = 0.98  # share of the probability placed from which on few samples carry all that is misplaced
@@ -87,16 +89,19 @@ def _loss(n: Numbers) -> Finding | None:
     own = min(h.misfit for h in n.hypotheses if h.name in ("as stated", "no weights", "twice"))
     names = ("one-vs-all", "one-vs-all, weighted", "softmax", "softmax, weighted", "LGL-INR")
     others = [h for h in n.hypotheses if h.name in names]
-    if not others or own <= _CRITICAL:
+    if not others:
         return None
     best = min(others, key=lambda h: h.misfit)
+    if own <= _CRITICAL and best.misfit > min(_BETTER**2 * own, _SHARP):
+        return None
     rough = best.link == n.statement.link == "logistic"
     if best.misfit > (_BETTER_LOSS if rough else _BETTER) * own:
         return None
     sums = n.mean_row_sum
     # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, boosted ones to nearly 1.
     unlike = sums is None or abs(sums - 1) > 0.05 or best.misfit > _CRITICAL
-    if n.statement.link == "softmax" and best.link == "logistic" and (unlike or _explained(n.explained)):
+    known = best.misfit > _BETTER**2 * own and _explained(n.explained)
+    if n.statement.link == "softmax" and best.link == "logistic" and (unlike or known):
         return None
     numbers = {"own": Measure(own)} | ({} if sums is None else {"row_sum": Measure(sums)})
     return Finding("wrong_loss", _misfit(n, best.name), numbers, hypothesis=best.name)
@@ -132,12 +137,12 @@ def _weights(n: Numbers) -> Finding | None:
     numbers |= _in_units(n, e.power)
     g = e.power
     acted = g.holds(1, _SAME) and not g.holds(0)
-    if e.off and not (acted and e.once.scatter <= _SCATTER):
+    if e.off and not (acted and e.once.scatter <= _SCATTER) and _out_of_balance(n, e):
         items = tuple(Item((off.index,), (_factor(off.factor, off.log_error),)) for off in e.off)
         return Finding("class_weight_off", power, numbers, items)
     if acted and not (g.holds(2) and _closer(n, "twice", "as stated")):
         return Finding("weights_acted", power, numbers)
-    if e.order is not None:
+    if e.order is not None and not g.holds(1):
         return Finding("weights_permuted", power, numbers | {"order": _misfit(n, "other order")}, _moved(n))
     assert power.high is not None
     if power.high < _REVERSED and g.power < -_BETTER:
@@ -148,26 +153,30 @@ def _weights(n: Numbers) -> Finding | None:
     if power.high <= 0:
         return Finding("weights_not_applied", power, numbers)
     twice = g.holds(2) or _TWICE[0] < g.power < _TWICE[1]
-    if twice and not g.holds(1) and not _closer(n, "as stated", "twice"):
+    if twice and not g.holds(1) and _closer(n, "twice", "as stated", 1.0):
         return Finding("weights_applied_twice", power, numbers)
     if not g.holds(0) and not g.holds(1):
         return Finding("weights_at_other_strength", power, numbers, hypothesis=alone[0] if alone else None)
     return Finding("weights_unclear", power, numbers)
 
 
-def _closer(n: Numbers, one: str, other: str) -> bool:
-    """Return whether the law of one hypothesis holds much better than that of another."""
+def _closer(n: Numbers, one: str, other: str, part: float = _BETTER) -> bool:
+    """Return whether the misfit of one hypothesis is at most a part of another's."""
     first, second = n.hypothesis(one), n.hypothesis(other)
-    return first is not None and second is not None and first.misfit <= _BETTER * second.misfit
+    return first is not None and second is not None and first.misfit <= part * second.misfit
+
+
+def _out_of_balance(n: Numbers, e: Explained) -> bool:
+    """Return whether the law of the stated weights fails for the classes that stand apart."""
+    return all(abs(float(n.balance.relative_residual[off.index])) > _ROUGHLY for off in e.off)
 
 
 def _unstated(n: Numbers, e: Explained) -> Finding | None:
     """Return which weights the model behaves as if trained with, where none are stated."""
-    ratio, error = e.range
-    if ratio <= max(_RATIO, QUANTILE * 1.5 * error) or e.none.scatter <= _SCATTER:
-        return None
-    f = e.frequency
+    (ratio, error), f = e.range, e.frequency
     clean = f is not None and not f.holds(0, 0.3) and f.scatter <= max(_BETTER * e.none.scatter, _SCATTER)
+    if e.none.scatter <= _SCATTER or ratio <= (_RATIO if clean else max(_RATIO, 1.5 * QUANTILE * error)):
+        return None
     if not clean and n.learned > _INTERPOLATES and e.classes > 2:
         return Finding("weights_unclear", _factor(math.exp(ratio), error))
     numbers = {} if f is None or not clean else {"frequency": _interval(f)}
@@ -216,7 +225,9 @@ def _training(n: Numbers) -> Finding | None:
     numbers = {name: Measure(value) for name, value in vars(r).items()}
     gain = r.shifted_loss - r.best_loss
     knows_nothing = r.shifted_loss > 0.95 * r.chance and n.spread < 0.05
-    if knows_nothing or (r.shifted_loss > _LITTLE * r.chance and gain > _MUCH_LEFT * r.chance and r.scale > 1):
+    worse = r.shifted_loss > 1.02 * r.chance and r.best_loss > 0.98 * r.chance
+    little = r.shifted_loss > _LITTLE * r.chance and n.learned < _LEARNED
+    if knows_nothing or worse or (little and gain > _MUCH_LEFT * r.chance and r.scale > 1):
         return Finding("undertrained", Measure(gain), numbers | {"spread": Measure(n.spread)})
     if gain > _SCALE * r.chance:
         return Finding("logits_too_small" if r.scale > 1 else "logits_too_large", Measure(r.scale), numbers)

@@ -278,6 +278,11 @@ def _ratio(f: Finding, n: Numbers) -> str:
 
 def _undertrained(f: Finding, n: Numbers) -> str:
     loss, _, _, chance = _losses(f)
+    if loss > chance:
+        return (
+            f"The model is worse than one that knows only the class frequencies: its mean loss is {loss:.3g}, and "
+            f"that one's {chance:.3g}. Nothing can be said of weights."
+        )
     return (
         f"The model has learned next to nothing: its mean loss is {loss:.3g}, and a model that knows only the "
         f"class frequencies has {chance:.3g}. Its logits are too small. {_scaled(f)} Such a model says nothing of "
