@@ -175,7 +175,7 @@ class Explanations:
             return residual, error
         values = (self.logs - offset)[places]
         if self.constants:
-            for g in self.group[places].unique().tolist():
+            for g in torch.unique(self.group[places]).tolist():
                 inside = self.group[places] == g
                 values[inside] = values[inside] - values[inside].quantile(0.5)
         scatter = max(_FLOOR, 1.4826 * float(values.abs().quantile(0.5)))
@@ -210,7 +210,7 @@ class Explanations:
         Tried are the reversed order, orders moved by one class, and the order by size of the implied weights.
         """
         places = torch.tensor(self.places)
-        groups = self.group[places].unique() if len(places) else places
+        groups = torch.unique(self.group[places]) if len(places) else places
         if not self.constants or len(groups) != 1 or len(places) < 3:
             return None
         size = len(places)
@@ -233,7 +233,7 @@ class Explanations:
     def differ(self) -> tuple[float, float]:
         """Return the largest difference of two log implied weights of a group, and its error over samples."""
         best, error = 0.0, math.inf
-        for g in self.group[self.places].unique().tolist():
+        for g in torch.unique(self.group[self.places]).tolist():
             inside = [k for k in self.places if int(self.group[k]) == g]
             values = self.logs[inside]
             high, low = inside[int(values.argmax())], inside[int(values.argmin())]
@@ -259,7 +259,7 @@ class Explanations:
     def _centred(self, values: Tensor, places: list[int]) -> Tensor:
         part = values[places].clone()
         if self.constants:
-            for g in self.group[places].unique().tolist():
+            for g in torch.unique(self.group[places]).tolist():
                 inside = self.group[places] == g
                 part[inside] = part[inside] - part[inside].mean()
         return part
@@ -269,7 +269,7 @@ class Explanations:
         columns = []
         if self.constants:
             groups = self.group[places]
-            columns = [(groups == g).to(y) for g in groups.unique().tolist()]
+            columns = [(groups == g).to(y) for g in torch.unique(groups).tolist()]
         if x is not None:
             columns.append(x[places].to(y))
         X = torch.stack(columns, 1) if columns else y.new_zeros(len(places), 0)

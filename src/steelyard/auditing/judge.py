@@ -9,6 +9,7 @@ from steelyard.auditing.findings import Finding, Item, Measure, Numbers
 _CRITICAL = 0.1  # a misfit up to this is a critical point, as far as stochastic training reaches one
 _ROUGHLY = 0.25
 _BETTER = 0.5  # a hypothesis is better when its misfit is at most this part of another's
+_ENDED = 1e-3  # a misfit that no training has that could go on
 _SHARP = 0.02  # misfit of another loss that is no chance, though the stated one fits too
 _BETTER_LOSS = 0.7  # the same for LGL-INR, whose law holds batch by batch and so only roughly for all samples
 _SCALE = 0.05  # gain of refitted scale and shifts, as a part of the loss of a model that knows nothing
@@ -177,6 +178,8 @@ def _unstated(n: Numbers, e: Explained) -> Finding | None:
     clean = f is not None and not f.holds(0, 0.3) and f.scatter <= max(_BETTER * e.none.scatter, _SCATTER)
     if e.none.scatter <= _SCATTER or ratio <= (_RATIO if clean else max(_RATIO, 1.5 * QUANTILE * error)):
         return None
+    if not clean and n.learned < _LEARNED:  # what a model that has learned little misplaces has no weights
+        return None
     if not clean and n.learned > _INTERPOLATES and e.classes > 2:
         return Finding("weights_unclear", _factor(math.exp(ratio), error))
     numbers = {} if f is None or not clean else {"frequency": _interval(f)}
@@ -226,7 +229,9 @@ def _training(n: Numbers) -> Finding | None:
     gain = r.shifted_loss - r.best_loss
     knows_nothing = r.shifted_loss > 0.95 * r.chance and n.spread < 0.05
     worse = r.shifted_loss > 1.02 * r.chance and r.best_loss > 0.98 * r.chance
-    little = r.shifted_loss > _LITTLE * r.chance and n.learned < _LEARNED
+    # What is exactly in balance has come to its end: it is regularised, not undertrained.
+    ended = min(h.misfit for h in n.hypotheses if h.link == n.statement.link) < _ENDED
+    little = r.shifted_loss > _LITTLE * r.chance and n.learned < _LEARNED and not ended
     if knows_nothing or worse or (little and gain > _MUCH_LEFT * r.chance and r.scale > 1):
         return Finding("undertrained", Measure(gain), numbers | {"spread": Measure(n.spread)})
     if gain > _SCALE * r.chance:
@@ -272,6 +277,8 @@ def _trades(n: Numbers) -> Finding | None:
     """Return which classes trade with which, in percent of all that classes give to others."""
     if n.statement.link == "logistic" or not n.trades:
         return None
+    if any(trade.there < 0 or trade.back < 0 for trade in n.trades):  # smoothing can make push negative
+        return None
     mass = n.class_counts * (1.0 if n.statement.total is None else n.statement.total)
     mass = mass / mass.sum()
     percent = float(n.balance.push_down.sum()) / 100
@@ -307,16 +314,13 @@ def _data(n: Numbers) -> list[Finding]:
         counts, rows = n.training_counts, sum(n.samples) + n.dropped
         more = tuple(Item((k,)) for k, seen in enumerate(n.samples) if seen > counts[k])
         if more or rows < _WHOLE * float(counts.sum()):
-            k = more[0].classes[0] if more else 0
             numbers = {"rows": Measure(rows), "training_rows": Measure(float(counts.sum()))}
-            numbers |= (
-                {"of_class": Measure(n.samples[k]), "training_of_class": Measure(float(counts[k]))} if more else {}
-            )
-            found.append(
-                Finding(
-                    "not_training_rows", n.power and _measure(n.power.power, n.power.standard_error), numbers, more
-                )
-            )
+            if more:
+                k = more[0].classes[0]
+                numbers |= {"of_class": Measure(n.samples[k]), "training_of_class": Measure(float(counts[k]))}
+            fit = None if n.explained is None else n.explained.power
+            held = None if fit is None else _interval(fit)
+            found.append(Finding("not_training_rows", held, numbers, more))
     return found + [Finding(note) for note in n.notes]
 
 

@@ -65,8 +65,10 @@ def headline(findings: tuple[Finding, ...], numbers: Numbers) -> str:
     if first.severity == "note":
         first = next((f for f in findings if f.topic == "weights"), first)
         if first.name == "in_balance":
-            s = numbers.statement
-            return f"No fault was found in the {s.text}, for which no weights are stated."
+            measure, rough = first.measure, first.numbers["rough"]
+            if measure is not None and measure.value > rough.value:
+                return f"Nothing wrong was named, but the outputs are not in balance under the {_stated(numbers)}."
+            return "No fault was found."
     return sentence(_TEXTS[first.name](first, numbers))
 
 
@@ -93,6 +95,11 @@ _CLAUSES = {
     "LGL-INR": "the loss was LGL-INR",
 }
 _SCALE_OF_POWER = "(1 is as stated, 0 is not at all, 2 is twice)"
+
+
+def _stated(n: Numbers) -> str:
+    """Return what was stated, as it stands in a sentence."""
+    return n.statement.text.replace(", no weights", " without weights")
 
 
 def _columns_moved(f: Finding, n: Numbers) -> str:
@@ -143,7 +150,7 @@ def _not_training(f: Finding, n: Numbers) -> str:
 
 
 def _in_balance(f: Finding, n: Numbers) -> str:
-    misfit, stated = f.measure, n.statement.text
+    misfit, stated = f.measure, _stated(n)
     assert misfit is not None
     exact, rough = f.numbers["exact"].value, f.numbers["rough"].value
     how = "are" if misfit.value <= exact else "are roughly" if misfit.value <= rough else "are not"
@@ -156,7 +163,7 @@ def _in_balance(f: Finding, n: Numbers) -> str:
     for item in f.items:
         relative = item.measures[0]
         way = "raise" if relative.value > 0 else "lower"
-        named.append(f"{label(n, item.classes[0])} (training would still {way} it, by {_shown(relative)})")
+        named.append(f"{label(n, item.classes[0])} (training would {way} it: {_shown(relative)} of its sum)")
     return text + (f" Most off: {listed(named)}." if named else "")
 
 
@@ -164,12 +171,12 @@ def _other_loss(f: Finding, n: Numbers) -> str:
     best = n.hypothesis(f.hypothesis or "")
     assert best is not None
     assert f.measure is not None
-    text = f"The model looks as if {clause(best, n)}, not the {n.statement.text}. "
-    text += f"What pulls and what pushes its outputs differ by {100 * f.measure.value:.2g}% under that loss, by "
-    text += f"{100 * f.numbers['own'].value:.2g}% at best under the stated one."
+    text = f"The model looks as if {clause(best, n)}, not the {_stated(n)}. "
+    text += f"What pulls and what pushes its outputs differ by {_number(100 * f.measure.value, '.2g')}% under that loss, by "
+    text += f"{_number(100 * f.numbers['own'].value, '.2g')}% at best under the stated one."
     if "row_sum" in f.numbers:
         sums = f.numbers["row_sum"].value
-        text += f" The sigmoids of a row sum to {sums:.2f} on average; under one-vs-all losses it is 1."
+        text += f" The sigmoids of a row sum to {sums:.2f} on average; under one-vs-all losses it is near 1."
     return text + " Audit it again as that; until then nothing can be said of weights."
 
 
@@ -235,7 +242,7 @@ def _class_off(f: Finding, n: Numbers) -> str:
     ]
     return (
         f"The weights acted as stated, but not for {len(f.items)} of {len(n.names)} classes. "
-        f"{listed(named)[:1].upper() + listed(named)[1:]}, measured by all others."
+        f"{listed(named)[:1].upper() + listed(named)[1:]}, if all others weigh as stated."
     )
 
 
@@ -255,7 +262,10 @@ def _unclear(f: Finding, n: Numbers) -> str:
 
 
 def _tell_nothing(f: Finding, n: Numbers) -> str:
-    return "The stated weights do not differ within any group of classes that are confused: nothing can be told."
+    return (
+        "The stated weights differ only between classes that are never confused, or not at all: no model could show "
+        "whether they acted."
+    )
 
 
 def _not_positive(f: Finding, n: Numbers) -> str:
@@ -284,7 +294,7 @@ def _undertrained(f: Finding, n: Numbers) -> str:
             f"that one's {chance:.3g}. Nothing can be said of weights."
         )
     return (
-        f"The model has learned next to nothing: its mean loss is {loss:.3g}, and a model that knows only the "
+        f"The model has learned little: its mean loss is {loss:.3g}, and a model that knows only the "
         f"class frequencies has {chance:.3g}. Its logits are too small. {_scaled(f)} Such a model says nothing of "
         "weights."
     )
@@ -303,8 +313,8 @@ def _wrong_scale(f: Finding, n: Numbers) -> str:
 
 def _scaled(f: Finding) -> str:
     loss, best, scale, _ = _losses(f)
-    times = f"{scale:.1f}" if scale < 100 else "over 100"
-    return f"If they were {times} times as large, the loss would fall from {loss:.3g} to {best:.3g}."
+    times = f"{scale:.1f}" if scale < 10 else f"{scale:.0f}" if scale < 100 else "more than 100"
+    return f"Multiplied by {times} they would bring the loss from {loss:.3g} down to {best:.3g}."
 
 
 def _losses(f: Finding) -> tuple[float, float, float, float]:
@@ -359,11 +369,12 @@ def _trades(f: Finding, n: Numbers) -> str:
 
 def _hard(f: Finding, n: Numbers) -> str:
     named = [f"{label(n, k)} taken for {label(n, j)}" for k, j in (item.classes for item in f.items)]
-    return f"{len(named)} pairs hide behind the average that the law of an output ties: {listed(named, _NAMED)}."
+    pairs = "1 pair hides" if len(named) == 1 else f"{len(named)} pairs hide"
+    return f"{pairs} behind the average that the law of an output ties: {listed(named, _NAMED)}."
 
 
 def _absent(f: Finding, n: Numbers) -> str:
-    return f"Not observed, so nothing is said of them: {_names(f.items, n)}."
+    return f"No samples are here, so nothing is said of them: {_names(f.items, n)}."
 
 
 def _single(f: Finding, n: Numbers) -> str:
@@ -390,8 +401,17 @@ def _shown(measure: Measure | None, unit: str = "", style: str = ".2f", times: f
     """`0.94 [0.86, 1.02]`, or without an interval where there is none."""
     if measure is None:
         return "unknown"
-    shown, low, high = f"{times * measure.value:{style}}{unit}", measure.low, measure.high
-    return shown if low is None or high is None else f"{shown} [{times * low:{style}}, {times * high:{style}}]"
+    shown, low, high = f"{_number(times * measure.value, style)}{unit}", measure.low, measure.high
+    if low is None or high is None:
+        return shown
+    return f"{shown} [{_number(times * low, style)}, {_number(times * high, style)}]"
+
+
+def _number(value: float, style: str) -> str:
+    """Return a number without an exponent."""
+    if not style.endswith("g") or (1e-3 <= abs(value) < 100):
+        return f"{value:{style}}"
+    return f"{value:.0f}" if abs(value) >= 1 or value == 0 else "0"
 
 
 _TEXTS: dict[str, Callable[[Finding, Numbers], str]] = {
