@@ -172,8 +172,9 @@ def _other_loss(f: Finding, n: Numbers) -> str:
     assert best is not None
     assert f.measure is not None
     text = f"The model looks as if {clause(best, n)}, not the {_stated(n)}. "
-    text += f"What pulls and what pushes its outputs differ by {_number(100 * f.measure.value, '.2g')}% under that loss, by "
-    text += f"{_number(100 * f.numbers['own'].value, '.2g')}% at best under the stated one."
+    there, here = (_number(100 * value, ".2g") for value in (f.measure.value, f.numbers["own"].value))
+    text += f"What pulls and what pushes its outputs differ by {there}% under that loss, by {here}% at best under the "
+    text += "stated one."
     if "row_sum" in f.numbers:
         sums = f.numbers["row_sum"].value
         text += f" The sigmoids of a row sum to {sums:.2f} on average; under one-vs-all losses it is near 1."
@@ -263,8 +264,8 @@ def _unclear(f: Finding, n: Numbers) -> str:
 
 def _tell_nothing(f: Finding, n: Numbers) -> str:
     return (
-        "The stated weights differ only between classes that are never confused, or not at all: no model could show "
-        "whether they acted."
+        "The stated weights differ only between classes that are never confused, or not at all: no model could "
+        "show whether they acted."
     )
 
 
