@@ -68,7 +68,8 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
             "confusion": confusion_figure(
                 [("audited samples", mean_confusion)], classes, title="Mean confusion on the audited samples"
             ),
-            "trades": trades_figure(
+            "trades": found.trades
+            and trades_figure(
                 [
                     (
                         classes.names[t.classes[0]],
