@@ -349,9 +349,9 @@ def parse_pos_weights(text: str, samples: Tensor, names: Sequence[str] | None = 
     """Return the weights of positives as the command line gives them, for outputs that stand for themselves.
 
     Args:
-        text: K comma-separated numbers, how many times a positive of each output weighs a negative; a JSON file that
-            holds them, or an object from name to number; or a scheme, which gives each output the ratio of the
-            weights that it makes of its two classes. ``none`` is none.
+        text: K comma-separated numbers, how many times a positive of each output weighs a negative; a JSON file
+            that holds them, or an object from name to number; or a scheme, which gives each output the ratio of
+            the weights that it makes of its two classes. ``none`` is none.
         samples: (K, 2) negatives and positives of each output, that a scheme is made from.
         names: of the outputs, that an object may use.
 

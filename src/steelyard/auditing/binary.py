@@ -8,8 +8,8 @@ from steelyard.auditing.explanations import QUANTILE
 from steelyard.auditing.findings import Finding, Measure, Numbers
 
 _TOLD = (
-    "weights_acted", "weights_not_applied", "weights_applied_twice", "weights_at_other_strength", "weights_unstated",
-    "weights_permuted", "class_weight_off",
+    "weights_acted", "weights_not_applied", "weights_applied_twice", "weights_at_other_strength",
+    "weights_unstated", "weights_permuted", "class_weight_off",
 )  # fmt: skip
 
 
@@ -74,8 +74,8 @@ def _sentence(ratio: Measure, threshold: Measure, shift: float) -> str:
         advice = "0 serves as well" if threshold.low <= 0 <= threshold.high else advice
     adjusted = f" less the {shift:.2f} that training added" if shift else ""
     return (
-        f"Both classes are as likely where the score is log {ratio.value:.3g}{adjusted} = {z:.2f}{between}, which the "
-        f"model shows as a probability of {1 / (1 + _exp(-z)):.3g}: {advice}."
+        f"Both classes are as likely where the score is log {ratio.value:.3g}{adjusted} = {z:.2f}{between}, which "
+        f"the model shows as a probability of {1 / (1 + _exp(-z)):.3g}: {advice}."
     )
 
 

@@ -40,25 +40,19 @@ def assert_balanced(
         The audit is this project's; see :func:`audit`.
 
     Example:
-        >>> x = torch.eye(2, dtype=torch.float64)[[0] * 90 + [1] * 10]
-        >>> x[80:91] = 0.5
-        >>> y = torch.tensor([0] * 90 + [1] * 10)
-        >>> layer = torch.nn.Linear(2, 2, dtype=torch.float64)
-        >>> optimizer = torch.optim.LBFGS(layer.parameters(), max_iter=500, line_search_fn="strong_wolfe")
-        >>> loss = torch.nn.CrossEntropyLoss()
-        >>> def closure():
-        ...     optimizer.zero_grad()
-        ...     value = loss(layer(x), y) + 1e-3 * layer.weight.square().sum()
-        ...     value.backward()
-        ...     return value
-        >>> _ = optimizer.step(closure)
-        >>> assert_balanced(layer, [(x, y)], loss).faults
+        Samples of two classes in two cells; their log counts are the logits that plain softmax training ends at.
+
+        >>> import torch
+        >>> samples = torch.tensor([[800, 40], [100, 160]])
+        >>> x = torch.repeat_interleave(torch.tensor([0, 0, 1, 1]), samples.flatten())
+        >>> y = torch.repeat_interleave(torch.tensor([0, 1, 0, 1]), samples.flatten())
+        >>> model = torch.nn.Embedding.from_pretrained(samples.double().log())
+        >>> assert_balanced(model, [(x, y)], torch.nn.CrossEntropyLoss()).faults
         ()
-        >>> weighted = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 9.0], dtype=torch.float64))
-        >>> assert_balanced(layer, [(x, y)], weighted)  # doctest: +ELLIPSIS
+        >>> weighted = torch.nn.CrossEntropyLoss(weight=torch.tensor([1.0, 20.0]))
+        >>> assert_balanced(model, [(x, y)], weighted)  # doctest: +IGNORE_EXCEPTION_DETAIL
         Traceback (most recent call last):
         AssertionError: The weights never acted: check that they reach the loss.
-        ...
     """
     names_of(ignore)
     check_choice("fail_on", fail_on, ("fault", "warning", "never"))

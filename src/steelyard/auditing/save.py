@@ -66,7 +66,7 @@ def class_rows(n: Numbers, ratio: Ratio | None = None) -> tuple[ClassRow, ...]:
 
     if ratio is not None:
         stated = None if stated is None else stated / stated[0]
-        weights, errors = torch.tensor([1.0, ratio.found.value]), None
+        weights, errors = torch.tensor([1.0, ratio.found.value], dtype=torch.float64), None
     columns = zip(
         *map(listed, (stated, weights, errors)),
         *map(listed, (n.balance.pull_up, n.balance.push_down, n.balance.relative_residual)),

@@ -166,8 +166,8 @@ _CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [d
 @click.option("--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: as --loss says]")
 @click.option(
     "--pos-weights",
-    help="Weights said to be on each output's positives, in the same form; for logistic losses.  For one output one "
-    "number: how many times a positive weighs a negative.",
+    help="Weights said to be on each output's positives, in the same form; for logistic losses.  For one output "
+    "one number: how many times a positive weighs a negative.",
 )
 @click.option("--sampler", help="How often the sampler drew a sample of each class, in the same form.")
 @click.option("--corrected", help="Weights taken out of the logits after training, in the same form.")
@@ -217,7 +217,9 @@ _CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [d
     show_default=True,
     help="Exit with code 3 where there is a finding that bad: fault, warning (or fault), or never.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the audit as JSON, and nothing else, on standard output.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the audit as JSON, and nothing else on standard output."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, audit.json, classes.csv.")
 @click.pass_obj
 def audit(

@@ -64,7 +64,7 @@ def _print_ratio(console: Console, found: "AuditReport", ratio: "Ratio") -> None
     cells = [
         f"{row.samples} of {row.samples + other.samples}",
         _significant(ratio.stated),
-        _significant(ratio.found.value) + _between(ratio.found.low, ratio.found.high, ".3g"),
+        _significant(ratio.found.value) + _between(ratio.found.low, ratio.found.high),
         "-" if row.relative_residual is None else f"{row.relative_residual:+.2f}",
     ]
     titles = ["samples", f"weight stated ({other.name}: 1)", "weight as it acted", "relative residual"]
@@ -110,8 +110,8 @@ def _significant(value: float | None) -> str:
     return "-" if value is None else f"{value:.3g}"
 
 
-def _between(low: float | None, high: float | None, style: str = ".2g") -> str:
-    return "" if low is None or high is None else f" [{low:{style}}, {high:{style}}]"
+def _between(low: float | None, high: float | None) -> str:
+    return "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
 
 
 def _print_rows(

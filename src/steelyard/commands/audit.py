@@ -53,9 +53,9 @@ def audit_file(
             ``lgl-inr:beta=5``. Default: what the file says, else softmax, or logistic for one output, and
             `say` is told so.
         weights, pos_weights, sampler: weights per class as :func:`parse_weights` takes them; schemes are made from
-            the class counts. Default: of `weights` the scheme of the loss, else none. Of one output, and of outputs
-            that stand for themselves, `pos_weights` says how many times a positive of each weighs a negative, as
-            :func:`parse_pos_weights` takes it.
+            the class counts. Default: of `weights` the scheme of the loss, else none. Of one output, and of
+            outputs that stand for themselves, `pos_weights` says how many times a positive of each weighs a
+            negative, as :func:`parse_pos_weights` takes it.
         corrected: weights that were taken out of the logits after training, in the same form.
         batch_size: of LGL-INR. Default: what the file says of its loss.
         class_counts: K comma-separated training counts. Default: what the file says, else those of its labels.
@@ -112,7 +112,9 @@ def audit_file(
         if option != "pos-weights" or (text is not None and not stated.binary)
     }
     if pos_weights is not None and stated.binary:
-        pairs, last = (samples.T, names) if opened.multi_hot else (samples[None], None if names is None else names[1:])
+        pairs, last = (
+            (samples.T, names) if opened.multi_hot else (samples[None], None if names is None else names[1:])
+        )
         made["pos-weights"] = parse_pos_weights(pos_weights, pairs, last)
     setup = stated.setup(counts, made, batch_size)
     evidence = Evidence(opened.num_classes, setup, values=values, drop_invalid=drop_invalid)
@@ -195,6 +197,11 @@ class _Stated:
             batch_size = self.opened.batch_size
         options = dict(spec.options)
         if made.get("pos-weights") is not None:
+            if "pos_weight" not in spec.entry.options:
+                raise ValueError(
+                    f"pos-weights are for losses whose outputs have positives, such as logistic, got loss "
+                    f"{spec.label}; its class weights are --weights"
+                )
             options["pos_weight"] = made["pos-weights"]
         bare = replace(spec, options=options, scheme=None, tau=0.0, presence=0.0)
         removed = made["corrected"]

@@ -59,7 +59,10 @@ class Choice:
     class_names: tuple[str, ...] | None
 
     def __str__(self) -> str:
-        parts = [f"{self.values}: {_told(self.columns)}", f"label{'s' if self.multi_hot else ''}: {_told(self.labels)}"]
+        parts = [
+            f"{self.values}: {_told(self.columns)}",
+            f"label{'s' if self.multi_hot else ''}: {_told(self.labels)}",
+        ]
         parts += [f"left out: {_told(self.left_out)}"] if self.left_out else []
         return "; ".join(parts)
 

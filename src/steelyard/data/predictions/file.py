@@ -57,7 +57,7 @@ class Predictions:
     _missing: Missing = field(repr=False)
 
     def batches(self, rows: int = 8192) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield numbers (n, K), float32 or float64, and labels (n,) or (n, K), int64, of at most `rows` rows at a time.
+        """Yield numbers (n, K), float32 or float64, and labels (n,) or (n, K), int64, of at most `rows` rows.
 
         NaN and infinite numbers are passed on.
 
@@ -160,7 +160,8 @@ def open_predictions(
     of_labels = len(choice.labels) if len(choice.labels) > 1 else first.field(choice.labels[0]).width
     if choice.multi_hot and (not is_classes or of_labels != width):
         raise ValueError(
-            f"{path} must have one label a row" + (f", or 0 and 1 for each of {width} outputs" if is_classes else "")
+            f"{path} must have one label a row"
+            + (f", or 0 and 1 for each of {width} outputs" if is_classes else "")
             + f", got {of_labels} labels a row"
         )
     decay, adjustment = _numbers(told.get("weight_decay", "")), _numbers(told.get("logit_adjustment", ""))

@@ -42,7 +42,7 @@ class Opened:
         what: a field is called, ``"column"`` or ``"array"``.
         fields: in the order of the file.
         read: given the names of the number fields, those of the labels, the most rows at a time and what is done
-            with missing cells, yields (numbers, labels); labels are (n,), or (n, K) of a list or of several fields.
+            with missing cells, yields (numbers, labels); labels are (n,), or (n, K) of a list or several fields.
         texts: given the name of a field of text, returns all that it holds.
         check: given the names of the number fields and of the labels, refuses what cannot be read.
         has_rows: False for an empty table.

@@ -123,7 +123,9 @@ def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:
         accepted = "integers or class names" if len(labels) == 1 else "0 and 1 for each row"
         kinds = ("integer", "number", "bool", *(("text", "list") if len(labels) == 1 else ()))
         for label in labels:
-            if opened.field(label).kind not in kinds or (opened.field(label).kind == "list" and opened.field(label).width < 2):
+            if opened.field(label).kind not in kinds or (
+                opened.field(label).kind == "list" and opened.field(label).width < 2
+            ):
                 raise TypeError(
                     f"{opened.where(label)} must hold {accepted}, got {short(schema.field(label).type)}"
                 )
