@@ -447,6 +447,14 @@ def test_labels_of_several_outputs_that_are_refused(tmp_path, columns, options, 
         audit_file(tmp_path / "m.parquet", **options)
 
 
+def test_one_hot_labels_are_no_guess(tmp_path):
+    logits, target = _samples(3)
+    file = _multi_file(tmp_path / "m.npz", logits, torch.eye(3)[target])
+    with pytest.raises(ValueError, match=r"has one label of 1 in every row: .* say --loss logistic"):
+        audit_file(file)
+    assert audit_file(file, loss="logistic").numbers.samples == tuple(torch.bincount(target).tolist())
+
+
 def test_labels_and_logits_of_other_outputs_are_refused(tmp_path):
     columns = {"logit_a": [0.5, -1.5], "logit_b": [1.5, 2.0], "y_a": [0, 1], "y_c": [1, 0]}
     pq.write_table(pa.table(columns), tmp_path / "m.parquet")

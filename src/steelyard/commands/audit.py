@@ -104,7 +104,7 @@ def audit_file(
     if weights is None and texts["weights"] is not None and stated.from_file:
         say(f"class weights {texts['weights']}, from the loss that the file names: {stated.spec.label}")
     names = opened.class_names
-    samples = _samples(opened, class_counts, any(texts.values()) or stated.needs_counts)
+    samples = _samples(opened, class_counts, any(texts.values()) or stated.needs_counts, stated.guessed)
     counts = samples[1] if opened.multi_hot else samples
     made = {
         option: None if text is None else parse_weights(text, counts, names, option=option)
@@ -158,6 +158,7 @@ class _Stated:
             self.say(f"loss: {text}, as nobody says which it was; --loss states another")
         self.spec: LossSpec = parse_loss(text)
         self.from_file = self.loss is None and opened.loss is not None
+        self.guessed = self.loss is None and opened.loss is None and opened.link is None
         self.link = self.spec.link
         if opened.link is not None and opened.link != self.link:
             self.say(f"{opened.path} says that its link is {opened.link}; audited as {self.link}, as asked")
@@ -237,16 +238,22 @@ class _Stated:
         return adjustment - adjustment.mean() if self.link == "softmax" else adjustment
 
 
-def _samples(opened: Predictions, given: str | None, needed: bool) -> Tensor:
+def _samples(opened: Predictions, given: str | None, needed: bool, guessed: bool) -> Tensor:
     """Return (K,) training samples of each class: as given, else as the file says, else of its labels, which are
     read for them where needed. Of outputs that stand for themselves (2, K): negatives and positives of each."""
     if opened.multi_hot:
         if given is not None:
             raise ValueError("counts must not be given for labels of 0 and 1 for each output, which are counted")
-        pairs = torch.zeros(2, opened.num_classes, dtype=torch.float64)
+        pairs, single = torch.zeros(2, opened.num_classes, dtype=torch.float64), True
         for numbers, labels in opened.batches():
             kept = labels[torch.isfinite(numbers).all(1)]
             pairs += torch.stack([(kept == 0).sum(0), (kept == 1).sum(0)])
+            single = single and bool(((kept == 1).sum(1) == 1).all())
+        if single and guessed:
+            raise ValueError(
+                f"{opened.path} has one label of 1 in every row: for classes that share a probability give class "
+                "labels, from 0 on, in place of these; for outputs that stand for themselves say --loss logistic"
+            )
         return pairs
     size = max(opened.num_classes, 2)
     counts = torch.ones(size, dtype=torch.float64)
