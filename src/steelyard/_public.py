@@ -1,6 +1,6 @@
 """What `import steelyard` gives, gathered from the modules where it lives."""
 
-from steelyard.auditing import BalanceWarning, BalanceWatch, audit, audit_model
+from steelyard.auditing import BalanceWarning, BalanceWatch, assert_balanced, audit, audit_model
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.posterior import log_posterior
@@ -18,6 +18,7 @@ __all__ = [
     "LogisticLoss",
     "SoftmaxLoss",
     "TrainingSetup",
+    "assert_balanced",
     "audit",
     "audit_model",
     "batch_presence",

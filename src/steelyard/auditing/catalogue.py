@@ -1,7 +1,10 @@
 """Every kind of finding: its code, how bad it is, what was asked. `docs/findings` has a page for each code."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
+
+from steelyard._common.text import nearest
 
 Severity = Literal["fault", "warning", "note"]
 SEVERITIES: tuple[Severity, ...] = ("fault", "warning", "note")
@@ -53,3 +56,24 @@ KINDS = {
     "hard_classes": Kind("SY052", "note", "hard classes"),
 }
 """The kinds of findings by name."""
+
+
+def names_of(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Return the names of kinds that are given by code (``"SY012"``) or by name.
+
+    Raises:
+        TypeError: something else than text.
+        ValueError: what is neither; the sentence lists what is.
+    """
+    by_code = {kind.code: name for name, kind in KINDS.items()}
+    found = []
+    for given in kinds:
+        if not isinstance(given, str):
+            raise TypeError(f"ignore must be codes or names of findings, got {type(given).__name__}")
+        name = by_code.get(given.upper(), given)
+        if name not in KINDS:
+            near = nearest(given, [*KINDS, *by_code])
+            accepted = ", ".join(f"{kind.code} {name}" for name, kind in KINDS.items())
+            raise ValueError(f"ignore has no finding {given!r}{near}; choose from {accepted}")
+        found.append(name)
+    return tuple(found)

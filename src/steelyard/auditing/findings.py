@@ -158,6 +158,7 @@ class Numbers:
     standard_error: Tensor
     training_counts: Tensor | None = None
     notes: tuple[str, ...] = ()
+    implied_pos_log_error: Tensor | None = None
 
     @property
     def power(self) -> AppliedPower | None:

@@ -64,10 +64,12 @@ class Scales:
             learned=self.learned(),
             spread=self.spread(),
             mean_row_sum=self.evidence.mean_row_sum if "logistic" in self.evidence.metrics else None,
-            trades=trades(self.E, self.counts, statement.total),
+            # Of two classes each gives as much as it gets, by law: nothing to tell.
+            trades=trades(self.E, self.counts, statement.total) if len(self.P) > 2 else (),
             hard=self.hard(),
             standard_error=error,
-            training_counts=self.training_counts,
+            # Rows that are said to be others need not be counted for it.
+            training_counts=None if "not_training_rows" in self.evidence.notes else self.training_counts,
             notes=self.evidence.notes,
         )
         entries = ledger(self.E, self.counts, statement.total, pos_weight=statement.pos_weight)

@@ -78,7 +78,7 @@ def _most_off(n: Numbers) -> tuple[Item, ...]:
     total = n.balance.pull_up.abs() + n.balance.push_down.abs()
     named = []
     for j in residual.abs().argsort(descending=True)[:_NAMED].tolist():
-        if n.samples[j] == 0 or residual[j] == 0:
+        if n.samples[j] == 0 or residual[j] == 0 or (n.statement.binary and j == 0):  # its mirror
             continue
         spread = None if error is None or total[j] == 0 else float(error[j] / total[j])
         named.append(Item((j,), (_measure(float(relative[j]), spread, -1, 1),)))
@@ -264,7 +264,7 @@ def _counting(n: Numbers) -> Finding | None:
 
 def _groups(n: Numbers) -> Finding | None:
     """Return where implied weights are not identifiable."""
-    if n.implied is None or n.statement.binary:
+    if n.implied is None or len(n.names) == 2:
         return None
     groups = n.implied.groups
     gaps = [gap for gap, g in zip(n.implied.gaps, groups, strict=True) if len(g) > 1 and math.isfinite(gap)]

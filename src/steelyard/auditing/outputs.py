@@ -66,9 +66,10 @@ def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[
     if u is not None:
         hypotheses += [weigh("no weights", 0), weigh("twice", 2)]
     weights = implied(ledger.compute(), counts)
-    replicates = None
+    replicates = of_implied = None
     if ledger.folds > 1:
         replicates = torch.stack([implied(*data).log() for data in ledger.replicates()])
+        of_implied = ledger.jackknife(lambda *data: implied(*data).log())
     P = evidence.mean_confusion
     numbers = Numbers(
         statement=stated,
@@ -91,6 +92,7 @@ def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[
         hard=(),
         standard_error=torch.full_like(P, torch.nan),
         notes=evidence.notes,
+        implied_pos_log_error=of_implied,
     )
     return AuditReport(judge(numbers), numbers, P, torch.stack([-balance.push_down, balance.pull_up]))
 

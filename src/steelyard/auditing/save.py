@@ -2,14 +2,16 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from steelyard._common.files import filled_folder, write_atomically, write_csv, write_json
+from steelyard.auditing.binary import Ratio
 from steelyard.auditing.explanations import QUANTILE
 from steelyard.auditing.findings import Numbers, finite
 
@@ -23,7 +25,8 @@ class ClassRow:
         samples: that were audited.
         class_count: training samples.
         stated, implied: weight of the class, or of the output's positives for one-vs-all losses. Implied weights
-            have no scale of their own: in each group of classes they take the stated ones'.
+            have no scale of their own: in each group of classes they take the stated ones'. Of two classes alone
+            both are how many times a sample weighs one of class 0.
         implied_low, implied_high: 95% interval.
         pull_up, push_down, relative_residual: of the law of the stated loss.
     """
@@ -45,8 +48,9 @@ class ClassRow:
         return asdict(self)
 
 
-def class_rows(n: Numbers) -> tuple[ClassRow, ...]:
-    """Return what an audit says of each class, largest residual first."""
+def class_rows(n: Numbers, ratio: Ratio | None = None) -> tuple[ClassRow, ...]:
+    """Return what an audit says of each class, largest residual first; of two classes the weights in units of that
+    of class 0, and class 1 first."""
     unknown: list[float | None] = [None] * len(n.names)
     implied, s = n.implied, n.statement
     weights: Tensor | None
@@ -55,11 +59,14 @@ def class_rows(n: Numbers) -> tuple[ClassRow, ...]:
         if stated is not None and n.implied_over_stated is not None:
             weights = stated * n.implied_over_stated
     else:
-        stated, weights, errors = s.pos_weight, n.implied_pos_weight, None
+        stated, weights, errors = s.pos_weight, n.implied_pos_weight, n.implied_pos_log_error
 
     def listed(values: Tensor | None) -> list[float | None]:
         return unknown if values is None else [finite(value) for value in values.tolist()]
 
+    if ratio is not None:
+        stated = None if stated is None else stated / stated[0]
+        weights, errors = torch.tensor([1.0, ratio.found.value], dtype=torch.float64), None
     columns = zip(
         *map(listed, (stated, weights, errors)),
         *map(listed, (n.balance.pull_up, n.balance.push_down, n.balance.relative_residual)),
@@ -81,6 +88,11 @@ def class_rows(n: Numbers) -> tuple[ClassRow, ...]:
         )
         for k, (nominal, weight, error, pull, push, relative) in enumerate(columns)
     ]
+    if ratio is not None:
+        rare = replace(rows[1], implied_low=ratio.found.low, implied_high=ratio.found.high)
+        return rare, rows[0]
+    if n.statement.several:  # outputs that stand for themselves are off by what part of their own sum
+        return tuple(sorted(rows, key=lambda row: -abs(row.relative_residual or 0.0)))
     return tuple(sorted(rows, key=lambda row: -abs((row.pull_up or 0.0) - (row.push_down or 0.0))))
 
 

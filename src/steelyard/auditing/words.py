@@ -173,7 +173,9 @@ def _other_loss(f: Finding, n: Numbers) -> str:
     assert f.measure is not None
     text = f"The model looks as if {clause(best, n)}, not the {_stated(n)}. "
     there, here = (_number(100 * value, ".2g") for value in (f.measure.value, f.numbers["own"].value))
-    text += f"What pulls and what pushes its outputs differ by {there}% under that loss, by {here}% at best under the "
+    text += (
+        f"What pulls and what pushes its outputs differ by {there}% under that loss, by {here}% at best under the "
+    )
     text += "stated one."
     if "row_sum" in f.numbers:
         sums = f.numbers["row_sum"].value
@@ -214,7 +216,7 @@ def _other_strength(f: Finding, n: Numbers) -> str:
 def _unstated(f: Finding, n: Numbers) -> str:
     weights = [(item.classes[0], item.measures[0].value) for item in f.items]
     if len(weights) <= 5:
-        shown = " : ".join(f"{value:.2g}" for _, value in sorted(weights))
+        shown = " : ".join(f"{value:.3g}" for _, value in sorted(weights))
         shown += " for " + listed([label(n, k) for k, _ in sorted(weights)])
     else:
         ends = [f"{label(n, k)} {value:.2g}" for k, value in (weights[0], weights[-1])]

@@ -1,6 +1,6 @@
 """What audit.json holds: what the weights did to one model."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from steelyard.report.results.parts import Numbers, Sides
@@ -67,6 +67,32 @@ class ClassResult(Record):
     relative_residual: float | None
 
 
+@dataclass(frozen=True)
+class IgnoredResult(Record):
+    """A finding that was set aside."""
+
+    code: str
+    name: str
+
+
+@dataclass(frozen=True)
+class MeasureResult(Record):
+    """A number with its 95% interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class RatioResult(Record):
+    """How many times a sample of class 1 weighs one of class 0, as :class:`steelyard.auditing.Ratio` has it."""
+
+    stated: float
+    found: MeasureResult
+    text: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Audit(Results):
     """What audit.json holds, as far as pages and tables read it; see :class:`steelyard.auditing.AuditReport`."""
@@ -95,6 +121,8 @@ class Audit(Results):
     implied_pos_weight: Numbers | None
     trades: list[TradeResult]
     classes: list[ClassResult]
+    ignored: list[IgnoredResult] = field(default_factory=list)
+    ratio: RatioResult | None = None
 
     def __post_init__(self) -> None:
         size = len(self.class_names)
