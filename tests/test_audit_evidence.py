@@ -1,5 +1,6 @@
 """The evidence of the audit: what is planted is what the plan says, and rows are counted as they should be."""
 
+import csv
 import sys
 from pathlib import Path
 
@@ -156,3 +157,13 @@ def test_tables_count_what_intervals_cover():
 
 def test_a_case_is_what_audit_takes(tmp_path):
     assert all(isinstance(case, Case) and run(case).findings for case in cases(linear(tmp_path, "rolled")))
+
+
+def test_the_page_shows_the_published_rows():
+    root = Path(__file__).parents[1]
+    with (root / "docs/results/audit-evidence.csv").open(newline="") as file:
+        published = list(csv.DictReader(file))
+    page = (root / "docs/audit.md").read_text()
+    shown = page.partition("<!-- evidence -->")[2].partition("<!-- /evidence -->")[0]
+    for line in markdown(published).splitlines():
+        assert line in shown, f"docs/audit.md lacks: {line}"
