@@ -101,7 +101,7 @@ def test_training_stopped_far_too_early(tmp_path, weighted):
     weights = class_weights(torch.bincount(target)) if weighted else None
     report = audit(logits, target, TrainingSetup("softmax", class_weights=weights))
     assert report.faults == ("undertrained",)
-    assert report.headline.startswith("The model has learned next to nothing")
+    assert report.headline.startswith("The model has learned little")
     assert not any(finding.topic == "weights" for finding in report.findings)
     assert report.numbers.refit.shifted_loss - report.numbers.refit.best_loss > 0.3
 
@@ -264,7 +264,7 @@ def test_report_is_frozen_and_plain():
     text = json.dumps(report.to_dict(), allow_nan=False)
     assert json.loads(text)["class_names"] == ["a", "b", "c", "d", "e"]
     assert json.loads(text)["implied_weights"]["weights"][3] is None
-    assert 'Not observed, so nothing is said of them: "d".' in _said(report, "data").text
+    assert 'No samples are here, so nothing is said of them: "d".' in _said(report, "data").text
     assert not any("nan" in verdict.text.lower().split() for verdict in report.verdicts)
     for verdict in report.verdicts:
         if verdict.low is not None:

@@ -63,6 +63,7 @@ class Explained:
         parts: of each part of the statement alone, where there are several.
         frequency: fit of the reciprocal class counts, or None where they do not differ.
         off: classes whose weight is another than stated, where all others have theirs.
+        apart: classes whose weight is another than stated beyond what samples explain, by the median class.
         order: (K,) the class whose weight each class seems to have, or None where that is its own.
         range: largest difference of two log implied weights that compare, with its error over samples.
         classes: how many compare.
@@ -75,6 +76,7 @@ class Explained:
     parts: dict[str, Fit]
     frequency: Fit | None
     off: tuple[Off, ...]
+    apart: tuple[Off, ...]
     order: Tensor | None
     range: tuple[float, float]
     classes: int
@@ -105,7 +107,7 @@ def explain(
     frequency = source.fit(rare) if source.constants and source.varies(rare) else None
     none = source.hold(nothing)
     if not source.varies(x):
-        return Explained(None, none, none, none, {}, frequency, (), None, source.differ(), len(source.places))
+        return Explained(None, none, none, none, {}, frequency, (), (), None, source.differ(), len(source.places))
     return Explained(
         power=source.fit(x),
         none=none,
@@ -114,6 +116,7 @@ def explain(
         parts={name: source.hold(w.log()) for name, w in parts.items()} if len(parts) > 1 else {},
         frequency=frequency,
         off=source.off(x),
+        apart=source.apart(x),
         order=source.order(x),
         range=source.differ(),
         classes=len(source.places),
@@ -203,6 +206,16 @@ class Explanations:
                     return tuple(apart)
             named.pop()
         return ()
+
+    def apart(self, offset: Tensor) -> tuple[Off, ...]:
+        """Return the classes that are off beyond what samples explain, whatever scatter training leaves."""
+        residual, _ = self.residuals(offset)
+        found = []
+        for k in residual.abs().nan_to_num(0.0).argsort(descending=True).tolist():
+            value, error = float(residual[k]), math.sqrt(float(self.covariance[k, k]))
+            if math.isfinite(value) and abs(value) > max(_OFF, _OFF_ERRORS * error):
+                found.append(Off(k, math.exp(max(-50.0, min(50.0, value))), error))
+        return tuple(found)
 
     def order(self, x: Tensor) -> Tensor | None:
         """Return the class whose weight each class seems to have, where another order than stated fits far better.

@@ -143,7 +143,8 @@ def _weights(n: Numbers) -> Finding | None:
         return Finding("class_weight_off", power, numbers, items)
     if acted and not (g.holds(2) and _closer(n, "twice", "as stated")):
         return Finding("weights_acted", power, numbers)
-    if e.order is not None and not g.holds(1):
+    nearer = _closer(n, "other order", "as stated") and n.hypotheses[0].misfit > _ROUGHLY
+    if e.order is not None and ((nearer and abs(g.power - 1) > 0.25) or not g.holds(1)):
         return Finding("weights_permuted", power, numbers | {"order": _misfit(n, "other order")}, _moved(n))
     assert power.high is not None
     if power.high < _REVERSED and g.power < -_BETTER:
@@ -154,17 +155,23 @@ def _weights(n: Numbers) -> Finding | None:
     if power.high <= 0:
         return Finding("weights_not_applied", power, numbers)
     twice = g.holds(2) or _TWICE[0] < g.power < _TWICE[1]
-    if twice and not g.holds(1) and _closer(n, "twice", "as stated", 1.0):
+    if twice and not g.holds(1) and not _closer(n, "as stated", "twice"):
         return Finding("weights_applied_twice", power, numbers)
     if not g.holds(0) and not g.holds(1):
         return Finding("weights_at_other_strength", power, numbers, hypothesis=alone[0] if alone else None)
+    # The interval is wide; the laws may tell all the same.
+    if g.power < _BETTER and _closer(n, "no weights", "as stated") and not _closer(n, "twice", "no weights"):
+        return Finding("weights_not_applied", power, numbers)
+    if e.apart and n.hypotheses[0].misfit > _ROUGHLY and n.learned < _INTERPOLATES:
+        items = tuple(Item((off.index,), (_factor(off.factor, off.log_error),)) for off in e.apart)
+        return Finding("class_weight_off", power, numbers, items)
     return Finding("weights_unclear", power, numbers)
 
 
-def _closer(n: Numbers, one: str, other: str, part: float = _BETTER) -> bool:
-    """Return whether the misfit of one hypothesis is at most a part of another's."""
+def _closer(n: Numbers, one: str, other: str) -> bool:
+    """Return whether the law of one hypothesis holds much better than that of another."""
     first, second = n.hypothesis(one), n.hypothesis(other)
-    return first is not None and second is not None and first.misfit <= part * second.misfit
+    return first is not None and second is not None and first.misfit <= _BETTER * second.misfit
 
 
 def _out_of_balance(n: Numbers, e: Explained) -> bool:

@@ -243,9 +243,10 @@ def _class_off(f: Finding, n: Numbers) -> str:
     named = [
         f"{label(n, item.classes[0])} weighs {_shown(item.measures[0])} times what is stated" for item in f.items
     ]
+    said = listed(named, _NAMED)
     return (
         f"The weights acted as stated, but not for {len(f.items)} of {len(n.names)} classes. "
-        f"{listed(named)[:1].upper() + listed(named)[1:]}, if all others weigh as stated."
+        f"{said[:1].upper() + said[1:]}, if all others weigh as stated."
     )
 
 
