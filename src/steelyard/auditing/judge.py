@@ -160,7 +160,7 @@ def _weights(n: Numbers) -> Finding | None:
     if not g.holds(0) and not g.holds(1):
         return Finding("weights_at_other_strength", power, numbers, hypothesis=alone[0] if alone else None)
     # The interval is wide; the laws may tell all the same.
-    if g.power < _BETTER and _closer(n, "no weights", "as stated") and not _closer(n, "twice", "no weights"):
+    if g.power < _BETTER and _closer(n, "no weights", "as stated", sure=True):
         return Finding("weights_not_applied", power, numbers)
     if e.apart and n.hypotheses[0].misfit > _ROUGHLY and n.learned < _INTERPOLATES:
         items = tuple(Item((off.index,), (_factor(off.factor, off.log_error),)) for off in e.apart)
@@ -168,10 +168,13 @@ def _weights(n: Numbers) -> Finding | None:
     return Finding("weights_unclear", power, numbers)
 
 
-def _closer(n: Numbers, one: str, other: str) -> bool:
-    """Return whether the law of one hypothesis holds much better than that of another."""
+def _closer(n: Numbers, one: str, other: str, sure: bool = False) -> bool:
+    """Return whether the law of one hypothesis holds much better than that of another, or surely does."""
     first, second = n.hypothesis(one), n.hypothesis(other)
-    return first is not None and second is not None and first.misfit <= _BETTER * second.misfit
+    if first is None or second is None:
+        return False
+    errors = QUANTILE * math.hypot(first.error or 0.0, second.error or 0.0) if sure else 0.0
+    return first.misfit <= _BETTER * second.misfit and first.misfit + errors < second.misfit
 
 
 def _out_of_balance(n: Numbers, e: Explained) -> bool:
