@@ -1,6 +1,6 @@
 """What `import steelyard` gives, gathered from the modules where it lives."""
 
-from steelyard.auditing import audit, audit_model
+from steelyard.auditing import BalanceWarning, BalanceWatch, assert_balanced, audit, audit_model
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.posterior import log_posterior
@@ -10,12 +10,15 @@ from steelyard.weights.counts import class_counts
 from steelyard.weights.schedules import DeferredReweighting
 
 __all__ = [
+    "BalanceWarning",
+    "BalanceWatch",
     "DeferredReweighting",
     "FocalLoss",
     "LGLINRLoss",
     "LogisticLoss",
     "SoftmaxLoss",
     "TrainingSetup",
+    "assert_balanced",
     "audit",
     "audit_model",
     "batch_presence",

@@ -345,6 +345,40 @@ def parse_weights(
     return torch.tensor(values, dtype=torch.float64)
 
 
+def parse_pos_weights(text: str, samples: Tensor, names: Sequence[str] | None = None) -> Tensor | None:
+    """Return the weights of positives as the command line gives them, for outputs that stand for themselves.
+
+    Args:
+        text: K comma-separated numbers, how many times a positive of each output weighs a negative; a JSON file
+            that holds them, or an object from name to number; or a scheme, which gives each output the ratio of
+            the weights that it makes of its two classes. ``none`` is none.
+        samples: (K, 2) negatives and positives of each output, that a scheme is made from.
+        names: of the outputs, that an object may use.
+
+    Returns:
+        (K,) float64, or None.
+
+    Raises:
+        ValueError: what is none of these, or not K positive numbers.
+        FileNotFoundError: a name that ends in .json and is no file.
+
+    Example:
+        >>> parse_pos_weights("inverse", torch.tensor([[900, 100]]))
+        tensor([9.], dtype=torch.float64)
+    """
+    parts = text.split(",")
+    numbers = all(_NUMBER.fullmatch(part.strip()) for part in parts)
+    if len(samples) == 1 and numbers and len(parts) > 1:
+        raise ValueError(
+            "pos-weights must be one number for one output, how many times a positive weighs a negative, "
+            f"got {text[:100]!r}; weights of both classes are --weights {text[:100]}"
+        )
+    if text == "none" or numbers or text.endswith(".json"):
+        return parse_weights(text, torch.ones(len(samples)), names, option="pos-weights")
+    found = [parse_weights(text, row, option="pos-weights") for row in samples]
+    return torch.stack([weights[1] / weights[0] for weights in found if weights is not None])
+
+
 def _value(text: str) -> object:
     """Return a flag, a number, or the text itself."""
     if text.lower() in ("true", "false"):

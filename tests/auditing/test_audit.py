@@ -54,8 +54,8 @@ def test_training_as_stated_has_no_fault(tmp_path):
     logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w))
     report = audit(logits, target, TrainingSetup("softmax", class_weights=class_weights(torch.bincount(target))))
     assert report.faults == ()
-    assert _said(report, "critical point").text.startswith("Yes")
-    assert _said(report, "weights").text.startswith("Yes, the weights acted as stated")
+    assert _said(report, "balance").text.startswith("The outputs are in balance")
+    assert report.headline == "The weights acted as stated."
     assert abs(report.numbers.power.power - 1) < 0.3
 
 
@@ -100,17 +100,18 @@ def test_training_stopped_far_too_early(tmp_path, weighted):
     logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w if weighted else None), epochs=1)
     weights = class_weights(torch.bincount(target)) if weighted else None
     report = audit(logits, target, TrainingSetup("softmax", class_weights=weights))
-    assert report.faults == ("stopped_early",)
-    assert _said(report, "critical point").text.startswith("No")
-    assert report.numbers.refit.loss - report.numbers.refit.best_loss > 0.3
+    assert report.faults == ("undertrained",)
+    assert report.headline.startswith("The model has learned little")
+    assert not any(finding.topic == "weights" for finding in report.findings)
+    assert report.numbers.refit.shifted_loss - report.numbers.refit.best_loss > 0.3
 
 
 def test_softmax_audited_as_logistic_and_the_other_way_round(tmp_path):
     logits, target = _trained(tmp_path, lambda w: SoftmaxLoss(class_weights=w))
     weights = class_weights(torch.bincount(target))
-    assert audit(logits, target, TrainingSetup("logistic", class_weights=weights)).faults == ("wrong_link",)
+    assert audit(logits, target, TrainingSetup("logistic", class_weights=weights)).faults == ("wrong_loss",)
     logits, target = _trained(tmp_path, lambda w: LogisticLoss())
-    assert audit(logits, target, "softmax").faults == ("wrong_link",)
+    assert audit(logits, target, "softmax").faults == ("wrong_loss",)
     right = audit(logits, target, "logistic")
     assert right.faults == ()
     assert right.implied_weights is None
@@ -124,7 +125,7 @@ def test_lgl_inr_is_told_from_one_vs_all(tmp_path):
     assert audit(logits, target, "logistic").faults == ("wrong_loss",)
     report = audit(logits, target, TrainingSetup("lgl-inr", options={"beta": 1.0}))
     assert "wrong_loss" not in report.faults
-    assert "LGL-INR" in _said(report, "critical point").text
+    assert "LGL-INR" in _said(report, "balance").text
 
 
 # Linear models at the exact optimum ---------------------------------------------------------------------------------
@@ -192,7 +193,7 @@ def test_one_binary_output_is_the_softmax_of_two(shape):
     assert logits.shape == (100, 1)
     report = audit(logits.reshape(shape), target, TrainingSetup("logistic", class_weights=w))
     assert report.residual.misfit < 1e-8
-    assert "binary logistic loss" in _said(report, "critical point").text
+    assert "binary logistic loss" in _said(report, "balance").text
     assert report.implied_weights.ratio_to(w).tolist() == pytest.approx([1, 1], rel=1e-6)
     assert report.numbers.power.power == pytest.approx(1, abs=1e-6)
     as_pos_weight = audit(logits.reshape(shape), target, TrainingSetup("logistic", pos_weight=w[1:]))
@@ -249,7 +250,8 @@ def test_order_of_classes_and_shifts_of_rows_do_not_matter(seed):
     other = audit(shifted, moved[target], TrainingSetup("softmax", class_weights=weights[order]))
     torch.testing.assert_close(other.residual.residual, one.residual.residual[order])
     torch.testing.assert_close(other.implied_weights.weights, one.implied_weights.weights[order])
-    assert other.numbers.power.power == pytest.approx(one.numbers.power.power)
+    error = one.numbers.power.standard_error  # which folds make of other samples when the classes change places
+    assert other.numbers.power.power == pytest.approx(one.numbers.power.power, abs=error)
 
 
 def test_report_is_frozen_and_plain():
@@ -262,7 +264,7 @@ def test_report_is_frozen_and_plain():
     text = json.dumps(report.to_dict(), allow_nan=False)
     assert json.loads(text)["class_names"] == ["a", "b", "c", "d", "e"]
     assert json.loads(text)["implied_weights"]["weights"][3] is None
-    assert 'Not observed, so nothing is said of them: "d".' in _said(report, "data").text
+    assert 'No samples are here, so nothing is said of them: "d".' in _said(report, "data").text
     assert not any("nan" in verdict.text.lower().split() for verdict in report.verdicts)
     for verdict in report.verdicts:
         if verdict.low is not None:

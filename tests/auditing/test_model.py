@@ -33,7 +33,7 @@ def test_the_report_is_that_of_logits_in_evaluation_mode():
     with torch.no_grad():
         expected = audit(model.eval()(x), y, "softmax")
     torch.testing.assert_close(report.mean_confusion, expected.mean_confusion)
-    assert report.findings[-1].code == "collected_in_evaluation"
+    assert report.findings[-1].name == "collected_in_evaluation"
     assert "collected in evaluation mode" in report.verdicts[-1].text
     assert "collected_in_evaluation" not in report.faults
 

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from steelyard.auditing import audit, judge, words
+from steelyard.auditing.catalogue import KINDS
 from steelyard.balance import TrainingSetup
 
 
@@ -18,13 +19,15 @@ def _report(**statement):
     return audit(logits, target, TrainingSetup(**statement), class_names=list("abcde"))
 
 
-def test_every_code_that_is_judged_has_words():
+def test_every_kind_of_finding_is_judged_and_has_words_and_a_code_of_its_own():
     tree = ast.parse(inspect.getsource(judge))
-    codes = {
+    names = {
         node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)
     }
     notes = {"collected_in_evaluation"}  # which come with the samples
-    assert set(words.TOPICS) - notes <= codes
+    assert set(KINDS) - notes <= names
+    assert set(words._TEXTS) == set(KINDS)
+    assert len({kind.code for kind in KINDS.values()}) == len(KINDS)
 
 
 def test_the_judge_writes_no_sentence():
@@ -46,14 +49,13 @@ def test_a_verdict_is_made_of_its_finding_alone(statement):
     report = _report(**statement)
     for finding, verdict in zip(report.findings, report.verdicts, strict=True):
         assert verdict == words.tell(finding, report.numbers)
-        assert (verdict.fault is not None) == finding.fault
-        assert verdict.topic == words.TOPICS[finding.code]
+        assert (verdict.name, verdict.code, verdict.severity) == (finding.name, finding.code, finding.severity)
         assert verdict.value == (None if finding.measure is None else finding.measure.value)
-    assert report.faults == tuple(v.fault for v in report.verdicts if v.fault is not None)
+    assert report.faults == tuple(v.name for v in report.verdicts if v.severity == "fault")
 
 
 def test_findings_name_classes_by_index():
-    trades = next(f for f in _report().findings if f.code == "trades")
+    trades = next(f for f in _report().findings if f.name == "trades")
     verdict = words.tell(trades, _report().numbers)
     for item in trades.items:
         giver, taker = ('"' + "abcde"[k] + '"' for k in item.classes)

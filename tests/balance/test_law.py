@@ -218,3 +218,65 @@ def test_targets_may_be_arrays_and_sequences():
     expected = law(logits, target, TrainingSetup("focal"))
     for other in (target.numpy(), target.tolist()):
         assert torch.equal(law(logits, other, TrainingSetup("focal")).pull_up, expected.pull_up)
+
+
+def test_one_output_takes_the_target_in_the_shapes_of_its_logits():
+    logits, target = _rows()
+    setup, z, y = TrainingSetup("logistic", targets="binary"), logits[:, 0], (target > 1).long()
+    expected = law(z, y, setup)
+    dense = z.reshape(8, 1, 10)
+    for labels in (y.reshape(8, 10), y.reshape(8, 1, 10), y.reshape(8, 10, 1), y.reshape(8, 10).double()):
+        _same(law(dense, labels, setup), expected)
+    with pytest.raises(ValueError, match=r"target must have shape"):
+        law(z, y[:7], setup)
+    with pytest.raises(ValueError, match="target must hold 0 and 1 for one output, got other numbers"):
+        law(z, y + 0.5, setup)
+    with pytest.raises(ValueError, match="labels from 0 to 1"):
+        law(z, y + 1, setup)
+
+
+def test_the_law_holds_no_graph():
+    logits, target = _rows()
+    for loss in ("softmax", "lgl-inr"):
+        assert not law(logits.clone().requires_grad_(), target, TrainingSetup(loss)).pull_up.requires_grad
+
+
+def test_what_a_setup_has_no_place_for_is_refused():
+    logits, target = _rows()
+    with pytest.raises(ValueError, match="sample_weight must be None for LGL-INR"):
+        law(logits, target, TrainingSetup("lgl-inr"), sample_weight=torch.ones(80))
+    one = TrainingSetup(lambda z, y: F.softplus(z) - y.to(z) * z, targets="binary")
+    with pytest.raises(ValueError, match="one column for a setup of binary targets, got 2"):
+        law(logits[:, :2], target, one)
+
+
+def test_weights_and_targets_come_in_other_containers_and_dtypes():
+    logits, target = _rows()
+    weights = torch.rand(80, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    expected, setup = (
+        law(logits, target, TrainingSetup("softmax"), sample_weight=weights),
+        TrainingSetup("softmax"),
+    )
+    _same(law(logits, target.byte(), setup, sample_weight=weights.tolist()), expected)
+    dense = logits.reshape(8, 10, 4).movedim(2, 1)
+    _same(law(dense, target.reshape(8, 10), setup, sample_weight=weights.reshape(8, 10)), expected)
+    hot, setup = F.one_hot(target, 4), TrainingSetup("logistic", targets="multi-hot")
+    for other in (hot.bool(), hot.byte(), hot.float()):
+        _same(law(logits, other, setup), law(logits, hot.double(), setup))
+
+
+@pytest.mark.parametrize("bad", [-0.5, 1.5, float("nan")])
+def test_targets_outside_of_0_to_1_are_refused(bad):
+    logits, target = _rows()
+    hot = F.one_hot(target, 4).double()
+    hot[3, 2] = bad
+    with pytest.raises(ValueError, match=r"target must lie in \[0, 1\]"):
+        law(logits, hot, TrainingSetup("logistic", targets="multi-hot"))
+
+
+def test_a_soft_target_has_no_entry_that_is_ignored():
+    logits, target = _rows()
+    soft = F.one_hot(target, 4).double()
+    soft[0, (target[0] + 1) % 4] = -100.0
+    with pytest.raises(ValueError, match=r"target must lie in \[0, 1\]"):
+        law(logits, soft, TrainingSetup("softmax"))

@@ -1,9 +1,12 @@
 """Each law against the gradient that it says is zero, on models trained to a critical point and on ones not."""
 
+import json
+
 import pytest
 import torch
 
 from steelyard.balance import (
+    Balance,
     MeanConfusion,
     binary_law,
     feature_law,
@@ -14,6 +17,7 @@ from steelyard.balance import (
     softmax_law,
 )
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
+from steelyard.losses.lgl_inr import in_negative_weights
 from tests.helpers import (
     COUNTS,
     WEIGHTS,
@@ -135,6 +139,48 @@ def test_class_without_samples_is_not_observed_and_pulls_nothing():
     assert_positive(law.push_down)
 
 
+def test_both_sides_are_as_written():
+    P = torch.rand(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    a, u, rho = WEIGHTS * COUNTS / (WEIGHTS * COUNTS).sum(), WEIGHTS.flip(0), torch.tensor([1.0, 0.9, 0.5, 0.2])
+    miss, omega = 1 - P.diagonal(), in_negative_weights(P, beta=3.0, presence=rho)
+    pushed = torch.stack([sum(a[k] * P[k, j] for k in range(4) if k != j) for j in range(4)])
+    for found, pull, push in [
+        (softmax_law(P, COUNTS, WEIGHTS), a * miss, pushed),
+        (one_vs_all_law(P, COUNTS, WEIGHTS, pos_weight=u), u * a * miss, pushed),
+        (lgl_inr_law(P, beta=3.0, pos_weight=u, presence=rho), u * rho * miss, (omega * P).sum(0)),
+    ]:
+        torch.testing.assert_close(found.pull_up, pull, rtol=1e-12, atol=0)
+        torch.testing.assert_close(found.push_down, push, rtol=1e-12, atol=0)
+    found = binary_law(0.75, 0.1, (30, 10), (1.0, 2.0))
+    assert found.pull_up.tolist() == pytest.approx([0.4 * 0.25])
+    assert found.push_down.tolist() == pytest.approx([0.6 * 0.1])
+
+
+def test_what_comes_in_float32_is_computed_in_float64():
+    P, A, V = torch.rand(3, 4, 4, generator=torch.Generator().manual_seed(0)) / 3  # 1 - P needs more than 24 bits
+    rho = torch.tensor([1.0, 0.9, 0.5, 0.2])
+    for law in (
+        lambda to: softmax_law(to(P), COUNTS),
+        lambda to: one_vs_all_law(to(P), COUNTS),
+        lambda to: lgl_inr_law(to(P), presence=to(rho), statistics=(to(A), to(V))),
+    ):
+        found, expected = law(lambda values: values), law(torch.Tensor.double)
+        assert torch.equal(found.pull_up, expected.pull_up)
+        assert torch.equal(found.push_down, expected.push_down)
+
+
+def test_sizes_of_negative_sides_count_in_the_share():
+    balance = Balance(torch.tensor([1.0, 0.0, -3.0]), torch.tensor([-0.5, 0.5, 1.0]))
+    assert balance.relative_residual.tolist() == [1.0, -1.0, -1.0]
+    assert balance.misfit == 1.0
+    assert Balance(torch.tensor([3.0, 0.0]), torch.tensor([1.0, 0.0])).misfit == 0.5
+    whole = Balance(torch.ones(1), torch.zeros(1))
+    assert (whole.relative_residual.tolist(), whole.misfit) == ([1.0], 1.0)
+    assert Balance(torch.zeros(2), torch.zeros(2)).misfit == 0.0
+    plain = Balance(torch.tensor([float("nan"), 1.0]), torch.ones(2)).to_dict()
+    assert json.loads(json.dumps(plain))["pull_up"] == [None, 1.0]
+
+
 def test_nothing_to_balance_is_no_residual():
     law = one_vs_all_law(torch.eye(3), torch.tensor([5, 5, 5]))
     assert law.relative_residual.tolist() == [0, 0, 0]
@@ -150,6 +196,13 @@ def test_nothing_to_balance_is_no_residual():
         (lambda: softmax_law(torch.eye(2), torch.ones(2), -torch.ones(2)), "class_weights must be finite and not negative"),
         (lambda: one_vs_all_law(torch.eye(2), torch.ones(2), pos_weight=torch.ones(1)), "pos_weight must have"),
         (lambda: binary_law(1.5, 0.0, (1, 1)), r"mean_positive must be a finite number in \[0, 1\], got 1.5"),
+        (lambda: binary_law(0.5, 1.1, (1, 1)), r"mean_negative must be a finite number in \[0, 1\], got 1.1"),
+        (lambda: binary_law(-0.5, 0.1, (1, 1)), r"mean_positive must be a finite number in \[0, 1\], got -0.5"),
+        (lambda: softmax_law(torch.eye(2), torch.ones(2), label_smoothing=-0.1), r"label_smoothing must be .* in \[0, 1\]"),
+        (lambda: binary_law(0.5, -0.1, (1, 1)), r"mean_negative must be a finite number in \[0, 1\], got -0.1"),
+        (lambda: softmax_law(torch.eye(2), torch.ones(2), label_smoothing=1.5), r"label_smoothing must be .* in \[0, 1\]"),
+        (lambda: one_vs_all_law(torch.eye(2), torch.ones(2), pos_weight=-torch.ones(2)), "pos_weight must be finite and not"),
+        (lambda: lgl_inr_law(torch.eye(2), pos_weight=-torch.ones(2)), "pos_weight must be finite and not negative"),
         (lambda: lgl_inr_law(torch.eye(2), beta=float("nan")), "beta must be a finite number"),
     ],
 )  # fmt: skip
@@ -182,6 +235,14 @@ def test_residual_error_is_the_spread_over_samples(law):
     assert len(balance.to_dict()["residual_error"]) == 4
 
 
+def test_a_class_without_samples_adds_no_error():
+    error = torch.rand(3, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    expected = ((0.75 * error[0]).square() + (0.25 * error[2]).square()).sqrt()
+    error[1] = torch.nan
+    found = softmax_law(torch.eye(3), torch.tensor([30, 0, 10]), standard_error=error).residual_error
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=0)
+
+
 def test_error_of_other_shape_is_refused():
     with pytest.raises(ValueError, match=r"standard_error must have shape \(2, 2\), got \(2,\)"):
         softmax_law(torch.eye(2), torch.ones(2), standard_error=torch.ones(2))
@@ -204,6 +265,7 @@ def test_weight_decay_leaves_its_term_in_the_law_of_the_bias(link):
     options = {"class_weights": WEIGHTS} | ({} if link == "softmax" else {"pos_weight": WEIGHTS})
     assert law(P, counts, **options).residual.abs().max() > 1e-3
     assert law(P, counts, **options, bias_decay=0.1 * bias).residual.abs().max() < 1e-9
+    assert not law(P, counts, bias_decay=bias.clone().requires_grad_()).pull_up.requires_grad
     with pytest.raises(ValueError, match=r"bias_decay must have shape \(4,\), got \(3,\)"):
         law(P, counts, bias_decay=torch.ones(3))
 
@@ -237,6 +299,14 @@ def test_a_constant_feature_gives_the_law_of_the_bias():
         ({"features": torch.ones(3, 2)}, r"features must have shape \(5, D\), got \(3, 2\)"),
         ({"weight_decay": 0.1}, r"weight must have shape \(2, 3\) where weight_decay is given, got None"),
         ({"pos_weight": torch.ones(2)}, 'pos_weight belongs to link "logistic"'),
+        ({"weight_decay": 0.1, "weight": torch.ones(3, 2)}, r"weight must have shape \(2, 3\) .*, got \(3, 2\)"),
+        ({"weight_decay": -0.1}, "weight_decay must be a finite number >= 0, got -0.1"),
+        (
+            {"logits": torch.zeros(5, 2, 1), "target": torch.zeros(5, 1, dtype=torch.long)},
+            r"logits must have shape \(N, K\)",
+        ),
+        ({"class_weights": -torch.ones(2)}, "class_weights must be finite and not negative"),
+        ({"link": "logistic", "pos_weight": -torch.ones(2)}, "pos_weight must be finite and not negative"),
         ({"target": torch.tensor([0, 1, 2, 0, 1])}, "labels from 0 to 1"),
         ({"link": "probit"}, "link must be one of"),
     ],

@@ -1,5 +1,7 @@
 """The command line: tables, exit codes, one sentence for what was asked wrongly."""
 
+import json
+import math
 import os
 import re
 import subprocess
@@ -47,7 +49,8 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
         capsys, "audit", file, "--loss", "softmax", "--weights", "inverse", "--out", "run/audit"
     )
     assert (code, err) == (0, "logits: logits; label: target\n")
-    assert out.startswith("CRITICAL POINT")
+    assert out.startswith(f"{json.loads((tmp_path / 'run/audit/audit.json').read_text())['headline']}")
+    assert "SY031 BALANCE" in out
     assert "relative residual" in out
     assert out.strip().endswith("report: run/audit/report.html")
     assert {p.name for p in (tmp_path / "run/audit").iterdir()} == {
@@ -78,6 +81,65 @@ def test_audit_prints_verdicts_first_and_writes_a_report(capsys, tmp_path, monke
     monkeypatch.setenv("COLUMNS", "50")
     code, out, _ = run_command(capsys, "audit", file)
     assert max(len(line) for line in out.splitlines()) <= 50
+
+
+def _scores(path, ratio=1.0):
+    """Scores and labels of four cells, at the optimum of softmax in which class 1 weighs so many times class 0."""
+    lines = ["score,y_true"]
+    for ones in (2, 10, 50, 80):
+        lines += [f"{math.log(ratio * ones / (100 - ones))},{int(k < ones)}" for k in range(100) for _ in range(5)]
+    path.write_text("\n".join(lines))
+    return str(path)
+
+
+def test_audit_fails_where_it_is_asked_to(capsys, tmp_path):
+    right, plain = _scores(tmp_path / "scores.csv", 100), _scores(tmp_path / "plain.csv")
+    given = ("--target", "y_true", "--pos-weights", "100")
+    code, out, err = run_command(capsys, "audit", right, *given, "--fail-on", "fault")
+    assert code == 0
+    assert out.startswith("The weights acted as stated.")
+    assert "Both classes are as likely where the score is log 100 = 4.61" in " ".join(out.split())
+    assert "TRADES" not in out
+    assert "fail-on" not in err
+    code, out, err = run_command(
+        capsys, "audit", plain, *given, "--fail-on", "fault", "--out", str(tmp_path / "o")
+    )
+    assert code == 3
+    assert out.startswith("The weights never acted")
+    assert out.strip().endswith(f"report: {tmp_path / 'o' / 'report.html'}")
+    assert (tmp_path / "o" / "audit.json").exists()
+    assert err.splitlines()[-1] == "steelyard: --fail-on fault: SY011 weights not applied"
+    assert run_command(capsys, "audit", plain, *given)[0] == 0  # never, by default
+    # a warning fails where warnings are asked for; nobody states the weights of these
+    assert run_command(capsys, "audit", right, "--fail-on", "fault")[0] == 0
+    code, _, err = run_command(capsys, "audit", right, "--fail-on", "warning")
+    assert (code, err.splitlines()[-1]) == (3, "steelyard: --fail-on warning: SY014 weights unstated")
+
+
+def test_audit_sets_aside_what_is_ignored(capsys, tmp_path):
+    plain = _scores(tmp_path / "plain.csv")
+    given = ("audit", plain, "--pos-weights", "100", "--fail-on", "warning")
+    for ignored in (("SY011",), ("SY012,weights_not_applied",), ("SY012", "--ignore", "sy011")):
+        code, out, err = run_command(capsys, *given, "--ignore", *ignored)
+        assert code == 0, err
+        assert "ignored: SY011 weights not applied\n" in re.sub(" +\n", "\n", out)
+        assert "[fault" not in out
+    code, out, err = run_command(capsys, *given, "--ignore", "SY11")
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert "ignore has no finding 'SY11' (did you mean 'SY011'?); choose from SY001 wrong_class_order" in err
+
+
+def test_audit_as_json_is_nothing_else(capsys, tmp_path):
+    plain = _scores(tmp_path / "plain.csv")
+    given = ("audit", plain, "--pos-weights", "100", "--json", "--out", str(tmp_path / "o"), "--fail-on", "fault")
+    code, out, err = run_command(capsys, *given)
+    assert code == 3
+    found = json.loads(out)
+    assert found["faults"] == ["weights_not_applied"]
+    assert found["ratio"]["stated"] == 100
+    saved = json.loads((tmp_path / "o" / "audit.json").read_text())
+    assert {key: saved[key] for key in found} == found
+    assert f"report: {tmp_path / 'o' / 'report.html'}" in err
 
 
 def test_forecast_prints_tables_and_what_is_guaranteed(capsys, tmp_path, monkeypatch):

@@ -282,13 +282,186 @@ def test_held_out_rows_are_warned_of_first(tmp_path):
     assert said[0].startswith(f"WARNING: {file} holds held-out samples")
     assert "audit the training samples" in said[0]
     assert found.numbers.class_counts.tolist() == counts.tolist()
+    assert [finding.name for finding in found.findings if finding.severity == "warning"] == ["not_training_rows"]
+    assert "weights" not in [finding.topic for finding in found.findings]
+    assert found.headline == "These are not the training rows, as their file says."
     _write(tmp_path / "train_p.parquet", logits, target, told | {"steelyard.split": "train"})
     said.clear()
     audit_file(file, say=said.append)
     assert f"audit {tmp_path / 'train_p.parquet'} to learn" in said[0]
     said.clear()
-    audit_file(tmp_path / "train_p.parquet", say=said.append)
+    here = {
+        "steelyard.split": "train",
+        "steelyard.class_counts": " ".join(map(str, torch.bincount(target).tolist())),
+    }
+    _write(tmp_path / "train_p.parquet", logits, target, told | here)
+    found = audit_file(tmp_path / "train_p.parquet", say=said.append)
     assert said == ["logits: logits; label: target"]
+    assert "not_training_rows" not in [finding.name for finding in found.findings]
+
+
+def _binary(path, ratio=1.0):
+    """A file of score and y_true: four cells, at the optimum of softmax in which class 1 weighs so many times."""
+    ones = np.array([20, 100, 500, 800])
+    cells = np.repeat(np.arange(4), 1000)
+    target = np.concatenate([np.arange(1000) < n for n in ones]).astype(int)
+    scores = np.log(ratio * ones / (1000 - ones))[cells]
+    np.savetxt(path, np.stack([scores, target], 1), delimiter=",", header="score,y_true", comments="")
+    return path, torch.tensor(scores), torch.tensor(target)
+
+
+def test_the_weight_of_positives_of_one_output(tmp_path):
+    file, scores, target = _binary(tmp_path / "b.csv", 100.0)
+    expected = audit(scores, target, TrainingSetup("logistic", pos_weight=[100.0]))
+    (tmp_path / "list.json").write_text("[100]")
+    (tmp_path / "named.json").write_text('{"fraud": 100}')
+    for given, options in (
+        ("100", {}), ("1e2", {}), (str(tmp_path / "list.json"), {}),
+        (str(tmp_path / "named.json"), {"class_names": ["fine", "fraud"]}),
+    ):  # fmt: skip
+        found = audit_file(file, target="y_true", pos_weights=given, **options)
+        assert found.ratio.stated == 100
+        assert found.ratio.found.value == pytest.approx(100)
+        assert found.ratio.found == expected.ratio.found
+        assert (found.faults, found.findings[0].name) == ((), "weights_acted")
+    # weights of both classes say the same; a scheme is the ratio that it makes of the two classes
+    assert audit_file(file, weights="1,100").ratio == expected.ratio
+    counts = torch.bincount(target)
+    assert audit_file(file, pos_weights="inverse").ratio.stated == pytest.approx(float(counts[0] / counts[1]))
+    assert audit_file(file, pos_weights="none").findings[0].name == "weights_unstated"
+    assert audit_file(_binary(tmp_path / "plain.csv")[0], pos_weights="100").faults == ("weights_not_applied",)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            {"pos_weights": "1,100"},
+            "pos-weights must be one number for one output, .* got '1,100'; .* --weights 1,100",
+        ),
+        ({"pos_weights": "0"}, "pos-weights must be positive numbers, got 0"),
+        ({"pos_weights": "invers"}, "pos-weights: unknown weight scheme 'invers'"),
+        (
+            {"pos_weights": "100", "loss": "softmax"},
+            "pos-weights are for losses whose outputs have positives, .* got loss softmax",
+        ),
+        ({"ignore": ["SY99"]}, "ignore has no finding 'SY99'"),
+    ],
+)
+def test_weights_of_one_output_that_are_refused(tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        audit_file(_binary(tmp_path / "b.csv")[0], **options)
+
+
+def test_ignored_findings_are_saved_and_told_as_such(tmp_path):
+    file, _, _ = _binary(tmp_path / "b.csv")
+    found = audit_file(file, pos_weights="100", ignore=["SY011"], out=tmp_path / "out")
+    assert found.faults == ()
+    saved = json.loads((tmp_path / "out" / "audit.json").read_text())
+    assert (saved["faults"], [one["name"] for one in saved["ignored"]]) == ([], ["weights_not_applied"])
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "Ignored: SY011 weights not applied." in page
+    assert '<span class="fault">' not in page
+
+
+def _multi():
+    """Logits at the optimum of positives that weigh 3, 8 and 1 times, of three labels in two cells each."""
+    ones = torch.tensor([[30, 200], [10, 80], [60, 240]]).double()  # label by cell, of 300 rows
+    cells = torch.arange(600) // 300
+    target = (torch.arange(600)[:, None] % 300 < ones[:, cells].T).long()
+    logits = (torch.tensor([3.0, 8.0, 1.0])[:, None] * ones / (300 - ones)).log()[:, cells].T
+    return logits.contiguous(), target
+
+
+def _multi_file(path, logits, target, shuffled=(2, 0, 1)):
+    names = np.array(["sun", "rain", "wind"])
+    if path.suffix == ".npz":
+        np.savez(path, logits=logits.numpy(), labels=target.numpy())
+    elif path.stem == "lists":
+        pq.write_table(pa.table({"logits": logits.tolist(), "labels": target.tolist()}), path)
+    else:
+        columns = {f"logit_{n}": logits[:, k].numpy() for k, n in enumerate(names)}
+        columns |= {f"label_{names[k]}": target[:, k].numpy() for k in shuffled}
+        table = pa.table(columns)
+        pyarrow.csv.write_csv(table, path) if path.suffix == ".csv" else pq.write_table(table, path)
+    return path
+
+
+@pytest.mark.parametrize("file", ["m.npz", "lists.parquet", "columns.parquet", "columns.csv"])
+def test_labels_of_outputs_that_stand_for_themselves(tmp_path, file):
+    logits, target = _multi()
+    named = file.startswith("columns")
+    file, said = _multi_file(tmp_path / file, logits, target), []
+    given = {"target": "label_*"} if named else {}
+    found = audit_file(file, pos_weights="3,8,20", say=said.append, **given)
+    setup = TrainingSetup("logistic", pos_weight=[3.0, 8.0, 20.0], targets="multi-hot")
+    expected = audit(logits, target, setup, class_names=["sun", "rain", "wind"] if named else None)
+    assert found.to_dict() == expected.to_dict()
+    torch.testing.assert_close(found.implied_over_stated, torch.tensor([1, 1, 0.05], dtype=torch.float64))
+    off = found.classes[0]  # the label that is off comes first, with its interval
+    assert (off.index, off.stated) == (2, 20.0)
+    assert off.implied_low < 1 < off.implied_high < 2
+    if named:
+        told = ", ".join(f"label_{name}" for name in ("sun", "rain", "wind"))
+        assert said[0] == f"logits: logit_sun, logit_rain, logit_wind; labels: {told}"
+        assert audit_file(file, target="label_wind, label_rain,label_sun").numbers.samples == found.numbers.samples
+    else:
+        assert said[0] == "logits: logits; labels: labels"
+    assert said[1] == "loss: logistic, as nobody says which it was; --loss states another"
+    # a scheme weighs the two classes of each output
+    negatives, positives = (target == 0).sum(0), target.sum(0)
+    balanced = audit_file(file, pos_weights="inverse", **given)
+    torch.testing.assert_close(balanced.numbers.statement.pos_weight, (negatives / positives).double())
+
+
+def test_missing_labels_of_an_output_count_for_nothing(tmp_path):
+    logits, target = _multi()
+    target[5, 1] = -100
+    columns = {"logits": logits.tolist(), "labels": [row.tolist() for row in target]}
+    columns["labels"][7][0] = None
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    found = audit_file(tmp_path / "m.parquet", pos_weights="3,8,1")
+    target[7, 0] = -100
+    setup = TrainingSetup("logistic", pos_weight=[3.0, 8.0, 1.0], targets="multi-hot")
+    assert found.to_dict() == audit(logits, target, setup).to_dict()
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "message"),
+    [
+        ({"labels": [[0, 1], [1, 0]]}, {}, "must have one label a row, or 0 and 1 for each of 3 outputs, got 2 labels"),
+        ({"labels": [[0, 1, 2], [1, 0, 1]]}, {}, "'labels' must hold 0 and 1, got 2 in row 0, output 2"),
+        ({"labels": [[0, 1, 1], [1, 0, 1]]}, {"weights": "1,2,3"}, "target must hold class labels where class weights"),
+        ({"labels": [[0, 1, 1], [1, 0, 1]]}, {"loss": "softmax"}, "targets of softmax must be labels|cross-entropy"),
+        ({"labels": [[0, 1, 1], [1, 0, 1]]}, {"class_counts": "1,2,3"}, "counts must not be given for labels of 0 and 1"),
+        ({"l_a": [0, 1], "l_b": [1, 0]}, {"target": "l_*"}, "a column of labels for each of 3 outputs, got l_a, l_b"),
+        ({"l_a": [0, 1], "l_b": ["x", "y"], "l_c": [0, 1]}, {"target": "l_*"}, "'l_b' must hold 0 and 1 for each row"),
+        ({"l_a": [0, 1]}, {"target": "l_a,m_*"}, "must have the column 'l_a,m_\\*', its columns are"),
+        ({"l_a": [0, 1]}, {"target": "l_a,l_*"}, "target must name every column of labels once, got 'l_a,l_\\*'"),
+    ],
+)  # fmt: skip
+def test_labels_of_several_outputs_that_are_refused(tmp_path, columns, options, message):
+    table = pa.table({"logits": [[0.5, 1.5, -2.0], [1.0, -2.0, 3.0]]} | columns)
+    pq.write_table(table, tmp_path / "m.parquet")
+    with pytest.raises((ValueError, TypeError), match=message):
+        audit_file(tmp_path / "m.parquet", **options)
+
+
+def test_one_hot_labels_are_no_guess(tmp_path):
+    logits, target = _samples(3)
+    file = _multi_file(tmp_path / "m.npz", logits, torch.eye(3)[target])
+    with pytest.raises(ValueError, match=r"has one label of 1 in every row: .* say --loss logistic"):
+        audit_file(file)
+    assert audit_file(file, loss="logistic").numbers.samples == tuple(torch.bincount(target).tolist())
+
+
+def test_labels_and_logits_of_other_outputs_are_refused(tmp_path):
+    columns = {"logit_a": [0.5, -1.5], "logit_b": [1.5, 2.0], "y_a": [0, 1], "y_c": [1, 0]}
+    pq.write_table(pa.table(columns), tmp_path / "m.parquet")
+    with pytest.raises(
+        ValueError, match="logits and labels of the same outputs, got logits of a, b and labels of a, c"
+    ):
+        audit_file(tmp_path / "m.parquet", target="y_*")
 
 
 def test_a_set_of_files_is_audited_as_one(tmp_path):

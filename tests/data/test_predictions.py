@@ -340,7 +340,7 @@ BAD_ARRAYS = [
     (np.zeros((0, 2)), np.zeros(0, int), ValueError, r"has no rows, its shape is \(0, 2\)"),
     (np.zeros(3), np.zeros(4, int), ValueError, r"has 3 rows, but .* has 4"),
     (np.zeros((3, 2, 1)), np.zeros(3, int), ValueError, r"must have shape \(N, K\), or \(N,\) for one output, got \(3, 2, 1\)"),
-    (np.zeros((3, 2)), np.zeros((3, 1), int), ValueError, r"must have shape \(N,\), got \(3, 1\)"),
+    (np.zeros((3, 2)), np.zeros((3, 1), int), ValueError, r"must have shape \(N,\), or \(N, K\) of 0 and 1 for K outputs, got \(3, 1\)"),
     (np.zeros((3, 2)), np.zeros(4, int), ValueError, "logits.* has 3 rows, but .* has 4"),
     (np.zeros((3, 2)), np.array([0, 1, 2]), ValueError, "must hold labels from 0 to 1, got 2 in row 2"),
     (np.zeros((3, 2)), np.array([0, 1, 0.5]), ValueError, "got 0.5 in row 2"),

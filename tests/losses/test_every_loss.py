@@ -468,7 +468,9 @@ def test_first_bias_is_where_the_counts_alone_leave_the_loss(name, weighted):
     counts = torch.tensor([60, 30, 9, 1])
     options = {k: w for k, w in weights_of(name, 4).items() if k != "class_weights"} if weighted else {}
     module = CASES[name].module(**options)
-    bias = module.first_bias(counts).double().requires_grad_()
+    bias = module.first_bias(counts).double()
+    assert not bias.requires_grad
+    bias.requires_grad_()
     target = torch.repeat_interleave(torch.arange(4), counts)
     loss = CASES[name].function(bias.expand(100, 4), target, **options)
     (gradient,) = torch.autograd.grad(loss, bias)
@@ -742,7 +744,7 @@ def test_audit_finds_no_fault(name):
     report = audit(logits, target, setup)
     assert report.faults == ()
     if CASES[name].separable_over == "rows":
-        assert "weights_acted" in [finding.code for finding in report.findings]
+        assert "weights_acted" in [finding.name for finding in report.findings]
         ratio = report.implied_over_stated
         torch.testing.assert_close(ratio, torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0)
 

@@ -63,6 +63,14 @@ def test_first_bias_of_focal_loss_balances_the_rarest_class_too(counts, options)
     assert (gradient.sum(0).abs() <= 1e-3 * gradient.abs().sum(0)).all()
 
 
+def test_first_bias_of_a_class_that_has_all_samples():
+    assert create_loss("focal").first_bias([5]).tolist() == [0]
+    with pytest.raises(
+        ValueError, match=r"the others of class 1 a share that float64 tells from 0, got 1e\+16 of"
+    ):
+        create_loss("focal").first_bias([1, 10**16])
+
+
 @pytest.mark.parametrize("name", ["logistic", "sigmoid-focal", "lgl-inr"])
 def test_positives_of_no_weight_have_no_first_bias(name):
     with pytest.raises(ValueError, match="pos_weight must be positive for a first bias, got 0"):

@@ -22,6 +22,7 @@ from steelyard import (
     logit_adjustment,
 )
 from steelyard.notation import parse_weights
+from steelyard.weights.counts import count_tensor
 from tests.helpers import batch
 
 COUNTS = [10, 90, 50]
@@ -110,6 +111,7 @@ def test_names_may_be_numbers():
         ("inverse", TypeError, "whole numbers, got 'inverse'"),
         (np.array(["cat", "dog"]), TypeError, "got text: counts are meant, and class_counts"),
         (np.array([1 + 0j, 2]), TypeError, "got complex128"),
+        ([[1, 2], [3]], TypeError, "whole numbers, got rows of several lengths"),
         (torch.ones(3, device="meta"), ValueError, "must hold values, got a tensor on the meta device"),
     ],
 )
@@ -125,6 +127,12 @@ def test_long_doubles_are_numbers():
     for loss in (create_loss("softmax", class_weights=counts), create_loss("focal", class_weights=list(counts))):
         assert loss.class_weights.tolist() == COUNTS
     assert TrainingSetup("softmax", class_weights=counts).class_weights.tolist() == COUNTS
+
+
+def test_counts_in_a_tensor_keep_their_digits():
+    assert count_tensor(torch.tensor([2**53 + 1, 1])).tolist() == [2**53 + 1, 1]
+    assert count_tensor(torch.tensor([4.0, 1.0], dtype=torch.bfloat16)).tolist() == [4, 1]
+    assert count_tensor(torch.tensor([4.0, 1.0], requires_grad=True)).tolist() == [4, 1]
 
 
 def test_the_audit_reads_counts_by_name():
@@ -158,7 +166,9 @@ def test_the_sentence_names_the_class_that_is_empty_whatever_the_order():
 
 
 @pytest.mark.parametrize("taker", ["class_weights", "logit_adjustment", "initial_bias", "batch_presence"])
-@pytest.mark.parametrize("labels", [[1, 2, 1, 2, 3], LABELS % 3 + 1, torch.tensor([1, 1, 2, 2, 3, 3])])
+@pytest.mark.parametrize(
+    "labels", [[1, 2, 1, 2, 3], [1, 2, 1, 2], LABELS % 3 + 1, torch.tensor([1, 1, 2, 2, 3, 3])]
+)
 def test_labels_in_place_of_counts_are_told(taker, labels):
     with pytest.warns(
         UserWarning, match="look like labels: counts are meant, and class_counts.labels, num_classes"
@@ -166,7 +176,13 @@ def test_labels_in_place_of_counts_are_told(taker, labels):
         TAKERS[taker](labels)
 
 
-@pytest.mark.parametrize("counts", [COUNTS, [3, 2, 1], [10] * 1000, [2, 1, 2], [1, 1, 1]])
+def test_the_warning_points_at_the_labels():
+    with pytest.warns(UserWarning, match="look like labels") as caught:
+        class_weights([1, 2, 1, 2, 3])
+    assert caught[0].filename == __file__
+
+
+@pytest.mark.parametrize("counts", [COUNTS, [3, 2, 1], [10] * 1000, [2, 1, 2], [1, 1, 1], [2, 3] * 3])
 def test_counts_are_not_taken_for_labels(counts):
     class_weights(counts)
 
@@ -185,6 +201,7 @@ def test_class_counts_of_other_forms():
     assert class_counts(np.array([True, False, True]), 2).tolist() == [1, 2]
     assert class_counts(torch.tensor([[0, 1], [1, 255]]), np.int64(2), ignore_index=255).tolist() == [1, 2]
     assert class_counts(pd.Series([0, 1, 1], index=[7, 0, 3]), 2).tolist() == [1, 2]  # samples, not classes
+    assert class_counts(np.array([0, 1, 1], dtype=np.uint64), 2).tolist() == [1, 2]
     assert class_counts([], 2).tolist() == [0, 0]
 
 
@@ -194,6 +211,7 @@ def test_class_counts_of_other_forms():
         ([0, 3], 3, ValueError, "whole numbers from 0 to 2 or ignore_index -100, got 3"),
         ([0, -1], 3, ValueError, "got -1"),
         ([0.0, 1.0], 2, TypeError, "whole numbers from 0 to 1, got float64"),
+        (torch.ones(2, requires_grad=True), 2, TypeError, "got float32"),
         (["cat"], 2, TypeError, "got text"),
         ({0: 3}, 2, TypeError, "got a mapping"),
         ([0], 0, ValueError, "num_classes must be an int >= 1, got 0"),

@@ -67,6 +67,20 @@ def test_schemes_are_their_formulas_up_to_scale():
     assert class_weights(COUNTS, "none").tolist() == [1, 1, 1, 1]
 
 
+def test_schemes_without_a_mean_are_their_formulas():
+    n = torch.tensor(COUNTS, dtype=torch.float64)
+    for scheme, options, formula in [
+        ("inverse", {}, 1 / n),
+        ("sqrt_inverse", {}, n**-0.5),
+        ("power", {"exponent": 2.0}, n**-2),
+        ("effective_number", {"beta": 0.9}, 0.1 / (1 - 0.9**n)),
+        ("balanced", {}, 1040 / (4 * n)),
+    ]:
+        found = weights(COUNTS, scheme, normalize="none", **options)
+        torch.testing.assert_close(found, formula, rtol=1e-12, atol=0)
+    assert weights([1, 2, 4], "inverse", normalize="none", max_weight=0.4).tolist() == [0.4, 0.4, 0.25]
+
+
 def test_balanced_is_scikit_learns():
     labels = np.repeat(np.arange(4), COUNTS)
     theirs = compute_class_weight("balanced", classes=np.arange(4), y=labels)
@@ -160,6 +174,8 @@ def test_empty_classes():
         (([1, 2], "inverse"), {"exponent": 0.9}, ValueError, "exponent belongs to scheme 'power'"),
         (([1, 2], "effective_number"), {"beta": 1.0}, ValueError, r"beta must be in \[0, 1\), got 1, whose limit is scheme 'inverse'"),
         (([1, 2], "effective_number"), {"beta": 1.5}, ValueError, "beta must be a finite number"),
+        (([1, 2], "effective_number"), {"beta": -0.5}, ValueError, r"beta must be a finite number in \[0, 1\], got -0.5"),
+        (([1, 2], "inverse"), {"normalize": "none", "max_weight": -1.0}, ValueError, "max_weight must be a finite number >= 0"),
         (([1, 2], "power"), {"exponent": -1.0}, ValueError, "exponent must be a finite number"),
         (([1, 2],), {"max_weight": 0.5}, ValueError, "max_weight must be at least 1, the mean of the weights, got 0.5"),
         (([1, 2],), {"normalize": "sum"}, ValueError, "normalize must be one of"),

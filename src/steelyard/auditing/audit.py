@@ -66,8 +66,8 @@ def audit(
         >>> target = torch.arange(300) % 3
         >>> logits = torch.eye(3)[target] + torch.randn(300, 3, generator=torch.Generator().manual_seed(0))
         >>> report = audit(logits, target, "softmax")
-        >>> report.verdicts[0].topic, report.residual.misfit < 0.05
-        ('critical point', True)
+        >>> report.faults, report.residual.misfit < 0.05
+        ((), True)
     """
     z, y = as_tensor("logits", logits), as_tensor("target", target)
     if z.dim() == 0 or y.dim() == 0 or len(z) != len(y):
@@ -105,4 +105,4 @@ def audit_evidence(
         counts = torch.where(seen == 0, 0.0, given)
         if float(counts.sum()) == 0:
             raise ValueError("class_counts must have samples of the classes that target has, got none")
-    return Scales(evidence, counts, names, tolerance).report()
+    return Scales(evidence, counts, names, tolerance, given).report()

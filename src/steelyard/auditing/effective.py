@@ -134,6 +134,45 @@ class SmoothedConfusion:
         return own + (1 - self.epsilon) * (P - own) + self.epsilon * smoothing
 
 
+class WeightedPositives:
+    """An effective confusion in which positives weigh more, of a loss whose class weights are asked for.
+
+    Args:
+        confusion: without any weights.
+        pos_weight: (K,) weight of each output's positives.
+    """
+
+    def __init__(self, confusion: Confusion, pos_weight: Tensor) -> None:
+        self.confusion, self.pos_weight, self.folds = confusion, pos_weight, confusion.folds
+
+    def compute(self) -> Tensor:
+        """Return the effective confusion, (K, K) float64."""
+        return self._of(self.confusion.compute())
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Return the (K,) int64 samples of each class."""
+        return self.confusion.class_counts
+
+    def standard_error(self) -> Tensor:
+        """Return (K, K) errors."""
+        error = self.confusion.standard_error()
+        return error.diagonal_scatter(error.diagonal() * self.pos_weight)
+
+    def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """E and class counts without the first fold, without the second, and so on."""
+        for E, counts in self.confusion.replicates():
+            yield self._of(E), counts
+
+    def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return the standard error of a function of E and class counts, as :meth:`MeanConfusion.jackknife`."""
+        return self.confusion.jackknife(lambda E, counts: statistic(self._of(E), counts))
+
+    def _of(self, E: Tensor) -> Tensor:
+        own = E.diagonal()
+        return E.diagonal_scatter(1 - self.pos_weight * (1 - own))
+
+
 def implied_by(confusion: Confusion, counts: Tensor, tolerance: float) -> ImpliedWeights:
     r"""Return the class weights under which the law holds: :math:`a (E - 1) = 0` with :math:`a_k = w_k N_k`.
 

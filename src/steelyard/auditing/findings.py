@@ -7,6 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steelyard.auditing.catalogue import KINDS, Severity
+from steelyard.auditing.explanations import Explained
+from steelyard.auditing.sanity import Columns
 from steelyard.auditing.stated import Stated
 from steelyard.balance.flows import HardClasses, Trade
 from steelyard.balance.implied import AppliedPower, ImpliedWeights
@@ -46,26 +49,40 @@ class Finding:
     """One answer of an audit, without words.
 
     Attributes:
-        code: what was found, a fixed name; `words.TOPICS` lists all.
-        fault: whether it is something wrong with the training or with what is said of it.
+        name: what was found; `catalogue.KINDS` lists all.
         measure: the number that it rests on, or None.
         numbers: further numbers, by name.
         items: the classes that it speaks of.
         hypothesis: name of the hypothesis that it speaks of, or None.
     """
 
-    code: str
-    fault: bool = False
+    name: str
     measure: Measure | None = None
     numbers: dict[str, Measure] = field(default_factory=dict)
     items: tuple[Item, ...] = ()
     hypothesis: str | None = None
 
+    @property
+    def code(self) -> str:
+        """Return the code of its kind, such as "SY011"."""
+        return KINDS[self.name].code
+
+    @property
+    def severity(self) -> Severity:
+        """Return "fault", "warning" or "note"."""
+        return KINDS[self.name].severity
+
+    @property
+    def topic(self) -> str:
+        """Return what was asked."""
+        return KINDS[self.name].topic
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists for JSON."""
         return {
             "code": self.code,
-            "fault": self.fault,
+            "name": self.name,
+            "severity": self.severity,
             "measure": None if self.measure is None else _measure(self.measure),
             "numbers": {name: _measure(measure) for name, measure in self.numbers.items()},
             "items": [
@@ -103,12 +120,14 @@ class Refit:
 
     Attributes:
         loss: as the model is, nats.
+        shifted_loss: with the best shifts alone, which weights account for.
         best_loss: with the best scale and shifts.
         scale: by which the logits would have to grow.
         chance: loss of a model that gives every sample the class frequencies.
     """
 
     loss: float
+    shifted_loss: float
     best_loss: float
     scale: float
     chance: float
@@ -128,16 +147,61 @@ class Numbers:
     hypotheses: tuple[Hypothesis, ...]
     implied: ImpliedWeights | None
     implied_pos_weight: Tensor | None
-    power: AppliedPower | None
-    frequency_power: AppliedPower | None
-    order: Tensor | None
+    explained: Explained | None
+    columns: Columns
     refit: Refit | None
+    learned: float
     spread: float
     mean_row_sum: float | None
     trades: tuple[Trade, ...]
     hard: tuple[HardClasses, ...]
     standard_error: Tensor
+    training_counts: Tensor | None = None
     notes: tuple[str, ...] = ()
+    implied_pos_log_error: Tensor | None = None
+
+    @property
+    def power(self) -> AppliedPower | None:
+        """Return the power of the stated weights with which they acted, or None where it cannot be told."""
+        return None if self.explained is None or self.explained.power is None else self.explained.power.applied
+
+    @property
+    def implied_log_error(self) -> Tensor | None:
+        """Return (K,) standard errors of the log implied weights, over samples and over trainings.
+
+        They join what samples leave open and the scatter about what explains the weights best.
+        """
+        if self.implied is None or self.implied.log_error is None or self.explained is None:
+            return None if self.implied is None else self.implied.log_error
+        return torch.hypot(self.implied.log_error, torch.tensor(self.explained.scatter, dtype=torch.float64))
+
+    @property
+    def frequency_power(self) -> AppliedPower | None:
+        """Return the exponent g of N^-g in the implied weights: 0, none; 1, classes were balanced."""
+        if self.explained is None or self.explained.frequency is None:
+            return None
+        return self.explained.frequency.applied
+
+    @property
+    def order(self) -> Tensor | None:
+        """Return (K,) the class whose weight each class seems to have, or None where that is its own."""
+        return None if self.explained is None else self.explained.order
+
+    @property
+    def uniform(self) -> bool:
+        """Return whether nothing weighs classes or positives, or all the same."""
+        s = self.statement
+        return all(w is None or bool(((w / w[0] - 1).abs() < 1e-6).all()) for w in (s.total, s.pos_weight))
+
+    @property
+    def implied_shown(self) -> list[float]:
+        """Return the (K,) implied weights, in units of that of the most frequent class; NaN where unknown."""
+        if self.implied is None:
+            unknown = torch.full_like(self.class_counts, torch.nan)
+            return (unknown if self.implied_pos_weight is None else self.implied_pos_weight).tolist()
+        w = self.implied.weights
+        first = self.class_counts.masked_fill(w.isnan(), -1.0).argmax()
+        return (w / w[first]).tolist()
 
     def hypothesis(self, name: str) -> Hypothesis | None:
         return next((h for h in self.hypotheses if h.name == name), None)

@@ -11,6 +11,7 @@ from steelyard._common.checks import check_choice
 from steelyard._common.memory import check_memory
 from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
 from steelyard.auditing.probabilities import Probabilities, look_like_probabilities
+from steelyard.auditing.sanity import ColumnSums, OutputSums
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
 from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.means import Link, MeanConfusion, logistic_statistics
@@ -82,6 +83,8 @@ class Evidence:
         whole = self.link == "softmax" and not stated.binary
         self.probabilities = Probabilities(num_classes, whole)
         self._like_probabilities = True
+        several = stated.several
+        self.columns = OutputSums(num_classes) if several else ColumnSums(self.num_classes, num_classes)
         self._row_sums = torch.zeros((), dtype=torch.float64)
         self._statistics = torch.zeros(2, self.num_classes, self.num_classes, dtype=torch.float64)
         sizes = ((num_classes, num_classes), (num_classes, num_classes), (num_classes,)) if stated.several else ()
@@ -122,6 +125,7 @@ class Evidence:
             self._like_probabilities = look_like_probabilities(rows, self.probabilities.whole)
         if self.ledger is not None:
             self.ledger.update(rows, labels)
+        self.columns.update(rows, labels)
         z = self.stated.as_trained(rows)
         for metric in self.metrics.values():
             metric.update(z, labels)

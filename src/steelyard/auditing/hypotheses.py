@@ -1,6 +1,5 @@
 """What may have happened in training, and how badly the model fits each of it."""
 
-import math
 from collections.abc import Callable
 from functools import cached_property
 from typing import Any
@@ -9,14 +8,15 @@ import torch
 from torch import Tensor, nn
 
 from steelyard._common.checks import check_beta
-from steelyard.auditing.effective import Confusion, implied_by
+from steelyard.auditing.effective import Confusion, WeightedPositives, implied_by
+from steelyard.auditing.explanations import Explained, Explanations, explain
 from steelyard.auditing.findings import Hypothesis, Numbers, Refit
 from steelyard.auditing.gather import Evidence
 from steelyard.auditing.judge import judge
 from steelyard.auditing.refit import PerSample, in_negative, one_vs_all, refit, softmax
 from steelyard.auditing.report import AuditReport
 from steelyard.balance.flows import HardClasses, hard_classes, ledger, trades
-from steelyard.balance.implied import AppliedPower, ImpliedWeights
+from steelyard.balance.implied import ImpliedWeights
 from steelyard.balance.laws import Balance, lgl_inr_law, one_vs_all_law, softmax_law
 from steelyard.balance.means import Link
 from steelyard.balance.setup import TrainingSetup
@@ -28,9 +28,17 @@ Law = Callable[[Tensor, Tensor | None], Balance]
 class Scales:
     """The hypotheses on one side, the model on the other."""
 
-    def __init__(self, evidence: Evidence, counts: Tensor, names: tuple[str, ...], tolerance: float) -> None:
+    def __init__(
+        self,
+        evidence: Evidence,
+        counts: Tensor,
+        names: tuple[str, ...],
+        tolerance: float,
+        training_counts: Tensor | None = None,
+    ) -> None:
         self.evidence, self.statement = evidence, evidence.stated
         self.counts, self.names, self.tolerance = counts, names, tolerance
+        self.training_counts = training_counts
         self.P, self.own = evidence.mean_confusion, evidence.own(counts)
         self.E = self.own.compute()
         self.folded = evidence.metric.folds > 1
@@ -50,15 +58,18 @@ class Scales:
             hypotheses=hypotheses,
             implied=self.implied if link == "softmax" else None,
             implied_pos_weight=self.implied_pos_weight(),
-            power=self.power(),
-            frequency_power=self.frequency_power(),
-            order=self.order,
+            explained=self.explained,
+            columns=self.evidence.columns.compute(),
             refit=self.refit(hypotheses),
+            learned=self.learned(),
             spread=self.spread(),
             mean_row_sum=self.evidence.mean_row_sum if "logistic" in self.evidence.metrics else None,
-            trades=trades(self.E, self.counts, statement.total),
+            # Of two classes each gives as much as it gets, by law: nothing to tell.
+            trades=trades(self.E, self.counts, statement.total) if len(self.P) > 2 else (),
             hard=self.hard(),
             standard_error=error,
+            # Rows that are said to be others need not be counted for it.
+            training_counts=None if "not_training_rows" in self.evidence.notes else self.training_counts,
             notes=self.evidence.notes,
         )
         entries = ledger(self.E, self.counts, statement.total, pos_weight=statement.pos_weight)
@@ -128,6 +139,8 @@ class Scales:
                 others.append(("softmax, weighted", "softmax", self.law("softmax", s.total)))
         if s.link == "softmax" or not s.closed or s.in_negative is not None:
             others.append(("one-vs-all", "logistic", self.law("logistic", None)))
+            if s.total is not None and s.link == "softmax":
+                others.append(("one-vs-all, weighted", "logistic", self.law("logistic", s.total)))
         if s.in_negative is None:
             others.append(("LGL-INR", "logistic", lambda P, error=None: lgl_inr_law(P)))
         return others
@@ -143,62 +156,49 @@ class Scales:
         return implied_by(self.own, self.counts, self.tolerance)
 
     @cached_property
-    def order(self) -> Tensor | None:
-        """Return the class whose weight each class seems to have: the stated weights by rank of the implied ones.
-
-        Only where all observed classes communicate: implied weights of different groups do not compare.
-        """
-        total = self.statement.total
-        if self.statement.link != "softmax" or total is None or self.statement.binary:
-            return None
-        observed = self.counts > 0
-        if len(self.implied.groups[0]) != int(observed.sum()) or not _varies(total[observed]):
-            return None
-        places = observed.nonzero()[:, 0]
-        order = torch.arange(len(total))
-        order[places[self.implied.weights[places].argsort()]] = places[total[places].argsort()]
-        return None if torch.equal(total[order], total) else order
-
-    def power(self) -> AppliedPower | None:
-        """Return the exponent with which the stated weights acted."""
+    def explained(self) -> Explained | None:
+        """Return what explains the implied class weights; of one-vs-all outputs whose positives' weights are
+        stated alone, the implied weights of these."""
         s = self.statement
-        if not s.weighted or s.in_negative is not None:
+        if s.in_negative is not None:
             return None
-        if s.link == "softmax":
-            return self.power_of(s.total)
-        grid = torch.linspace(-1, 3, 81, dtype=torch.float64)
+        if s.link == "logistic" and s.total is None and s.pos_weight is not None:
+            replicates = None
+            if self.folded:
+                replicates = torch.stack([self.push_over_pull(E).log() for E, _ in self.own.replicates()])
+            source = Explanations(self.push_over_pull(self.E).log(), replicates, None)
+            return explain(source, s.pos_weight, {}, self.counts)
+        implied = self.implied if s.pos_weight is None else self.implied_under(s.pos_weight)
+        source = Explanations(implied.weights.log(), implied.replicates, implied.groups)
+        return explain(source, s.total, s.parts, self.counts)
 
-        def best(P: Tensor, _: Tensor | None = None) -> Tensor:
-            misfits = [
-                self.law("logistic", _power(s.total, g), _power(s.pos_weight, g))(P, None).misfit
-                for g in grid.tolist()
-            ]
-            return grid[int(torch.tensor(misfits).argmin())]
+    def implied_under(self, pos_weight: Tensor) -> ImpliedWeights:
+        """Return the implied class weights where the positives of each output weigh so much more."""
+        return implied_by(WeightedPositives(self.own, pos_weight), self.counts, self.tolerance)
 
-        error = float(self.own.jackknife(best)) if self.folded else math.nan
-        return AppliedPower(float(best(self.E)), error)
+    @property
+    def order(self) -> Tensor | None:
+        return None if self.explained is None else self.explained.order
 
-    def frequency_power(self) -> AppliedPower | None:
-        """Return the exponent g of N^-g in the implied weights: 0, none; 1, classes were balanced."""
-        if self.statement.link != "softmax" or not bool((self.counts[self.counts > 0] > 0).all()):
-            return None
-        return self.power_of(1 / self.counts.clamp(min=1e-300))
+    def push_over_pull(self, E: Tensor) -> Tensor:
+        """Return the weight of each output's positives that makes its law hold."""
+        law = self.law("logistic", self.statement.total)(E, None)
+        return (law.push_down / law.pull_up).masked_fill(self.counts == 0, torch.nan)
 
-    def power_of(self, weights: Tensor | None) -> AppliedPower | None:
-        if weights is None:
-            return None
-        try:
-            power = self.implied.power_of(weights)
-        except ValueError:  # they do not differ within any group
-            return None
-        return power if math.isfinite(power.power) else None
+    def learned(self) -> float:
+        """Return the share of the misplaced probability that the model has learned to place, under the weights
+        that it behaves as if trained with: 0 where it knows nothing, 1 where nothing is misplaced."""
+        weights = torch.ones_like(self.counts) if self.statement.link == "logistic" else self.implied.weights
+        a = (weights * self.counts).nan_to_num(0.0)
+        a = a / a.sum()
+        P = self.P.diagonal().nan_to_num(0.0)
+        return 1 - float((a * (1 - P)).sum() / (a * (1 - a)).sum().clamp(min=1e-300))
 
     def implied_pos_weight(self) -> Tensor | None:
         """Return the weight of each output's positives that would make the one-vs-all law hold, push over pull."""
         if self.statement.link != "logistic" or self.statement.in_negative is not None:
             return None
-        law = self.law("logistic", self.statement.total)(self.E, None)
-        return (law.push_down / law.pull_up).masked_fill(self.counts == 0, torch.nan)
+        return self.push_over_pull(self.E)
 
     def refit(self, hypotheses: tuple[Hypothesis, ...]) -> Refit | None:
         """Return what new scale and shifts would gain, under the weights that the model fits best; None where
@@ -248,7 +248,3 @@ class Scales:
 
 def _power(weights: Tensor | None, exponent: float) -> Tensor | None:
     return None if weights is None else weights**exponent
-
-
-def _varies(values: Tensor) -> bool:
-    return bool((values / values[0] - 1).abs().max() > 1e-9)

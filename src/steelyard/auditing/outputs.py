@@ -1,21 +1,19 @@
 """Audits of outputs that stand for themselves: with multi-hot targets each is a binary problem of its own."""
 
-import math
 from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
+from steelyard.auditing.explanations import Explanations, explain
 from steelyard.auditing.findings import Hypothesis, Numbers, Refit
 from steelyard.auditing.gather import Evidence
 from steelyard.auditing.judge import judge
 from steelyard.auditing.refit import PerSample, one_vs_all, refit
 from steelyard.auditing.report import AuditReport
-from steelyard.balance.implied import AppliedPower
 from steelyard.balance.laws import Balance
 
 _TIMES = {"as stated": 1, "no weights": 0, "twice": 2}
-_POWERS = torch.linspace(-1, 3, 81, dtype=torch.float64)
 
 
 def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[str, ...]) -> AuditReport:
@@ -55,20 +53,23 @@ def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[
         error = float(ledger.jackknife(misfit(power))) if ledger.folds > 1 else None
         return Hypothesis(name, "logistic", law(power)(ledger.compute(), counts).misfit, error)
 
-    def best(*data: Tensor) -> Tensor:
-        return _POWERS[int(torch.tensor([law(g)(*data).misfit for g in _POWERS.tolist()]).argmin())]
+    def implied(sums: Tensor, samples: Tensor) -> Tensor:
+        held = law(1)(sums, samples)
+        ratio = held.push_down / held.pull_up
+        return (ratio if u is None else ratio * u).masked_fill((samples == 0).any(0), torch.nan)
 
     balance = law(1)(ledger.compute(), counts)
     if ledger.folds > 1:
         error = ledger.jackknife(lambda *data: law(1)(*data).residual)
         balance = Balance(balance.pull_up, balance.push_down, error)
-    hypotheses, power = [weigh("as stated", 1)], None
+    hypotheses = [weigh("as stated", 1)]
     if u is not None:
         hypotheses += [weigh("no weights", 0), weigh("twice", 2)]
-        power = AppliedPower(
-            float(best(ledger.compute(), counts)), float(ledger.jackknife(best)) if ledger.folds > 1 else math.nan
-        )
-    implied = (balance.push_down / balance.pull_up) * (1.0 if u is None else u)
+    weights = implied(ledger.compute(), counts)
+    replicates = of_implied = None
+    if ledger.folds > 1:
+        replicates = torch.stack([implied(*data).log() for data in ledger.replicates()])
+        of_implied = ledger.jackknife(lambda *data: implied(*data).log())
     P = evidence.mean_confusion
     numbers = Numbers(
         statement=stated,
@@ -80,10 +81,10 @@ def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[
         balance=balance,
         hypotheses=tuple(hypotheses),
         implied=None,
-        implied_pos_weight=implied.masked_fill((counts == 0).any(0), torch.nan),
-        power=power,
-        frequency_power=None,
-        order=None,
+        implied_pos_weight=weights,
+        explained=explain(Explanations(weights.log(), replicates, None), u, {}, counts[1].double()),
+        columns=evidence.columns.compute(),
+        learned=float((P.diagonal() - evidence.mean_of_negatives).nan_to_num(0.0).mean()),
         refit=_refit(evidence, _TIMES[min(hypotheses, key=lambda h: h.misfit).name]),
         spread=float((P.diagonal() - evidence.mean_of_negatives).abs().nan_to_num(0.0).max()),
         mean_row_sum=None,
@@ -91,6 +92,7 @@ def audit_outputs(evidence: Evidence, class_counts: Tensor | None, names: tuple[
         hard=(),
         standard_error=torch.full_like(P, torch.nan),
         notes=evidence.notes,
+        implied_pos_log_error=of_implied,
     )
     return AuditReport(judge(numbers), numbers, P, torch.stack([-balance.push_down, balance.pull_up]))
 

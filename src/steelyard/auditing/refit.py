@@ -23,8 +23,8 @@ def refit(logits: Tensor, target: Tensor, sample_weights: Tensor, loss: PerSampl
         loss: :math:`\ell`, per sample.
 
     Returns:
-        The loss as it is, at its minimum, the scale there (1: the logits are as large as they should be), and the
-        least loss of logits that are the same for all samples.
+        The loss as it is, with the best shift alone, at its minimum, the scale there (1: the logits are as large
+        as they should be), and the least loss of logits that are the same for all samples.
     """
     a = sample_weights / sample_weights.sum()
     log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
@@ -36,14 +36,16 @@ def refit(logits: Tensor, target: Tensor, sample_weights: Tensor, loss: PerSampl
 
     with torch.no_grad():
         before = float(moved())
+    shifted = _minimise([shift], moved)
     after = _minimise([log_scale, shift], moved)
     constant = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=True)
     kinds, kind = torch.unique(target, dim=0, return_inverse=True)
     mass = torch.zeros(len(kinds), dtype=torch.float64).index_add_(0, kind, a)
     chance = _minimise([constant], lambda: (mass * loss(constant.expand(len(kinds), -1), kinds)).sum())
-    best = after if after < before else before  # NaN is not less
-    scale = float((8 * torch.tanh(log_scale.detach() / 8)).exp()) if after < before else 1.0
-    return Refit(before, best, scale, chance)
+    shifted = shifted if shifted < before else before  # NaN is not less
+    best = after if after < shifted else shifted
+    scale = float((8 * torch.tanh(log_scale.detach() / 8)).exp()) if after < shifted else 1.0
+    return Refit(before, shifted, best, scale, chance)
 
 
 def softmax(logits: Tensor, target: Tensor) -> Tensor:

@@ -3,19 +3,23 @@
 import datetime
 import html
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 
+from steelyard._common.checks import check_choice
+from steelyard.auditing.binary import Ratio, ratio_of
+from steelyard.auditing.catalogue import SEVERITIES, names_of
 from steelyard.auditing.findings import Finding, Numbers
 from steelyard.auditing.save import ClassRow, class_rows, save_audit
-from steelyard.auditing.words import Verdict, clause, headline, tell
+from steelyard.auditing.words import Verdict, clause, headline, sentence, tell
 from steelyard.balance.implied import ImpliedWeights
 from steelyard.balance.laws import Balance
 
 _MOST_LINES = 8
+FailOn = Literal["fault", "warning", "never"]
 
 
 @dataclass(frozen=True)
@@ -27,12 +31,40 @@ class AuditReport:
         numbers: all that they were judged by.
         mean_confusion: (K, K) float64; NaN rows for classes without samples.
         ledger: (K, K) pull and push by source class, under the stated weights.
+        ignored: findings that :meth:`without` set aside: nothing counts them, and a line tells them.
     """
 
     findings: tuple[Finding, ...]
     numbers: Numbers
     mean_confusion: Tensor
     ledger: Tensor
+    ignored: tuple[Finding, ...] = ()
+
+    def without(self, *kinds: str) -> "AuditReport":
+        """Return the same report with findings of some kinds set aside, as known and accepted.
+
+        Args:
+            kinds: codes or names, such as ``"SY012"`` or ``"weights_applied_twice"``.
+
+        Raises:
+            TypeError, ValueError: what is no code or name of a finding.
+        """
+        names = names_of(kinds)
+        kept = tuple(finding for finding in self.findings if finding.name not in names)
+        aside = tuple(finding for finding in self.findings if finding.name in names)
+        return replace(self, findings=kept, ignored=self.ignored + aside)
+
+    def failing(self, fail_on: FailOn = "fault") -> tuple[Finding, ...]:
+        """Return the findings of this severity or worse, for which a check fails; none where it is ``"never"``.
+
+        Raises:
+            ValueError: another severity.
+        """
+        check_choice("fail_on", fail_on, ("fault", "warning", "never"))
+        if fail_on == "never":
+            return ()
+        severities = SEVERITIES[: SEVERITIES.index(fail_on) + 1]
+        return tuple(finding for finding in self.findings if finding.severity in severities)
 
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
@@ -42,12 +74,12 @@ class AuditReport:
     @property
     def faults(self) -> tuple[str, ...]:
         """Return the names of what was found wrong; empty where nothing was."""
-        return tuple(finding.code for finding in self.findings if finding.fault)
+        return tuple(finding.name for finding in self.findings if finding.severity == "fault")
 
     @property
     def classes(self) -> tuple[ClassRow, ...]:
         """Return what is said of each class, largest residual first."""
-        return class_rows(self.numbers)
+        return class_rows(self.numbers, self.ratio)
 
     @property
     def residual(self) -> Balance:
@@ -74,19 +106,43 @@ class AuditReport:
         return () if self.numbers.implied is None else self.numbers.implied.groups
 
     def __str__(self) -> str:
-        """Return the audit in a line, and the first sentence of each of its main answers."""
-        told = [f"{v.topic}: {_first_sentence(v.text)}" for v in self.verdicts[: _MOST_LINES - 1]]
-        return "\n".join(_printable(line) for line in [headline(self.findings, self.numbers), *told])
+        """Return the headline, what was audited, and the first sentence of each of the main answers."""
+        n = self.numbers
+        what = f"Audit of a {n.statement.text}, {n.rows} samples, {len(n.names)} classes."
+        told = [f"{v.code} {v.topic}: {sentence(v.text)}" for v in self.verdicts[: _MOST_LINES - 2]]
+        told += [self.ignored_line] if self.ignored else []
+        return "\n".join(_printable(line) for line in [self.headline, what, *told])
+
+    @property
+    def headline(self) -> str:
+        """Return the answer in one sentence."""
+        aside = any(finding.severity != "note" or finding.topic == "weights" for finding in self.ignored)
+        if not self.findings or (aside and self.findings[0].severity == "note"):
+            return f"No fault or warning is left; {self.ignored_line}."
+        return headline(self.findings, self.numbers)
+
+    @property
+    def ignored_line(self) -> str:
+        """Return what was set aside, as "ignored: SY012 weights applied twice"; empty where nothing was."""
+        named = [f"{finding.code} {finding.name.replace('_', ' ')}" for finding in self.ignored]
+        return f"ignored: {', '.join(named)}" if named else ""
+
+    @property
+    def ratio(self) -> Ratio | None:
+        """Return how many times a sample of class 1 weighs one of class 0, for two classes under a softmax loss or
+        one binary output; else None."""
+        return ratio_of(self.numbers, self.findings + self.ignored)
 
     def _repr_html_(self) -> str:
         """Return the answers as a list that notebooks show: no script, no style sheet, nothing from elsewhere."""
         items = []
         for verdict in self.verdicts:
-            fault = "" if verdict.fault is None else f"<b>{html.escape(verdict.fault.replace('_', ' '))}</b>. "
+            badge = "" if verdict.severity == "note" else f"<b>{verdict.severity}</b>: "
             text = html.escape(_printable(verdict.text))
-            items.append(f"<li><i>{html.escape(verdict.topic)}</i>: {fault}{text}</li>")
-        first = html.escape(_printable(headline(self.findings, self.numbers)))
-        return f"<div><p><b>{first}</b></p><ul>{''.join(items)}</ul></div>"
+            items.append(f"<li><i>{verdict.code} {html.escape(verdict.topic)}</i>: {badge}{text}</li>")
+        first, aside = (html.escape(_printable(text)) for text in (self.headline, self.ignored_line))
+        aside = f"<p>{aside}</p>" if aside else ""
+        return f"<div><p><b>{first}</b></p><ul>{''.join(items)}</ul>{aside}</div>"
 
     def save(
         self,
@@ -131,17 +187,15 @@ class AuditReport:
         hypotheses = [h.to_dict() | {"text": clause(h, n)} for h in n.hypotheses]
         return {
             "version": steelyard.__version__,
+            "headline": self.headline,
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "findings": [finding.to_dict() for finding in self.findings],
             "faults": list(self.faults),
+            "ignored": [finding.to_dict() for finding in self.ignored],
+            "ratio": None if self.ratio is None else self.ratio.to_dict(),
             "hypotheses": hypotheses,
             "classes": [row.to_dict() for row in self.classes],
         } | n.to_dict()
-
-
-def _first_sentence(text: str) -> str:
-    first, stop, _ = text.partition(". ")
-    return first + stop.strip()
 
 
 def _printable(text: str) -> str:

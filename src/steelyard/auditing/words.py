@@ -5,39 +5,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from steelyard._common.text import listed
+from steelyard.auditing.catalogue import Severity
 from steelyard.auditing.findings import Finding, Hypothesis, Item, Measure, Numbers, finite
 
 _NAMED = 3  # classes that a sentence names
-
-TOPICS = {
-    "critical": "critical point",
-    "roughly_critical": "critical point",
-    "not_critical": "critical point",
-    "balanced_but_far": "critical point",
-    "wrong_link": "link",
-    "wrong_loss": "link",
-    "weights_acted": "weights",
-    "weights_not_applied": "weights",
-    "weights_applied_twice": "weights",
-    "weights_permuted": "weights",
-    "weights_unclear": "weights",
-    "weights_tell_nothing": "weights",
-    "weights_not_positive": "weights",
-    "far_enough": "stopping",
-    "stopped_early": "stopping",
-    "knows_nothing": "stopping",
-    "counted": "double counting",
-    "counted_twice": "double counting",
-    "groups": "groups",
-    "trades": "trades",
-    "hard_classes": "hard classes",
-    "no_hard_classes": "hard classes",
-    "classes_absent": "data",
-    "classes_of_one": "data",
-    "rows_dropped": "data",
-    "collected_in_evaluation": "data",
-}
-"""Every code that a finding can have, with what was asked."""
 
 
 @dataclass(frozen=True)
@@ -45,16 +16,17 @@ class Verdict:
     """One answer in words.
 
     Attributes:
-        topic: what was asked: one of the values of :data:`TOPICS`.
+        name, code, severity, topic: of the finding, as :data:`steelyard.auditing.catalogue.KINDS` has them.
         text: the answer, for reading.
-        fault: what was found wrong, a fixed name, or None.
         value: the number that it rests on, or None.
         low, high: its 95% interval, or None.
     """
 
+    name: str
+    code: str
+    severity: Severity
     topic: str
     text: str
-    fault: str | None = None
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -62,16 +34,18 @@ class Verdict:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         numbers = {name: finite(getattr(self, name)) for name in ("value", "low", "high")}
-        return {"topic": self.topic, "text": self.text, "fault": self.fault} | numbers
+        return {name: getattr(self, name) for name in ("name", "code", "severity", "topic", "text")} | numbers
 
 
 def tell(finding: Finding, numbers: Numbers) -> Verdict:
     """Return what a finding says, in English."""
     measure = finding.measure
     return Verdict(
-        TOPICS[finding.code],
-        _TEXTS[finding.code](finding, numbers),
-        finding.code if finding.fault else None,
+        finding.name,
+        finding.code,
+        finding.severity,
+        finding.topic,
+        _TEXTS[finding.name](finding, numbers),
         *((None, None, None) if measure is None else (measure.value, measure.low, measure.high)),
     )
 
@@ -86,10 +60,22 @@ def clause(hypothesis: Hypothesis, numbers: Numbers) -> str:
 
 
 def headline(findings: tuple[Finding, ...], numbers: Numbers) -> str:
-    """Return the whole audit in one line."""
-    faults = [finding.code.replace("_", " ") for finding in findings if finding.fault]
-    said = f"Audit of a {numbers.statement.text}, {numbers.rows} samples, {len(numbers.names)} classes: "
-    return said + (f"{listed(faults)}." if faults else "no fault found.")
+    """Return the answer in one sentence: the first fault or warning, else what is said of the weights."""
+    first = findings[0]
+    if first.severity == "note":
+        first = next((f for f in findings if f.topic == "weights"), first)
+        if first.name == "in_balance":
+            measure, rough = first.measure, first.numbers["rough"]
+            if measure is not None and measure.value > rough.value:
+                return f"Nothing wrong was named, but the outputs are not in balance under the {_stated(numbers)}."
+            return "No fault was found."
+    return sentence(_TEXTS[first.name](first, numbers))
+
+
+def sentence(text: str) -> str:
+    """Return the first sentence of a text."""
+    first, stop, _ = text.partition(". ")
+    return first + stop.strip()
 
 
 def label(numbers: Numbers, index: int) -> str:
@@ -103,117 +89,264 @@ _CLAUSES = {
     "twice": "the weights were applied twice",
     "other order": "the same weights were given to other classes",
     "one-vs-all": "the loss was one-vs-all logistic",
+    "one-vs-all, weighted": "the loss was one-vs-all logistic with these weights",
     "softmax": "the loss was softmax",
     "softmax, weighted": "the loss was softmax with these weights",
     "LGL-INR": "the loss was LGL-INR",
 }
+_SCALE_OF_POWER = "(1 is as stated, 0 is not at all, 2 is twice)"
 
 
-def _critical_point(f: Finding, n: Numbers) -> str:
-    stated = n.statement.text
-    text = {
-        "balanced_but_far": (
-            f"No: the outputs of the model are in balance under the {stated}, but its loss is far off"
-        ),
-        "critical": f"Yes: the model is at a critical point of the {stated}, as near as training comes to one",
-        "roughly_critical": f"Roughly: the model is near a critical point of the {stated}",
-        "not_critical": f"No: the model is not at a critical point of the {stated}",
-    }[f.code]
-    text += f" (misfit {_shown(f.measure)}; 0 is balance)."
+def _stated(n: Numbers) -> str:
+    """Return what was stated, as it stands in a sentence."""
+    return n.statement.text.replace(", no weights", " without weights")
+
+
+def _columns_moved(f: Finding, n: Numbers) -> str:
+    size, count = len(n.names), len(f.items)
+    steps = {(j - k) % size for k, j in (item.classes for item in f.items)}
+    if count == size and len(steps) == 1 and size > 2:
+        step = steps.pop()
+        step = step - size if step > size / 2 else step
+        moved = f"each class raises the column {abs(step)} {'after' if step > 0 else 'before'} its own"
+    else:
+        pairs = [f"samples of {label(n, k)} raise the column of {label(n, j)}" for k, j in _pairs(f)]
+        moved = listed(pairs, _NAMED)
+    return (
+        f"The columns and the labels do not belong together: {moved}. "
+        "Put the columns into the order of the labels, or number the labels as the columns are, and audit again. "
+        "Until then nothing can be said of weights."
+    )
+
+
+def _flipped(f: Finding, n: Numbers) -> str:
+    if n.statement.several:
+        which = listed([label(n, item.classes[0]) for item in f.items], _NAMED)
+        return (
+            f"Some outputs have the wrong sign: samples without the label score higher, for {which}. "
+            "Until that is mended nothing can be said of weights."
+        )
+    return (
+        "The score has the wrong sign: samples of class 0 score higher than those of class 1. "
+        "Negate it, or swap the labels, and audit again. Until then nothing can be said of weights."
+    )
+
+
+def _not_training(f: Finding, n: Numbers) -> str:
+    if f.items:
+        k, here, there = f.items[0].classes[0], f.numbers["of_class"].value, f.numbers["training_of_class"].value
+        text = (
+            f"These cannot be the training rows: {label(n, k)} has {here:.0f}, and in training it had {there:.0f}."
+        )
+    elif f.numbers:
+        here, there = f.numbers["rows"].value, f.numbers["training_rows"].value
+        text = f"These are not all of the training rows: {here:.0f} came, and training had {there:.0f}."
+    else:
+        text = "These are not the training rows, as their file says."
+    text += " Only the training rows tell what weights did in training, so nothing is said of that."
+    if f.measure is not None:
+        text += f" In these rows the model holds the stated weights to the power {_shown(f.measure)}."
+    return text
+
+
+def _in_balance(f: Finding, n: Numbers) -> str:
+    misfit, stated = f.measure, _stated(n)
+    assert misfit is not None
+    exact, rough = f.numbers["exact"].value, f.numbers["rough"].value
+    how = "are" if misfit.value <= exact else "are roughly" if misfit.value <= rough else "are not"
+    text = f"The outputs {how} in balance under the {stated}. "
+    text += (
+        "At the end of a training what pulls each output up equals what pushes it down; here the two differ by "
+    )
+    text += f"{_shown(misfit, '%', '.2g', 100)} of their sum."
     named = []
     for item in f.items:
         relative = item.measures[0]
         way = "raise" if relative.value > 0 else "lower"
-        who = label(n, item.classes[0])
-        named.append(f"{who} (training would still {way} it; relative residual {_shown(relative)})")
+        named.append(f"{label(n, item.classes[0])} (training would {way} it: {_shown(relative)} of its sum)")
     return text + (f" Most off: {listed(named)}." if named else "")
 
 
-def _link(f: Finding, n: Numbers) -> str:
+def _other_loss(f: Finding, n: Numbers) -> str:
     best = n.hypothesis(f.hypothesis or "")
     assert best is not None
-    text = (
-        f"The model looks as if {clause(best, n)}: misfit {_shown(f.measure)}, against "
-        f"{f.numbers['own'].value:.2f} at best for a {n.statement.text}."
+    assert f.measure is not None
+    text = f"The model looks as if {clause(best, n)}, not the {_stated(n)}. "
+    there, here = (_number(100 * value, ".2g") for value in (f.measure.value, f.numbers["own"].value))
+    text += (
+        f"What pulls and what pushes its outputs differ by {there}% under that loss, by {here}% at best under the "
     )
+    text += "stated one."
     if "row_sum" in f.numbers:
         sums = f.numbers["row_sum"].value
-        text += f" The sigmoids of a row sum to {sums:.2f} on average (1 under one-vs-all losses)."
-    return text + " Audit it again as that; nothing about the weights can be said until then."
+        text += f" The sigmoids of a row sum to {sums:.2f} on average; under one-vs-all losses it is near 1."
+    return text + " Audit it again as that; until then nothing can be said of weights."
 
 
-def _weights(f: Finding, n: Numbers) -> str:
-    if f.code == "weights_tell_nothing":
+def _acted(f: Finding, n: Numbers) -> str:
+    if "ratio" in f.numbers:
+        return f"The weights acted as stated. {_ratio(f, n)}"
+    return f"The weights acted as stated. {_power(f)}"
+
+
+def _not_applied(f: Finding, n: Numbers) -> str:
+    said = _ratio(f, n) if "ratio" in f.numbers else _power(f)
+    return f"The weights never acted: check that they reach the loss. {said}"
+
+
+def _twice(f: Finding, n: Numbers) -> str:
+    said = _ratio(f, n) if "ratio" in f.numbers else _power(f)
+    return (
+        f"The weights acted twice: look for them in a sampler as well as in the loss. {said} "
+        "Mixed targets (mixup) look the same on samples that are not mixed; state them if there were any."
+    )
+
+
+def _other_strength(f: Finding, n: Numbers) -> str:
+    assert f.measure is not None
+    if f.hypothesis is not None:
+        return f"Of what is stated, only the {f.hypothesis} acted. {_power(f)}"
+    if "ratio" in f.numbers:
+        return f"The weights acted at another strength than stated. {_ratio(f, n)}"
+    near = {0.5: "like their square roots", -1.0: "like their reciprocals", 3.0: "three times"}
+    like = next((how for g, how in near.items() if f.measure.low <= g <= f.measure.high), "")  # type: ignore[operator]
+    return f"The weights acted at another strength than stated{', ' + like if like else ''}. {_power(f)}"
+
+
+def _unstated(f: Finding, n: Numbers) -> str:
+    weights = [(item.classes[0], item.measures[0].value) for item in f.items]
+    if len(weights) <= 5:
+        shown = " : ".join(f"{value:.3g}" for _, value in sorted(weights))
+        shown += " for " + listed([label(n, k) for k, _ in sorted(weights)])
+    else:
+        ends = [f"{label(n, k)} {value:.2g}" for k, value in (weights[0], weights[-1])]
+        shown = f"{ends[0]} to {ends[1]}"
+    text = f"The model behaves as if trained with class weights that nobody stated: {shown}."
+    if "frequency" in f.numbers:
+        text += f" They go like 1 / count to the power {_shown(f.numbers['frequency'])}; 1 balances the classes."
+    return text + " State them if they were meant; else look for a sampler or weights that you did not know of."
+
+
+def _permuted(f: Finding, n: Numbers) -> str:
+    if f.hypothesis == "reversed":
+        if len(n.names) == 2:
+            return f"The weight acted on the wrong one of the two classes. {_ratio(f, n)}"
+        return f"The weights acted the wrong way round: classes that should weigh most weigh least. {_power(f)}"
+    moved = [f"{label(n, k)} has the weight of {label(n, j)}" for k, j in _pairs(f)]
+    return (
+        f"The weights acted on other classes than stated. For instance {listed(moved)}. "
+        "Compare the order of the weights with that of the classes."
+    )
+
+
+def _class_off(f: Finding, n: Numbers) -> str:
+    named = [
+        f"{label(n, item.classes[0])} weighs {_shown(item.measures[0])} times what is stated" for item in f.items
+    ]
+    said = listed(named, _NAMED)
+    return (
+        f"The weights acted as stated, but not for {len(f.items)} of {len(n.names)} classes. "
+        f"{said[:1].upper() + said[1:]}, if all others weigh as stated."
+    )
+
+
+def _unclear(f: Finding, n: Numbers) -> str:
+    more = "More rows would tell, or the batches of a whole epoch instead of the model at its end."
+    if f.hypothesis == "mixup":
         return (
-            "The stated weights do not differ within any group of classes that are confused: nothing can be told."
+            "Nothing can be told of weights, because targets were mixed in training. The laws hold for the mixed "
+            "samples; these are those that they were made of."
         )
-    if f.code == "weights_not_positive":
+    if f.measure is None or not n.statement.weighted or n.uniform:
         return (
-            "No positive class weights make the law of this loss hold for the model as it is: nothing can be told."
+            "It cannot be told whether unstated weights acted: what the model misplaces rests on few samples. "
+            + more
         )
-    stated, none, twice = (f"{f.numbers[name].value:.2f}" for name in ("stated", "none", "twice"))
-    effect = f"it behaves as if trained with the stated weights to the power {_shown(f.measure)}"
-    misfits = f"misfit {stated} with them, {none} without"
-    if f.code == "weights_permuted":
-        text = (
-            "The weights acted, but on other classes than stated: misfit "
-            f"{_shown(f.numbers['order'])} in the order found, {stated} as stated, {none} without."
-        )
-        moved = [f"{label(n, k)} has the weight of {label(n, j)}" for k, j in (item.classes for item in f.items)]
-        return text + f" For instance {listed(moved)}."
-    return {
-        "weights_acted": f"Yes, the weights acted as stated: {effect} (1 is as stated; {misfits}).",
-        "weights_not_applied": f"No, the weights were not applied: {effect} (0 is not at all; {misfits}).",
-        "weights_applied_twice": (
-            f"The weights acted more than once: {effect} (1 is as stated, 2 is twice, for instance in the sampler "
-            f"and in the loss; misfit {stated} as stated, {twice} twice)."
-        ),
-        "weights_unclear": f"It cannot be told whether the weights acted as stated: {effect} ({misfits}).",
-    }[f.code]
+    return f"It cannot be told whether the weights acted as stated. {_power(f)} {more}"
 
 
-def _stopping(f: Finding, n: Numbers) -> str:
-    loss, best, scale, chance = (f.numbers[name].value for name in ("loss", "best_loss", "scale", "chance"))
-    if f.code == "stopped_early" and scale < 1:
+def _tell_nothing(f: Finding, n: Numbers) -> str:
+    return (
+        "The stated weights differ only between classes that are never confused, or not at all: no model could "
+        "show whether they acted."
+    )
+
+
+def _not_positive(f: Finding, n: Numbers) -> str:
+    return (
+        "No positive class weights put the outputs of this model in balance under this loss: nothing can be told."
+    )
+
+
+def _power(f: Finding) -> str:
+    return f"The model behaves as if trained with them to the power {_shown(f.measure)} {_SCALE_OF_POWER}."
+
+
+def _ratio(f: Finding, n: Numbers) -> str:
+    found, stated = f.numbers["ratio"], f.numbers["stated_ratio"].value
+    return (
+        f"A sample of {label(n, 1)} weighs {_shown(found, '', '.3g')} times one of {label(n, 0)}; "
+        f"{stated:.3g} was stated."
+    )
+
+
+def _undertrained(f: Finding, n: Numbers) -> str:
+    loss, _, _, chance = _losses(f)
+    if loss > chance:
         return (
-            f"The logits are too large for these samples: the loss is {loss:.3f} nats, and would be "
-            f"{best:.3f} if they were {scale:.2f} times as large and shifted. Training was stopped "
-            "far from an optimum, or these are not its samples."
+            f"The model is worse than one that knows only the class frequencies: its mean loss is {loss:.3g}, and "
+            f"that one's {chance:.3g}. Nothing can be said of weights."
         )
-    return {
-        "stopped_early": (
-            f"Training was stopped too early: the loss on these samples is {loss:.3f} nats, and would be "
-            f"{best:.3f} if its logits were only {scale:.1f} times as large and shifted; knowing nothing "
-            f"is {chance:.3f}. More steps of the same training would do that."
-        ),
-        "knows_nothing": (
-            f"The model tells no class from another: its loss is {loss:.3f} nats, knowing nothing is "
-            f"{chance:.3f}, and the mean probabilities of the classes differ by {n.spread:.3f} at most. The "
-            "laws hold for such a model, and mean nothing."
-        ),
-        "far_enough": (
-            f"Training went far enough for the laws: rescaling and shifting the logits would lower the loss from "
-            f"{loss:.3f} to {best:.3f} nats only; knowing nothing is {chance:.3f}."
-        ),
-    }[f.code]
+    return (
+        f"The model has learned little: its mean loss is {loss:.3g}, and a model that knows only the "
+        f"class frequencies has {chance:.3g}. Its logits are too small. {_scaled(f)} Such a model says nothing of "
+        "weights."
+    )
+
+
+def _wrong_scale(f: Finding, n: Numbers) -> str:
+    scale = f.numbers["scale"].value
+    size = "small" if scale > 1 else "large"
+    causes = (
+        "Few steps, strong regularisation or shrinkage leave them so"
+        if scale > 1
+        else "Rows that training did not have look so, and so does a training that went astray"
+    )
+    return f"The logits are too {size} for these rows. {_scaled(f)} {causes}; what is said of weights stands."
+
+
+def _scaled(f: Finding) -> str:
+    loss, best, scale, _ = _losses(f)
+    times = f"{scale:.1f}" if scale < 10 else f"{scale:.0f}" if scale < 100 else "more than 100"
+    return f"Multiplied by {times} they would bring the loss from {loss:.3g} down to {best:.3g}."
+
+
+def _losses(f: Finding) -> tuple[float, float, float, float]:
+    loss, best, scale, chance = (
+        f.numbers[name].value for name in ("shifted_loss", "best_loss", "scale", "chance")
+    )
+    return loss, best, scale, chance
+
+
+def _pairs(f: Finding) -> list[tuple[int, int]]:
+    return [(item.classes[0], item.classes[1]) for item in f.items]
 
 
 def _counting(f: Finding, n: Numbers) -> str:
-    text = f"The model behaves as if its classes weighed like 1 / count to the power {_shown(f.measure)}"
-    text += " (0: frequencies are left as they are; 1: they are balanced; 2: balanced twice)."
+    text = "What is stated balances the class frequencies twice. " if f.severity == "fault" else ""
+    text += f"The model behaves as if its classes weighed like 1 / count to the power {_shown(f.measure)} "
+    text += "(0: frequencies are left as they are; 1: they are balanced; 2: balanced twice)."
     if f.numbers:
         terms = listed([f"the {name} {part.value:.2f}" for name, part in f.numbers.items()])
         said = sum(part.value for part in f.numbers.values())
         text += f" Stated: {terms}" + (f", {said:.2f} together." if len(f.numbers) > 1 else ".")
-    if f.fault:
-        text += " What is stated compensates the class frequencies more than once."
     return text
 
 
 def _groups(f: Finding, n: Numbers) -> str:
     groups = [item.classes for item in f.items]
     several = [group for group in groups if len(group) > 1]
-    text = f"{f.numbers['free'].value:.0f} of the entries of P are left free by the law. "
+    text = ""
     if len(groups) == 1:
         text += "All classes are confused with one another, directly or through others: their weights compare."
     else:
@@ -224,7 +357,7 @@ def _groups(f: Finding, n: Numbers) -> str:
     if "gap" in f.numbers:
         gap = f.numbers["gap"].value
         text += (
-            f" Smallest spectral gap {gap:.2g}: the smaller, the less training or sampling determines the weights."
+            f" How firmly the rows tie the weights, from 0 (not at all) to 1 (the spectral gap of P): {gap:.2g}."
         )
     return text
 
@@ -239,14 +372,13 @@ def _trades(f: Finding, n: Numbers) -> str:
 
 
 def _hard(f: Finding, n: Numbers) -> str:
-    if not f.items:
-        return "No class hides behind the average that the law of an output ties."
     named = [f"{label(n, k)} taken for {label(n, j)}" for k, j in (item.classes for item in f.items)]
-    return f"{len(named)} pairs hide behind the average that the law of an output ties: {listed(named, _NAMED)}."
+    pairs = "1 pair hides" if len(named) == 1 else f"{len(named)} pairs hide"
+    return f"{pairs} behind the average that the law of an output ties: {listed(named, _NAMED)}."
 
 
 def _absent(f: Finding, n: Numbers) -> str:
-    return f"Not observed, so nothing is said of them: {_names(f.items, n)}."
+    return f"No samples are here, so nothing is said of them: {_names(f.items, n)}."
 
 
 def _single(f: Finding, n: Numbers) -> str:
@@ -269,28 +401,49 @@ def _names(items: tuple[Item, ...], n: Numbers) -> str:
     return listed([label(n, item.classes[0]) for item in items], _NAMED)
 
 
-def _shown(measure: Measure | None, unit: str = "", style: str = ".2f") -> str:
+def _shown(measure: Measure | None, unit: str = "", style: str = ".2f", times: float = 1.0) -> str:
     """`0.94 [0.86, 1.02]`, or without an interval where there is none."""
     if measure is None:
         return "unknown"
-    shown, low, high = f"{measure.value:{style}}{unit}", measure.low, measure.high
-    return shown if low is None or high is None else f"{shown} [{low:{style}}, {high:{style}}]"
+    shown, low, high = f"{_number(times * measure.value, style)}{unit}", measure.low, measure.high
+    if low is None or high is None:
+        return shown
+    return f"{shown} [{_number(times * low, style)}, {_number(times * high, style)}]"
 
 
-_BY_TOPIC: dict[str, Callable[[Finding, Numbers], str]] = {
-    "critical point": _critical_point,
-    "link": _link,
-    "weights": _weights,
-    "stopping": _stopping,
-    "double counting": _counting,
-    "groups": _groups,
-    "trades": _trades,
-    "hard classes": _hard,
-}
-_OF_DATA = {
+def _number(value: float, style: str) -> str:
+    """Return a number without an exponent."""
+    if not style.endswith("g") or (1e-3 <= abs(value) < 100):
+        return f"{value:{style}}"
+    return f"{value:.0f}" if abs(value) >= 1 or value == 0 else "0"
+
+
+_TEXTS: dict[str, Callable[[Finding, Numbers], str]] = {
+    "wrong_class_order": _columns_moved,
+    "score_flipped": _flipped,
+    "not_training_rows": _not_training,
     "classes_absent": _absent,
     "classes_of_one": _single,
     "rows_dropped": _dropped,
     "collected_in_evaluation": _collected,
+    "weights_acted": _acted,
+    "weights_not_applied": _not_applied,
+    "weights_applied_twice": _twice,
+    "weights_at_other_strength": _other_strength,
+    "weights_unstated": _unstated,
+    "weights_permuted": _permuted,
+    "class_weight_off": _class_off,
+    "weights_unclear": _unclear,
+    "weights_tell_nothing": _tell_nothing,
+    "weights_not_positive": _not_positive,
+    "counted": _counting,
+    "counted_twice": _counting,
+    "wrong_loss": _other_loss,
+    "in_balance": _in_balance,
+    "undertrained": _undertrained,
+    "logits_too_small": _wrong_scale,
+    "logits_too_large": _wrong_scale,
+    "groups": _groups,
+    "trades": _trades,
+    "hard_classes": _hard,
 }
-_TEXTS = {code: _OF_DATA[code] if topic == "data" else _BY_TOPIC[topic] for code, topic in TOPICS.items()}

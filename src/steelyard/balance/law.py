@@ -196,8 +196,9 @@ def sums_by_class(setup: TrainingSetup, batch: Batch) -> tuple[Tensor, Tensor]:
 def _in_negative_law(logits: Tensor, target: TargetLike, setup: TrainingSetup) -> Balance:
     inner = setup.in_negative
     assert inner is not None
-    target = as_tensor(target, logits.device)
-    z = logits if setup.logit_adjustment is None else logits + _column(setup.logit_adjustment, logits)
+    target, z = as_tensor(target, logits.device), logits.detach()
+    if setup.logit_adjustment is not None:
+        z = z + _column(setup.logit_adjustment, z)
     P, counts = mean_confusion(z, target, link="logistic", ignore_index=setup.reading.ignore_index)
     presence = setup.presence_of(counts) if setup.presence is None else setup.presence
     statistics = None

@@ -49,6 +49,8 @@ class TrainingSetup:
             logits that are shown contain it. It acts like the class weights :math:`e^{t_k}` under the softmax
             loss, and is refused with any other. Default: none.
         label_smoothing: of a loss given by name, or as the loss object holds it. Default: what it holds, else 0.
+        mixup: whether samples and their targets were mixed in training (mixup, CutMix). The law then holds for the
+            mixed samples and not for those that they were made of, so an audit of these says nothing of weights.
         batch_size: samples of a mini-batch, which LGL-INR balances one by one. Default: all samples at once.
         class_counts: (K,) training samples of each class, before any sampler. Default: not known.
         class_names: K names. Default: not known.
@@ -85,6 +87,7 @@ class TrainingSetup:
     logit_adjustment: Tensor | None
     logit_shift: Tensor | None
     label_smoothing: float
+    mixup: bool
     batch_size: int | None
     class_counts: Tensor | None
     class_names: tuple[str, ...] | None
@@ -108,6 +111,7 @@ class TrainingSetup:
         logit_adjustment: Vector | None = None,
         logit_shift: Vector | None = None,
         label_smoothing: float | None = None,
+        mixup: bool = False,
         batch_size: int | None = None,
         class_counts: Vector | None = None,
         class_names: Sequence[str] | None = None,
@@ -131,6 +135,8 @@ class TrainingSetup:
         }
         if label_smoothing is not None:
             label_smoothing = check_number("label_smoothing", label_smoothing, low=0, high=1)
+        if not isinstance(mixup, bool):
+            raise TypeError(f"mixup must be True or False, got {mixup!r}")
         if batch_size is not None:
             batch_size = check_integer("batch_size", batch_size, low=1)
         stated: dict[str, object] = {}
@@ -164,6 +170,7 @@ class TrainingSetup:
             *vectors.items(),
             ("loss", loss),
             ("label_smoothing", smoothing),
+            ("mixup", mixup),
             ("batch_size", batch_size),
             ("class_names", names),
             ("options", options),

@@ -1,5 +1,6 @@
 """Commands: parse, call, print. Tables go to standard output, everything else to standard error."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -164,7 +165,9 @@ _CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [d
 )
 @click.option("--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: as --loss says]")
 @click.option(
-    "--pos-weights", help="Weights said to be on each output's positives, in the same form; for logistic losses."
+    "--pos-weights",
+    help="Weights said to be on each output's positives, in the same form; for logistic losses.  For one output "
+    "one number: how many times a positive weighs a negative.",
 )
 @click.option("--sampler", help="How often the sampler drew a sample of each class, in the same form.")
 @click.option("--corrected", help="Weights taken out of the logits after training, in the same form.")
@@ -188,7 +191,8 @@ _CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [d
 @click.option(
     "--target",
     metavar="COLUMN",
-    help="Label column; for .npy the file of labels.  [default: target, label, labels, y, y_true or label_ids]",
+    help="Label column; for .npy the file of labels.  Several, comma-separated, or patterns such as 'label_*' for "
+    "outputs that stand for themselves.  [default: target, label, labels, y, y_true or label_ids]",
 )
 @click.option(
     "--from", "values", default="logits", show_default=True, help="What the numbers are: logits or probabilities."
@@ -201,17 +205,45 @@ _CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [d
     show_default=True,
     help="Mean probabilities up to this number count as 0.",
 )
+@click.option(
+    "--ignore",
+    multiple=True,
+    metavar="CODES",
+    help="Findings to set aside, by code or name, comma-separated or repeated, such as SY012.",
+)
+@click.option(
+    "--fail-on",
+    default="never",
+    show_default=True,
+    help="Exit with code 3 where there is a finding that bad: fault, warning (or fault), or never.",
+)
+@click.option(
+    "--json", "as_json", is_flag=True, help="Print the audit as JSON, and nothing else on standard output."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, audit.json, classes.csv.")
 @click.pass_obj
-def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **options: Any) -> None:
+def audit(
+    command: str,
+    /,
+    file: Path,
+    out: Path | None,
+    counts: str | None,
+    ignore: tuple[str, ...],
+    fail_on: str,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Say what class weights did to a trained model.
 
     FILE holds the model's logits on its training samples, and their labels: parquet, Arrow, CSV, NPZ or NPY. A
     folder or a quoted glob of tables is one data set. The command says which columns it reads as what, and leaves
     out the others.
     """
+    from steelyard._common.checks import check_choice
+    from steelyard._common.files import to_json
     from steelyard.commands.audit import audit_file
 
+    check_choice("fail-on", fail_on, ("fault", "warning", "never"))
     names = options.pop("class_names")
     given = None if names is None else [name.strip() for name in names.split(",")]
     report = audit_file(
@@ -219,14 +251,22 @@ def audit(command: str, /, file: Path, out: Path | None, counts: str | None, **o
         out=out,
         class_counts=counts,
         class_names=given,
+        ignore=[part.strip() for text in ignore for part in text.split(",") if part.strip()],
         command=command,
         say=_tell,
         **options,
     )
-    print_audit(report)
+    if as_json:
+        click.echo(to_json(report.to_dict()))
+    else:
+        print_audit(report)
     if out is not None:
         page = out / "report.html"
-        click.echo(f"report: {page if page.exists() else out}")
+        click.echo(f"report: {page if page.exists() else out}", err=as_json)
+    if failing := report.failing(fail_on):  # type: ignore[arg-type]
+        named = ", ".join(f"{finding.code} {finding.name.replace('_', ' ')}" for finding in failing)
+        _tell(f"steelyard: --fail-on {fail_on}: {named}")
+        sys.exit(3)
 
 
 @commands.command()

@@ -27,8 +27,8 @@ class _Stopped(BaseException):
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point: exit codes are 0, 1 (the run failed), 2 (it was asked for wrongly), and 128 plus
-    the number of the signal that stopped it (129, 130 or 143)."""
+    """Entry point: exit codes are 0, 1 (the run failed), 2 (it was asked for wrongly), 3 (an audit found
+    what --fail-on names), and 128 plus the number of the signal that stopped it (129, 130 or 143)."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # unless nohup asked so

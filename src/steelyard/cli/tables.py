@@ -11,6 +11,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:  # reports need libraries that a table does not
     from steelyard.auditing import AuditReport
+    from steelyard.auditing.binary import Ratio
     from steelyard.report.results import Comparison, ForecastResults, Summary
 
 
@@ -25,12 +26,18 @@ _MOST_CLASSES = 20
 
 
 def print_audit(found: "AuditReport") -> None:
-    """The verdicts in words, then the classes that are most off."""
+    """The answer, the verdicts in words, then the classes that are most off."""
     console = _console()
+    console.print(Padding(_plain(found.headline), (0, 0, 1, 0)), style="bold")
     for verdict in found.verdicts:
-        fault = "" if verdict.fault is None else f" [{verdict.fault.replace('_', ' ')}]"
-        console.print(Text(verdict.topic.upper() + fault, style="bold"))
+        badge = "" if verdict.severity == "note" else f" [{verdict.severity}: {verdict.name.replace('_', ' ')}]"
+        console.print(Text(f"{verdict.code} {verdict.topic.upper()}{badge}", style="bold"))
         console.print(Padding(_plain(verdict.text), (0, 0, 1, 2)))
+    if found.ignored_line:
+        console.print(Padding(_plain(found.ignored_line), (0, 0, 1, 0)))
+    if found.ratio is not None:
+        _print_ratio(console, found, found.ratio)
+        return
     rows = found.classes
     kind = "weight" if found.implied_weights is not None else "positive weight"
     titles = ["samples", f"stated {kind}", f"implied {kind}", "relative residual"]
@@ -46,9 +53,24 @@ def print_audit(found: "AuditReport") -> None:
         )
         for row in rows[:_MOST_CLASSES]
     ]
-    _print_rows(console, "class", titles, lines, None)
+    _print_rows(console, "label" if found.numbers.statement.several else "class", titles, lines, None)
     if len(rows) > _MOST_CLASSES:
         click.echo(f"the {_MOST_CLASSES} of {len(rows)} classes that are most off")
+
+
+def _print_ratio(console: Console, found: "AuditReport", ratio: "Ratio") -> None:
+    """Two classes: one line in one unit, the weight of a sample of class 0, and what follows for the threshold."""
+    row, other = found.classes
+    cells = [
+        f"{row.samples} of {row.samples + other.samples}",
+        _significant(ratio.stated),
+        _significant(ratio.found.value) + _between(ratio.found.low, ratio.found.high),
+        "-" if row.relative_residual is None else f"{row.relative_residual:+.2f}",
+    ]
+    titles = ["samples", f"weight stated ({other.name}: 1)", "weight as it acted", "relative residual"]
+    _print_rows(console, "class", titles, [(row.name, cells)], None)
+    if ratio.text:
+        console.print(_plain(ratio.text))
 
 
 def print_forecast(found: "ForecastResults") -> None:
@@ -89,7 +111,7 @@ def _significant(value: float | None) -> str:
 
 
 def _between(low: float | None, high: float | None) -> str:
-    return "" if low is None or high is None else f" [{low:.2g}, {high:.2g}]"
+    return "" if low is None or high is None else f" [{low:.3g}, {high:.3g}]"
 
 
 def _print_rows(

@@ -11,12 +11,13 @@ from torch import Tensor
 
 from steelyard._common.files import check_folder
 from steelyard.auditing import AuditReport, Evidence, audit_evidence
+from steelyard.auditing.catalogue import names_of
 from steelyard.auditing.gather import Values
 from steelyard.auditing.probabilities import are_percents
 from steelyard.balance import TrainingSetup
 from steelyard.data import Predictions, open_predictions
 from steelyard.losses.presets import PRESETS
-from steelyard.notation import LossSpec, parse_loss, parse_weights
+from steelyard.notation import LossSpec, parse_loss, parse_pos_weights, parse_weights
 
 _NUMBERS = 1 << 24  # at a time
 
@@ -37,6 +38,7 @@ def audit_file(
     values: Values = "logits",
     drop_invalid: bool = False,
     tolerance: float = 1e-9,
+    ignore: Sequence[str] = (),
     out: str | PathLike[str] | None = None,
     command: str | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -51,16 +53,20 @@ def audit_file(
             ``lgl-inr:beta=5``. Default: what the file says, else softmax, or logistic for one output, and
             `say` is told so.
         weights, pos_weights, sampler: weights per class as :func:`parse_weights` takes them; schemes are made from
-            the class counts. Default: of `weights` the scheme of the loss, else none.
+            the class counts. Default: of `weights` the scheme of the loss, else none. Of one output, and of
+            outputs that stand for themselves, `pos_weights` says how many times a positive of each weighs a
+            negative, as :func:`parse_pos_weights` takes it.
         corrected: weights that were taken out of the logits after training, in the same form.
         batch_size: of LGL-INR. Default: what the file says of its loss.
         class_counts: K comma-separated training counts. Default: what the file says, else those of its labels.
         class_names: K. Default: what the file says.
-        target: name of the label column, or for .npy the file of labels.
+        target: name of the label column, or for .npy the file of labels; names or patterns of several, with commas
+            between, for outputs that stand for themselves.
         logits: names or patterns of the columns of logits or probabilities, with commas between. Default: by their
             names.
         values: ``"logits"`` or ``"probabilities"``.
         drop_invalid, tolerance: as in :func:`steelyard.auditing.audit`.
+        ignore: codes or names of findings that are set aside; see :meth:`AuditReport.without`.
         out: folder to save the report to, with its page; see :meth:`AuditReport.save`.
         command: the command line to show in the report.
         say: told what was taken from the file.
@@ -73,6 +79,7 @@ def audit_file(
         ValueError, TypeError, FileNotFoundError: a file that cannot be read, or an option that is refused.
     """
     path = Path(path)
+    names_of(ignore)  # refused before anything is read
     out = None if out is None else Path(out)
     if out is not None:
         check_folder(out)
@@ -97,13 +104,22 @@ def audit_file(
     if weights is None and texts["weights"] is not None and stated.from_file:
         say(f"class weights {texts['weights']}, from the loss that the file names: {stated.spec.label}")
     names = opened.class_names
-    counts = _counts(opened, class_counts, any(texts.values()) or stated.needs_counts)
+    samples = _samples(opened, class_counts, any(texts.values()) or stated.needs_counts, stated.guessed)
+    counts = samples[1] if opened.multi_hot else samples
     made = {
         option: None if text is None else parse_weights(text, counts, names, option=option)
         for option, text in texts.items()
+        if option != "pos-weights" or (text is not None and not stated.binary)
     }
+    if pos_weights is not None and stated.binary:
+        pairs, last = (
+            (samples.T, names) if opened.multi_hot else (samples[None], None if names is None else names[1:])
+        )
+        made["pos-weights"] = parse_pos_weights(pos_weights, pairs, last)
     setup = stated.setup(counts, made, batch_size)
     evidence = Evidence(opened.num_classes, setup, values=values, drop_invalid=drop_invalid)
+    if opened.split == "test":
+        evidence.notes = ("not_training_rows",)
     if evidence.gigabytes >= 1:
         classes, size = evidence.num_classes, evidence.gigabytes
         say(f"{classes} classes: sums by pairs of them take up to {size:.1f} GB of memory")
@@ -120,7 +136,7 @@ def audit_file(
         class_counts=None if class_counts is None and _told_counts(opened) is None else counts,
         class_names=names,
         tolerance=tolerance,
-    )
+    ).without(*ignore)
     if out is not None:
         report.save(out, name=path.name, command=command, page=_page())
     return report
@@ -138,15 +154,21 @@ class _Stated:
         opened = self.opened
         text = opened.loss or opened.link if self.loss is None else self.loss
         if text is None:
-            text = "softmax" if opened.num_classes > 1 else "logistic"
+            text = "softmax" if opened.num_classes > 1 and not opened.multi_hot else "logistic"
             self.say(f"loss: {text}, as nobody says which it was; --loss states another")
         self.spec: LossSpec = parse_loss(text)
         self.from_file = self.loss is None and opened.loss is not None
+        self.guessed = self.loss is None and opened.loss is None and opened.link is None
         self.link = self.spec.link
         if opened.link is not None and opened.link != self.link:
             self.say(f"{opened.path} says that its link is {opened.link}; audited as {self.link}, as asked")
         if self.from_file and self.spec.name not in ("softmax", "logistic", "lgl-inr"):
             self.say(f"loss {self.spec.label}, as the file names it")
+
+    @property
+    def binary(self) -> bool:
+        """Return whether every output is a binary problem: there is one, or each stands for itself."""
+        return self.opened.num_classes == 1 or self.opened.multi_hot
 
     @property
     def by_batch(self) -> bool:
@@ -175,7 +197,12 @@ class _Stated:
         if self.by_batch and batch_size is None and self.from_file:
             batch_size = self.opened.batch_size
         options = dict(spec.options)
-        if made["pos-weights"] is not None:
+        if made.get("pos-weights") is not None:
+            if "pos_weight" not in spec.entry.options:
+                raise ValueError(
+                    f"pos-weights are for losses whose outputs have positives, such as logistic, got loss "
+                    f"{spec.label}; its class weights are --weights"
+                )
             options["pos_weight"] = made["pos-weights"]
         bare = replace(spec, options=options, scheme=None, tau=0.0, presence=0.0)
         removed = made["corrected"]
@@ -186,6 +213,7 @@ class _Stated:
             logit_shift=None if removed is None else -removed.log(),
             logit_adjustment=self._adjustment(counts, batch_size),
             batch_size=batch_size,
+            targets="multi-hot" if self.opened.multi_hot else None,
         )
         if self.from_file and setup.in_negative is not None:
             batches = "" if batch_size is None else f" in batches of {batch_size}"
@@ -210,9 +238,23 @@ class _Stated:
         return adjustment - adjustment.mean() if self.link == "softmax" else adjustment
 
 
-def _counts(opened: Predictions, given: str | None, needed: bool) -> Tensor:
+def _samples(opened: Predictions, given: str | None, needed: bool, guessed: bool) -> Tensor:
     """Return (K,) training samples of each class: as given, else as the file says, else of its labels, which are
-    read for them where needed."""
+    read for them where needed. Of outputs that stand for themselves (2, K): negatives and positives of each."""
+    if opened.multi_hot:
+        if given is not None:
+            raise ValueError("counts must not be given for labels of 0 and 1 for each output, which are counted")
+        pairs, single = torch.zeros(2, opened.num_classes, dtype=torch.float64), True
+        for numbers, labels in opened.batches():
+            kept = labels[torch.isfinite(numbers).all(1)]
+            pairs += torch.stack([(kept == 0).sum(0), (kept == 1).sum(0)])
+            single = single and bool(((kept == 1).sum(1) == 1).all())
+        if single and guessed:
+            raise ValueError(
+                f"{opened.path} has one label of 1 in every row: for classes that share a probability give class "
+                "labels, from 0 on, in place of these; for outputs that stand for themselves say --loss logistic"
+            )
+        return pairs
     size = max(opened.num_classes, 2)
     counts = torch.ones(size, dtype=torch.float64)
     if given is not None:

@@ -16,11 +16,20 @@ def constant_solution(
         start: (K,) float64, where the search begins.
         counts: (K,) samples of each class; positives of each output where `num_samples` is given.
         num_samples: N of multi-label targets, or None for class labels.
+
+    Raises:
+        ValueError: one class of several has all samples, as far as float64 can tell.
     """
     size = len(counts)
     labels = torch.arange(size)
     rows = torch.cat([torch.eye(size), torch.zeros(1, size)]).double()  # one positive each, then none
-    share = counts / (counts.sum() if num_samples is None else num_samples)
+    total = counts.sum() if num_samples is None else num_samples
+    share = counts / total
+    if size > 1 and bool((share == 1).any()):
+        raise ValueError(
+            f"class_counts must leave the others of class {int(share.argmax())} a share that float64 tells from "
+            f"0, got {counts.max():g} of {float(total):g} samples"
+        )
     # An output curves as its class is frequent and the others are: in this unit all curve about the same.
     unit = (share * (1 - share)).clamp(min=1e-300).rsqrt()
     moved = torch.zeros_like(start, requires_grad=True)

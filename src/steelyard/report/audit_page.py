@@ -9,7 +9,14 @@ from typing import Any
 import numpy as np
 
 from steelyard._common.files import write_text
-from steelyard.report.figures import balance_figure, confusion_figure, misfit_figure, trades_figure, weights_figure
+from steelyard.report.figures import (
+    QUANTILE,
+    balance_figure,
+    confusion_figure,
+    misfit_figure,
+    trades_figure,
+    weights_figure,
+)
 from steelyard.report.html import render_template
 from steelyard.report.results import Audit, read_confusions
 from steelyard.report.style import Array, Classes, shown
@@ -45,6 +52,7 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
         classes=len(classes.names),
         fewest=min(n for n in classes.counts if n > 0),
         most=max(classes.counts),
+        headline=_clean(found.headline),
         verdicts=[replace(v, text=_clean(v.text)) for v in found.verdicts],
         rows=[replace(row, name=shown(row.name, 40)) for row in rows[:_MOST_ROWS]],
         left_out=max(0, len(rows) - _MOST_ROWS),
@@ -67,7 +75,8 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
             "confusion": confusion_figure(
                 [("audited samples", mean_confusion)], classes, title="Mean confusion on the audited samples"
             ),
-            "trades": trades_figure(
+            "trades": found.trades
+            and trades_figure(
                 [
                     (
                         classes.names[t.classes[0]],
@@ -84,7 +93,19 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
 
 
 def _weights_figure(found: Audit, classes: Classes) -> str:
-    implied = found.implied_weights
+    implied, ratio = found.implied_weights, found.ratio
+    if ratio is not None:  # in units of class 0, as everywhere
+        stated_ratio = 1.0 if found.stated_weights is None else ratio.stated
+        ends = (ratio.found.low, ratio.found.high)
+        width = math.nan if None in ends else math.log(ends[1] / ends[0]) / 2 / QUANTILE  # type: ignore[operator]
+        return weights_figure(
+            np.array([1.0, ratio.found.value / stated_ratio]),
+            np.array([math.nan, width]),
+            classes,
+            label="implied over stated\nweight" if found.stated_weights is not None else "implied weight",
+            reference=True,
+            title="Weights that the model behaves as if trained with",
+        )
     if implied is None:
         values, error = found.implied_pos_weight, None
         stated, what = found.stated_pos_weight, "weight of positives"

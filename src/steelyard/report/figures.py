@@ -23,6 +23,7 @@ from steelyard.report.style import (
     svg,
 )
 
+QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for the 16 folds of an audit
 _LARGEST_HEATMAP = 100
 
 
@@ -263,7 +264,7 @@ def weights_figure(
         x, y = np.arange(len(order)), values[order]
         known = np.isfinite(y) & (y > 0)
         if log_error is not None:
-            half = 2.131 * log_error[order]
+            half = QUANTILE * log_error[order]
             sure = known & np.isfinite(half)
             low, high = y[sure] * np.exp(-half[sure]), y[sure] * np.exp(half[sure])
             axes.vlines(x[sure], low, high, color="#9aa4ae", lw=1.2 if few else 0.6)

@@ -49,8 +49,7 @@ def class_counts(
     if found.dtype.kind not in "iub":
         came = "text" if found.dtype.kind in "US" else str(found.dtype)
         raise TypeError(f"labels must be whole numbers from 0 to {num_classes - 1}, got {came}")
-    flat = found.reshape(-1)
-    flat = flat[flat != ignore_index].astype(np.int64)
+    flat = found[found != ignore_index].astype(np.int64)
     bad = (flat < 0) | (flat >= num_classes)
     if bad.any():
         raise ValueError(
@@ -72,7 +71,7 @@ def count_tensor(class_counts: Counts, *, class_names: Sequence[str] | None = No
         if given.is_meta:
             raise ValueError("class_counts must hold values, got a tensor on the meta device")
         values = given.detach().cpu()
-        given = (values.double() if values.is_floating_point() else values).numpy()
+        given = values.double() if values.is_floating_point() else values
     elif isinstance(given, list | tuple) and any(isinstance(v, bool | np.bool_) for v in given):
         raise TypeError("class_counts must hold whole numbers, got bool")
     elif isinstance(given, str | bytes):
@@ -115,7 +114,7 @@ def _look_like_labels(counts: np.ndarray[Any, Any]) -> bool:
     if len(counts) <= most + 1:
         return False
     named = np.unique(counts)
-    return bool(1 < len(named) == most + 1 - named[0] and named[0] <= 1 < most)
+    return bool(len(named) == most + 1 - named[0] and named[0] <= 1 < most)
 
 
 def some_classes(which: Tensor, class_counts: Counts, class_names: Sequence[str] | None) -> str:

@@ -55,9 +55,9 @@ def open_npy(path: Path, target: str | None) -> Opened:
     if len(headers) < 2:
         raise ValueError(f"target must be another file than that of the numbers, got {target} for both")
 
-    def read(columns: Sequence[str], label: str, rows: int, missing: Missing) -> Chunks:
+    def read(columns: Sequence[str], labels: Sequence[str], rows: int, missing: Missing) -> Chunks:
         arrays = []
-        for name in (columns[0], label):
+        for name in (columns[0], labels[0]):
             header = headers[name]
             assert isinstance(header, _Header)
             arrays.append(_mapped(name, header))
@@ -82,14 +82,14 @@ def open_npz(path: Path, target: str | None) -> Opened:
                 except (ValueError, TypeError) as error:  # of an array that is not asked for it does not matter
                     headers[name] = error
 
-    def read(columns: Sequence[str], label: str, rows: int, missing: Missing) -> Chunks:
+    def read(columns: Sequence[str], labels: Sequence[str], rows: int, missing: Missing) -> Chunks:
         with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as stack:
-            takes = [_taker(path, archive, name, headers[name], stack) for name in (columns[0], label)]
-            length = _length(headers[label])
+            takes = [_taker(path, archive, name, headers[name], stack) for name in (columns[0], labels[0])]
+            length = _length(headers[labels[0]])
             for first in range(0, length, rows):
                 with _unzipping(path):
-                    numbers, labels = (take(first, min(rows, length - first)) for take in takes)
-                yield _as_rows(numbers), labels
+                    numbers, targets = (take(first, min(rows, length - first)) for take in takes)
+                yield _as_rows(numbers), targets
 
     return _opened(path, "array", headers, read)
 
@@ -98,21 +98,22 @@ def _opened(
     path: Path,
     what: str,
     headers: dict[str, _Header | Exception],
-    read: Callable[[Sequence[str], str, int, Missing], Chunks],
+    read: Callable[[Sequence[str], Sequence[str], int, Missing], Chunks],
 ) -> Opened:
-    def check(columns: Sequence[str], label: str) -> None:
-        if len(columns) > 1:
-            raise ValueError(f"{path} must have one array of all classes, got {list_names(columns)}")
+    def check(columns: Sequence[str], labels: Sequence[str]) -> None:
+        for names in (columns, labels):
+            if len(names) > 1:
+                raise ValueError(f"{path} must have one array of all classes, got {list_names(names)}")
         found = []
-        for name in (columns[0], label):
+        for name in (columns[0], labels[0]):
             header = headers[name]
             if isinstance(header, Exception):
                 raise header
             found.append(header)
-        _check_arrays((opened.where(columns[0]), opened.where(label)), found)
+        _check_arrays((opened.where(columns[0]), opened.where(labels[0])), found)
 
     def texts(name: str) -> set[str]:
-        return {str(text) for _, labels in read([name], name, 8192, Missing()) for text in labels}
+        return {str(text) for _, labels in read([name], [name], 8192, Missing()) for text in labels}
 
     fields = tuple(_field(name, header) for name, header in headers.items())
     opened = Opened(path, what, fields, read, texts, check)
@@ -196,12 +197,13 @@ def _header(where: str, stream: IO[bytes], size: int) -> _Header:
 
 
 def _check_arrays(where: tuple[str, str], headers: Sequence[_Header]) -> None:
-    for each, header, ranks, kinds in zip(where, headers, ((1, 2), (1,)), ("iuf", "iufbU"), strict=True):
+    labels = "iufbU" if len(headers[1].shape) == 1 else "iufb"
+    for k, (each, header, kinds) in enumerate(zip(where, headers, ("iuf", labels), strict=True)):
         if header.dtype.kind not in kinds or (header.dtype.kind == "f" and header.dtype.itemsize > 8):
-            accepted = "floating or integer numbers" if 2 in ranks else "integers or class names"
+            accepted = ("floating or integer numbers", "integers or class names")[k]
             raise TypeError(f"{each} must hold {accepted}, got {header.dtype}")
-        if len(header.shape) not in ranks:
-            accepted = "(N, K), or (N,) for one output" if 2 in ranks else "(N,)"
+        if len(header.shape) not in (1, 2) or (k == 1 and header.shape[1:] == (1,)):
+            accepted = ("(N, K), or (N,) for one output", "(N,), or (N, K) of 0 and 1 for K outputs")[k]
             raise ValueError(f"{each} must have shape {accepted}, got {header.shape}")
         if min(header.shape) < 1:
             raise ValueError(f"{each} has no rows, its shape is {header.shape}")

@@ -16,7 +16,7 @@ import os
 import re
 import shlex
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from steelyard.data.predictions.source import Field, Opened, list_names, short
 
@@ -44,19 +44,25 @@ class Choice:
     Attributes:
         values: what the numbers are: ``"logits"``, ``"probabilities"`` or ``"features"``.
         columns: names of the columns of numbers, in the order of the classes; or the name of one list column.
-        label: name of the label column.
+        labels: name of the label column; of outputs that stand for themselves a list column, or a column for each,
+            in the order of the outputs.
+        multi_hot: whether the labels are 0 and 1 for each output.
         left_out: names of the other fields.
         class_names: names of the classes, as the columns tell them; None for lists, single columns and features.
     """
 
     values: str
     columns: tuple[str, ...]
-    label: str
+    labels: tuple[str, ...]
+    multi_hot: bool
     left_out: tuple[str, ...]
     class_names: tuple[str, ...] | None
 
     def __str__(self) -> str:
-        parts = [f"{self.values}: {_told(self.columns)}", f"label: {short(self.label)}"]
+        parts = [
+            f"{self.values}: {_told(self.columns)}",
+            f"label{'s' if self.multi_hot else ''}: {_told(self.labels)}",
+        ]
         parts += [f"left out: {_told(self.left_out)}"] if self.left_out else []
         return "; ".join(parts)
 
@@ -77,7 +83,8 @@ def choose(
         values: what the numbers are: ``"logits"``, ``"probabilities"`` or ``"features"``.
         columns: names or shell patterns of the columns of numbers, in one string with commas or in a sequence.
             Default: found by the rule.
-        target: name of the label column. Default: the one with a name of ``LABEL_NAMES``.
+        target: name of the label column; names or patterns of several, with commas between, for outputs that stand
+            for themselves. Default: the one with a name of ``LABEL_NAMES``.
         class_names: names in the order of the classes, where they are known.
         texts: a function like ``file.texts`` for all files of a set. Default: that of the file.
 
@@ -102,9 +109,10 @@ class _Rule:
     texts: Callable[[str], set[str]]
 
     def choose(self, columns: Sequence[str] | str | None, target: str | None) -> Choice:
-        label = self.label(target)
-        self.others = [f for f in self.file.fields if f is not label]
-        self.label_field = label
+        labels = self.labels(target)
+        self.others = [f for f in self.file.fields if f not in labels]
+        multi_hot = len(labels) > 1 or (labels[0].kind == "list" and labels[0].width > 1)
+        self.label_field = replace(labels[0], kind="integer") if multi_hot else labels[0]
         is_classes = self.values != "features"
         if columns is not None:
             found = self.named(columns)
@@ -114,11 +122,14 @@ class _Rule:
                 self.listed() or self.prefixed(self.values) or self.bare() or self.single() or self.refuse()
             )
         found, names = self.in_order(found, names if is_classes and len(found) > 1 else None)
-        chosen = {f.name for f in found} | {label.name}
+        if len(labels) > 1 and is_classes:
+            labels, names = self.alike(labels, found, names)
+        chosen = {f.name for f in (*found, *labels)}
         return Choice(
             self.values,
             tuple(f.name for f in found),
-            label.name,
+            tuple(f.name for f in labels),
+            multi_hot,
             tuple(f.name for f in self.file.fields if f.name not in chosen),
             names,
         )
@@ -132,13 +143,21 @@ class _Rule:
             return found, names
         return [found[names.index(name)] for name in wanted], wanted
 
-    def label(self, target: str | None) -> Field:
+    def labels(self, target: str | None) -> list[Field]:
         path, what, fields = self.file.path, self.file.what, self.file.fields
         names = [f.name for f in fields]
         if target is not None:
-            if target not in names:
+            parts = [target] if target in names else [part.strip() for part in target.split(",")]
+            found = [
+                self.file.field(name)
+                for part in parts
+                for name in ([part] if part in names else _by_number(fnmatch.filter(names, part)))
+            ]
+            if not found or any(part not in names and not fnmatch.filter(names, part) for part in parts):
                 raise ValueError(f"{path} must have the {what} {target!r}, its {what}s are {list_names(names)}")
-            return self.file.field(target)
+            if len(set(found)) < len(found):
+                raise ValueError(f"target must name every {what} of labels once, got {target!r}")
+            return found
         found = [f for f in fields if f.name.lower() in LABEL_NAMES]
         if not found and sorted(names) == ["arr_0", "arr_1"]:
             found = [f for f in fields if f.kind != "list"]
@@ -148,7 +167,24 @@ class _Rule:
                 f"got {list_names([f.name for f in found]) or 'none'}; "
                 f"name it as target: its {what}s are {list_names(names)}"
             )
-        return found[0]
+        return found
+
+    def alike(self, labels: list[Field], found: list[Field], names: tuple[str, ...] | None) -> _Found:
+        """Return the columns of labels in the order of those of the outputs, and what the outputs are called."""
+        called = _without_prefix([f.name for f in labels])
+        outputs = len(found) if len(found) > 1 else found[0].width
+        if len(labels) != outputs:
+            raise ValueError(
+                f"{self.file.path} must have a {self.file.what} of labels for each of {outputs} outputs, "
+                f"got {list_names([f.name for f in labels])}"
+            )
+        wanted = names or (self.known if self.known and set(self.known) == set(called) else called)
+        if set(wanted) != set(called):
+            raise ValueError(
+                f"{self.file.path} must have {self.values} and labels of the same outputs, got {self.values} of "
+                f"{list_names(wanted)} and labels of {list_names(called)}"
+            )
+        return [labels[called.index(name)] for name in wanted], wanted
 
     # 1. By option
 
@@ -158,7 +194,7 @@ class _Rule:
             columns = [columns] if columns in names else [part.strip() for part in columns.split(",")]
         chosen: list[str] = []
         for part in columns:
-            if part == self.label_field.name:
+            if part not in names and part in {f.name for f in self.file.fields}:
                 raise ValueError(f"{self.file.where(part)} is the label, it cannot be one of the {self.values}")
             # A name may itself hold the signs of a pattern.
             found = [part] if part in names else self.by_number(fnmatch.filter(names, part))
@@ -181,13 +217,12 @@ class _Rule:
 
     def by_number(self, names: list[str]) -> list[str]:
         """Return the matches of a pattern; where all end in a number after what they share, in its order."""
-        parts = [part for name in names if (part := re.fullmatch(r"(.*?)(\d+)", name, re.DOTALL))]
-        if len(names) < 2 or len(parts) < len(names) or len({part[1] for part in parts}) > 1:
+        parts = _numbered(names)
+        if not parts:
             return names
-        ends = {part[2]: self.file.field(part[0]) for part in parts}
         if self.values == "features":
-            return [ends[end].name for end in sorted(ends, key=int)]
-        return [f.name for f in self.numbered(ends)[0]]
+            return _by_number(names)
+        return [f.name for f in self.numbered({end: self.file.field(name) for end, name in parts.items()})[0]]
 
     def names_of(self, fields: list[Field]) -> tuple[str, ...] | None:
         """Return the classes that the columns named by option are called after."""
@@ -339,7 +374,7 @@ class _Rule:
         file, values = self.file, self.values
         for f in self.others:
             if f.name.lower() in _STEMS[values][0]:
-                file.check([f.name], self.label_field.name)  # called as it should be, it holds something else
+                file.check([f.name], [self.label_field.name])  # called as it should be, it holds something else
         fields = [f"{f.name} ({f.type})" for f in self.others]
         if values == "logits":
             found = next(
@@ -383,6 +418,19 @@ class _Rule:
 
 
 _PASTED = 12
+
+
+def _numbered(names: list[str]) -> dict[str, str]:
+    """Return names by the number that they end in, where all end in one after what they share; else nothing."""
+    parts = [part for name in names if (part := re.fullmatch(r"(.*?)(\d+)", name, re.DOTALL))]
+    if len(names) < 2 or len(parts) < len(names) or len({part[1] for part in parts}) > 1:
+        return {}
+    return {part[2]: part[0] for part in parts}
+
+
+def _by_number(names: list[str]) -> list[str]:
+    ends = _numbered(names)
+    return [ends[end] for end in sorted(ends, key=int)] or names
 
 
 def _told(names: Sequence[str], most: int = 6) -> str:

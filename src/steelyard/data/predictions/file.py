@@ -36,6 +36,7 @@ class Predictions:
         split: ``"train"`` or ``"test"``, where the metadata says it.
         class_counts: (K) training samples of each class, where the metadata says it.
         num_classes: numbers in a row, which are K logits or probabilities (or any number of features).
+        multi_hot: whether labels are (n, K) of 0 and 1, for outputs that stand for themselves.
     """
 
     path: Path
@@ -56,7 +57,7 @@ class Predictions:
     _missing: Missing = field(repr=False)
 
     def batches(self, rows: int = 8192) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield numbers (n, K), float32 or float64, and labels (n,), int64, of at most `rows` rows at a time.
+        """Yield numbers (n, K), float32 or float64, and labels (n,) or (n, K), int64, of at most `rows` rows.
 
         NaN and infinite numbers are passed on.
 
@@ -70,16 +71,22 @@ class Predictions:
             raise ValueError(f"rows must be at least 1, got {rows}")
         return self._batches(rows)
 
+    @property
+    def multi_hot(self) -> bool:
+        return self._choice.multi_hot
+
     def _batches(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
-        label = self._choice.label
+        given = self._choice.labels
         for file in self._files:
             first = 0
-            for values, labels in file.read(self.columns, label, rows, self._missing):
+            where = file.where(given[0])
+            for values, labels in file.read(self.columns, given, rows, self._missing):
                 wide = values.dtype.kind != "f" or values.dtype.itemsize == 8
                 numbers = np.array(values, dtype=np.float64 if wide else np.float32, order="C")
-                codes = _codes(
-                    file.where(label), labels, self.class_names, self._num_labels, first, self._missing.labels
-                )
+                if self.multi_hot:
+                    codes = _multi_hot(where if len(given) == 1 else given, labels, first, self._missing.labels)
+                else:
+                    codes = _codes(where, labels, self.class_names, self._num_labels, first, self._missing.labels)
                 yield torch.from_numpy(numbers), torch.from_numpy(codes)
                 first += len(codes)
 
@@ -106,7 +113,8 @@ def open_predictions(
             ``.npy``; or a folder of tables, or a glob, whose files are one data set, in natural order.
         target: name of the column or array of labels: integers from 0, booleans or class names. Default: the one
             of ``target``, ``label``, ``labels``, ``y``, ``y_true`` and ``label_ids`` that there is. For ``.npy``,
-            the file of labels.
+            the file of labels. A list column or an (N, K) array of 0 and 1, or a column for each output (names or
+            patterns, with commas between), are labels of outputs that stand for themselves.
         values: what the numbers are.
         columns: names or shell patterns (``"logit_*"``), in a sequence or with commas in a string; each must
             match. The columns of a pattern that end in numbers are ordered by them.
@@ -149,6 +157,13 @@ def open_predictions(
     width = len(choice.columns) if len(choice.columns) > 1 else first.field(choice.columns[0]).width
     classes = max(width, 2)  # one number a row is a binary output
     names = _class_names(path, first, choice, given, width if is_classes else None)
+    of_labels = len(choice.labels) if len(choice.labels) > 1 else first.field(choice.labels[0]).width
+    if choice.multi_hot and (not is_classes or of_labels != width):
+        raise ValueError(
+            f"{path} must have one label a row"
+            + (f", or 0 and 1 for each of {width} outputs" if is_classes else "")
+            + f", got {of_labels} labels a row"
+        )
     decay, adjustment = _numbers(told.get("weight_decay", "")), _numbers(told.get("logit_adjustment", ""))
     counts = told.get("class_counts", "").split()
     batch_size = told.get("batch_size", "")
@@ -202,7 +217,7 @@ def _choose(
         class_names=names,
         texts=lambda name: set().union(*(file.texts(name) for file in files if file.has_rows)),
     )
-    first.check(choice.columns, choice.label)
+    first.check(choice.columns, choice.labels)
     return choice
 
 
@@ -210,7 +225,7 @@ def _class_names(
     path: Path, first: Opened, choice: Choice, given: tuple[str, ...] | None, width: int | None
 ) -> tuple[str, ...] | None:
     """Return the names of the classes; `width` is how many numbers a row has, or None for features."""
-    from_columns, label = choice.class_names, first.field(choice.label)
+    from_columns, label = choice.class_names, first.field(choice.labels[0])
     if given is not None and width is not None and len(given) != max(width, 2):
         raise ValueError(f"{path} has {width} numbers a row, but there are {len(given)} class names")
     if given and from_columns and given != from_columns and set(given) == set(from_columns):
@@ -262,6 +277,20 @@ def _codes(
         got = reprlib.repr(labels[row : row + 1].tolist()[0])
         raise ValueError(f"{where} must hold {accepted}, got {got} in row {first + row}")
     return codes
+
+
+def _multi_hot(where: str | Sequence[str], labels: Array, first: int, missing: bool) -> Array:
+    """Return (n, K) labels of 0 and 1, -100 for missing ones, as int64; `where` names the list, or each column."""
+    numbers = np.array(labels, dtype=np.float64)
+    absent = np.isnan(numbers) | (numbers == _IGNORED)
+    bad = (numbers != 0) & (numbers != 1) & ~(absent & missing)
+    if bad.any():
+        row, output = (int(at) for at in np.unravel_index(int(bad.argmax()), bad.shape))
+        name = where if isinstance(where, str) else f"column {where[output]!r}"
+        raise ValueError(
+            f"{name} must hold 0 and 1, got {numbers[row, output]:g} in row {first + row}, output {output}"
+        )
+    return np.where(absent, _IGNORED, numbers).astype(np.int64)
 
 
 def _of_booleans(labels: Array, names: Sequence[str] | None) -> Array:

@@ -67,13 +67,13 @@ def check_alike(first: Opened, other: Opened, choice: Choice) -> None:
         ValueError: the sentence names the file.
     """
     names = [f.name for f in other.fields]
-    missing = [name for name in (*choice.columns, choice.label) if name not in names]
+    missing = [name for name in (*choice.columns, *choice.labels) if name not in names]
     if missing:
         raise ValueError(
             f"{other.path} must have the {other.what}s of {first.path}, but has no {list_names(missing)}: "
             f"its {other.what}s are {list_names(names)}"
         )
-    for name in (*choice.columns, choice.label):
+    for name in (*choice.columns, *choice.labels):
         here, there = other.field(name), first.field(name)
         if _kind(here.kind) != _kind(there.kind) and other.has_rows and first.has_rows:
             raise ValueError(

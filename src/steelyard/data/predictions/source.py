@@ -41,10 +41,10 @@ class Opened:
         path: of the file.
         what: a field is called, ``"column"`` or ``"array"``.
         fields: in the order of the file.
-        read: given the names of the number fields, the name of the label, the most rows at a time and what is done
-            with missing cells, yields (numbers, labels).
+        read: given the names of the number fields, those of the labels, the most rows at a time and what is done
+            with missing cells, yields (numbers, labels); labels are (n,), or (n, K) of a list or several fields.
         texts: given the name of a field of text, returns all that it holds.
-        check: given the names of the number fields and of the label, refuses what cannot be read.
+        check: given the names of the number fields and of the labels, refuses what cannot be read.
         has_rows: False for an empty table.
         metadata: that Steelyard wrote.
         notes: what the reader took into account, such as decimal commas.
@@ -53,9 +53,9 @@ class Opened:
     path: Path
     what: str
     fields: tuple[Field, ...]
-    read: Callable[[Sequence[str], str, int, "Missing"], Chunks]
+    read: Callable[[Sequence[str], Sequence[str], int, "Missing"], Chunks]
     texts: Callable[[str], set[str]]
-    check: Callable[[Sequence[str], str], None]
+    check: Callable[[Sequence[str], Sequence[str]], None]
     has_rows: bool = True
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()

@@ -81,19 +81,25 @@ def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:
         # In CSV the spaces around a cell are no part of it.
         return pc.utf8_trim_whitespace(labels) if is_delimited and is_text(labels.type) else labels
 
-    def read(columns: Sequence[str], label: str, rows: int, missing: Missing) -> Chunks:
+    def read(columns: Sequence[str], labels: Sequence[str], rows: int, missing: Missing) -> Chunks:
         first = 0
+        fields = [opened.field(name) for name in labels]
+        is_wide = len(labels) > 1 or fields[0].kind == "list"
         own = [found.names.get(name, name) for name in columns]
         width = opened.field(columns[0]).width
-        for batch in stream(columns, [label], rows):
+        for batch in stream(columns, labels, rows):
             for start in range(0, batch.num_rows, rows):  # a file of Arrow may be a single batch
                 part = batch.slice(start, rows)
-                labels = labels_of(part, label)
-                if not missing.labels:
-                    _refuse_nulls(opened.where(label), labels, first)
+                targets = [labels_of(part, name) for name in labels]
                 where = [opened.where(name) for name in columns]
                 numbers = _matrix(where, [part.column(name) for name in own], width, first, missing.values)
-                yield numbers, labels.to_numpy(zero_copy_only=False)
+                of_labels = [opened.where(name) for name in labels]
+                if is_wide:
+                    yield numbers, _matrix(of_labels, targets, fields[0].width, first, missing.labels)
+                else:
+                    if not missing.labels:
+                        _refuse_nulls(of_labels[0], targets[0], first)
+                    yield numbers, targets[0].to_numpy(zero_copy_only=False)
                 first += part.num_rows
 
     def texts(name: str) -> set[str]:
@@ -102,7 +108,7 @@ def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:
             found_texts.update(text for text in pc.unique(labels_of(batch, name)).to_pylist() if text is not None)
         return found_texts
 
-    def check(columns: Sequence[str], label: str) -> None:
+    def check(columns: Sequence[str], labels: Sequence[str]) -> None:
         for name in columns:
             kind = schema.field(name).type
             if _is_list(kind):
@@ -114,10 +120,15 @@ def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:
                     )
             elif not is_number(kind) and not is_delimited:
                 raise TypeError(f"{opened.where(name)} must hold numbers, or lists of them, got {short(kind)}")
-        if opened.field(label).kind not in ("integer", "number", "bool", "text"):
-            raise TypeError(
-                f"{opened.where(label)} must hold integers or class names, got {short(schema.field(label).type)}"
-            )
+        accepted = "integers or class names" if len(labels) == 1 else "0 and 1 for each row"
+        kinds = ("integer", "number", "bool", *(("text", "list") if len(labels) == 1 else ()))
+        for label in labels:
+            if opened.field(label).kind not in kinds or (
+                opened.field(label).kind == "list" and opened.field(label).width < 2
+            ):
+                raise TypeError(
+                    f"{opened.where(label)} must hold {accepted}, got {short(schema.field(label).type)}"
+                )
 
     def cells(name: str) -> Iterator[Any]:
         return (batch.column(0) for batch in stream([name], [], 8192))

@@ -1,7 +1,7 @@
 """What audit.json holds: what the weights did to one model."""
 
-from dataclasses import dataclass
-from typing import ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
 
 from steelyard.report.results.parts import Numbers, Sides
 from steelyard.report.results.records import Record, Results, check_sizes
@@ -11,9 +11,11 @@ from steelyard.report.results.records import Record, Results, check_sizes
 class VerdictResult(Record):
     """A verdict of an audit as :class:`steelyard.auditing.report.Verdict` has it."""
 
+    name: str
+    code: str
+    severity: Literal["fault", "warning", "note"]
     topic: str
     text: str
-    fault: str | None = None
     value: float | None = None
     low: float | None = None
     high: float | None = None
@@ -65,6 +67,32 @@ class ClassResult(Record):
     relative_residual: float | None
 
 
+@dataclass(frozen=True)
+class IgnoredResult(Record):
+    """A finding that was set aside."""
+
+    code: str
+    name: str
+
+
+@dataclass(frozen=True)
+class MeasureResult(Record):
+    """A number with its 95% interval."""
+
+    value: float
+    low: float | None = None
+    high: float | None = None
+
+
+@dataclass(frozen=True)
+class RatioResult(Record):
+    """How many times a sample of class 1 weighs one of class 0, as :class:`steelyard.auditing.Ratio` has it."""
+
+    stated: float
+    found: MeasureResult
+    text: str = ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Audit(Results):
     """What audit.json holds, as far as pages and tables read it; see :class:`steelyard.auditing.AuditReport`."""
@@ -76,6 +104,7 @@ class Audit(Results):
     name: str
     command: str | None = None
     version: str
+    headline: str
     verdicts: list[VerdictResult]
     faults: list[str]
     statement: str
@@ -92,6 +121,8 @@ class Audit(Results):
     implied_pos_weight: Numbers | None
     trades: list[TradeResult]
     classes: list[ClassResult]
+    ignored: list[IgnoredResult] = field(default_factory=list)
+    ratio: RatioResult | None = None
 
     def __post_init__(self) -> None:
         size = len(self.class_names)

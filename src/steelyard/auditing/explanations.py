@@ -1,0 +1,337 @@
+"""Which stated weights explain the implied ones: to which power, without which classes, in which order."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from steelyard.balance.implied import AppliedPower
+
+QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for 16 folds
+_FLOOR = 0.05  # scatter of log implied weights that no training is without
+_UNKNOWN = 5.0  # standard error of a logarithm of which the samples say nothing
+_MANY = 300  # classes from which on errors count as independent
+_OFF, _OFF_ERRORS = math.log(1.5), 4.0  # a class is off by more than a factor, and more than so many errors
+_ALIKE = 0.35  # scatter up to which all other classes count as having their weights
+_ORDERLY = 0.25  # an order found from the implied weights leaves at most this part of the scatter
+_DISTORTED = 1 / 3  # of the scatter may go along with the stated weights by itself
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Log implied weights fitted by stated ones.
+
+    Attributes:
+        power: exponent of the stated weights, as fitted or as it was held.
+        error: its standard error over samples and trainings; NaN where it was held. The scatter enters twice: as
+            chance, and as something that goes along with the weights, which more classes do not average out.
+        scatter: standard deviation of the log implied weights about the fit, beyond what samples explain.
+    """
+
+    power: float
+    error: float
+    scatter: float
+
+    def holds(self, power: float, slack: float = 0.0) -> bool:
+        """Return whether the 95% interval reaches this power, up to a slack."""
+        return abs(self.power - power) <= max(QUANTILE * self.error, slack)
+
+    @property
+    def applied(self) -> AppliedPower:
+        """Return power and error alone."""
+        return AppliedPower(self.power, self.error)
+
+
+@dataclass(frozen=True)
+class Off:
+    """A class whose weight is another than stated: by this factor, with the error of its logarithm."""
+
+    index: int
+    factor: float
+    log_error: float
+
+
+@dataclass(frozen=True)
+class Explained:
+    """What explains the implied weights.
+
+    Attributes:
+        power: the stated weights' fit, or None where they do not differ within any group.
+        none, once, twice: fits of no weights, of the stated ones, and of their squares.
+        parts: of each part of the statement alone, where there are several.
+        frequency: fit of the reciprocal class counts, or None where they do not differ.
+        off: classes whose weight is another than stated, where all others have theirs.
+        apart: classes whose weight is another than stated beyond what samples explain, by the median class.
+        order: (K,) the class whose weight each class seems to have, or None where that is its own.
+        range: largest difference of two log implied weights that compare, with its error over samples.
+        classes: how many compare.
+    """
+
+    power: Fit | None
+    none: Fit
+    once: Fit
+    twice: Fit
+    parts: dict[str, Fit]
+    frequency: Fit | None
+    off: tuple[Off, ...]
+    apart: tuple[Off, ...]
+    order: Tensor | None
+    range: tuple[float, float]
+    classes: int
+
+    @property
+    def scatter(self) -> float:
+        """Return the scatter of the implied weights about what explains them best."""
+        fits = [self.none, self.once, self.twice, *(f for f in (self.power, self.frequency) if f is not None)]
+        return min(fit.scatter for fit in fits)
+
+
+def explain(
+    source: "Explanations", stated: Tensor | None, parts: dict[str, Tensor], counts: Tensor
+) -> Explained | None:
+    """Return what explains the implied weights, or None where none compare.
+
+    Args:
+        source: the implied weights.
+        stated: (K,) weights that are stated, or None.
+        parts: of what they are the product, by name.
+        counts: (K,) training samples of each class.
+    """
+    if not source.enough:
+        return None
+    nothing = torch.zeros(len(counts), dtype=torch.float64)
+    x = nothing if stated is None else stated.log()
+    rare = -counts.clamp(min=1e-300).log()
+    frequency = source.fit(rare) if source.constants and source.varies(rare) else None
+    none = source.hold(nothing)
+    if not source.varies(x):
+        return Explained(None, none, none, none, {}, frequency, (), (), None, source.differ(), len(source.places))
+    return Explained(
+        power=source.fit(x),
+        none=none,
+        once=source.hold(x),
+        twice=source.hold(2 * x),
+        parts={name: source.hold(w.log()) for name, w in parts.items()} if len(parts) > 1 else {},
+        frequency=frequency,
+        off=source.off(x),
+        apart=source.apart(x),
+        order=source.order(x),
+        range=source.differ(),
+        classes=len(source.places),
+    )
+
+
+class Explanations:
+    r"""Fits of the implied weights, each group of classes with a constant of its own.
+
+    .. math:: \log w_k^{\text{implied}} = c_{\text{group}} + g \log w_k + e_k, \qquad
+        e \sim (0, C + \tau^2)
+
+    by generalised least squares. C is the covariance over samples, from the jackknife; :math:`\tau` the scatter
+    that training leaves, from the residuals (Paule and Mandel's equation), at least 0.05.
+
+    Args:
+        logs: (K,) log implied weights.
+        replicates: (F, K) the same without a part of the samples each, or None.
+        groups: classes whose weights compare; None where each stands for itself, on an absolute scale.
+    """
+
+    def __init__(self, logs: Tensor, replicates: Tensor | None, groups: Sequence[Sequence[int]] | None) -> None:
+        kept = [list(g) for g in groups if len(g) > 1] if groups is not None else None
+        places = [k for group in kept for k in group] if kept is not None else list(range(len(logs)))
+        self.places = [k for k in places if math.isfinite(float(logs[k]))]
+        self.logs = logs
+        self.group = torch.zeros(len(logs), dtype=torch.long)
+        for i, members in enumerate(kept or []):
+            self.group[members] = i
+        self.constants = kept is not None
+        self.covariance = _covariance(logs, replicates, self.constants, kept)
+
+    @property
+    def enough(self) -> bool:
+        """Return whether there is anything to fit."""
+        return len(self.places) > (1 if self.constants else 0)
+
+    def varies(self, values: Tensor) -> bool:
+        """Return whether values differ within a group, or from 0 where classes stand for themselves."""
+        return bool((self._centred(values, self.places).abs() > 1e-9).any()) if self.enough else False
+
+    def fit(self, x: Tensor, skip: Sequence[int] = ()) -> Fit:
+        """Return the power of weights, given by their logarithms, that fits best."""
+        return self._fit(self.logs, x, skip)
+
+    def hold(self, offset: Tensor, skip: Sequence[int] = ()) -> Fit:
+        """Return the fit of these weights as they are."""
+        found = self._fit(self.logs - offset, None, skip)
+        return Fit(1.0, math.nan, found.scatter)
+
+    def residuals(self, offset: Tensor) -> tuple[Tensor, Tensor]:
+        """Return how far each class is from these weights, about the median of its group, and with which error.
+
+        NaN for classes that do not compare.
+        """
+        residual, error = torch.full_like(self.logs, torch.nan), torch.full_like(self.logs, torch.nan)
+        places = self.places
+        if not places:
+            return residual, error
+        values = (self.logs - offset)[places]
+        if self.constants:
+            for g in torch.unique(self.group[places]).tolist():
+                inside = self.group[places] == g
+                values[inside] = values[inside] - values[inside].quantile(0.5)
+        scatter = max(_FLOOR, 1.4826 * float(values.abs().quantile(0.5)))
+        residual[places] = values
+        error[places] = (self.covariance.diagonal()[places] + scatter**2).sqrt()
+        return residual, error
+
+    def off(self, offset: Tensor) -> tuple[Off, ...]:
+        """Return the few classes that stand apart from all others, which have these weights; () where there are
+        none, or too many."""
+        size = len(self.places)
+        residual, _ = self.residuals(offset)
+        named: list[int] = []
+        for k in residual.abs().nan_to_num(0.0).argsort(descending=True).tolist()[: max(1, size // 5)]:
+            if size < 4 or float(residual[k].abs()) <= _OFF:
+                break
+            named.append(k)
+        while named:
+            rest = [k for k in self.places if k not in named]
+            fit = self.fit(offset, named) if self._varies_in(offset, rest) else None
+            held = self.hold(offset, named)
+            if held.scatter <= _ALIKE and (fit is None or fit.holds(1, 0.15)):
+                apart = [self._apart(k, offset, rest, held.scatter) for k in named]
+                if all(abs(math.log(a.factor)) > max(_OFF, _OFF_ERRORS * a.log_error) for a in apart):
+                    return tuple(apart)
+            named.pop()
+        return ()
+
+    def apart(self, offset: Tensor) -> tuple[Off, ...]:
+        """Return the classes that are off beyond what samples explain, whatever scatter training leaves."""
+        residual, _ = self.residuals(offset)
+        found = []
+        for k in residual.abs().nan_to_num(0.0).argsort(descending=True).tolist():
+            value, error = float(residual[k]), math.sqrt(float(self.covariance[k, k]))
+            if math.isfinite(value) and abs(value) > max(_OFF, _OFF_ERRORS * error):
+                found.append(Off(k, math.exp(max(-50.0, min(50.0, value))), error))
+        return tuple(found)
+
+    def order(self, x: Tensor) -> Tensor | None:
+        """Return the class whose weight each class seems to have, where another order than stated fits far better.
+
+        Tried are the reversed order, orders moved by one class, and the order by size of the implied weights.
+        """
+        places = torch.tensor(self.places)
+        groups = torch.unique(self.group[places]) if len(places) else places
+        if not self.constants or len(groups) != 1 or len(places) < 3:
+            return None
+        size = len(places)
+        everywhere = torch.arange(len(x))
+        simple = [torch.arange(size).flip(0), torch.arange(size).roll(1), torch.arange(size).roll(-1)]
+        ranked = torch.empty(size, dtype=torch.long)
+        ranked[self.logs[places].argsort()] = x[places].argsort()
+        least = min(self.hold(x).scatter, self.hold(torch.zeros_like(x)).scatter)
+        for moved in (*simple, ranked):
+            order = everywhere.clone()
+            order[places] = places[moved]
+            if bool((x[order] == x).all()) or not self.varies(x[order]):
+                continue
+            part = 0.5 if moved is not ranked else _ORDERLY
+            fit, slack = self.fit(x[order]), 0.1 if moved is ranked else 0.5
+            if self.hold(x[order]).scatter <= part * least and abs(fit.power - 1) <= slack:
+                return order
+        return None
+
+    def differ(self) -> tuple[float, float]:
+        """Return the largest difference of two log implied weights of a group, and its error over samples."""
+        best, error = 0.0, math.inf
+        for g in torch.unique(self.group[self.places]).tolist():
+            inside = [k for k in self.places if int(self.group[k]) == g]
+            values = self.logs[inside]
+            high, low = inside[int(values.argmax())], inside[int(values.argmin())]
+            C = self.covariance
+            spread = math.sqrt(float(C[high, high] + C[low, low] - 2 * C[high, low]))
+            if float(values.max() - values.min()) > best:
+                best, error = float(values.max() - values.min()), spread
+        return best, error
+
+    def _apart(self, k: int, offset: Tensor, rest: list[int], scatter: float) -> Off:
+        own = [j for j in rest if int(self.group[j]) == int(self.group[k])] or rest
+        values = (self.logs - offset)[own]
+        C = self.covariance
+        W = 1 / (C.diagonal()[own] + scatter**2)
+        centre = float((W * values).sum() / W.sum()) if self.constants else 0.0
+        error = math.sqrt(float(C[k, k]) + scatter**2 + (float(1 / W.sum()) if self.constants else 0.0))
+        factor = math.exp(max(-50.0, min(50.0, float(self.logs[k] - offset[k]) - centre)))
+        return Off(k, factor, error)
+
+    def _varies_in(self, x: Tensor, places: list[int]) -> bool:
+        return len(places) > 1 and bool((self._centred(x, places).abs() > 1e-9).any())
+
+    def _centred(self, values: Tensor, places: list[int]) -> Tensor:
+        part = values[places].clone()
+        if self.constants:
+            for g in torch.unique(self.group[places]).tolist():
+                inside = self.group[places] == g
+                part[inside] = part[inside] - part[inside].mean()
+        return part
+
+    def _fit(self, y: Tensor, x: Tensor | None, skip: Sequence[int]) -> Fit:
+        places = [k for k in self.places if k not in set(skip)]
+        columns = []
+        if self.constants:
+            groups = self.group[places]
+            columns = [(groups == g).to(y) for g in torch.unique(groups).tolist()]
+        if x is not None:
+            columns.append(x[places].to(y))
+        X = torch.stack(columns, 1) if columns else y.new_zeros(len(places), 0)
+        values, C = y[places], self.covariance[places][:, places]
+        free = len(places) - X.shape[1]
+
+        def solved(scatter: float) -> tuple[Tensor, Tensor, float]:
+            V = C + scatter**2 * torch.eye(len(C), dtype=C.dtype)
+            factor = torch.linalg.cholesky(V)
+            A = torch.linalg.solve_triangular(factor, torch.cat([X, values[:, None]], 1), upper=False)
+            left, right = A[:, :-1], A[:, -1:]
+            inverse = torch.linalg.pinv(left.T @ left, hermitian=True)
+            beta = inverse @ (left.T @ right)
+            residual = right - left @ beta
+            return beta[:, 0], inverse, float(residual.square().sum())
+
+        low, high = math.log(_FLOOR), math.log(50.0)
+        if free >= 1 and solved(_FLOOR)[2] > free:
+            for _ in range(30):
+                middle = (low + high) / 2
+                low, high = (middle, high) if solved(math.exp(middle))[2] > free else (low, middle)
+        scatter = math.exp(low)
+        beta, inverse, _ = solved(scatter)
+        if x is None:
+            return Fit(0.0, math.nan, scatter)
+        deviation = float(self._centred(x, places).square().mean().sqrt())
+        distorted = _DISTORTED * scatter / max(deviation, 1e-9)
+        return Fit(float(beta[-1]), math.hypot(math.sqrt(float(inverse[-1, -1])), distorted), scatter)
+
+
+def _covariance(
+    logs: Tensor, replicates: Tensor | None, constants: bool, groups: list[list[int]] | None
+) -> Tensor:
+    """Return the (K, K) covariance over samples, half of it taken as independent: folds are few beside classes."""
+    size = len(logs)
+    if replicates is None:
+        return torch.zeros(size, size, dtype=logs.dtype)
+    parts = replicates.clone()
+    for members in groups or []:  # in the unit of the median class, so that a rare class does not move all
+        parts[:, members] = parts[:, members] - parts[:, members].nanquantile(0.5, dim=1, keepdim=True)
+    known = torch.isfinite(parts).all(0)
+    parts = parts[:, known] - parts[:, known].mean(0)
+    folds = len(parts)
+    C = (folds - 1) / folds * parts.T @ parts
+    own = C.diagonal().clone()
+    C = 0.5 * C if len(C) < _MANY else torch.zeros_like(C)
+    C.diagonal().copy_(own)
+    whole = torch.zeros(size, size, dtype=logs.dtype)
+    whole.diagonal().fill_(_UNKNOWN**2)
+    places = known.nonzero()[:, 0]
+    whole[places[:, None], places] = C
+    return whole
