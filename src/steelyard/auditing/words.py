@@ -286,7 +286,7 @@ def _ratio(f: Finding, n: Numbers) -> str:
     found, stated = f.numbers["ratio"], f.numbers["stated_ratio"].value
     return (
         f"A sample of {label(n, 1)} weighs {_shown(found, '', '.3g')} times one of {label(n, 0)}; "
-        f"{stated:.3g} was stated."
+        f"{_number(stated, '.3g')} was stated."
     )
 
 

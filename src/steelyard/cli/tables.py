@@ -107,7 +107,9 @@ def print_forecast(found: "ForecastResults") -> None:
 
 
 def _significant(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if 100 <= abs(value) < 1e6 else f"{value:.3g}"
 
 
 def _between(low: float | None, high: float | None) -> str:
