@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from steelyard.balance.implied import AppliedPower
 
@@ -13,6 +14,7 @@ QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for 1
 _FLOOR = 0.05  # scatter of log implied weights that no training is without
 _UNKNOWN = 5.0  # standard error of a logarithm of which the samples say nothing
 _MANY = 300  # classes from which on errors count as independent
+_FEW = 8  # classes that are named as off, at most
 _OFF, _OFF_ERRORS = math.log(1.5), 4.0  # a class is off by more than a factor, and more than so many errors
 _ALIKE = 0.35  # scatter up to which all other classes count as having their weights
 _ORDERLY = 0.25  # an order found from the implied weights leaves at most this part of the scatter
@@ -147,7 +149,7 @@ class Explanations:
         for i, members in enumerate(kept or []):
             self.group[members] = i
         self.constants = kept is not None
-        self.covariance = _covariance(logs, replicates, self.constants, kept)
+        self.variance, self.covariance = _errors(logs, replicates, kept)
 
     @property
     def enough(self) -> bool:
@@ -183,7 +185,7 @@ class Explanations:
                 values[inside] = values[inside] - values[inside].quantile(0.5)
         scatter = max(_FLOOR, 1.4826 * float(values.abs().quantile(0.5)))
         residual[places] = values
-        error[places] = (self.covariance.diagonal()[places] + scatter**2).sqrt()
+        error[places] = (self.variance[places] + scatter**2).sqrt()
         return residual, error
 
     def off(self, offset: Tensor) -> tuple[Off, ...]:
@@ -192,7 +194,7 @@ class Explanations:
         size = len(self.places)
         residual, _ = self.residuals(offset)
         named: list[int] = []
-        for k in residual.abs().nan_to_num(0.0).argsort(descending=True).tolist()[: max(1, size // 5)]:
+        for k in residual.abs().nan_to_num(0.0).argsort(descending=True).tolist()[: max(1, min(_FEW, size // 5))]:
             if size < 4 or float(residual[k].abs()) <= _OFF:
                 break
             named.append(k)
@@ -212,7 +214,7 @@ class Explanations:
         residual, _ = self.residuals(offset)
         found = []
         for k in residual.abs().nan_to_num(0.0).argsort(descending=True).tolist():
-            value, error = float(residual[k]), math.sqrt(float(self.covariance[k, k]))
+            value, error = float(residual[k]), math.sqrt(float(self.variance[k]))
             if math.isfinite(value) and abs(value) > max(_OFF, _OFF_ERRORS * error):
                 found.append(Off(k, math.exp(max(-50.0, min(50.0, value))), error))
         return tuple(found)
@@ -250,8 +252,8 @@ class Explanations:
             inside = [k for k in self.places if int(self.group[k]) == g]
             values = self.logs[inside]
             high, low = inside[int(values.argmax())], inside[int(values.argmin())]
-            C = self.covariance
-            spread = math.sqrt(float(C[high, high] + C[low, low] - 2 * C[high, low]))
+            together = 0.0 if self.covariance is None else float(self.covariance[high, low])
+            spread = math.sqrt(float(self.variance[high] + self.variance[low]) - 2 * together)
             if float(values.max() - values.min()) > best:
                 best, error = float(values.max() - values.min()), spread
         return best, error
@@ -259,10 +261,9 @@ class Explanations:
     def _apart(self, k: int, offset: Tensor, rest: list[int], scatter: float) -> Off:
         own = [j for j in rest if int(self.group[j]) == int(self.group[k])] or rest
         values = (self.logs - offset)[own]
-        C = self.covariance
-        W = 1 / (C.diagonal()[own] + scatter**2)
+        W = 1 / (self.variance[own] + scatter**2)
         centre = float((W * values).sum() / W.sum()) if self.constants else 0.0
-        error = math.sqrt(float(C[k, k]) + scatter**2 + (float(1 / W.sum()) if self.constants else 0.0))
+        error = math.sqrt(float(self.variance[k]) + scatter**2 + (float(1 / W.sum()) if self.constants else 0.0))
         factor = math.exp(max(-50.0, min(50.0, float(self.logs[k] - offset[k]) - centre)))
         return Off(k, factor, error)
 
@@ -278,26 +279,22 @@ class Explanations:
         return part
 
     def _fit(self, y: Tensor, x: Tensor | None, skip: Sequence[int]) -> Fit:
-        places = [k for k in self.places if k not in set(skip)]
-        columns = []
-        if self.constants:
-            groups = self.group[places]
-            columns = [(groups == g).to(y) for g in torch.unique(groups).tolist()]
-        if x is not None:
-            columns.append(x[places].to(y))
-        X = torch.stack(columns, 1) if columns else y.new_zeros(len(places), 0)
-        values, C = y[places], self.covariance[places][:, places]
-        free = len(places) - X.shape[1]
+        left_out = set(skip)
+        places = [k for k in self.places if k not in left_out]
+        groups = torch.unique(self.group[places], return_inverse=True)[1]
+        constants = int(groups.max()) + 1 if self.constants and places else 0
+        free = len(places) - constants - (x is not None)
+        values, stated = y[places], None if x is None else x[places].to(y)
 
-        def solved(scatter: float) -> tuple[Tensor, Tensor, float]:
-            V = C + scatter**2 * torch.eye(len(C), dtype=C.dtype)
-            factor = torch.linalg.cholesky(V)
-            A = torch.linalg.solve_triangular(factor, torch.cat([X, values[:, None]], 1), upper=False)
-            left, right = A[:, :-1], A[:, -1:]
-            inverse = torch.linalg.pinv(left.T @ left, hermitian=True)
-            beta = inverse @ (left.T @ right)
-            residual = right - left @ beta
-            return beta[:, 0], inverse, float(residual.square().sum())
+        def solved(scatter: float) -> tuple[float, float, float]:
+            """Return the power, its variance, and the sum of squares that is left, in units of the errors."""
+            if self.covariance is None:
+                own = self.variance[places] + scatter**2
+                return _independent(values, stated, own, groups if self.constants else None)
+            C = self.covariance[places][:, places]
+            dummies = F.one_hot(groups, constants).to(y) if constants else y.new_zeros(len(places), 0)
+            X = dummies if stated is None else torch.cat([dummies, stated[:, None]], 1)
+            return _together(values, X, C + scatter**2 * torch.eye(len(C), dtype=C.dtype))
 
         low, high = math.log(_FLOOR), math.log(50.0)
         if free >= 1 and solved(_FLOOR)[2] > free:
@@ -305,33 +302,70 @@ class Explanations:
                 middle = (low + high) / 2
                 low, high = (middle, high) if solved(math.exp(middle))[2] > free else (low, middle)
         scatter = math.exp(low)
-        beta, inverse, _ = solved(scatter)
+        power, variance, _ = solved(scatter)
         if x is None:
             return Fit(0.0, math.nan, scatter)
         deviation = float(self._centred(x, places).square().mean().sqrt())
         distorted = _DISTORTED * scatter / max(deviation, 1e-9)
-        return Fit(float(beta[-1]), math.hypot(math.sqrt(float(inverse[-1, -1])), distorted), scatter)
+        return Fit(power, math.hypot(math.sqrt(variance), distorted), scatter)
 
 
-def _covariance(
-    logs: Tensor, replicates: Tensor | None, constants: bool, groups: list[list[int]] | None
-) -> Tensor:
-    """Return the (K, K) covariance over samples, half of it taken as independent: folds are few beside classes."""
+def _together(values: Tensor, X: Tensor, V: Tensor) -> tuple[float, float, float]:
+    """Return the last coefficient of generalised least squares, its variance, and the sum of squares left."""
+    factor = torch.linalg.cholesky(V)
+    A = torch.linalg.solve_triangular(factor, torch.cat([X, values[:, None]], 1), upper=False)
+    left, right = A[:, :-1], A[:, -1]
+    if X.shape[1] == 0:
+        return 0.0, math.nan, float(right.square().sum())
+    inverse = torch.linalg.pinv(left.T @ left, hermitian=True)
+    beta = inverse @ (left.T @ right)
+    return float(beta[-1]), float(inverse[-1, -1]), float((right - left @ beta).square().sum())
+
+
+def _independent(
+    values: Tensor, x: Tensor | None, own: Tensor, groups: Tensor | None
+) -> tuple[float, float, float]:
+    """Return the same for errors that are independent, in time that is linear in the classes."""
+    weight = 1 / own
+
+    def centred(v: Tensor) -> Tensor:
+        if groups is None:
+            return v
+        size = int(groups.max()) + 1
+        total, mass = (
+            torch.zeros(size, dtype=v.dtype).index_add_(0, groups, part) for part in (weight * v, weight)
+        )
+        return v - (total / mass)[groups]
+
+    y = centred(values)
+    if x is None:
+        return 0.0, math.nan, float((weight * y.square()).sum())
+    a = centred(x)
+    information = float((weight * a.square()).sum())
+    power = float((weight * a * y).sum()) / information
+    return power, 1 / information, float((weight * (y - power * a).square()).sum())
+
+
+def _errors(
+    logs: Tensor, replicates: Tensor | None, groups: list[list[int]] | None
+) -> tuple[Tensor, Tensor | None]:
+    """Return the (K,) variances over samples, and the (K, K) covariance where classes are few.
+
+    Half of the covariance is taken as independent, because folds are few beside classes.
+    """
     size = len(logs)
+    few = size < _MANY
+    variance = torch.zeros(size, dtype=logs.dtype)
     if replicates is None:
-        return torch.zeros(size, size, dtype=logs.dtype)
+        return variance, torch.diag(variance) if few else None
     parts = replicates.clone()
     for members in groups or []:  # in the unit of the median class, so that a rare class does not move all
         parts[:, members] = parts[:, members] - parts[:, members].nanquantile(0.5, dim=1, keepdim=True)
     known = torch.isfinite(parts).all(0)
-    parts = parts[:, known] - parts[:, known].mean(0)
-    folds = len(parts)
-    C = (folds - 1) / folds * parts.T @ parts
-    own = C.diagonal().clone()
-    C = 0.5 * C if len(C) < _MANY else torch.zeros_like(C)
-    C.diagonal().copy_(own)
-    whole = torch.zeros(size, size, dtype=logs.dtype)
-    whole.diagonal().fill_(_UNKNOWN**2)
-    places = known.nonzero()[:, 0]
-    whole[places[:, None], places] = C
-    return whole
+    parts = (parts - parts.mean(0)).masked_fill(~known, 0.0)
+    share = (len(parts) - 1) / len(parts)
+    variance = torch.where(known, share * parts.square().sum(0), _UNKNOWN**2)
+    if not few:
+        return variance, None
+    C = 0.5 * share * parts.T @ parts
+    return variance, C.diagonal_scatter(variance)
