@@ -70,7 +70,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="CSV file, one row an audit")
     parser.add_argument("--cache", type=Path, default=Path("runs/audit-evidence"), help="folder of the trainings")
-    parser.add_argument("--seeds", type=int, default=4, help="trainings of each kind")
+    parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
     parser.add_argument(
         "--first-seed", type=int, default=100, help="thresholds are set on other seeds than published"
     )
