@@ -71,9 +71,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="CSV file, one row an audit")
     parser.add_argument("--cache", type=Path, default=Path("runs/audit-evidence"), help="folder of the trainings")
     parser.add_argument("--seeds", type=int, default=3, help="trainings of each kind")
-    parser.add_argument(
-        "--first-seed", type=int, default=200, help="the thresholds were set on 100 and 101"
-    )
+    parser.add_argument("--first-seed", type=int, default=200, help="the thresholds were set on 100 and 101")
     parser.add_argument("--only", default="", help="part of the names of trainings")
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--tables", type=Path, help="folder of CSV files with a header and the label last")
