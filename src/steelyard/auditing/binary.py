@@ -4,8 +4,7 @@ import math
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from steelyard.auditing.explanations import QUANTILE
-from steelyard.auditing.findings import Finding, Measure, Numbers
+from steelyard.auditing.findings import Finding, Measure, Numbers, measured
 
 _TOLD = (
     "weights_acted", "weights_not_applied", "weights_applied_twice", "weights_at_other_strength",
@@ -55,14 +54,14 @@ def ratio_of(n: Numbers, findings: tuple[Finding, ...]) -> Ratio | None:
     error = None
     if e is not None and math.isfinite(e.range[1]):
         error = e.range[1] if e.power is None else e.power.error * abs(math.log(stated))
-    of_log = _measure(log_ratio, error)
+    of_log = measured(log_ratio, error)
     low, high = (None if end is None else _exp(end) for end in (of_log.low, of_log.high))
     times = Measure(_exp(log_ratio), low, high)
     if not s.plain or not any(f.name in _TOLD for f in findings):
         return Ratio(stated, times)
     a = s.setup.logit_adjustment
     shift = 0.0 if a is None else float(a[-1] - a[0]) if len(a) == 2 else float(a[0])
-    threshold = _measure(log_ratio - shift, error)
+    threshold = measured(log_ratio - shift, error)
     return Ratio(stated, times, threshold, _sentence(times, threshold, shift))
 
 
@@ -81,9 +80,3 @@ def _sentence(ratio: Measure, threshold: Measure, shift: float) -> str:
 
 def _exp(value: float) -> float:
     return math.exp(max(-700.0, min(700.0, value)))
-
-
-def _measure(value: float, error: float | None) -> Measure:
-    if error is None:
-        return Measure(value)
-    return Measure(value, value - QUANTILE * error, value + QUANTILE * error)

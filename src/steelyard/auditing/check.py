@@ -8,7 +8,7 @@ from torch import nn
 from steelyard._common.checks import check_choice
 from steelyard.auditing.catalogue import names_of
 from steelyard.auditing.model import audit_model
-from steelyard.auditing.report import AuditReport, FailOn
+from steelyard.auditing.report import FAIL_ON, AuditReport, FailOn
 from steelyard.auditing.stated import SetupOrLoss
 from steelyard.auditing.words import sentence, tell
 
@@ -55,7 +55,7 @@ def assert_balanced(
         AssertionError: The weights never acted: check that they reach the loss.
     """
     names_of(ignore)
-    check_choice("fail_on", fail_on, ("fault", "warning", "never"))
+    check_choice("fail_on", fail_on, FAIL_ON)
     report = audit_model(model, loader, setup).without(*ignore)
     if failing := report.failing(fail_on):
         told = [

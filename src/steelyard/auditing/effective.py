@@ -89,7 +89,35 @@ class EffectiveConfusion:
         return (mean + own.double()).masked_fill((counts == 0)[:, None], torch.nan)
 
 
-class SmoothedConfusion:
+class _Remade:
+    """The base of a confusion that is made of another one, entry by entry of what that gives."""
+
+    def __init__(self, confusion: Confusion) -> None:
+        self.confusion, self.folds = confusion, confusion.folds
+
+    def compute(self) -> Tensor:
+        """Return the effective confusion, (K, K) float64."""
+        return self._of(self.confusion.compute())
+
+    @property
+    def class_counts(self) -> Tensor:
+        """Return the (K,) int64 samples of each class."""
+        return self.confusion.class_counts
+
+    def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """E and class counts without the first fold, without the second, and so on."""
+        for E, counts in self.confusion.replicates():
+            yield self._of(E), counts
+
+    def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """Return the standard error of a function of E and class counts, as :meth:`MeanConfusion.jackknife`."""
+        return self.confusion.jackknife(lambda E, counts: statistic(self._of(E), counts))
+
+    def _of(self, E: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class SmoothedConfusion(_Remade):
     r"""The same for torch's cross-entropy with weights and label smoothing, which weighs the smoothing by columns.
 
     .. math:: E_k = e_k + (1 - \epsilon) (P_k - e_k) + \frac{\epsilon}{K N_k} \sum_m N_m (P_m - e_k)
@@ -104,37 +132,20 @@ class SmoothedConfusion:
     """
 
     def __init__(self, metric: MeanConfusion, epsilon: float, class_counts: Tensor) -> None:
-        self.metric, self.epsilon, self.counts, self.folds = metric, epsilon, class_counts, metric.folds
-
-    def compute(self) -> Tensor:
-        """Return the effective confusion, (K, K) float64."""
-        return self._of(self.metric.compute())
-
-    @property
-    def class_counts(self) -> Tensor:
-        """Return the (K,) int64 samples of each class."""
-        return self.metric.class_counts
+        super().__init__(metric)
+        self.epsilon, self.counts = epsilon, class_counts
 
     def standard_error(self) -> Tensor:
         """Return (K, K) errors from the own rows of P; the other rows enter by the share of the smoothing only."""
-        return (1 - self.epsilon) * self.metric.standard_error()
+        return (1 - self.epsilon) * self.confusion.standard_error()
 
-    def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """E and class counts without the first fold, without the second, and so on."""
-        for P, counts in self.metric.replicates():
-            yield self._of(P), counts
-
-    def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Return the standard error of a function of E and class counts, as :meth:`MeanConfusion.jackknife`."""
-        return self.metric.jackknife(lambda P, counts: statistic(self._of(P), counts))
-
-    def _of(self, P: Tensor) -> Tensor:
-        own, N = torch.eye(len(P), dtype=P.dtype), self.counts
-        smoothing = (N @ P.nan_to_num(0.0) - N.sum() * own) / (len(P) * N[:, None])
-        return own + (1 - self.epsilon) * (P - own) + self.epsilon * smoothing
+    def _of(self, E: Tensor) -> Tensor:
+        own, N = torch.eye(len(E), dtype=E.dtype), self.counts
+        smoothing = (N @ E.nan_to_num(0.0) - N.sum() * own) / (len(E) * N[:, None])
+        return own + (1 - self.epsilon) * (E - own) + self.epsilon * smoothing
 
 
-class WeightedPositives:
+class WeightedPositives(_Remade):
     """An effective confusion in which positives weigh more, of a loss whose class weights are asked for.
 
     Args:
@@ -143,30 +154,13 @@ class WeightedPositives:
     """
 
     def __init__(self, confusion: Confusion, pos_weight: Tensor) -> None:
-        self.confusion, self.pos_weight, self.folds = confusion, pos_weight, confusion.folds
-
-    def compute(self) -> Tensor:
-        """Return the effective confusion, (K, K) float64."""
-        return self._of(self.confusion.compute())
-
-    @property
-    def class_counts(self) -> Tensor:
-        """Return the (K,) int64 samples of each class."""
-        return self.confusion.class_counts
+        super().__init__(confusion)
+        self.pos_weight = pos_weight
 
     def standard_error(self) -> Tensor:
         """Return (K, K) errors."""
         error = self.confusion.standard_error()
         return error.diagonal_scatter(error.diagonal() * self.pos_weight)
-
-    def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """E and class counts without the first fold, without the second, and so on."""
-        for E, counts in self.confusion.replicates():
-            yield self._of(E), counts
-
-    def jackknife(self, statistic: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-        """Return the standard error of a function of E and class counts, as :meth:`MeanConfusion.jackknife`."""
-        return self.confusion.jackknife(lambda E, counts: statistic(self._of(E), counts))
 
     def _of(self, E: Tensor) -> Tensor:
         own = E.diagonal()

@@ -1,7 +1,7 @@
 """Which stated weights explain the implied ones: to which power, without which classes, in which order."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,7 +16,7 @@ _UNKNOWN = 5.0  # standard error of a logarithm of which the samples say nothing
 _MANY = 300  # classes from which on errors count as independent
 _FEW = 8  # classes that are named as off, at most
 _OFF, _OFF_ERRORS = math.log(1.5), 4.0  # a class is off by more than a factor, and more than so many errors
-_ALIKE = 0.35  # scatter up to which all other classes count as having their weights
+_HELD = 0.35  # scatter up to which all other classes count as having their weights
 _ORDERLY = 0.25  # an order found from the implied weights leaves at most this part of the scatter
 _DISTORTED = 1 / 3  # of the scatter may go along with the stated weights by itself
 
@@ -158,7 +158,7 @@ class Explanations:
 
     def varies(self, values: Tensor) -> bool:
         """Return whether values differ within a group, or from 0 where classes stand for themselves."""
-        return bool((self._centred(values, self.places).abs() > 1e-9).any()) if self.enough else False
+        return self._varies_in(values, self.places) if self.enough else False
 
     def fit(self, x: Tensor, skip: Sequence[int] = ()) -> Fit:
         """Return the power of weights, given by their logarithms, that fits best."""
@@ -169,30 +169,18 @@ class Explanations:
         found = self._fit(self.logs - offset, None, skip)
         return Fit(1.0, math.nan, found.scatter)
 
-    def residuals(self, offset: Tensor) -> tuple[Tensor, Tensor]:
-        """Return how far each class is from these weights, about the median of its group, and with which error.
-
-        NaN for classes that do not compare.
-        """
-        residual, error = torch.full_like(self.logs, torch.nan), torch.full_like(self.logs, torch.nan)
-        places = self.places
-        if not places:
-            return residual, error
-        values = (self.logs - offset)[places]
-        if self.constants:
-            for g in torch.unique(self.group[places]).tolist():
-                inside = self.group[places] == g
-                values[inside] = values[inside] - values[inside].quantile(0.5)
-        scatter = max(_FLOOR, 1.4826 * float(values.abs().quantile(0.5)))
-        residual[places] = values
-        error[places] = (self.variance[places] + scatter**2).sqrt()
-        return residual, error
+    def residuals(self, offset: Tensor) -> Tensor:
+        """Return how far each class is from these weights, about the median of its group; NaN for classes that do
+        not compare."""
+        residual = torch.full_like(self.logs, torch.nan)
+        residual[self.places] = self._about(self.logs - offset, self.places, lambda values: values.quantile(0.5))
+        return residual
 
     def off(self, offset: Tensor) -> tuple[Off, ...]:
         """Return the few classes that stand apart from all others, which have these weights; () where there are
         none, or too many."""
         size = len(self.places)
-        residual, _ = self.residuals(offset)
+        residual = self.residuals(offset)
         named: list[int] = []
         for k in residual.abs().nan_to_num(0.0).argsort(descending=True).tolist()[: max(1, min(_FEW, size // 5))]:
             if size < 4 or float(residual[k].abs()) <= _OFF:
@@ -202,7 +190,7 @@ class Explanations:
             rest = [k for k in self.places if k not in named]
             fit = self.fit(offset, named) if self._varies_in(offset, rest) else None
             held = self.hold(offset, named)
-            if held.scatter <= _ALIKE and (fit is None or fit.holds(1, 0.15)):
+            if held.scatter <= _HELD and (fit is None or fit.holds(1, 0.15)):
                 apart = [self._apart(k, offset, rest, held.scatter) for k in named]
                 if all(abs(math.log(a.factor)) > max(_OFF, _OFF_ERRORS * a.log_error) for a in apart):
                     return tuple(apart)
@@ -211,7 +199,7 @@ class Explanations:
 
     def apart(self, offset: Tensor) -> tuple[Off, ...]:
         """Return the classes that are off beyond what samples explain, whatever scatter training leaves."""
-        residual, _ = self.residuals(offset)
+        residual = self.residuals(offset)
         found = []
         for k in residual.abs().nan_to_num(0.0).argsort(descending=True).tolist():
             value, error = float(residual[k]), math.sqrt(float(self.variance[k]))
@@ -240,8 +228,8 @@ class Explanations:
             if bool((x[order] == x).all()) or not self.varies(x[order]):
                 continue
             part = 0.5 if moved is not ranked else _ORDERLY
-            fit, slack = self.fit(x[order]), 0.1 if moved is ranked else 0.5
-            if self.hold(x[order]).scatter <= part * least and abs(fit.power - 1) <= slack:
+            slack = 0.1 if moved is ranked else 0.5
+            if self.hold(x[order]).scatter <= part * least and abs(self.fit(x[order]).power - 1) <= slack:
                 return order
         return None
 
@@ -268,14 +256,15 @@ class Explanations:
         return Off(k, factor, error)
 
     def _varies_in(self, x: Tensor, places: list[int]) -> bool:
-        return len(places) > 1 and bool((self._centred(x, places).abs() > 1e-9).any())
+        return bool((self._about(x, places, torch.mean).abs() > 1e-9).any())
 
-    def _centred(self, values: Tensor, places: list[int]) -> Tensor:
-        part = values[places].clone()
+    def _about(self, values: Tensor, places: list[int], centre: Callable[[Tensor], Tensor]) -> Tensor:
+        """Return the values at places, those of each group less their centre; as they are without constants."""
+        part = values[places]
         if self.constants:
             for g in torch.unique(self.group[places]).tolist():
                 inside = self.group[places] == g
-                part[inside] = part[inside] - part[inside].mean()
+                part[inside] = part[inside] - centre(part[inside])
         return part
 
     def _fit(self, y: Tensor, x: Tensor | None, skip: Sequence[int]) -> Fit:
@@ -305,7 +294,7 @@ class Explanations:
         power, variance, _ = solved(scatter)
         if x is None:
             return Fit(0.0, math.nan, scatter)
-        deviation = float(self._centred(x, places).square().mean().sqrt())
+        deviation = float(self._about(x, places, torch.mean).square().mean().sqrt())
         distorted = _DISTORTED * scatter / max(deviation, 1e-9)
         return Fit(power, math.hypot(math.sqrt(variance), distorted), scatter)
 

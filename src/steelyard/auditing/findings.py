@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from steelyard.auditing.catalogue import KINDS, Severity
-from steelyard.auditing.explanations import Explained
+from steelyard.auditing.explanations import QUANTILE, Explained
 from steelyard.auditing.sanity import Columns
 from steelyard.auditing.stated import Stated
 from steelyard.balance.flows import HardClasses, Trade
@@ -29,6 +29,13 @@ class Measure:
     value: float
     low: float | None = None
     high: float | None = None
+
+
+def measured(value: float, error: float | None, least: float = -math.inf, most: float = math.inf) -> Measure:
+    """Return the value with the 95% interval of its standard error, within what it can be."""
+    if error is None or not math.isfinite(error):
+        return Measure(value)
+    return Measure(value, max(least, value - QUANTILE * error), min(most, value + QUANTILE * error))
 
 
 @dataclass(frozen=True)

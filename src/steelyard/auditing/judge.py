@@ -4,7 +4,7 @@ import math
 
 from steelyard.auditing.catalogue import SEVERITIES
 from steelyard.auditing.explanations import QUANTILE, Explained, Fit
-from steelyard.auditing.findings import Finding, Item, Measure, Numbers
+from steelyard.auditing.findings import Finding, Item, Measure, Numbers, measured
 
 _CRITICAL = 0.1  # a misfit up to this is a critical point, as far as stochastic training reaches one
 _ROUGHLY = 0.25
@@ -29,7 +29,7 @@ def judge(numbers: Numbers) -> tuple[Finding, ...]:
     """Return the findings: faults, then warnings, then notes.
 
     What comes first decides what is asked next: columns that are not those of the labels, a model that has learned
-    next to nothing, rows that training did not have, or another loss leave nothing to say of weights.
+    little, another loss, or rows that training did not have leave nothing to say of weights.
     """
     data = _data(numbers)
     columns = _columns(numbers)
@@ -81,7 +81,7 @@ def _most_off(n: Numbers) -> tuple[Item, ...]:
         if n.samples[j] == 0 or residual[j] == 0 or (n.statement.binary and j == 0):  # its mirror
             continue
         spread = None if error is None or total[j] == 0 else float(error[j] / total[j])
-        named.append(Item((j,), (_measure(float(relative[j]), spread, -1, 1),)))
+        named.append(Item((j,), (measured(float(relative[j]), spread, -1, 1),)))
     return tuple(named)
 
 
@@ -209,7 +209,7 @@ def _in_units(n: Numbers, g: Fit) -> dict[str, Measure]:
 
 
 def _interval(fit: Fit) -> Measure:
-    return _measure(fit.power, fit.error)
+    return measured(fit.power, fit.error)
 
 
 def _factor(factor: float, log_error: float) -> Measure:
@@ -263,13 +263,13 @@ def _counting(n: Numbers) -> Finding | None:
     shown = n.frequency_power
     if shown is None:
         return None
-    measured = _measure(shown.power, shown.standard_error)
-    none = abs(shown.power) < 0.5 or (measured.low is not None and measured.low <= 0 <= (measured.high or 0.0))
+    found = measured(shown.power, shown.standard_error)
+    none = abs(shown.power) < 0.5 or (found.low is not None and found.low <= 0 <= (found.high or 0.0))
     if not parts and none:
         return None
     twice = len(parts) > 1 and sum(parts.values()) > 1.25
     numbers = {name: Measure(value) for name, value in parts.items()}
-    return Finding("counted_twice" if twice else "counted", measured, numbers)
+    return Finding("counted_twice" if twice else "counted", found, numbers)
 
 
 def _groups(n: Numbers) -> Finding | None:
@@ -297,7 +297,7 @@ def _trades(n: Numbers) -> Finding | None:
         k, j = trade.classes
         errors = [float(mass[a] * n.standard_error[a, b]) / percent for a, b in ((k, j), (j, k))]
         there, back = (
-            _measure(value / percent, error, 0, 100)
+            measured(value / percent, error, 0, 100)
             for value, error in zip((trade.there, trade.back), errors, strict=True)
         )
         items.append(Item((k, j), (there, back)))
@@ -337,11 +337,4 @@ def _data(n: Numbers) -> list[Finding]:
 def _misfit(n: Numbers, name: str) -> Measure:
     hypothesis = n.hypothesis(name)
     assert hypothesis is not None
-    return _measure(hypothesis.misfit, hypothesis.error, 0, 1)
-
-
-def _measure(value: float, error: float | None, least: float = -math.inf, most: float = math.inf) -> Measure:
-    """Return the value with its interval, within what it can be."""
-    if error is None or not math.isfinite(error):
-        return Measure(value)
-    return Measure(value, max(least, value - QUANTILE * error), min(most, value + QUANTILE * error))
+    return measured(hypothesis.misfit, hypothesis.error, 0, 1)

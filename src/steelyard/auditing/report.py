@@ -5,7 +5,7 @@ import html
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from torch import Tensor
 
@@ -20,6 +20,7 @@ from steelyard.balance.laws import Balance
 
 _MOST_LINES = 8
 FailOn = Literal["fault", "warning", "never"]
+FAIL_ON: tuple[FailOn, ...] = get_args(FailOn)
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,7 @@ class AuditReport:
         Raises:
             ValueError: another severity.
         """
-        check_choice("fail_on", fail_on, ("fault", "warning", "never"))
+        check_choice("fail_on", fail_on, FAIL_ON)
         if fail_on == "never":
             return ()
         severities = SEVERITIES[: SEVERITIES.index(fail_on) + 1]

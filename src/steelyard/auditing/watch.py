@@ -232,11 +232,11 @@ def _words(
 ) -> str:
     balance = f"Pull and push of the outputs differ by {misfit:.0%}."
     if fit is None and finding is None:
-        alike = len(epoch.stated) == 0 or bool((epoch.stated - epoch.stated[0]).abs().max() < 0.1)
-        alike = alike and not (epoch.absolute and bool(epoch.stated.abs().max() >= 0.1))
+        equal = len(epoch.stated) == 0 or bool((epoch.stated - epoch.stated[0]).abs().max() < 0.1)
+        equal = equal and not (epoch.absolute and bool(epoch.stated.abs().max() >= 0.1))
         why = (
-            "there are no weights, or they are too alike"
-            if alike
+            "there are no weights, or they are nearly equal"
+            if equal
             else "the epoch has too few batches of each class"
         )
         return f"Nothing can be told of weights: {why}. {balance}"

@@ -241,9 +241,10 @@ def audit(
     """
     from steelyard._common.checks import check_choice
     from steelyard._common.files import to_json
+    from steelyard.auditing.report import FAIL_ON
     from steelyard.commands.audit import audit_file
 
-    check_choice("fail-on", fail_on, ("fault", "warning", "never"))
+    check_choice("fail-on", fail_on, FAIL_ON)
     names = options.pop("class_names")
     given = None if names is None else [name.strip() for name in names.split(",")]
     report = audit_file(

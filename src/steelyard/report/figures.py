@@ -231,7 +231,7 @@ def misfit_figure(hypotheses: Sequence[tuple[str, float, float | None]], *, titl
             colour = look(0)[0] if y == 0 else "#9aa4ae"
             axes.barh(y, misfit, color=colour, height=0.62)
             if error is not None:
-                low, high = max(0.0, misfit - 2.131 * error), min(1.0, misfit + 2.131 * error)
+                low, high = max(0.0, misfit - QUANTILE * error), min(1.0, misfit + QUANTILE * error)
                 axes.plot([low, high], [y, y], color="#222222", lw=1.1, marker="|", ms=6)
             axes.text(max(misfit, 0) + 0.008, y - 0.36, f"{misfit:.2f}", fontsize=8, va="center")
         axes.set_yticks(range(len(hypotheses)), [shown(text, 62) for text, _, _ in hypotheses])

@@ -123,7 +123,7 @@ class _Rule:
             )
         found, names = self.in_order(found, names if is_classes and len(found) > 1 else None)
         if len(labels) > 1 and is_classes:
-            labels, names = self.alike(labels, found, names)
+            labels, names = self.paired(labels, found, names)
         chosen = {f.name for f in (*found, *labels)}
         return Choice(
             self.values,
@@ -169,7 +169,7 @@ class _Rule:
             )
         return found
 
-    def alike(self, labels: list[Field], found: list[Field], names: tuple[str, ...] | None) -> _Found:
+    def paired(self, labels: list[Field], found: list[Field], names: tuple[str, ...] | None) -> _Found:
         """Return the columns of labels in the order of those of the outputs, and what the outputs are called."""
         called = _without_prefix([f.name for f in labels])
         outputs = len(found) if len(found) > 1 else found[0].width
