@@ -149,6 +149,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("csv", type=Path, help="written, or read with --markdown")
     parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--first-seed", type=int, default=4, help="the rule was set on seeds 0 to 3")
     parser.add_argument("--datasets", default=",".join(DATASETS), help="some of them, with commas between")
     parser.add_argument("--tables", type=Path, help="folder of CSV files to judge on too")
     parser.add_argument("--workers", type=int, default=2)
@@ -164,7 +165,7 @@ def main() -> None:
     names = [name for name, _, _ in sources]
     rows = Parallel(n_jobs=arguments.workers)(
         delayed(row_of)(estimator, dataset, read, source, seed)
-        for seed in range(arguments.seeds)
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds)
         for estimator in ESTIMATORS
         for dataset, read, source in sources
     )

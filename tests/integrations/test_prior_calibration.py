@@ -23,10 +23,8 @@ def test_every_estimator_is_judged_on_every_data_set():
 
 
 def test_what_is_taken_out_does_not_hurt_beyond_chance():
-    worse = [gain for _, _, gain, _ in bench.summary(_published()) if gain < 0]
-    assert len(worse) <= 4
     for key, _, gain, error in bench.summary(_published()):
-        assert gain >= -2 * error, f"{key}: {gain:+.4f} ± {error:.4f}"
+        assert gain >= -error, f"{key}: {gain:+.4f} ± {error:.4f}"
 
 
 def test_the_page_shows_the_published_rows():

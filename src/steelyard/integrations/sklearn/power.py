@@ -32,8 +32,9 @@ def power_of(log_p: Array, codes: Array, log_effect: Array) -> Power:
 
     It is convex, so there is one g. There, but for the last term, the mean of :math:`\log a` over the corrected
     probabilities is that over the labels. The last term is the claim that weights act as stated, worth about as
-    much as a handful of rows of a rare class. Where the likelihood gains less than its own standard error, over
-    the rows, g is 0: a correction that the rows do not ask for would be noise. Without rows it is 1.
+    much as a handful of rows of a rare class. Where the likelihood gains less than two of its own
+    standard errors, over the rows, g is 0: a correction that the rows do not ask for would be noise. Without rows
+    it is 1.
 
     Args:
         log_p: (N, K) logarithms of probabilities of rows that the model was not fitted on. A row whose own class
@@ -70,7 +71,7 @@ def power_of(log_p: Array, codes: Array, log_effect: Array) -> Power:
     residual, variance = surprise(g)
     curvature = float(variance.sum()) + 1
     gain = _log_likelihood(log_p - g * log_effect, codes) - _log_likelihood(log_p, codes)
-    helps = len(gain) == 0 or float(gain.sum()) > math.sqrt(len(gain)) * float(gain.std()) + 1e-9
+    helps = len(gain) == 0 or float(gain.sum()) > 2 * math.sqrt(len(gain)) * float(gain.std()) + 1e-9
     return Power(g if helps else 0.0, math.sqrt(float(residual @ residual) + 1) / curvature)
 
 
