@@ -8,10 +8,12 @@ import pytest
 EXAMPLES = Path(__file__).parents[1] / "examples"
 SAID = {
     "huggingface_trainer": "The weights acted as stated.",
+    "lightning_balance": "The weights act twice",
 }
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::steelyard.BalanceWarning")
 @pytest.mark.parametrize("name", SAID)
 def test_example_says_what_it_shows(name, capsys):
     runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")

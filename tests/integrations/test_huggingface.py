@@ -1,9 +1,12 @@
 """transformers' Trainer with our losses: the gradient of the whole batch in one process, and an audit in one call."""
 
+import os
+
 import numpy as np
 import pytest
 import torch
 import torch.multiprocessing as mp
+from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import (
     BertConfig,
@@ -120,8 +123,7 @@ FEW = {"sequences": {"per_device_train_batch_size": ROWS // 2}}
 
 
 def _worker(rank, folder, port):
-    import os
-
+    AcceleratorState._reset_state(reset_partial_state=True)  # that of the process which was forked
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": "2"}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     found = {}
@@ -135,9 +137,8 @@ def _worker(rank, folder, port):
     torch.save(found, f"{folder}/{rank}.pt")
 
 
-@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(tmp_path, free_port):
-    mp.spawn(_worker, (str(tmp_path), free_port), nprocs=2)
+    mp.start_processes(_worker, (str(tmp_path), free_port), nprocs=2, start_method="fork")
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt")
         for case, (tokens, (name, options), _) in CASES.items():
