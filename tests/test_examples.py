@@ -9,6 +9,7 @@ EXAMPLES = Path(__file__).parents[1] / "examples"
 SAID = {
     "huggingface_trainer": "The weights acted as stated.",
     "lightning_balance": "The weights act twice",
+    "skorch_grid_search": "sums of rows: [1.0]",
 }
 
 

@@ -33,8 +33,8 @@ class BalanceCallback(pl.Callback):  # type: ignore[misc]
       ``class_counts``.
     - ``balance/implied_weight/<class>``: the weight that the batches show, for each class.
 
-    What an epoch cannot tell is not logged. When a finding is a fault, a :class:`~steelyard.BalanceWarning` says so
-    in words, once, from the first process. All processes of a group are added up.
+    What an epoch cannot tell is not logged. When a finding is a fault, a :class:`~steelyard.BalanceWarning` says
+    so in words, once, from the first process. All processes of a group are added up.
 
     Args:
         setup: what was done in training, or its loss, as :class:`~steelyard.BalanceWatch` takes it. Where the loss
@@ -46,8 +46,8 @@ class BalanceCallback(pl.Callback):  # type: ignore[misc]
         readings: an :class:`~steelyard.auditing.watch.EpochReading` for each epoch of this process's last fit.
 
     Raises:
-        TypeError, ValueError: as :class:`~steelyard.BalanceWatch` does. In training: neither a call of the loss nor
-            logits and target in what ``training_step`` returned, or several calls in a step.
+        TypeError, ValueError: as :class:`~steelyard.BalanceWatch` does. In training: neither a call of the loss
+            nor logits and target in what ``training_step`` returned, or several calls in a step.
 
     Source:
         As :class:`~steelyard.BalanceWatch`.
@@ -89,7 +89,7 @@ class BalanceCallback(pl.Callback):  # type: ignore[misc]
             self._calls.append((outputs["logits"], outputs["target"], outputs.get("sample_weight")))
         if len(self._calls) != 1:
             raise ValueError(
-                f"training_step must call the loss that BalanceCallback was given once, got {len(self._calls)} calls: "
+                f"training_step must call the loss of BalanceCallback once, got {len(self._calls)} calls: "
                 "give it the module that is called, or return a mapping with 'loss', 'logits' and 'target'"
             )
         self._watch.update(*self._calls.pop())
