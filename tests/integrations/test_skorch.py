@@ -159,6 +159,7 @@ def test_a_sampler_is_taken_out_where_it_is_stated():
 @pytest.mark.parametrize(
     ("options", "words"),
     [
+        ({"criterion": nn.NLLLoss}, "criterion must be a loss of steelyard, CrossEntropyLoss or .*, got NLLLoss"),
         (
             {"criterion": steelyard.LGLINRLoss},
             "criterion must have a posterior of the logits alone; that of lgl-inr",
