@@ -119,8 +119,7 @@ def test_a_model_that_changes_between_the_passes_is_refused():
     with pytest.raises(
         RuntimeError, match="model must give the same logits in both passes, got a relative difference"
     ):
-        for part in parts:
-            part.backward()
+        [part.backward() for part in parts]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Gradient accumulation that is exact for losses of a whole batch: its logits first, then one micro-batch at a time."""
+"""Gradient accumulation that is exact for losses of a whole batch: first all logits, then micro-batches."""
 
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
@@ -17,17 +17,17 @@ def exact_accumulation(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Mo
     .. math:: \frac{dL}{d\theta} = \sum_b \Big\langle \frac{\partial L}{\partial z_b},
         \frac{d z_b}{d\theta} \Big\rangle
 
-    A loss such as LGL-INR, or one whose mean divides by the weights of the batch, is no sum over micro-batches b. So
-    all logits z are computed first, without a graph; the loss of all of them gives their gradient; and each
+    A loss such as LGL-INR, or one whose mean divides by the weights of the batch, is no sum over micro-batches b.
+    So all logits z are computed first, without a graph; the loss of all of them gives their gradient; and each
     micro-batch is computed once more, with a graph, through which its part of that gradient goes back.
 
-    The function takes ``model``, which maps an input to logits (n, ...), and ``batches``, pairs of an input and its
-    target (n, ...). It yields one number for each micro-batch. Their sum is the loss, and ``backward()`` of each adds
-    its share of the gradient. Take them all before the optimizer's step.
+    The function takes ``model``, which maps an input to logits (n, ...), and ``batches``, pairs of an input and
+    its target (n, ...). It yields one number for each micro-batch. Their sum is the loss, and ``backward()`` of
+    each adds its share of the gradient. Take them all before the optimizer's step.
 
     It costs one more forward pass without a graph, and the memory of the batch's logits, three times in float32 or
-    better. Dropout draws the same in both passes (torch's generators of the CPU and of the current accelerator), and
-    buffers such as those of batch normalization move once. Batch normalization itself still sees micro-batches.
+    better. Dropout draws the same in both passes (torch's generators of the CPU and of the current accelerator),
+    and buffers such as those of batch normalization move once. Batch normalization itself still sees micro-batches.
 
     On several processes give the loss its ``process_group``: it is then called once a batch by each.
 
@@ -81,9 +81,8 @@ def _parts(loss: Callable[[Tensor, Tensor], Tensor], model: Model, batches: Batc
     (gradient,) = torch.autograd.grad(total, whole)
     share = total.detach() / len(pairs)
     apart = torch.zeros((), device=whole.device)
-    for (inputs, _), state, seen, part in zip(
-        pairs, states, rows, gradient.split([len(one) for one in rows]), strict=True
-    ):
+    each = torch.split(gradient, [len(one) for one in rows])
+    for (inputs, _), state, seen, part in zip(pairs, states, rows, each, strict=True):
         _set_random_states(state)
         logits = model(inputs)
         if logits.numel() > 0:
