@@ -27,7 +27,7 @@ def exact_accumulation(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Mo
 
     It costs one more forward pass without a graph, and the memory of the batch's logits, three times in float32 or
     better. Dropout draws the same in both passes (torch's generators of the CPU and of the current accelerator),
-    and buffers such as those of batch normalization move once. Batch normalization itself still sees micro-batches.
+    and buffers such as those of batch normalization move once. Batch normalization itself sees micro-batches.
 
     On several processes give the loss its ``process_group``: it is then called once a batch by each.
 
