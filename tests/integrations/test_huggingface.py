@@ -116,7 +116,6 @@ def test_lgl_inr_trains_on_a_whole_batch_and_refuses_micro_batches(tmp_path):
 CASES = {
     "sequences": (False, ("softmax", {"class_weights": "auto"}), {}),
     "accumulated tokens": (True, ("softmax", {"class_weights": "auto"}), {"steps": 4}),
-    "focal, a sum": (True, ("focal", {"normalization": "none"}), {"steps": 4}),
     "lgl-inr": (True, ("lgl-inr", {"beta": 3.0}), {"per_device_train_batch_size": ROWS // 2}),
 }
 FEW = {"sequences": {"per_device_train_batch_size": ROWS // 2}}

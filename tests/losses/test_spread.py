@@ -122,6 +122,7 @@ def test_what_does_not_work_with_them_says_so(found, name, words):
         assert found[rank].get(name, "no error").startswith(words)
 
 
+@pytest.mark.slow
 def test_plain_tensors_still_compile_to_one_graph():
     compiled = torch.compile(LOSSES["softmax"], fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(*_batch()), LOSSES["softmax"](*_batch()))
