@@ -1,6 +1,7 @@
 """Settings for every test."""
 
 import os
+import socket
 
 import pytest
 from hypothesis import HealthCheck, settings
@@ -20,3 +21,11 @@ settings.load_profile("steelyard")
 def browser():
     yield
     close_browser()
+
+
+@pytest.fixture
+def free_port():
+    """A port of this machine that nobody listens on."""
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]

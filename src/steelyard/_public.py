@@ -3,6 +3,7 @@
 from steelyard.auditing import BalanceWarning, BalanceWatch, assert_balanced, audit, audit_model
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
+from steelyard.losses.accumulation import exact_accumulation
 from steelyard.posterior import log_posterior
 from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
 from steelyard.weights.class_weights import class_weights
@@ -25,6 +26,7 @@ __all__ = [
     "class_counts",
     "class_weights",
     "create_loss",
+    "exact_accumulation",
     "initial_bias",
     "list_losses",
     "log_posterior",

@@ -19,6 +19,7 @@ from steelyard._common.checks import (
     dtype_name,
     values_readable,
 )
+from steelyard._common.spread import refuse_spread
 
 TargetLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 Kind = Literal["labels", "multi-hot", "soft"]
@@ -99,6 +100,7 @@ def layout_of(logits: Tensor, class_dim: int = 1, *, binary: bool = False) -> La
     """
     if not isinstance(logits, Tensor):
         raise TypeError(f"logits must be a tensor, got {type(logits).__name__}")
+    refuse_spread("logits", logits)
     if logits.dtype not in FLOATS:
         raise TypeError(f"logits must be floating point, got {dtype_name(logits.dtype)}")
     shape = tuple(logits.shape)
@@ -130,6 +132,7 @@ def as_tensor(target: TargetLike, device: torch.device) -> Tensor:
     """Return the target as a tensor; arrays, sequences and pandas Series, by position, go to the logits' device,
     tensors stay where they are."""
     if isinstance(target, Tensor):
+        refuse_spread("target", target)
         return target
     try:
         found = torch.as_tensor(np.asarray(target) if hasattr(target, "to_numpy") else target)

@@ -8,6 +8,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from steelyard._common.spread import refuse_spread
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
 from steelyard.balance.readings import as_rows, eager_gradient
 from steelyard.balance.setup import TrainingSetup, check_alone, gradient_of_classes
@@ -77,6 +78,8 @@ class BatchSums:
         """Add a batch: logits and target as the loss took them."""
         if not isinstance(logits, Tensor) or not isinstance(target, Tensor):
             raise TypeError("logits and target must be tensors, as the loss takes them")
+        refuse_spread("logits", logits)
+        refuse_spread("target", target)
         if not logits.is_floating_point() or logits.dim() == 0:
             raise TypeError(f"logits must be floating point rows, got {logits.dtype} of {logits.dim()} dimensions")
         rows = as_rows(logits.detach())

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steelyard._common.checks import check_choice
 from steelyard._common.memory import check_memory
+from steelyard._common.spread import refuse_spread
 from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
 from steelyard.auditing.probabilities import Probabilities, look_like_probabilities
 from steelyard.auditing.sanity import ColumnSums, OutputSums
@@ -269,6 +270,7 @@ def as_tensor(name: str, values: Rows) -> Tensor:
         TypeError: something else than numbers.
     """
     if isinstance(values, Tensor):
+        refuse_spread(name, values)
         return values.detach().cpu()
     if isinstance(values, np.ndarray) or (isinstance(values, Sequence) and not isinstance(values, str | bytes)):
         try:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from steelyard._common.checks import REDUCTIONS, Reduction, compute_dtype, dtype_name
+from steelyard._common.spread import whole
 from steelyard._common.text import nearest
 from steelyard.losses.constant import constant_solution
 from steelyard.losses.mixing import mixed, sample_weights
@@ -279,6 +280,7 @@ class Loss(nn.Module):
         cls, logits: Tensor, target: TargetLike, sample_weight: TargetLike | None, options: Options
     ) -> Tensor:
         """Return the loss under checked options; see the class for the formula."""
+        logits, target, sample_weight = whole(logits), whole(target), whole(sample_weight)
         layout, targets, rows, vectors = cls.read(logits, target, options)
         rows = rows.to(compute_dtype(logits))
         class_weights, ignored = vectors["class_weights"], targets.is_ignored()

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from steelyard._common.checks import check_integer
+from steelyard._common.spread import refuse_spread, whole
 from steelyard.kernels.lgl_inr.group import check_group
 from steelyard.losses.base import Loss
 from steelyard.losses.lgl_inr import LGLINRLoss
@@ -73,16 +74,26 @@ class _LossLinear(nn.Module):
             nn.init.zeros_(self.bias)
 
     def logits(self, input: Tensor) -> Tensor:
-        """Return the logits, (..., K), or this process's columns of them."""
-        return linear(input, self.weight, self.bias)
+        """Return the logits, (..., K), or this process's columns of them.
+
+        Raises:
+            TypeError: a head that FSDP has sharded, outside its forward pass and with gradients: they would not be
+                averaged.
+        """
+        if torch.is_grad_enabled():
+            refuse_spread("weight of a head that gives logits with a gradient", self.weight)
+        return linear(input, whole(self.weight), whole(self.bias))
 
     def predict(self, input: Tensor, k: int = 1) -> tuple[Tensor, Tensor]:
-        """Return the k largest logits of each sample and their classes, (..., k) each; see :func:`linear_topk`."""
+        """Return the k largest logits of each sample and their classes, (..., k) each; see :func:`linear_topk`.
+
+        Weights that FSDP has sharded are gathered first, so that all of its processes must call.
+        """
         return linear_topk(
             input,
-            self.weight,
+            whole(self.weight.detach()),
             k,
-            linear_bias=self.bias,
+            linear_bias=None if self.bias is None else whole(self.bias.detach()),
             column_group=self.column_group,
             num_classes=self.num_classes,
             chunk_size=self.chunk_size,

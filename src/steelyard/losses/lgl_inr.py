@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import Beta, check_beta, check_integer, check_vector, compute_dtype
+from steelyard._common.spread import whole
 from steelyard.kernels.lgl_inr.dispatch import lgl_inr_columns
 from steelyard.kernels.lgl_inr.group import check_group, group_class_sums, lgl_inr_group_columns
 from steelyard.losses.base import Loss, Options
@@ -195,6 +196,8 @@ class LGLINRLoss(Loss):
         return bias if self.logit_adjustment is None else bias - self.logit_adjustment.to(bias)
 
     def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
+        if self.process_group is None:
+            logits, target = whole(logits), whole(target)
         options: dict[str, Any] = self.placed(logits) | {"mean_confusion": None}
         if self.statistics == "running":
             self._update(logits, target, options)
@@ -208,6 +211,8 @@ class LGLINRLoss(Loss):
     ) -> Tensor:
         if sample_weight is not None:
             raise TypeError("lgl-inr takes no sample_weight: a sample counts by its class's mean in the batch")
+        if options["process_group"] is None:  # else each process gives rows of its own
+            logits, target = whole(logits), whole(target)
         _, targets, rows, vectors = cls.read(logits, target, options)
         outputs = rows.shape[1]
         beta = check_beta(options["beta"], outputs)

@@ -19,6 +19,7 @@ from steelyard._common.checks import (
     check_values,
     check_weights,
 )
+from steelyard._common.spread import refuse_spread
 from steelyard.kernels.heads.chunks import chunk_columns
 from steelyard.kernels.heads.dispatch import fused_loss
 from steelyard.kernels.lgl_inr.group import check_group
@@ -317,6 +318,7 @@ class _Checked:
         for name, value, shape in given:
             if not isinstance(value, Tensor):
                 raise TypeError(f"{name} must be a tensor of shape {shape}, got {type(value).__name__}")
+            refuse_spread(name, value)
             if not value.is_floating_point():
                 raise TypeError(f"{name} must be floating point, got {str(value.dtype).removeprefix('torch.')}")
             if value.device != input.device:
