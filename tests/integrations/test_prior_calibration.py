@@ -24,7 +24,7 @@ def test_every_estimator_is_judged_on_every_data_set():
 
 def test_what_is_taken_out_does_not_hurt_beyond_chance():
     for key, _, gain, error in bench.summary(_published()):
-        assert gain >= -error, f"{key}: {gain:+.4f} ± {error:.4f}"
+        assert gain >= -min(error, 0.001), f"{key}: {gain:+.4f} ± {error:.4f}"
 
 
 def test_the_page_shows_the_published_rows():
