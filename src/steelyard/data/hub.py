@@ -11,7 +11,7 @@ from torch import Tensor
 
 from steelyard._common.text import reason_of
 from steelyard.data.builtin import TASKS
-from steelyard.data.dataset import ImageDataset
+from steelyard.data.dataset import Dataset
 from steelyard.data.images import decode_images
 from steelyard.data.local import open_folder, roots
 
@@ -20,7 +20,7 @@ _INTEGERS = ("int", "uint")
 _DECODED_TOGETHER = 1024  # encoded images that are in memory at a time
 
 
-def from_hugging_face(name: str, image_mode: str | None, image_size: int | None) -> ImageDataset:
+def from_hugging_face(name: str, image_mode: str | None, image_size: int | None) -> Dataset:
     try:
         import datasets
     except ImportError:
@@ -72,7 +72,7 @@ def from_hugging_face(name: str, image_mode: str | None, image_size: int | None)
         records = (record for part in parts for record in raw[split].select(part)[image_column])
         return decode_images(where, rows, records, image_mode, image_size, places)
 
-    return ImageDataset(name, names, targets["train"], targets["test"], decode)
+    return Dataset(name, names, targets["train"], targets["test"], decode)
 
 
 def _open(name: str) -> tuple[Any, list[Path]]:

@@ -6,13 +6,13 @@ from typing import Literal
 
 from steelyard._common.checks import check_choice
 from steelyard.data.builtin import TASKS
-from steelyard.data.dataset import ImageDataset
+from steelyard.data.dataset import Dataset
 from steelyard.data.hub import from_hugging_face
 
 
 def load_dataset(
     name: str | PathLike[str], *, image_mode: Literal["L", "RGB"] | None = None, image_size: int | None = None
-) -> ImageDataset:
+) -> Dataset:
     """Open a data set by name.
 
     Args:
@@ -38,7 +38,7 @@ def load_dataset(
     Example:
         >>> import torch
         >>> data = load_dataset("digits")
-        >>> data.images("train", torch.arange(5)).shape
+        >>> data.inputs("train", torch.arange(5)).shape
         torch.Size([5, 1, 8, 8])
     """
     name = name if isinstance(name, str) else abspath(name)
@@ -57,10 +57,10 @@ def load_dataset(
     return from_hugging_face(name, image_mode, image_size)
 
 
-def _built_in(name: str) -> ImageDataset:
+def _built_in(name: str) -> Dataset:
     try:
         names, train, test = TASKS[name]()
     except ImportError:
         raise ImportError(f"dataset {name!r} needs scikit-learn: pip install 'steelyard[sklearn]'") from None
-    images = {"train": train[0], "test": test[0]}
-    return ImageDataset(name, names, train[1], test[1], lambda split, indices: images[split][indices])
+    inputs = {"train": train[0], "test": test[0]}
+    return Dataset(name, names, train[1], test[1], lambda split, indices: inputs[split][indices])

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from steelyard._common.files import file_digest, write_atomically
 from steelyard.balance import TrainingSetup, law, mean_confusion
-from steelyard.data import load_dataset, parse_imbalance, shot_groups, split_validation, subsample
+from steelyard.data import Dataset, load_dataset, parse_imbalance, shot_groups, split_validation, subsample
 from steelyard.experiments.config import CompareConfig, make_config
 from steelyard.experiments.files import write_rows
 from steelyard.experiments.job import OnEpoch, Setting, Splits, Training, train_and_judge
@@ -23,7 +23,7 @@ from steelyard.experiments.metrics import recalls, run_metrics
 from steelyard.experiments.records import read_record
 from steelyard.notation import LossSpec, parse_loss
 from steelyard.report.results import ComparedData, Run
-from steelyard.training import Diverged, Fitted, Recipe, predict, predict_features
+from steelyard.training import Diverged, Fitted, Recipe, check_takes, predict, predict_features
 
 _FILES = (
     "model.safetensors",
@@ -51,12 +51,12 @@ class Bench:
         self.config, self.folder = config, folder
         self._data = load_dataset(config.dataset, image_mode=config.image_mode, image_size=config.image_size)
         self._profile = parse_imbalance(config.imbalance)
-        self._rest, held_out = split_validation(self._data.train_target, config.validation_fraction, seed=0)
-        everything = torch.arange(len(self._data.test_target))
-        self._test = self._data.images("test", everything), self._data.test_target
-        self._validation = self._data.images("train", held_out), self._data.train_target[held_out]
+        self._rest, self._held_out = split_validation(self._data.train_target, config.validation_fraction, seed=0)
+        self._judged: tuple[Dataset | None, Tensor, Tensor] = (None, torch.empty(0), torch.empty(0))
         self._drawn: dict[int, Splits] = {}
-        self.class_counts = self.splits(0).class_counts
+        splits = self.splits(0)
+        check_takes(config.backbone, splits.train[0], config.augmentation)
+        self.class_counts = splits.class_counts
         self.groups = shot_groups(self.class_counts.tolist())
         self.setting = Setting(
             backbone=config.backbone,
@@ -81,9 +81,20 @@ class Bench:
             chosen = self._rest[subsample(target, self._profile, seed=seed)]
             labels = self._data.train_target[chosen]
             counts = torch.bincount(labels, minlength=len(self._data.class_names))
-            train = self._data.images("train", chosen), labels
-            self._drawn = {seed: Splits(train, self._validation, self._test, counts)}  # one is enough in memory
+            fitted = self._data.prepare(chosen)
+            validation, test = self._judged_by(fitted)
+            train = fitted.inputs("train", chosen), labels
+            self._drawn = {seed: Splits(train, validation, test, counts)}  # one is enough in memory
         return self._drawn[seed]
+
+    def _judged_by(self, fitted: Dataset) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Return the validation and the test split; images, the same for every seed, are decoded once."""
+        of, validation, test = self._judged
+        if of is not fitted:
+            validation = fitted.inputs("train", self._held_out)
+            test = fitted.inputs("test", torch.arange(len(self._data.test_target)))
+            self._judged = fitted, validation, test
+        return (validation, self._data.train_target[self._held_out]), (test, self._data.test_target)
 
     def settings(self, loss: str, training: Training) -> dict[str, object]:
         """Return what a training is known by: two that have it in common have the same outcome."""
@@ -97,8 +108,8 @@ class Bench:
         return ComparedData(
             class_names=list(self._data.class_names),
             train_counts=self.class_counts.tolist(),
-            validation_counts=torch.bincount(self._validation[1], minlength=size).tolist(),
-            test_counts=torch.bincount(self._test[1], minlength=size).tolist(),
+            validation_counts=torch.bincount(self._data.train_target[self._held_out], minlength=size).tolist(),
+            test_counts=torch.bincount(self._data.test_target, minlength=size).tolist(),
             groups=self.groups,
         )
 

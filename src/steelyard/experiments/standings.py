@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.data import split_validation
+from steelyard.data import Dataset, split_validation
 from steelyard.experiments.job import Job, Splits, Training, carry_out, in_turn, train_and_judge
 from steelyard.experiments.metrics import recalls
 from steelyard.experiments.statistics import differences, holm, mean_interval, p_value, summary
@@ -66,34 +66,40 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     rest, held_out = split_validation(data.train_target, 0.1, seed=0)
     labels = data.train_target[rest]
     counts = ranked_counts(labels, size, job)
-    validation = data.images("train", held_out), data.train_target[held_out]
-    images, index = every_so_many(data, 10_000)
-    test = images, data.test_target[index]
+    judged_by = every_so_many(data.test_target, 10_000)
+
+    @functools.lru_cache(maxsize=1)
+    def judged(fitted: Dataset) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Of images, the same for every seed, made once."""
+        validation = fitted.inputs("train", held_out), data.train_target[held_out]
+        return validation, (fitted.inputs("test", judged_by), data.test_target[judged_by])
 
     @functools.lru_cache(maxsize=1)
     def splits(seed: int) -> Splits:
         chosen = rest[draw(labels, counts, seed=seed)]
-        train = data.images("train", chosen), data.train_target[chosen]
-        return Splits(train, validation, test, torch.tensor(counts))
+        fitted = data.prepare(chosen)
+        train = fitted.inputs("train", chosen), data.train_target[chosen]
+        return Splits(train, *judged(fitted), torch.tensor(counts))
 
     def train(_: str, training: Training) -> float | Scores:
+        of_seed = splits(training.seed)
         with tempfile.TemporaryDirectory() as folder:
             return train_and_judge(
                 spec,
-                splits(training.seed),
+                of_seed,
                 setting(job),
                 training,
-                functools.partial(_scores, test, counts),
+                functools.partial(_scores, of_seed.test, counts),
                 checkpoint=Path(folder) / "last.ckpt",
             )
 
     plan: Job[Scores] = Job(job["learning_rates"], job["seeds"], if_diverged="keep")
-    judged = carry_out({spec.label: plan}, in_turn(train))[spec.label]
+    found = carry_out({spec.label: plan}, in_turn(train))[spec.label]
     keys = list(Scores.__dataclass_fields__)
-    runs = [dict.fromkeys(keys) if run is None else asdict(run) for run in judged.runs]
+    runs = [dict.fromkeys(keys) if run is None else asdict(run) for run in found.runs]
     return job | {
-        "learning_rate": judged.rate,
-        "tried": [[trial.lr, trial.balanced_accuracy] for trial in judged.search],
+        "learning_rate": found.rate,
+        "tried": [[trial.lr, trial.balanced_accuracy] for trial in found.search],
         "fewest": min(counts),
         "most": max(counts),
         **{key: [run[key] for run in runs] for key in keys},
