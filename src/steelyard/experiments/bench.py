@@ -49,9 +49,23 @@ class Bench:
 
     def __init__(self, config: CompareConfig, folder: Path, accelerator: str = "auto", devices: int = 1) -> None:
         self.config, self.folder = config, folder
-        self._data = load_dataset(config.dataset, image_mode=config.image_mode, image_size=config.image_size)
+        self._data = load_dataset(
+            config.dataset,
+            target=config.target,
+            features=config.features,
+            group=config.group,
+            image_mode=config.image_mode,
+            image_size=config.image_size,
+        )
+        self.reading = self._data.reading
         self._profile = parse_imbalance(config.imbalance)
-        self._rest, self._held_out = split_validation(self._data.train_target, config.validation_fraction, seed=0)
+        self._rest, self._held_out = split_validation(
+            self._data.train_target,
+            config.validation_fraction,
+            seed=0,
+            groups=self._data.groups,
+            class_names=self._data.class_names,
+        )
         self._judged: tuple[Dataset | None, Tensor, Tensor] = (None, torch.empty(0), torch.empty(0))
         self._drawn: dict[int, Splits] = {}
         splits = self.splits(0)
@@ -100,7 +114,8 @@ class Bench:
         """Return what a training is known by: two that have it in common have the same outcome."""
         kept = self.config.model_dump(exclude={"losses", "seeds", "learning_rates"})
         samples = int(self.class_counts.sum())
-        return kept | {"loss": loss, "training_samples": samples} | asdict(training)
+        data = {} if self._data.digest is None else {"data": self._data.digest}
+        return kept | {"loss": loss, "training_samples": samples} | data | asdict(training)
 
     def describe(self) -> ComparedData:
         """Return the classes and how many samples each has."""
@@ -111,6 +126,7 @@ class Bench:
             validation_counts=torch.bincount(self._data.train_target[self._held_out], minlength=size).tolist(),
             test_counts=torch.bincount(self._data.test_target, minlength=size).tolist(),
             groups=self.groups,
+            reading=self.reading,
         )
 
     def record(self, spec: LossSpec, training: Training, part: str, on_epoch: OnEpoch) -> dict[str, object]:

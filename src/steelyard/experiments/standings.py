@@ -63,7 +63,9 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """
     data, spec = dataset(job), parse_loss(job["loss"])
     size = len(data.class_names)
-    rest, held_out = split_validation(data.train_target, 0.1, seed=0)
+    rest, held_out = split_validation(
+        data.train_target, 0.1, seed=0, groups=data.groups, class_names=data.class_names
+    )
     labels = data.train_target[rest]
     counts = ranked_counts(labels, size, job)
     judged_by = every_so_many(data.test_target, 10_000)
