@@ -190,6 +190,7 @@ def _group_codes(name: str, train: NDArray[Any] | None, test: NDArray[Any] | Non
     groups, codes = np.unique(train.astype(str), return_inverse=True)
     if test is not None and (both := np.intersect1d(groups, test.astype(str))).size:
         raise ValueError(
-            f"groups of dataset {name!r} must stand on one side of a split, got {both[0]!r} in training and test"
+            f"groups of dataset {name!r} must stand on one side of a split, "
+            f"got {str(both[0])!r} in training and test"
         )
     return torch.from_numpy(codes.astype(np.int64))

@@ -168,7 +168,11 @@ def _sort(
 def _no_input(name: str, kind: str, values: NDArray[Any]) -> str | None:
     """Return why a column is like an id: a value of its own in every row, or in most where it is text."""
     if kind in ("number", "integer"):
-        if len(values) < 3 or np.isnan(values.astype(np.float64)).any() or (values != np.floor(values)).any():
+        if (
+            len(values) < 3
+            or not np.isfinite(values.astype(np.float64)).all()
+            or (values != np.floor(values)).any()
+        ):
             return None
         counted = bool((np.diff(values) == 1).all())
         if counted or (_IDS.fullmatch(name.strip()) and len(np.unique(values)) == len(values)):
