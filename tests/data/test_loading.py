@@ -1,6 +1,7 @@
 """Data that people have: what a loader finds in them, what it fits on which rows, and what it refuses."""
 
 import json
+import re
 
 import datasets
 import numpy as np
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from steelyard.data import load_dataset, split_validation
-from tests.helpers import assert_finite
+from steelyard.report.results import Comparison
+from tests.helpers import assert_finite, run_command
 
 N = 48
 
@@ -440,3 +442,82 @@ def test_a_folder_of_tables_in_splits(here):
 def test_options_of_columns_do_not_apply_to_what_is_built_in():
     with pytest.raises(ValueError, match="'digits' is built in; target and group do not apply"):
         load_dataset("digits", target="y", group="g")
+
+
+# From the command line --------------------------------------------------------------------------------------
+
+COMPARE = ("compare", "--backbone", "mlp", "--losses", "softmax", "--seeds", "1", "--epochs", "1", "--learning-rates", "0.1")  # fmt: skip
+
+
+def test_a_table_is_compared_and_told_on_standard_error(here, capsys):
+    frame().to_csv("t.csv", index=False)
+    given = (*COMPARE, "--dataset", "t.csv", "--target", "kind", "--group", "patient", "--out", "run")
+    code, _, told = run_command(capsys, *given)
+    assert (code, told.splitlines()[0][:48]) == (0, "t.csv: numbers: age, size, adult; categories: co")
+    results = Comparison.read(here / "run")
+    assert results.data.reading == told.splitlines()[0]
+    assert results.data.class_names == ["ant", "bee"]
+    assert sum(results.data.test_counts) == 12
+    assert "like an id" in (here / "run" / "report.html").read_text()
+    (record,) = (here / "run").glob("softmax/seed-0/result.json")
+    frame(age=np.arange(N)).to_csv("t.csv", index=False)  # other data under the same name
+    (here / "run" / "results.json").unlink()
+    code, _, told = run_command(capsys, *given, "--resume")
+    assert code == 2
+    assert re.search(rf"{record.relative_to(here)} .*data.*; remove the file to do the job again", told), told
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (
+            ["--backbone", "small-cnn"],
+            r"backbone small-cnn takes images \(N, C, H, W\), got features \(\d+, \d+\); mlp",
+        ),
+        (["--augmentation", "crop"], r"augmentation crop takes images \(N, C, H, W\), got features"),
+    ],
+)
+def test_networks_and_changes_of_images_refuse_features(here, capsys, options, message):
+    frame().to_csv("t.csv", index=False)
+    code, _, told = run_command(
+        capsys, *COMPARE, "--dataset", "t.csv", "--target", "kind", "--out", "run", *options
+    )
+    assert code == 2
+    assert re.search(message, told)
+    assert not (here / "run").exists()
+
+
+def test_a_configuration_does_not_say_which_function_is_run(here, capsys):
+    (here / "own_data_of_a_test.py").write_text("open('mark', 'w')\n" + OWN)
+    (here / "c.yaml").write_text(
+        "dataset: own_data_of_a_test:arrays\nlosses: [softmax]\nbackbone: mlp\nepochs: 1\n"
+    )
+    code, _, told = run_command(capsys, "compare", "--config", "c.yaml", "--out", "run")
+    assert code == 2
+    assert (
+        "configuration c.yaml names a function that would be run, own_data_of_a_test:arrays; to run it, say"
+        in told
+    )
+    assert not (here / "mark").exists()
+
+
+def test_the_leaderboard_takes_the_same_data(here, capsys):
+    frame().to_csv("t.csv", index=False)
+    given = (
+        "reproduce",
+        "leaderboard",
+        "--dataset",
+        "t.csv",
+        "--target",
+        "kind",
+        "--losses",
+        "softmax",
+        "--epochs",
+        "1",
+    )
+    given = (*given, "--seeds", "1", "--imbalance", "none", "--workers", "1", "--out", "runs")
+    code, _, told = run_command(capsys, *given, "--backbone", "small-cnn")
+    assert (code, "backbone small-cnn takes images (N, C, H, W), got features" in told) == (2, True)
+    code, printed, told = run_command(capsys, *given, "--backbone", "mlp")
+    assert (code, told.startswith("t.csv: numbers: age, size")) == (0, True), told
+    assert "report: runs/leaderboard/report.html" in printed
