@@ -322,6 +322,13 @@ def audit(
 @click.option(
     "--target", metavar="COLUMN", help="Label column.  [default: target, label, labels, y, y_true or label_ids]"
 )
+@click.option(
+    "--inputs",
+    is_flag=True,
+    help="FILE is a data set as for compare: table, texts, arrays, module:function. A linear model of its inputs "
+    "is forecast, and judged by its test split.",
+)
+@click.option("--group", metavar="COLUMN", help="With --inputs, as for compare.")
 @click.option("--class-names", help=_CLASS_NAMES)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
