@@ -277,3 +277,15 @@ def test_hub_that_cannot_be_reached_says_so(monkeypatch):
         match=r"neither built in .digits, digits-rotated, .*. nor a folder .*no route.* name a local folder",
     ):
         load_dataset("somebody/some-images")
+
+
+def test_labels_of_images_may_be_texts(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "kind": datasets.Value("string")})
+    folder = _save(tmp_path / "set", [(image, "bee" if k else "ant") for image, k in GOOD], features=features)
+    data = load_dataset(folder, target="kind")
+    assert data.class_names == ("ant", "bee")
+    assert data.train_target.tolist() == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(ValueError, match="must have one label column, got no label column among image, kind"):
+        load_dataset(folder, target="sort")
+    with pytest.raises(ValueError, match="has no column 'site' for group, only image, kind"):
+        load_dataset(folder, target="kind", group="site")

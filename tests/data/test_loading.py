@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -235,6 +235,7 @@ def test_a_file_that_is_none():
 # Groups ----------------------------------------------------------------------------------------------------
 
 
+@settings(max_examples=30)
 @given(st.integers(0, 10**6), st.integers(2, 5), st.sampled_from([0.1, 0.25, 0.5, 0.75]))
 def test_no_group_stands_on_both_sides(seed, classes, fraction):
     generator = torch.Generator().manual_seed(seed)

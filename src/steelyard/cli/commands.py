@@ -145,7 +145,7 @@ def compare(
         given["learning_rates"] = [_number(part) for part in given["learning_rates"].split(",")]
     config = make_config(**given) if config_file is None else read_config(config_file, **given)
 
-    stem = "-".join((Path(config.dataset).name or "data", *config.imbalance.split(":")))
+    stem = "-".join((Path(config.dataset).name.replace(":", "-") or "data", *config.imbalance.split(":")))
     if out is not None:
         folder = out
     elif resume:

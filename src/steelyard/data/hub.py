@@ -17,7 +17,7 @@ from steelyard.data.builtin import TASKS
 from steelyard.data.dataset import Dataset
 from steelyard.data.images import decode_images
 from steelyard.data.local import open_folder, roots
-from steelyard.data.making import Part, make_dataset
+from steelyard.data.making import Part, code_labels, make_dataset, place_labels
 from steelyard.data.tabular import Asked, from_tables
 
 _TEST_SPLITS = ("test", "validation", "valid")
@@ -52,11 +52,7 @@ def from_hugging_face(name: str, asked: Asked, image_mode: str | None, image_siz
     if asked.group is not None and asked.group not in features:
         raise ValueError(f"dataset {name!r} has no column {asked.group!r} for group, only {', '.join(features)}")
     shown = {"train": train_name, "test": test_name or train_name}
-    feature = features[label_column]
-    named = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
-    targets = {s: _labels(name, shown[s], label_column, part[label_column], named) for s, part in parts.items()}
-    size = int(max(t.max() for t in targets.values())) + 1
-    names = named or tuple(map(str, range(size)))
+    targets, names = _targets(name, parts, shown, label_column)
     counts = torch.bincount(targets["train"], minlength=len(names))
     if int((counts > 0).sum()) < 2:
         raise ValueError(
@@ -88,6 +84,30 @@ def from_hugging_face(name: str, asked: Asked, image_mode: str | None, image_siz
     told += [f"groups: {asked.group}"] if asked.group else []
     found = f"{name}: {'; '.join(told + notes)}"
     return make_dataset(name, names, made["train"], made.get("test"), found=found)
+
+
+def _targets(
+    name: str, parts: dict[str, Any], shown: dict[str, str], column: str
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the labels of each part, and the names of the classes."""
+    import datasets
+
+    feature = parts["train"].features[column]
+    if str(getattr(feature, "dtype", "")).endswith("string"):
+        values = {s: np.array(list(part[column]), dtype=object) for s, part in parts.items()}
+        where = {s: f"dataset {name!r}, split {shown[s]}, column {column!r}" for s in parts}
+        _, names, classes = code_labels(where["train"], values["train"])
+        return {s: place_labels(where[s], values[s], classes) for s in parts}, names
+    if not isinstance(feature, datasets.ClassLabel) and not str(getattr(feature, "dtype", "")).startswith(
+        _INTEGERS
+    ):
+        raise ValueError(
+            f"dataset {name!r}, column {column!r} must hold classes, whole numbers or texts, got {feature}"
+        )
+    named = tuple(feature.names) if isinstance(feature, datasets.ClassLabel) else None
+    targets = {s: _labels(name, shown[s], column, part[column], named) for s, part in parts.items()}
+    size = int(max(t.max() for t in targets.values())) + 1
+    return targets, named or tuple(map(str, range(size)))
 
 
 def _of_columns(name: str, parts: dict[str, Any], asked: Asked, labels: list[str], notes: list[str]) -> Dataset:

@@ -85,6 +85,13 @@ def _applied(made: Any, width: int) -> Transform:
                 f"{len(rows):,} rows of {width:,} features take about {needed / 1e9:,.1f} GB of memory, and there "
                 f"are {available / 1e9:,.1f} GB; name fewer columns or take fewer rows"
             )
-        return torch.from_numpy(np.ascontiguousarray(made.transform(rows), dtype=np.float32))
+        with np.errstate(over="ignore"):
+            found = np.ascontiguousarray(made.transform(rows), dtype=np.float32)
+        if not np.isfinite(found).all():
+            row, column = (int(at) for at in np.argwhere(~np.isfinite(found))[0])
+            raise ValueError(
+                f"features must be finite in float32 once scaled, got none in row {row}, input {column}"
+            )
+        return torch.from_numpy(found)
 
     return transform
