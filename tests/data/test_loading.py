@@ -313,6 +313,7 @@ def test_arrays_are_found_by_their_names():
             "inputs and labels of a test split",
         ),
         ({"X": np.array([{}] * 9), "y": np.arange(9) % 2}, "array 'X' cannot be read: .* holds Python objects"),
+        ({"X": np.array(3), "y": np.arange(9) % 2}, "X must hold rows, got ndarray"),
         ({"X": np.full((9, 2), np.inf), "y": np.arange(9) % 2}, "X must hold finite numbers, got inf in row 0"),
     ],
 )

@@ -55,7 +55,8 @@ def from_values(name: str, values: Mapping[str, Any], asked: Asked, *, digest: s
     groups = None if group is None else _column(f"dataset {name!r}, {group}", values[group])
     labels = {s: _column(f"dataset {name!r}, {key}", values[key]) for s, (_, key) in keys.items()}
     for split, (key, _) in keys.items():
-        lengths = {len(values[key]), len(labels[split]), *([] if groups is None else [len(groups)])}
+        lengths = {_length(f"dataset {name!r}, {key}", values[key]), len(labels[split])}
+        lengths |= set() if groups is None else {len(groups)}
         if len(lengths) > 1:
             told = listed([str(length) for length in sorted(lengths)])
             raise ValueError(f"dataset {name!r}, {key} must have one label (and group) a row, got {told}")
@@ -97,12 +98,11 @@ def frame_table(where: str, rows: Any, more: Mapping[str, NDArray[Any] | None] |
         else:
             table = pa.table({"text": pa.array([str(each) for each in rows], pa.large_string())})
         for key, column in (more or {}).items():
+            if column is None:
+                continue
             if key in table.column_names:
-                raise ValueError(
-                    f"{where} must have no column {key!r} where there are labels or groups of that name"
-                )
-            if column is not None:
-                table = table.append_column(key, pa.array(column.tolist()))
+                raise ValueError(f"{where} must have no column {key!r} beside labels or groups of that name")
+            table = table.append_column(key, pa.array(column.tolist()))
         return table.replace_schema_metadata(None)
     except (pa.ArrowException, TypeError, AttributeError) as error:
         raise ValueError(f"{where} must be texts, or a frame of numbers and texts: {reason_of(error)}") from error
@@ -130,6 +130,12 @@ def _entry(
 
 def _plain(values: Any) -> NDArray[Any]:
     return values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+
+
+def _length(where: str, values: Any) -> int:
+    if not np.shape(values):
+        raise ValueError(f"{where} must hold rows, got {type(values).__name__}")
+    return len(values) if not hasattr(values, "toarray") else int(values.shape[0])
 
 
 def _column(where: str, values: Any) -> NDArray[Any]:
