@@ -27,7 +27,7 @@ from tests.helpers import COUNTS, WEIGHTS, assert_finite, fit_linear
 def _digits():
     data = load_dataset("digits")
     chosen = subsample(data.train_target, exponential(50), seed=1)
-    return data.images("train", chosen), data.train_target[chosen]
+    return data.inputs("train", chosen), data.train_target[chosen]
 
 
 def _trained(tmp_path, loss, epochs=40, balanced_sampler=False):

@@ -243,7 +243,7 @@ def _train(tmp_path, *, weight, balanced_sampler):
     """Mean confusion and natural counts of a small network on imbalanced digits, after 40 epochs."""
     data = load_dataset("digits")
     chosen = subsample(data.train_target, exponential(20), seed=0)
-    images, target = data.images("train", chosen), data.train_target[chosen]
+    images, target = data.inputs("train", chosen), data.train_target[chosen]
     drawn = torch.arange(len(target))
     if balanced_sampler:  # as many of each class, with repetition
         generator = torch.Generator().manual_seed(0)

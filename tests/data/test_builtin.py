@@ -22,9 +22,9 @@ def test_task(name):
         assert len(counts) == size
         assert counts.min() >= (100 if split == "train" else 30)
         rows = torch.arange(len(target))
-        images = data.images(split, rows)
+        images = data.inputs(split, rows)
         assert images.dtype == torch.uint8
-        assert torch.equal(images, again.images(split, rows))
+        assert torch.equal(images, again.inputs(split, rows))
         parts[split] = images.flatten(1)
     if name != "gaussians":  # where the text of a file, or a digit, might be in both
         both, counts = torch.cat(list(parts.values())).unique(dim=0, return_counts=True)

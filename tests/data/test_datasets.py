@@ -43,9 +43,9 @@ def test_digits_are_built_in_and_split_for_good():
     assert data.class_names == tuple("0123456789")
     assert (len(data.train_target), len(data.test_target)) == (1347, 450)
     assert torch.bincount(data.test_target).tolist() == [45, 46, 44, 46, 45, 46, 45, 45, 43, 45]
-    images = data.images("test", torch.tensor([3, 0]))
+    images = data.inputs("test", torch.tensor([3, 0]))
     assert (images.shape, images.dtype, images.max()) == ((2, 1, 8, 8), torch.uint8, 255)
-    assert torch.equal(images[1], data.images("test", torch.tensor([0]))[0])
+    assert torch.equal(images[1], data.inputs("test", torch.tensor([0]))[0])
     with pytest.raises(ValueError, match="'digits' is built in; image_mode and image_size do not apply"):
         load_dataset("digits", image_size=32)
 
@@ -54,7 +54,7 @@ def test_folder_is_read_by_feature_types(tmp_path):
     data = load_dataset(_save(tmp_path / "set", GOOD))
     assert data.class_names == ("ant", "bee")
     assert data.train_target.tolist() == [0, 1, 0, 1, 0, 1]
-    images = data.images("train", torch.tensor([4, 1]))
+    images = data.inputs("train", torch.tensor([4, 1]))
     assert images.shape == (2, 1, 8, 10)
     assert images[:, 0, 0, 0].tolist() == [40, 10]
 
@@ -62,14 +62,14 @@ def test_folder_is_read_by_feature_types(tmp_path):
 def test_many_images_are_decoded_in_parts_and_kept_in_a_file(tmp_path, monkeypatch):
     data = load_dataset(_save(tmp_path / "set", GOOD))
     rows = torch.tensor([5, 0, 3, 3, 1])
-    expected = data.images("train", rows)
+    expected = data.inputs("train", rows)
     monkeypatch.setattr("steelyard.data.hub._DECODED_TOGETHER", 2)
     monkeypatch.setattr("steelyard.data.images._LARGEST_IN_MEMORY", expected.numel() - 1)
     aside = tmp_path / "aside"
     aside.mkdir()
     with monkeypatch.context() as patch:
         patch.setattr("tempfile.tempdir", str(aside))
-        images = data.images("train", rows)
+        images = data.inputs("train", rows)
     assert str(aside) in Path("/proc/self/maps").read_text()
     assert list(aside.iterdir()) == []  # nobody has to clean up
     assert torch.equal(images, expected)
@@ -82,7 +82,7 @@ def test_deep_images_are_not_cut_off(tmp_path):
     deep = Image.fromarray(np.arange(0, 60_000, 600, dtype=np.uint16).reshape(10, 10))
     folder = _save(tmp_path / "set", [(_image(size=(10, 10)), 0), (deep, 1)])
     with pytest.raises(ValueError, match=r"row 1 is of mode I;16, more than 8 bits a pixel"):
-        load_dataset(folder, image_mode="L").images("train", torch.arange(2))
+        load_dataset(folder, image_mode="L").inputs("train", torch.arange(2))
 
 
 def test_classes_are_preferred_to_groups_of_them(tmp_path):
@@ -100,7 +100,7 @@ def test_classes_are_preferred_to_groups_of_them(tmp_path):
 
 def test_no_indices_give_no_images_of_the_right_shape(tmp_path):
     data = load_dataset(_save(tmp_path / "set", GOOD))
-    assert data.images("test", torch.arange(0)).shape == (0, 1, 8, 10)
+    assert data.inputs("test", torch.arange(0)).shape == (0, 1, 8, 10)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +119,7 @@ def test_no_indices_give_no_images_of_the_right_shape(tmp_path):
 )
 def test_rows_that_are_none_are_refused(split, indices, error, message):
     with pytest.raises(error, match=message):
-        load_dataset("digits").images(split, indices)
+        load_dataset("digits").inputs(split, indices)
 
 
 @pytest.mark.parametrize(
@@ -154,7 +154,7 @@ def test_image_too_large_to_be_honest_is_listed_as_corrupt(tmp_path):
     Image.new("1", (30_000, 30_000)).save(file, "PNG")
     data = load_dataset(_save(tmp_path / "set", [*GOOD, ({"bytes": file.getvalue(), "path": None}, 0)]))
     with pytest.raises(ValueError, match="has 1 image that cannot be decoded, in rows 6"):
-        data.images("train", torch.arange(7))
+        data.inputs("train", torch.arange(7))
 
 
 @pytest.mark.parametrize("kind", ["int64", "uint8"])
@@ -168,7 +168,7 @@ def test_modes_and_sizes_are_converted_when_asked(tmp_path):
     rows = [(_image(9, "RGBA"), 0), (_image(9, "L", (20, 20)), 1), (_image(9, "P"), 0)]
     folder = _save(tmp_path / "set", rows)
     data = load_dataset(folder, image_mode="RGB", image_size=12)
-    assert data.images("train", torch.arange(3)).shape == (3, 3, 12, 12)
+    assert data.inputs("train", torch.arange(3)).shape == (3, 3, 12, 12)
 
 
 @pytest.mark.parametrize(
@@ -182,7 +182,7 @@ def test_modes_and_sizes_are_converted_when_asked(tmp_path):
 def test_mixed_images_are_refused_unless_told(tmp_path, rows, message):
     data = load_dataset(_save(tmp_path / "set", rows))
     with pytest.raises(ValueError, match=message):
-        data.images("train", torch.arange(2))
+        data.inputs("train", torch.arange(2))
 
 
 def test_corrupt_images_are_listed(tmp_path):
@@ -191,9 +191,9 @@ def test_corrupt_images_are_listed(tmp_path):
     with pytest.raises(
         ValueError, match=r"12 images that cannot be decoded, in rows 6, 7, .*15, \.\.\."
     ) as caught:
-        data.images("train", torch.arange(18))
+        data.inputs("train", torch.arange(18))
     assert "split train, column 'picture'" in str(caught.value)
-    assert len(data.images("train", torch.arange(6))) == 6
+    assert len(data.inputs("train", torch.arange(6))) == 6
 
 
 @pytest.mark.parametrize(
@@ -203,9 +203,9 @@ def test_corrupt_images_are_listed(tmp_path):
         ([(_image(), 0), (_image(), -1)], None, "split train, column 'kind' has no label in row 1, got -1"),
         ([(_image(), 0), (_image(), None)], None, "split train, column 'kind' has no label in row 1, got None"),
         (
-            [("a", 0), ("b", 1)],
-            {"text": datasets.Value("string"), "kind": datasets.ClassLabel(names=["a", "b"])},
-            "must have one image column, got no image column among text, kind",
+            [(None, 0), (None, 1)],
+            {"nothing": datasets.Value("null"), "kind": datasets.ClassLabel(names=["a", "b"])},
+            "has no column that is an input beside its label 'kind': nothing .neither numbers nor text.; name them",
         ),
         (
             [(_image(), "x"), (_image(), "y")],
@@ -232,12 +232,25 @@ def test_class_without_training_samples_is_named(tmp_path):
         load_dataset(folder)
 
 
-def test_missing_splits(tmp_path):
+def test_a_test_split_is_made_where_there_is_none(tmp_path):
     folder = tmp_path / "set"
-    _save(folder, GOOD)
+    _save(folder, GOOD * 2)
     (folder / "data" / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(ValueError, match=r"has no test split \(one of test, validation, valid\), only train"):
-        load_dataset(str(folder))
+    data = load_dataset(str(folder))
+    assert data.reading.endswith("no test split: 4 of 12 rows are set aside for it, stratified, seed 0")
+    values = {s: data.inputs(s, torch.arange(n))[:, 0, 0, 0].tolist() for s, n in (("train", 8), ("test", 4))}
+    assert sorted(values["train"] + values["test"]) == sorted(10 * i for i in range(6) for _ in "12")
+    for split, target in (("train", data.train_target), ("test", data.test_target)):
+        assert [value // 10 % 2 for value in values[split]] == target.tolist()
+
+
+def test_splits_of_which_none_is_for_training(tmp_path):
+    _save(tmp_path, GOOD)
+    (tmp_path / "data" / "train-00000-of-00001.parquet").rename(
+        tmp_path / "data" / "validation-00000-of-00001.parquet"
+    )
+    with pytest.raises(ValueError, match="has no train split, only validation, test"):
+        load_dataset(str(tmp_path))
 
 
 def test_folder_that_is_none(tmp_path):
@@ -248,7 +261,9 @@ def test_folder_that_is_none(tmp_path):
         load_dataset(str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="unknown dataset 'digit'; did you mean 'digits'"):
         load_dataset("digit")
-    with pytest.raises(ValueError, match="dataset name must be built in, a folder or a hub name, got ''"):
+    with pytest.raises(
+        ValueError, match="dataset name must be built in, a file, a folder, a function or a hub name, got ''"
+    ):
         load_dataset("")
 
 
@@ -262,3 +277,15 @@ def test_hub_that_cannot_be_reached_says_so(monkeypatch):
         match=r"neither built in .digits, digits-rotated, .*. nor a folder .*no route.* name a local folder",
     ):
         load_dataset("somebody/some-images")
+
+
+def test_labels_of_images_may_be_texts(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "kind": datasets.Value("string")})
+    folder = _save(tmp_path / "set", [(image, "bee" if k else "ant") for image, k in GOOD], features=features)
+    data = load_dataset(folder, target="kind")
+    assert data.class_names == ("ant", "bee")
+    assert data.train_target.tolist() == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(ValueError, match="must have one label column, got no label column among image, kind"):
+        load_dataset(folder, target="sort")
+    with pytest.raises(ValueError, match="has no column 'site' for group, only image, kind"):
+        load_dataset(folder, target="kind", group="site")

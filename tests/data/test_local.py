@@ -133,16 +133,16 @@ def test_an_image_is_no_file_outside(folder, path, monkeypatch):
     monkeypatch.chdir(outside)
     _with_paths(folder, [folder / "inside.png", path.format(outside=outside, inside=folder)])
     data = load_dataset(str(folder))
-    assert data.images("train", torch.tensor([0])).max() == 7
+    assert data.inputs("train", torch.tensor([0])).max() == 7
     with pytest.raises(ValueError, match=r"split train, column 'picture', row 1: file .* lies outside .*set, and"):
-        data.images("train", torch.arange(2))
+        data.inputs("train", torch.arange(2))
 
 
 def test_an_image_that_is_no_regular_file_is_listed(folder):
     os.mkfifo(folder / "pipe.png")
     _with_paths(folder, [folder / "pipe.png", folder / "data"])
     with pytest.raises(ValueError, match="has 2 images that cannot be decoded, in rows 0, 1"):
-        load_dataset(str(folder)).images("train", torch.arange(2))
+        load_dataset(str(folder)).inputs("train", torch.arange(2))
 
 
 def _table(folder, names):
@@ -158,14 +158,14 @@ def test_a_folder_of_images_does_not_name_others_in_its_table(tmp_path):
         for k in range(2):
             _image(k).save(tmp_path / "set" / split / f"{k}.png")
         _table(tmp_path / "set" / split, ["0.png", "1.png"])
-    assert load_dataset(str(tmp_path / "set")).images("train", torch.arange(2)).flatten(1).amax(1).tolist() == [
+    assert load_dataset(str(tmp_path / "set")).inputs("train", torch.arange(2)).flatten(1).amax(1).tolist() == [
         0,
         1,
     ]
     for name in ("../../secret.png", str(outside)):
         _table(tmp_path / "set" / "train", [name, "1.png"])
         with pytest.raises(ValueError, match=r"secret\.png"):
-            load_dataset(str(tmp_path / "set")).images("train", torch.arange(2))
+            load_dataset(str(tmp_path / "set")).inputs("train", torch.arange(2))
 
 
 def test_a_script_in_the_folder_is_never_run(folder):
@@ -178,10 +178,10 @@ def test_a_script_in_the_folder_is_never_run(folder):
     assert not mark.exists()
 
 
-def test_kinds_that_hold_no_images_are_refused(tmp_path):
+def test_kinds_that_hold_no_data_are_refused(tmp_path):
     (tmp_path / "train.txt").write_text("a\n")
     (tmp_path / "test.txt").write_text("a\n")
-    with pytest.raises(ValueError, match="files are of kind text; images are read from arrow, csv, imagefolder"):
+    with pytest.raises(ValueError, match="files are of kind text; data are read from arrow, csv, imagefolder"):
         load_dataset(str(tmp_path))
 
 

@@ -24,7 +24,7 @@ RECIPE = Recipe(epochs=4, batch_size=32, learning_rate=0.1)
 @pytest.fixture(scope="module")
 def images():
     data = load_dataset("digits")
-    return data.images("train", torch.arange(300)), data.train_target[:300]
+    return data.inputs("train", torch.arange(300)), data.train_target[:300]
 
 
 class Killed(BaseException):

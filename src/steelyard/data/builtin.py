@@ -1,7 +1,7 @@
 """Classification tasks of many classes that need no download: made of digits, of Python's own text, or simulated.
 
 Classes are in an order that mixes them, so that a profile of counts over it does not make one kind of class rare.
-Tasks of features, not pixels, are images of D channels and a single pixel.
+Tasks of features, not pixels, hold them at 256 levels.
 """
 
 import sysconfig
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 Split = tuple[Tensor, Tensor]
-"""Images (N, C, H, W), uint8, and labels (N,)."""
+"""Images (N, C, H, W) or features (N, D), uint8, and labels (N,)."""
 
 _PER_CLASS, _TEST_PER_CLASS = 200, 30
 _MODULES, _SNIPPET, _FEATURES = 150, 200, 128
@@ -119,13 +119,13 @@ def gaussians() -> tuple[tuple[str, ...], Split, Split]:
 
 
 def _quantized(train: Tensor, test: Tensor) -> tuple[Split, Split]:
-    """Return features as channels of uint8, from the 0.1% to the 99.9% point of each; samples lie class by
+    """Return features as levels of uint8, from the 0.1% to the 99.9% point of each; samples lie class by
     class."""
     low, high = (torch.from_numpy(np.quantile(train.numpy(), q, axis=0)) for q in (0.001, 0.999))
 
     def split(features: Tensor, per_class: int) -> Split:
         levels = ((features - low) / (high - low) * 255).round().clamp(0, 255).to(torch.uint8)
-        return levels[:, :, None, None], torch.arange(len(levels) // per_class).repeat_interleave(per_class)
+        return levels, torch.arange(len(levels) // per_class).repeat_interleave(per_class)
 
     return split(train, _PER_CLASS), split(test, _TEST_PER_CLASS)
 

@@ -24,7 +24,9 @@ OnEpoch = Callable[[dict[str, float]], None]
 
 @dataclass(frozen=True)
 class Splits:
-    """What one seed trains and is judged on: images (N, C, H, W) and labels (N,) each.
+    """What one seed trains and is judged on: inputs and labels (N,) each.
+
+    Inputs are images (N, C, H, W), uint8, or features (N, D): float32, or uint8 levels of a built-in task.
 
     Attributes:
         train: the samples that are trained on.

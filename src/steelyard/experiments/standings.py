@@ -13,6 +13,7 @@ from torch import Tensor
 from steelyard.data import split_validation
 from steelyard.experiments.job import Job, Splits, Training, carry_out, in_turn, train_and_judge
 from steelyard.experiments.metrics import recalls
+from steelyard.experiments.sides import Sides
 from steelyard.experiments.statistics import differences, holm, mean_interval, p_value, summary
 from steelyard.experiments.trainings import dataset, draw, every_so_many, ranked_counts, setting, settings
 from steelyard.notation import parse_loss
@@ -63,37 +64,36 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """
     data, spec = dataset(job), parse_loss(job["loss"])
     size = len(data.class_names)
-    rest, held_out = split_validation(data.train_target, 0.1, seed=0)
+    rest, held_out = split_validation(
+        data.train_target, 0.1, seed=0, groups=data.groups, class_names=data.class_names
+    )
     labels = data.train_target[rest]
     counts = ranked_counts(labels, size, job)
-    validation = data.images("train", held_out), data.train_target[held_out]
-    images, index = every_so_many(data, 10_000)
-    test = images, data.test_target[index]
+    sides = Sides(data, held_out, every_so_many(data.test_target, 10_000))
 
     @functools.lru_cache(maxsize=1)
     def splits(seed: int) -> Splits:
-        chosen = rest[draw(labels, counts, seed=seed)]
-        train = data.images("train", chosen), data.train_target[chosen]
-        return Splits(train, validation, test, torch.tensor(counts))
+        return sides.splits(rest[draw(labels, counts, seed=seed)])
 
     def train(_: str, training: Training) -> float | Scores:
+        of_seed = splits(training.seed)
         with tempfile.TemporaryDirectory() as folder:
             return train_and_judge(
                 spec,
-                splits(training.seed),
+                of_seed,
                 setting(job),
                 training,
-                functools.partial(_scores, test, counts),
+                functools.partial(_scores, of_seed.test, counts),
                 checkpoint=Path(folder) / "last.ckpt",
             )
 
     plan: Job[Scores] = Job(job["learning_rates"], job["seeds"], if_diverged="keep")
-    judged = carry_out({spec.label: plan}, in_turn(train))[spec.label]
+    found = carry_out({spec.label: plan}, in_turn(train))[spec.label]
     keys = list(Scores.__dataclass_fields__)
-    runs = [dict.fromkeys(keys) if run is None else asdict(run) for run in judged.runs]
+    runs = [dict.fromkeys(keys) if run is None else asdict(run) for run in found.runs]
     return job | {
-        "learning_rate": judged.rate,
-        "tried": [[trial.lr, trial.balanced_accuracy] for trial in judged.search],
+        "learning_rate": found.rate,
+        "tried": [[trial.lr, trial.balanced_accuracy] for trial in found.search],
         "fewest": min(counts),
         "most": max(counts),
         **{key: [run[key] for run in runs] for key in keys},

@@ -1,4 +1,4 @@
-"""What the claims' jobs share: a small network trained on imbalanced images, and what came of it."""
+"""What the claims' jobs share: a small network trained on imbalanced data, and what came of it."""
 
 import functools
 import tempfile
@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steelyard.data import ImageDataset, load_dataset, parse_imbalance
+from steelyard.data import Dataset, load_dataset, parse_imbalance
 from steelyard.experiments.job import Setting, Splits, train_network
 from steelyard.training import Recipe, predict, predict_features
 from steelyard.weights.schedules import DeferredReweighting
@@ -28,13 +28,14 @@ class Trained:
     test_target: Tensor
 
 
-def dataset(job: dict[str, Any]) -> ImageDataset:
+def dataset(job: dict[str, Any]) -> Dataset:
     """Return a job's data set, opened once in each process."""
-    return _opened(job["dataset"], job["image_mode"], job["image_size"])
+    return _opened(job["dataset"], *(job[key] for key in _OF_DATA))
 
 
+_OF_DATA = ("target", "features", "group", "image_mode", "image_size")
 _opened = functools.lru_cache(maxsize=2)(
-    lambda name, mode, size: load_dataset(name, image_mode=mode, image_size=size)
+    lambda name, *options: load_dataset(name, **dict(zip(_OF_DATA, options, strict=True)))
 )
 
 
@@ -51,8 +52,7 @@ def settings(config: Any) -> dict[str, Any]:
         "augmentation": config.augmentation,
         "initial_bias": config.initial_bias,
         "precision": config.precision,
-        "image_mode": config.image_mode,
-        "image_size": config.image_size,
+        **{key: getattr(config, key) for key in _OF_DATA},
     }
 
 
@@ -83,14 +83,13 @@ def setting(job: dict[str, Any]) -> Setting:
     return Setting(job["backbone"], recipe, job["initial_bias"], job["precision"])
 
 
-def every_so_many(data: ImageDataset, most: int) -> tuple[Tensor, Tensor]:
-    """Return every so many-th test image with its index, at most so many."""
-    judged = torch.arange(len(data.test_target))[:: max(1, -(-len(data.test_target) // most))]
-    return data.images("test", judged), judged
+def every_so_many(target: Tensor, most: int) -> Tensor:
+    """Return the indices of every so many labels, at most so many."""
+    return torch.arange(len(target))[:: max(1, -(-len(target) // most))]
 
 
 def train(
-    data: ImageDataset,
+    data: Dataset,
     chosen: Tensor,
     loss: nn.Module,
     job: dict[str, Any],
@@ -99,17 +98,19 @@ def train(
     labels: tuple[Tensor, Tensor] | None = None,
     schedule: tuple[str, DeferredReweighting] | None = None,
 ) -> Trained:
-    """Train a network on the chosen training images, as the job's settings and seed say, to the last epoch.
+    """Train a network on the chosen training rows, as the job's settings and seed say, to the last epoch.
 
-    It is judged on at most 2,000 test images. `labels`, of the training and the test split, take the place of the
+    It is judged on at most 2,000 test rows. `labels`, of the training and the test split, take the place of the
     data set's own.
     """
     target, test_target = labels or (data.train_target, data.test_target)
-    images, target = data.images("train", chosen), target[chosen]
-    judged, index = every_so_many(data, 2000)
+    fitted = data.prepare(chosen)
+    inputs, target = fitted.inputs("train", chosen), target[chosen]
+    index = every_so_many(test_target, 2000)
+    judged = fitted.inputs("test", index)
     splits = Splits(
-        train=(images, target),
-        validation=(images[:64], target[:64]),  # the history needs some; nothing is decided by them
+        train=(inputs, target),
+        validation=(inputs[:64], target[:64]),  # the history needs some; nothing is decided by them
         test=(judged, test_target[index]),
         class_counts=torch.bincount(target),
     )
@@ -125,8 +126,8 @@ def train(
             schedule=schedule,
         ).network
     return Trained(
-        predict(network, images),
-        predict_features(network, images),
+        predict(network, inputs),
+        predict_features(network, inputs),
         target,
         predict(network, judged),
         predict_features(network, judged),

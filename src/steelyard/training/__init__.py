@@ -2,7 +2,15 @@
 
 from steelyard.training.augmentation import Augmentation, augment
 from steelyard.training.fitting import Diverged, Fitted, fit
-from steelyard.training.networks import MLP, ImageNetwork, ResNet32, SmallCNN, check_backbone, create_backbone
+from steelyard.training.networks import (
+    MLP,
+    Network,
+    ResNet32,
+    SmallCNN,
+    check_backbone,
+    check_takes,
+    create_backbone,
+)
 from steelyard.training.predicting import predict, predict_features
 from steelyard.training.recipe import Precision, Recipe
 
@@ -11,13 +19,14 @@ __all__ = [
     "Augmentation",
     "Diverged",
     "Fitted",
-    "ImageNetwork",
+    "Network",
     "Precision",
     "Recipe",
     "ResNet32",
     "SmallCNN",
     "augment",
     "check_backbone",
+    "check_takes",
     "create_backbone",
     "fit",
     "predict",

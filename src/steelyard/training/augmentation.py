@@ -18,7 +18,7 @@ def augment(
     The same seed and step give the same change, so a resumed training sees what an uninterrupted one sees.
 
     Args:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8; for ``"none"`` whatever there is.
         kind: ``"none"``, ``"crop"``, or ``"crop-flip"`` (not for digits or letters, which a mirror makes others).
         seed, step: of the training.
         start, total: the images are those from `start` on of a batch of `total`. Default: the whole batch.

@@ -9,17 +9,17 @@ from torch.utils.data import Dataset, Sampler
 
 
 class Shares(Dataset[tuple[Tensor, Tensor, int]]):
-    """By whole batches of indices: the images of a process's share, all labels, and where the share starts."""
+    """By whole batches of indices: the inputs of a process's share, all labels, and where the share starts."""
 
-    def __init__(self, images: Tensor, target: Tensor, rank: int, devices: int) -> None:
-        self.images, self.target, self.rank, self.devices = images, target, rank, devices
+    def __init__(self, inputs: Tensor, target: Tensor, rank: int, devices: int) -> None:
+        self.inputs, self.target, self.rank, self.devices = inputs, target, rank, devices
 
     def __len__(self) -> int:
         return len(self.target)
 
     def __getitem__(self, index: Any) -> tuple[Tensor, Tensor, int]:
         start, stop = (len(index) * rank // self.devices for rank in (self.rank, self.rank + 1))
-        return self.images[index[start:stop]], self.target[index], start
+        return self.inputs[index[start:stop]], self.target[index], start
 
 
 class EpochBatches(Sampler[list[int]]):

@@ -77,9 +77,9 @@ def fit(
     for rounding (and for dropout, which each device draws for itself). Batch normalisation is synchronised.
 
     Args:
-        network: images to logits (N, K).
+        network: inputs to logits (N, K).
         loss: logits and target to a scalar; gets float32 logits whatever the precision.
-        train: images (N, C, H, W) and labels (N,).
+        train: inputs (images (N, C, H, W) or features (N, D)) and labels (N,).
         validation: the same, for the balanced accuracy in the history; it decides nothing here.
         recipe: optimiser and length.
         seed: of the sample order, the augmentation and dropout (the network comes initialised).
@@ -191,6 +191,18 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
             )
 
 
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed what a step draws from.
+
+    On a CPU that is one generator. ``torch.manual_seed`` there also keeps, for each kind of device that was never
+    used, the call and its whole stack, at every step.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 class _Training(L.LightningModule):
     def __init__(
         self,
@@ -241,17 +253,17 @@ class _Training(L.LightningModule):
             setattr(self.loss, argument, schedule.class_weights.to(self.device))
 
     def training_step(self, batch: tuple[Tensor, Tensor, int], batch_index: int) -> Tensor:
-        images, target, start = batch
-        torch.manual_seed(((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank + 1) % 2**63)
-        images = augment(
-            images,
+        inputs, target, start = batch
+        _seed(((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank + 1) % 2**63, self.device)
+        inputs = augment(
+            inputs,
             self.recipe.augmentation,
             seed=self.seed,
             step=self.global_step,
             start=start,
             total=len(target),
         )
-        logits = self._gather(self.network(images), start, len(target))
+        logits = self._gather(self.network(inputs), start, len(target))
         with torch.autocast(self.device.type, enabled=False):
             value: Tensor = self.loss(logits, target)
         if not torch.isfinite(value):
@@ -277,9 +289,9 @@ class _Training(L.LightningModule):
         return torch.cat([whole[:start], logits, whole[stop:]])
 
     def validation_step(self, batch: tuple[Tensor, Tensor, int], batch_index: int) -> None:
-        images, target, start = batch
-        target = target[start : start + len(images)]
-        right = target[self.network(images).argmax(1) == target]
+        inputs, target, start = batch
+        target = target[start : start + len(inputs)]
+        right = target[self.network(inputs).argmax(1) == target]
         size = self._counts.shape[1]
         self._counts += torch.stack([torch.bincount(part.cpu(), minlength=size) for part in (target, right)])
 

@@ -1,27 +1,28 @@
-"""Networks for images: each takes uint8 pixels, normalises them itself, and ends in a linear head."""
+"""Networks for images and features: each normalises what comes as uint8 itself, and ends in a linear head."""
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steelyard.training.augmentation import Augmentation
 from steelyard.training.libraries import LIBRARIES, check_model, create_features
 
 
 def create_backbone(
-    name: str, images: Tensor, num_classes: int, *, initial_bias: Tensor | None = None
-) -> "ImageNetwork":
+    name: str, inputs: Tensor, num_classes: int, *, initial_bias: Tensor | None = None
+) -> "Network":
     """Return a network by its name, with random weights.
 
     Args:
-        name: ``"small-cnn"``, ``"resnet32"``, ``"mlp"``, or an image classifier of another library:
+        name: ``"mlp"``; for images ``"small-cnn"``, ``"resnet32"``, or an image classifier of another library,
             ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"transformers:NAME"``, the last being a model type such as
             ``vit`` or ``resnet``, a folder with a ``config.json``, or a name on the Hugging Face hub, of which the
             configuration alone is fetched. Models of transformers are made for the size of the images; the others
             come as their libraries make them.
-        images, num_classes, initial_bias: as the networks take them.
+        inputs, num_classes, initial_bias: as the networks take them.
 
     Raises:
-        ValueError: an unknown name, a model that does not end in a linear layer, or images that it cannot take.
+        ValueError: an unknown name, a model that does not end in a linear layer, or inputs that it cannot take.
         ImportError: a library that is not installed.
 
     Example:
@@ -30,10 +31,30 @@ def create_backbone(
         Linear(in_features=64, out_features=10, bias=True)
     """
     library, _, model = check_backbone(name).partition(":")
+    check_takes(name, inputs)
     if library in LIBRARIES:
-        features, width = create_features(library, model, images)
-        return ImageNetwork(images, num_classes, features, width, initial_bias=initial_bias)
-    return _OWN[name](images, num_classes, initial_bias=initial_bias)
+        features, width = create_features(library, model, inputs)
+        return Network(inputs, num_classes, features, width, initial_bias=initial_bias)
+    return _OWN[name](inputs, num_classes, initial_bias=initial_bias)
+
+
+def check_takes(backbone: str, inputs: Tensor, augmentation: Augmentation = "none") -> None:
+    """Refuse features (N, D) where a network or an augmentation takes images alone.
+
+    Raises:
+        ValueError: such inputs.
+    """
+    if inputs.dim() == 4:
+        return
+    shape = f"features {tuple(inputs.shape)}" if inputs.dim() == 2 else f"shape {tuple(inputs.shape)}"
+    if inputs.dim() != 2:
+        raise ValueError(f"inputs must be images (N, C, H, W) or features (N, D), got {shape}")
+    if backbone != "mlp":
+        raise ValueError(f"backbone {backbone} takes images (N, C, H, W), got {shape}; mlp takes features")
+    if augmentation != "none":
+        raise ValueError(
+            f"augmentation {augmentation} takes images (N, C, H, W), got {shape}; none takes features"
+        )
 
 
 def check_backbone(name: str) -> str:
@@ -52,17 +73,17 @@ def check_backbone(name: str) -> str:
     return name
 
 
-class ImageNetwork(nn.Module):
-    """Normalised pixels, features, and a linear head over them.
+class Network(nn.Module):
+    """Inputs, normalised where they are uint8; features, and a linear head over them.
 
-    Pixels come as uint8; the network normalises them itself by the mean and standard deviation of each channel
-    over the training images, which are part of its ``state_dict``.
+    uint8 inputs are normalised by the mean and standard deviation of each channel over the training inputs, which
+    are part of the ``state_dict``. Floating ones are taken as they are.
 
     Args:
-        images: (N, C, H, W) uint8, the training images, for the normalisation.
+        inputs: (N, C, H, W) uint8 or (N, D) uint8 or floating, the training inputs, for the normalisation.
         num_classes: K outputs.
-        features: normalised images (N, C, H, W) to features (N, D).
-        width: D.
+        features: normalised inputs to features (N, F).
+        width: F.
         initial_bias: (K,) start of the head's bias. Default: zeros.
     """
 
@@ -71,7 +92,7 @@ class ImageNetwork(nn.Module):
 
     def __init__(
         self,
-        images: Tensor,
+        inputs: Tensor,
         num_classes: int,
         features: nn.Module,
         width: int,
@@ -79,9 +100,13 @@ class ImageNetwork(nn.Module):
         initial_bias: Tensor | None = None,
     ) -> None:
         super().__init__()
-        mean, std = _mean_and_std(images)
-        self.register_buffer("mean", mean.float()[:, None, None])
-        self.register_buffer("std", std.clamp(min=1.0).float()[:, None, None])
+        if inputs.dtype == torch.uint8:
+            mean, std = _mean_and_std(inputs)
+        else:
+            mean, std = torch.zeros(inputs.shape[1]), torch.ones(inputs.shape[1])
+        pixels = [1] * (inputs.dim() - 2)
+        self.register_buffer("mean", mean.float().reshape(-1, *pixels))
+        self.register_buffer("std", std.clamp(min=1.0).float().reshape(-1, *pixels))
         self.features = features
         self.head = nn.Linear(width, num_classes)
         nn.init.zeros_(self.head.bias)
@@ -89,22 +114,22 @@ class ImageNetwork(nn.Module):
             with torch.no_grad():
                 self.head.bias.copy_(initial_bias)
 
-    def normalise(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> the same shape, float32."""
-        return (images.float() - self.mean) / self.std
+    def normalise(self, inputs: Tensor) -> Tensor:
+        """Inputs -> the same shape, float32."""
+        return (inputs.float() - self.mean) / self.std
 
-    def forward_features(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> features (N, D), what the head multiplies."""
-        features: Tensor = self.features(self.normalise(images))
+    def forward_features(self, inputs: Tensor) -> Tensor:
+        """Inputs -> features (N, F), what the head multiplies."""
+        features: Tensor = self.features(self.normalise(inputs))
         return features
 
-    def forward(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) uint8 -> logits (N, K)."""
-        logits: Tensor = self.head(self.forward_features(images))
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs -> logits (N, K)."""
+        logits: Tensor = self.head(self.forward_features(inputs))
         return logits
 
 
-class SmallCNN(ImageNetwork):
+class SmallCNN(Network):
     """A LeNet-size network: two convolutions with pooling, one hidden layer, a linear head.
 
     Works on images from 8 x 8 up.
@@ -148,7 +173,7 @@ class SmallCNN(ImageNetwork):
         return super().normalise(images).to(memory_format=torch.channels_last)
 
 
-class ResNet32(ImageNetwork):
+class ResNet32(Network):
     """The residual network of 32 layers for images of 32 x 32, as the long-tail literature trains it on CIFAR.
 
     Three stages of five blocks with 16, 32 and 64 channels; shortcuts between stages take every other pixel and
@@ -192,35 +217,35 @@ class ResNet32(ImageNetwork):
         return super().forward_features(images).mean((2, 3))
 
 
-class MLP(ImageNetwork):
-    """One hidden layer and a linear head, for images of any size, and for features as channels of one pixel.
+class MLP(Network):
+    """One hidden layer and a linear head, for features and for images of any size.
 
     Args:
-        images: (N, C, H, W) uint8, the training images, for the shape and the normalisation.
+        inputs: (N, D), or (N, C, H, W) uint8: the training inputs, for the shape and the normalisation.
         num_classes: K outputs.
         width: of the hidden layer.
         initial_bias: (K,) start of the head's bias. Default: zeros.
 
     Example:
-        >>> network = MLP(torch.randint(256, (10, 32, 1, 1), dtype=torch.uint8), num_classes=3)
-        >>> network(torch.zeros(2, 32, 1, 1, dtype=torch.uint8)).shape
+        >>> network = MLP(torch.randn(10, 32), num_classes=3)
+        >>> network(torch.zeros(2, 32)).shape
         torch.Size([2, 3])
     """
 
     def __init__(
-        self, images: Tensor, num_classes: int, *, width: int = 256, initial_bias: Tensor | None = None
+        self, inputs: Tensor, num_classes: int, *, width: int = 256, initial_bias: Tensor | None = None
     ) -> None:
-        features = nn.Sequential(nn.Flatten(), nn.Linear(images[0].numel(), width), nn.ReLU())
-        super().__init__(images, num_classes, features, width, initial_bias=initial_bias)
+        features = nn.Sequential(nn.Flatten(), nn.Linear(inputs[0].numel(), width), nn.ReLU())
+        super().__init__(inputs, num_classes, features, width, initial_bias=initial_bias)
 
 
 _OWN: dict[str, type[SmallCNN | ResNet32 | MLP]] = {"small-cnn": SmallCNN, "resnet32": ResNet32, "mlp": MLP}
 
 
-def _mean_and_std(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Of each channel, (C,) float64, by counting its 256 values: no copy of the images in a larger type."""
-    counts = torch.zeros(images.shape[1], 256, dtype=torch.float64)
-    for part in images.split(4096):
+def _mean_and_std(inputs: Tensor) -> tuple[Tensor, Tensor]:
+    """Of each channel, (C,) float64, by counting its 256 values: no copy of the inputs in a larger type."""
+    counts = torch.zeros(inputs.shape[1], 256, dtype=torch.float64)
+    for part in inputs.split(4096):
         for channel, pixels in zip(counts, part.unbind(1), strict=True):
             channel += torch.bincount(pixels.reshape(-1), minlength=256)
     values = torch.arange(256, dtype=torch.float64)

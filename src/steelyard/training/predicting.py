@@ -5,23 +5,22 @@ from torch import Tensor, nn
 
 
 @torch.no_grad()
-def predict(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the logits (N, K), float32 on the CPU, of images (N, C, H, W), in evaluation mode."""
+def predict(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the logits (N, K), float32 on the CPU, of inputs (N, ...), in evaluation mode."""
     network.eval()
     device = next(network.parameters()).device
-    return torch.cat([network(part.to(device)).float().cpu() for part in images.split(at_once(images))])
+    return torch.cat([network(part.to(device)).float().cpu() for part in inputs.split(at_once(inputs))])
 
 
-def at_once(images: Tensor) -> int:
-    """Return how many images an evaluation takes at a time: a thousand small ones."""
-    return min(1024, max(16, 2**22 // images[0].numel()))
+def at_once(inputs: Tensor) -> int:
+    """Return how many inputs an evaluation takes at a time: a thousand small ones."""
+    return min(1024, max(16, 2**22 // inputs[0].numel()))
 
 
 @torch.no_grad()
-def predict_features(network: nn.Module, images: Tensor) -> Tensor:
-    """Return the features (N, D), float32 on the CPU, of images (N, C, H, W): what the network's head
-    multiplies."""
+def predict_features(network: nn.Module, inputs: Tensor) -> Tensor:
+    """Return the features (N, D), float32 on the CPU, of inputs (N, ...): what the network's head multiplies."""
     network.eval()
     device = next(network.parameters()).device
-    parts = [network.forward_features(part.to(device)) for part in images.split(at_once(images))]  # type: ignore[operator]
+    parts = [network.forward_features(part.to(device)) for part in inputs.split(at_once(inputs))]  # type: ignore[operator]
     return torch.cat([part.float().cpu() for part in parts])
