@@ -137,6 +137,14 @@ def test_an_unknown_category_is_none_of_the_known():
     assert test.tolist() == [[0, 1], [0, 0]]
 
 
+def test_what_float32_does_not_hold_is_refused():
+    pd.DataFrame({"x": [1.5, 2.5] * 6, "y": [0, 1] * 6}).to_csv("train_t.csv", index=False)
+    pd.DataFrame({"x": [1.5, 1e300], "y": [0, 1]}).to_csv("t.csv", index=False)
+    data = load_dataset("train_t.csv").prepare(torch.arange(12))
+    with pytest.raises(ValueError, match="must be finite in float32 once scaled, got none in row 1, input 0"):
+        data.inputs("test", torch.arange(2))
+
+
 def test_inputs_that_need_fitting_are_not_given_before():
     frame().to_csv("t.csv", index=False)
     data = load_dataset("t.csv", target="kind")
