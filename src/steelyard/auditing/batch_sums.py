@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from steelyard._common.spread import refuse_spread
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
@@ -89,9 +90,9 @@ class BatchSums:
         if rows.shape[1] != self.stated.columns:
             raise ValueError(f"logits must have {self.stated.columns} columns, got {rows.shape[1]}")
         weights = None if sample_weight is None else sample_weight.detach().reshape(-1).to(rows.device).double()
-        if weights is not None and len(weights) != len(rows):
+        if weights is not None and weights.shape[0] != rows.shape[0]:
             raise ValueError(f"sample_weight must have {len(rows)} values, one a sample, got {len(weights)}")
-        if len(rows) == 0:
+        if rows.shape[0] == 0:
             return
         with torch.no_grad():
             z = rows if rows.device.type == "mps" else rows.double()
@@ -149,7 +150,7 @@ class BatchSums:
     def _slot(self) -> int:
         """Return the block of the next batch; blocks are joined two by two when all are full."""
         assert self._state is not None
-        blocks = len(self._state[0])
+        blocks = self._state[0].shape[0]
         if self._batches == blocks * self._width:
             self._join()
         slot = self._batches // self._width
@@ -179,7 +180,7 @@ class BatchSums:
 
     def _add_labels(self, z: Tensor, target: Tensor, logits: Tensor, weights: Tensor | None) -> None:
         size = z.shape[1]
-        if target.numel() != len(z) or target.is_floating_point() or target.is_complex():
+        if target.numel() != z.shape[0] or target.is_floating_point() or target.is_complex():
             raise ValueError(
                 f"target must hold {len(z)} class labels or soft rows of shape {tuple(logits.shape)}, "
                 f"got {str(target.dtype).removeprefix('torch.')} of shape {tuple(target.shape)}"
@@ -188,21 +189,28 @@ class BatchSums:
         ignored = labels == self.setup.reading.ignore_index
         line = labels.masked_fill(ignored, size)
         values = self._probabilities(z) if self._closed else self._gradient(z, labels, ignored)
-        ones = torch.ones_like(z[:, 0]) if weights is None else weights
-        share = ones if self.divisor == "sum" else ones / self._mean_of(line, ones, ignored)
-        values = values * share[:, None]
+        values = F.pad(values, (0, 1), value=1.0)  # the last column counts samples
+        if weights is not None:
+            values = values * weights[:, None]
+        sums = z.new_zeros(size + 1, size + 1).index_add_(0, line, values)
+        drawn = sums[:, -1]
+        mean = sums
+        if self.divisor == "weights":
+            assert self.setup.class_weights is not None
+            total = self._vector("class weights", self.setup.class_weights, z) @ drawn[:-1]
+            mean = sums / total.clamp_(min=1e-30)
+        elif self.divisor == "count":
+            mean = sums / (~ignored).sum().clamp_(min=1)
+        self._put(mean[:, :-1], mean[:, -1], drawn)
+
+    def _put(self, gradient: Tensor, masses: Tensor, drawn: Tensor) -> None:
+        """Add the sums of a batch to its block."""
         assert self._state is not None
         slot = self._slot()
-        for state, part in zip(self._state, (values, share, ones), strict=True):
-            state[slot].index_add_(0, line, part)
-
-    def _mean_of(self, line: Tensor, ones: Tensor, ignored: Tensor) -> Tensor:
-        """Return what the mean of a batch divides by: samples, or their weights."""
-        if self.divisor == "count":
-            return (~ignored).sum().clamp(min=1)
-        assert self.setup.class_weights is not None
-        padded = torch.cat([self.setup.class_weights, torch.zeros(1, dtype=torch.float64)])
-        return (self._vector("weights", padded, ones)[line] * ones).sum().clamp(min=1e-30)
+        for state, part in zip(self._state, (gradient, masses, drawn), strict=True):
+            block = state[slot]
+            block = block if block.shape == part.shape else block[:-1]  # soft targets ignore none
+            block += part
 
     def _gradient(self, z: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
         labels = labels.masked_fill(ignored, 0)
@@ -215,7 +223,6 @@ class BatchSums:
 
     def _add_soft(self, z: Tensor, target: Tensor, weights: Tensor | None) -> None:
         assert self.stated is not None
-        assert self._state is not None
         reading = self.setup.reading
         if self._batch_loss is not None or self.stated.link != "softmax":
             raise ValueError(f"target must hold class labels for {reading.name}, got one value for each class")
@@ -237,13 +244,10 @@ class BatchSums:
             total = (drawn @ self._vector("class weights", self.setup.class_weights, z)).clamp(min=1e-30)
         elif self.divisor != "sum":  # torch divides soft targets by their number
             total = len(z)
-        slot = self._slot()
-        for state, part in zip(self._state, (sums / total, drawn / total, drawn), strict=True):
-            state[slot][:-1] += part
+        self._put(sums / total, drawn / total, drawn)
 
     def _add_outputs(self, z: Tensor, target: Tensor, weights: Tensor | None) -> None:
         assert self.stated is not None
-        assert self._state is not None
         kept = target != self.setup.reading.ignore_index
         own = target.to(z).masked_fill(~kept, 0.0)
         other = (1 - own).masked_fill(~kept, 0.0)
@@ -263,9 +267,7 @@ class BatchSums:
         if self.divisor == "weights" and self.stated.binary:
             assert self.setup.class_weights is not None
             total = (self._vector("class weights", self.setup.class_weights, z) @ mass[:, 0]).clamp(min=1e-30)
-        slot = self._slot()
-        for state, part in zip(self._state, (sums / total, mass / total, mass), strict=True):
-            state[slot] += part
+        self._put(sums / total, mass / total, mass)
 
     def _less_target(self, sums: Tensor, masses: Tensor) -> Tensor:
         """Return gradients from sums of probabilities: p - 1 for the own class, p for every other."""
