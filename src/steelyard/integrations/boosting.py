@@ -176,7 +176,7 @@ def objective(
     hessian is 1e-16.
 
     LGL-INR is a function of all rows. Its gradient is exact; its hessian is
-    :math:`\tfrac{\omega_{kj}}{n_k} p (1 - p)`, the second derivative with the weights of the classes held. Both are
+    :math:`\tfrac{\omega_{kj}}{n_k} p (1 - p)`, the second derivative with the weights of classes held. Both are
     multiplied by :math:`N / K`, with which each class weighs as much as under balanced class weights, so that
     ``reg_lambda`` keeps its meaning. CatBoost calls an objective row by row and cannot have it.
 
