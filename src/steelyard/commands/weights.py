@@ -188,7 +188,7 @@ def code(classes: Sequence[str | int], weights: Sequence[float]) -> dict[str, st
 def _of_two(ratio: float, names: Sequence[str]) -> str:
     return (
         f"At the optimum of a logistic or softmax loss the mean probability of {names[1]} over the samples of "
-        f"{names[0]} will be {ratio:.3g} times that of {names[0]} over the samples of {names[1]}, whatever the model."
+        f"{names[0]} will be {ratio:.3g} times that of {names[0]} over those of {names[1]}, whatever the model."
     )
 
 

@@ -66,7 +66,7 @@ def count_classes(path: str | os.PathLike[str], *, target: str | None = None) ->
         raise ValueError(f"{path} has no rows with a label")
     if len({isinstance(key, str) for key in counted}) > 1:
         raise ValueError(f"{path} must have labels of one type, got text in one file and numbers in another")
-    classes = tuple(sorted(counted))  # type: ignore[type-var]
+    classes = tuple(sorted(counted))
     return ClassCounts(names[0], classes, tuple(counted[key] for key in classes), without)
 
 
