@@ -285,7 +285,7 @@ def _read(logits: ArrayLike, target: ArrayLike, ignore_index: int) -> _Rows:
     return _Rows(*_rows_of(z, y, ignore_index))
 
 
-@jax.jit
+@functools.partial(jax.jit)  # by partial, for type checkers
 def _rows_of(z: Array, y: Array, ignore_index: int) -> tuple[Array, Array, Array, Array]:
     size = z.shape[-1]
     z = z.reshape(-1, size).astype(jnp.float64 if z.dtype == jnp.float64 else jnp.float32)
