@@ -167,7 +167,10 @@ class LGLINRLinear(_LossLinear):
         self.loss = LGLINRLoss(**options)
         self.loss.to(device)
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+    def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
+        """Return the loss, or without a target the logits, as the linear layer that a head takes the place of."""
+        if target is None:
+            return self.logits(input)
         beside = ("process_group", "statistics", "momentum", "mean_confusion", "class_dim")
         return lgl_inr_linear(input, self.weight, target, **self._options(self.loss, input, beside))
 
@@ -214,7 +217,10 @@ class LogisticLinear(_LossLinear):
         self.loss = LogisticLoss(**options)
         self.loss.to(device)
 
-    def forward(self, input: Tensor, target: Tensor) -> Tensor:
+    def forward(self, input: Tensor, target: Tensor | None = None) -> Tensor:
+        """Return the loss, or without a target the logits, as the linear layer that a head takes the place of."""
+        if target is None:
+            return self.logits(input)
         return logistic_linear(
             input, self.weight, target, **self._options(self.loss, input, ("label_smoothing", "class_dim"))
         )
