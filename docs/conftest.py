@@ -1,10 +1,15 @@
-"""Pages may register losses of their own, which other tests must not meet."""
+"""Pages may register losses of their own and write files, which other tests must not meet."""
 
 import pytest
 
 from steelyard.losses.registry import LOSSES
 
 collect_ignore_glob = ["findings/SY*.md"]  # tests/test_docs.py runs their examples
+
+
+@pytest.fixture(autouse=True)
+def own_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
 
 
 @pytest.fixture(autouse=True)

@@ -10,8 +10,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
+from steelyard._common.files import write_csv
 from steelyard.commands import forecast as commands
 from steelyard.commands.forecast import forecast_file
+from steelyard.data import load_dataset
 from steelyard.forecasting import forecast
 from steelyard.report import write_forecast_page
 from steelyard.report.results import ForecastResults
@@ -215,3 +217,43 @@ def test_names_that_are_not_utf8_are_escaped(tmp_path):
     )  # fmt: skip
     assert ForecastResults.from_dict(found) == read  # what the command line prints
     assert "steelyard forecast f\\udcff.parquet" in (out / "report.html").read_text(encoding="utf-8")
+
+
+def test_a_table_of_inputs_is_forecast_as_a_linear_model_of_them(tmp_path):
+    features, target = _samples(3, 200, 0)
+    names = np.array(["ant", "bee", "cat"])[target.numpy()]
+    file, said = tmp_path / "t.csv", []
+    write_csv(
+        file, ["a", "b", "c", "kind"], [[*row, name] for row, name in zip(features.tolist(), names, strict=True)]
+    )
+    found = forecast_file(
+        file, losses=["softmax"], weights=["none"], inputs=True, target="kind", weight_decay=0.01, say=said.append
+    )
+    data = load_dataset(file, target="kind")
+    assert said == [data.reading]
+    rows, others = torch.arange(len(data.train_target)), torch.arange(len(data.test_target))
+    fitted = data.prepare(rows)
+    train, test = (fitted.inputs(s, r).double() for s, r in (("train", rows), ("test", others)))
+    held_out = test, data.test_target
+    plain = forecast(train, data.train_target, class_weights={"none": None}, test=held_out, weight_decay=0.01)[0]
+    assert found["class_names"] == ["ant", "bee", "cat"]
+    assert found["judged_by"] == "the test split"
+    assert found["forecasts"][0]["recall"] == plain.recall.tolist()
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("digits", {"inputs": True}, r"inputs must be features \(N, D\), got images \(1347, 1, 8, 8\)"),
+        (
+            "digits",
+            {"inputs": True, "test": "t.csv"},
+            "inputs have their test split with them or set aside, got a test",
+        ),
+        ("digits", {"inputs": True, "class_names": ["a"]}, "class_names are those of a file of features"),
+        ("t.csv", {"group": "g"}, "group is of a data set of inputs, say --inputs too, got 'g'"),
+    ],
+)
+def test_inputs_that_cannot_be_forecast(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        forecast_file(name, losses=["softmax"], weights=["none"], **options)

@@ -203,9 +203,9 @@ def test_corrupt_images_are_listed(tmp_path):
         ([(_image(), 0), (_image(), -1)], None, "split train, column 'kind' has no label in row 1, got -1"),
         ([(_image(), 0), (_image(), None)], None, "split train, column 'kind' has no label in row 1, got None"),
         (
-            [("a", 0), ("b", 1)],
-            {"text": datasets.Value("string"), "kind": datasets.ClassLabel(names=["a", "b"])},
-            "must have one image column, got no image column among text, kind",
+            [(None, 0), (None, 1)],
+            {"nothing": datasets.Value("null"), "kind": datasets.ClassLabel(names=["a", "b"])},
+            "has no column that is an input beside its label 'kind': nothing .neither numbers nor text.; name them",
         ),
         (
             [(_image(), "x"), (_image(), "y")],
@@ -232,12 +232,25 @@ def test_class_without_training_samples_is_named(tmp_path):
         load_dataset(folder)
 
 
-def test_missing_splits(tmp_path):
+def test_a_test_split_is_made_where_there_is_none(tmp_path):
     folder = tmp_path / "set"
-    _save(folder, GOOD)
+    _save(folder, GOOD * 2)
     (folder / "data" / "test-00000-of-00001.parquet").unlink()
-    with pytest.raises(ValueError, match=r"has no test split \(one of test, validation, valid\), only train"):
-        load_dataset(str(folder))
+    data = load_dataset(str(folder))
+    assert data.reading.endswith("no test split: 4 of 12 rows are set aside for it, stratified, seed 0")
+    values = {s: data.inputs(s, torch.arange(n))[:, 0, 0, 0].tolist() for s, n in (("train", 8), ("test", 4))}
+    assert sorted(values["train"] + values["test"]) == sorted(10 * i for i in range(6) for _ in "12")
+    for split, target in (("train", data.train_target), ("test", data.test_target)):
+        assert [value // 10 % 2 for value in values[split]] == target.tolist()
+
+
+def test_splits_of_which_none_is_for_training(tmp_path):
+    _save(tmp_path, GOOD)
+    (tmp_path / "data" / "train-00000-of-00001.parquet").rename(
+        tmp_path / "data" / "validation-00000-of-00001.parquet"
+    )
+    with pytest.raises(ValueError, match="has no train split, only validation, test"):
+        load_dataset(str(tmp_path))
 
 
 def test_folder_that_is_none(tmp_path):
@@ -248,7 +261,9 @@ def test_folder_that_is_none(tmp_path):
         load_dataset(str(tmp_path / "empty"))
     with pytest.raises(ValueError, match="unknown dataset 'digit'; did you mean 'digits'"):
         load_dataset("digit")
-    with pytest.raises(ValueError, match="dataset name must be built in, a folder or a hub name, got ''"):
+    with pytest.raises(
+        ValueError, match="dataset name must be built in, a file, a folder, a function or a hub name, got ''"
+    ):
         load_dataset("")
 
 
@@ -262,3 +277,15 @@ def test_hub_that_cannot_be_reached_says_so(monkeypatch):
         match=r"neither built in .digits, digits-rotated, .*. nor a folder .*no route.* name a local folder",
     ):
         load_dataset("somebody/some-images")
+
+
+def test_labels_of_images_may_be_texts(tmp_path):
+    features = datasets.Features({"image": datasets.Image(), "kind": datasets.Value("string")})
+    folder = _save(tmp_path / "set", [(image, "bee" if k else "ant") for image, k in GOOD], features=features)
+    data = load_dataset(folder, target="kind")
+    assert data.class_names == ("ant", "bee")
+    assert data.train_target.tolist() == [0, 1, 0, 1, 0, 1]
+    with pytest.raises(ValueError, match="must have one label column, got no label column among image, kind"):
+        load_dataset(folder, target="sort")
+    with pytest.raises(ValueError, match="has no column 'site' for group, only image, kind"):
+        load_dataset(folder, target="kind", group="site")

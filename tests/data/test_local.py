@@ -178,10 +178,10 @@ def test_a_script_in_the_folder_is_never_run(folder):
     assert not mark.exists()
 
 
-def test_kinds_that_hold_no_images_are_refused(tmp_path):
+def test_kinds_that_hold_no_data_are_refused(tmp_path):
     (tmp_path / "train.txt").write_text("a\n")
     (tmp_path / "test.txt").write_text("a\n")
-    with pytest.raises(ValueError, match="files are of kind text; images are read from arrow, csv, imagefolder"):
+    with pytest.raises(ValueError, match="files are of kind text; data are read from arrow, csv, imagefolder"):
         load_dataset(str(tmp_path))
 
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from steelyard.experiments.config import Backbone, Decay, Rate
+from steelyard.experiments.config import Backbone, Column, Decay, Rate
 from steelyard.training import Augmentation, Precision
 
 
@@ -12,7 +12,7 @@ class ClaimConfig(BaseModel):
     """What a claim's experiment is made of; a claim uses those it needs.
 
     Attributes:
-        dataset: as :class:`CompareConfig`'s.
+        dataset, target, features, group: as :class:`CompareConfig`'s.
         imbalances: profiles, each an experiment of its own (c4).
         imbalance: profile (c2, c3).
         weights, ratios: of the positives, and negatives over positives (c1).
@@ -34,6 +34,9 @@ class ClaimConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     dataset: str = "digits"
+    target: Column = None
+    features: Column = None
+    group: Column = None
     imbalances: list[str] = Field(default=["none"], min_length=1)
     imbalance: str = "none"
     weights: list[float] = Field(default=[1.0], min_length=1)

@@ -12,6 +12,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, cast
 
+import torch
 import yaml
 from pydantic import ValidationError
 
@@ -29,6 +30,7 @@ from steelyard.notation import check_starts, parse_losses
 from steelyard.report import write_claim_page
 from steelyard.report.results import Claim, Conclusion
 from steelyard.report.results.claim import Claimed
+from steelyard.training import check_takes
 
 CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "leaderboard": leaderboard}
 
@@ -72,6 +74,7 @@ def reproduce(
     command: str | None = None,
     on_done: Callable[[str, str], None] = lambda name, outcome: None,
     on_plan: Callable[[int], None] = lambda number: None,
+    on_data: Callable[[str], None] = lambda reading: None,
 ) -> Claim:
     """Run a claim's jobs into a folder, those that are not finished, and write its page.
 
@@ -81,7 +84,7 @@ def reproduce(
         folder: of this claim and configuration; an unfinished run goes on.
         workers, engine: see :func:`run_grid`.
         command: the command line to show on the page.
-        on_done, on_plan: told each job's outcome, and how many there are.
+        on_done, on_plan, on_data: told each job's outcome, how many there are, and what was found in the data.
 
     Returns:
         What claim.json holds; beside it rows.csv, jobs/ with a record each, and report.html.
@@ -101,7 +104,7 @@ def reproduce(
         jobs = module.jobs(config)
         if not file.exists():
             check_new(folder)
-            _check_data(jobs)  # before anything is written, and any job fails for it
+            _check_data(jobs, on_data)  # before anything is written, and any job fails for it
             write_json(file, given)
         on_plan(len(jobs))
         ran = 0
@@ -173,15 +176,18 @@ def _configuration(file: Path) -> dict[str, Any]:
     return {"claim": None} | ClaimConfig().model_dump() | found
 
 
-def _check_data(jobs: dict[str, dict[str, Any]]) -> None:
+def _check_data(jobs: dict[str, dict[str, Any]], on_data: Callable[[str], None]) -> None:
     """Open every data set of the jobs, and see that the imbalances leave samples of each class.
 
     Raises:
         ValueError, OSError: as loading and imbalance do.
     """
-    keys = ("dataset", "image_mode", "image_size", "imbalance", "limit_train")
+    keys = ("dataset", "imbalance", "limit_train")  # the others are the same in all jobs
     for job in {tuple(job.get(key) for key in keys): job for job in jobs.values()}.values():
         data = dataset(job)
+        on_data(data.reading)
+        first = data.prepare(torch.arange(len(data.train_target))).inputs("train", torch.arange(1))
+        check_takes(job["backbone"], first, job["augmentation"])
         if "imbalance" in job:
             ranked_counts(data.train_target, len(data.class_names), job)
 

@@ -18,13 +18,30 @@ def commands() -> None:
 
 
 _BACKBONES = (
-    "Network: small-cnn; resnet32, for images of 32 x 32; mlp, one hidden layer; or a model of another library: "
-    "timm:NAME, torchvision:NAME, transformers:NAME."
+    "Network: mlp, one hidden layer, for features and images; for images also small-cnn; resnet32 (32 x 32); or a "
+    "model of another library: timm:NAME, torchvision:NAME, transformers:NAME."
 )
 _AUGMENTATION = (
     "Augmentation of training images: none, crop (shift by up to 4 pixels) or crop-flip (mirror them too)."
 )
 _PRECISION = "Precision of training: 32-true, 16-mixed (not on CPUs) or bf16-mixed."
+
+
+def _of_columns(command: Any) -> Any:
+    """Add the options that name columns of a data set."""
+    for option, help_text in (
+        ("--group", "Column of groups: rows with the same value stay on one side of every split."),
+        (
+            "--features",
+            "Columns that are inputs, comma-separated; patterns such as 'f*' are allowed.  "
+            "[default: all others but those like an id]",
+        ),
+        ("--target", "Label column.  [default: target, label, labels, y, y_true or label_ids]"),
+    ):
+        command = click.option(option, metavar="COLUMNS" if option == "--features" else "COLUMN", help=help_text)(
+            command
+        )
+    return command
 
 
 @commands.command()
@@ -35,8 +52,11 @@ _PRECISION = "Precision of training: 32-true, 16-mixed (not on CPUs) or bf16-mix
     help="YAML file of the options below; options on the command line win.",
 )
 @click.option(
-    "--dataset", help="A built-in data set, a folder, or a Hugging Face hub name.  [default: digits, built in]"
+    "--dataset",
+    help="A table or arrays in a file (.csv, .parquet, .npz ...), a folder, a function of yours (module:function, "
+    "which is run), a Hugging Face hub name, or a built-in data set.  [default: digits, built in]",
 )
+@_of_columns
 @click.option(
     "--imbalance",
     help="Imbalance of the training split: none, exponential:RATIO or step:RATIO[:FRACTION].  [default: none]",
@@ -125,7 +145,7 @@ def compare(
         given["learning_rates"] = [_number(part) for part in given["learning_rates"].split(",")]
     config = make_config(**given) if config_file is None else read_config(config_file, **given)
 
-    stem = "-".join((Path(config.dataset).name or "data", *config.imbalance.split(":")))
+    stem = "-".join((Path(config.dataset).name.replace(":", "-") or "data", *config.imbalance.split(":")))
     if out is not None:
         folder = out
     elif resume:
@@ -302,6 +322,13 @@ def audit(
 @click.option(
     "--target", metavar="COLUMN", help="Label column.  [default: target, label, labels, y, y_true or label_ids]"
 )
+@click.option(
+    "--inputs",
+    is_flag=True,
+    help="FILE is a data set as for compare: table, texts, arrays, module:function. A linear model of its inputs "
+    "is forecast, and judged by its test split.",
+)
+@click.option("--group", metavar="COLUMN", help="With --inputs, as for compare.")
 @click.option("--class-names", help=_CLASS_NAMES)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
@@ -336,6 +363,7 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 @commands.command()
 @click.argument("claim", metavar="{c1|c2|c3|c4|leaderboard|all}")
 @click.option("--dataset", help="As for compare; for leaderboard several, comma-separated.")
+@_of_columns
 @click.option(
     "--full", is_flag=True, help="Run at the paper's scale: data from the hub and larger networks, for GPUs."
 )
@@ -407,6 +435,7 @@ def reproduce(
                 engine=engine,  # type: ignore[arg-type]
                 command=command,
                 on_plan=display.plan,
+                on_data=display.data,
                 on_done=lambda job, outcome, name=name: display.end(f"{name} {job}", outcome),  # type: ignore[misc]
             )
             held = {"yes": "held", "no": "did not hold", "partly": "held in part"}[result.held]

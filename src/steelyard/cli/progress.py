@@ -29,6 +29,10 @@ class Display:
     def __exit__(self, *error: object) -> None:
         self.bar.stop()
 
+    def data(self, reading: str) -> None:
+        if reading:
+            click.echo(reading, err=True)
+
     def plan(self, runs: int) -> None:
         self.bar.update(self.runs, total=(self.bar.tasks[0].total or 0) + runs)
 

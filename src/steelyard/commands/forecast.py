@@ -2,6 +2,7 @@
 
 import datetime
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 import steelyard
 from steelyard._common.files import check_folder, filled_folder, write_atomically, write_csv, write_json
 from steelyard._common.memory import check_memory
-from steelyard.data import Predictions, open_predictions
+from steelyard.data import Predictions, load_dataset, open_predictions
 from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
 from steelyard.notation import parse_loss, parse_weights
 from steelyard.report import write_forecast_page
@@ -34,6 +35,8 @@ def forecast_file(
     target: str | None = None,
     features: str | None = None,
     class_names: Sequence[str] | None = None,
+    inputs: bool = False,
+    group: str | None = None,
     out: str | PathLike[str] | None = None,
     command: str | None = None,
     say: Callable[[str], None] = lambda text: None,
@@ -41,7 +44,8 @@ def forecast_file(
     """Refit the head for each loss and weighting on the features of the training samples.
 
     Args:
-        path: file of features and labels; see :func:`steelyard.data.open_predictions`.
+        path: file of features and labels; see :func:`steelyard.data.open_predictions`. With `inputs` a data set;
+            see :func:`steelyard.data.load_dataset`.
         losses: each as :func:`steelyard.notation.parse_loss` takes it, but for weights; sums over samples.
         weights: each as :func:`parse_weights` takes it.
         test: the same of held-out samples, to judge by. Default: for `train_NAME`, the file `NAME` beside it if
@@ -50,6 +54,10 @@ def forecast_file(
         target: name of the label column.
         features: names or patterns of the columns of features, with commas between. Default: by their names.
         class_names: K. Default: what the file says.
+        inputs: whether the features are what `compare` would train on: numbers, categories and texts of a table,
+            fitted on the training rows. The forecast is then that of a linear model of them, and it is judged by
+            the test split.
+        group: of a data set of inputs, a column of groups that its test split keeps whole.
         out: folder to write forecast.json, forecast.csv, mean_confusion.npz and report.html to; new, empty,
             or of a forecast that was stopped while it wrote.
         command: the command line to show in the report.
@@ -63,8 +71,6 @@ def forecast_file(
         ValueError, TypeError, FileNotFoundError: a file that cannot be read, or an option that is refused.
         ArithmeticError: a head that could not be fitted.
     """
-    path = Path(path)
-    test = None if test is None else Path(test)
     out = None if out is None else Path(out)
     if out is not None:
         check_folder(out)
@@ -76,33 +82,19 @@ def forecast_file(
             raise ValueError(f"losses of a forecast have their weights from --weights, got {spec.label!r}")
     if not losses or not weights:
         raise ValueError(f"losses and weights must name at least one each, got {list(losses)} and {list(weights)}")
-    opened = open_predictions(path, target=target, columns=features, values="features", class_names=class_names)
-    if opened.split == "test":
-        say(f"WARNING: {path} holds held-out samples, as it says itself; heads are refitted on training samples")
-    say(opened.reading)
-    decay = opened.weight_decay if weight_decay is None else weight_decay
-    decay = _WEIGHT_DECAY if decay is None else decay
-    beside = path.with_name(path.name.removeprefix("train_"))
-    is_bare = path.suffix.lower() == ".npy"  # its labels are in another file
-    if test is None and beside != path and beside.is_file() and not is_bare:
-        test = beside
-        say(f"judged by the held-out samples in {test}")
-    if test is not None and is_bare:
-        raise ValueError(
-            f"{path} has its labels in another file, of which there is one: save {test} and it as .npz"
-        )
-    rows, labels = _whole(opened)
-    names = opened.class_names
-    size = _classes(opened, labels)
-    check_memory("a forecast", size, len(specs) * len(weights) + 10)
-    held_out = None
-    if test is not None:
-        found_names = names or tuple(str(k) for k in range(size))
-        columns = list(opened.columns)
-        held_out = _whole(
-            open_predictions(test, target=target, columns=columns, values="features", class_names=found_names)
-        )
+    if inputs and class_names is not None:
+        raise ValueError("class_names are those of a file of features, inputs have their own")
+    if group is not None and not inputs:
+        raise ValueError(f"group is of a data set of inputs, say --inputs too, got {group!r}")
+    if inputs:
+        data = _of_inputs(path, test, target, features, group, say)
     else:
+        data = _of_features(Path(path), test, target, features, class_names, say)
+    rows, labels, names, size = data.rows, data.labels, data.names, data.size
+    decay = data.weight_decay if weight_decay is None else weight_decay
+    decay = _WEIGHT_DECAY if decay is None else decay
+    check_memory("a forecast", size, len(specs) * len(weights) + 10)
+    if data.test is None:
         say("judged by the training samples themselves, which flatters; --test names a file of held-out ones")
     counts = torch.bincount(labels, minlength=size)
     made = {text: parse_weights(text, counts, names) for text in weights}
@@ -113,15 +105,15 @@ def forecast_file(
             rows,
             labels,
             class_weights={k: torch.ones(size, dtype=torch.float64) if w is None else w for k, w in made.items()},
-            loss=spec.loss(counts, opened.batch_size or len(labels)),
-            test=held_out,
+            loss=spec.loss(counts, data.batch_size or len(labels)),
+            test=data.test,
             weight_decay=decay,
         ):
             found.append((spec.label, one))
     result = {
         "schema": 1,
-        "name": path.name,
-        "judged_by": None if test is None else test.name,
+        "name": Path(path).name,
+        "judged_by": data.judged_by,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "version": steelyard.__version__,
         "command": command,
@@ -139,6 +131,83 @@ def forecast_file(
             write_json(out / "forecast.json", result)
             write_forecast_page(out)
     return result
+
+
+@dataclass(frozen=True)
+class _Data:
+    """What heads are fitted on and judged by, and what is known of the training."""
+
+    rows: Tensor
+    labels: Tensor
+    names: Sequence[str] | None
+    size: int
+    test: tuple[Tensor, Tensor] | None
+    judged_by: str | None
+    weight_decay: float | None = None
+    batch_size: int | None = None
+
+
+def _of_inputs(
+    name: str | PathLike[str],
+    test: str | PathLike[str] | None,
+    target: str | None,
+    features: str | None,
+    group: str | None,
+    say: Callable[[str], None],
+) -> _Data:
+    """Return the inputs of a data set."""
+    if test is not None:
+        raise ValueError(f"inputs have their test split with them or set aside, got a test file {test}")
+    opened = load_dataset(name, target=target, features=features, group=group)
+    say(opened.reading)
+    everything = torch.arange(len(opened.train_target))
+    fitted = opened.prepare(everything)
+    rows = fitted.inputs("train", everything)
+    held_out = fitted.inputs("test", torch.arange(len(opened.test_target)))
+    if rows.dim() != 2:
+        raise ValueError(
+            f"inputs must be features (N, D), got images {tuple(rows.shape)}; forecast from a network's"
+        )
+    names = opened.class_names
+    test_split = held_out.double(), opened.test_target
+    return _Data(rows.double(), opened.train_target, names, len(names), test_split, "the test split")
+
+
+def _of_features(
+    path: Path,
+    test: str | PathLike[str] | None,
+    target: str | None,
+    features: str | None,
+    class_names: Sequence[str] | None,
+    say: Callable[[str], None],
+) -> _Data:
+    """Return the features of a file, and of the held-out file."""
+    test = None if test is None else Path(test)
+    opened = open_predictions(path, target=target, columns=features, values="features", class_names=class_names)
+    if opened.split == "test":
+        say(f"WARNING: {path} holds held-out samples, as it says itself; heads are refitted on training samples")
+    say(opened.reading)
+    beside = path.with_name(path.name.removeprefix("train_"))
+    is_bare = path.suffix.lower() == ".npy"  # its labels are in another file
+    if test is None and beside != path and beside.is_file() and not is_bare:
+        test = beside
+        say(f"judged by the held-out samples in {test}")
+    if test is not None and is_bare:
+        raise ValueError(
+            f"{path} has its labels in another file, of which there is one: save {test} and it as .npz"
+        )
+    rows, labels = _whole(opened)
+    names = opened.class_names
+    size = _classes(opened, labels)
+    held_out = None
+    if test is not None:
+        found_names = names or tuple(str(k) for k in range(size))
+        columns = list(opened.columns)
+        held_out = _whole(
+            open_predictions(test, target=target, columns=columns, values="features", class_names=found_names)
+        )
+    judged_by = None if test is None else test.name
+    return _Data(rows, labels, names, size, held_out, judged_by, opened.weight_decay, opened.batch_size)
 
 
 def _whole(opened: Predictions) -> tuple[Tensor, Tensor]:

@@ -1,8 +1,9 @@
-"""Data: image data sets, imbalance profiles, splits, files of predictions."""
+"""Data: data sets of inputs, imbalance profiles, splits, files of predictions."""
 
 from steelyard.data.dataset import Dataset
 from steelyard.data.imbalance import ImbalanceProfile, exponential, parse_imbalance, step
 from steelyard.data.loading import load_dataset
+from steelyard.data.own import is_code
 from steelyard.data.predictions import Predictions, open_predictions
 from steelyard.data.splits import shot_groups, split_validation, subsample
 
@@ -11,6 +12,7 @@ __all__ = [
     "ImbalanceProfile",
     "Predictions",
     "exponential",
+    "is_code",
     "load_dataset",
     "open_predictions",
     "parse_imbalance",

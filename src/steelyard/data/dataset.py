@@ -27,6 +27,7 @@ class Dataset:
         groups: (N,) int64 of the training rows: rows of one group stay on one side of every split. None where no
             groups are known.
         reading: what was found in the data and read as what, in a line; ``""`` for a built-in task.
+        digest: of the data, by which trainings on it are known; None where names alone tell.
     """
 
     name: str
@@ -37,6 +38,7 @@ class Dataset:
     _fit: Callable[[Tensor], Inputs] | None = field(default=None, repr=False)
     groups: Tensor | None = field(default=None, repr=False)
     reading: str = ""
+    digest: str | None = None
 
     def prepare(self, train_indices: Tensor) -> "Dataset":
         """Return the data set whose inputs are made by what is fitted on these training rows.

@@ -1,5 +1,6 @@
 """A folder of data is read without leaving it: its README, its links and its images lead to no file outside."""
 
+import json
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -13,7 +14,7 @@ _KINDS = ("arrow", "csv", "imagefolder", "json", "parquet", "webdataset")  # non
 
 
 def open_folder(folder: Path) -> Any:
-    """Return the splits of a folder in the layout of a hub snapshot.
+    """Return the splits of a folder in the layout of a hub snapshot, or as ``save_to_disk`` writes it.
 
     Its README may say where its files are, but only inside the folder. Nothing is fetched, no link is followed out
     of the folder, and a script in it is never run.
@@ -24,6 +25,8 @@ def open_folder(folder: Path) -> Any:
     import datasets
 
     folder = folder.resolve()
+    if (folder / "dataset_dict.json").exists() or (folder / "state.json").exists():
+        return _saved(folder)
     for name in (datasets.config.REPOCARD_FILENAME, datasets.config.REPOYAML_FILENAME):
         if (folder / name).exists():
             check_inside([folder / name], roots(folder))
@@ -32,12 +35,28 @@ def open_folder(folder: Path) -> Any:
     builder = datasets.load_dataset_builder(str(folder))  # an absolute path is never taken for a name
     kind = type(builder).__module__.rpartition(".")[2]
     if kind not in _KINDS:
-        raise ValueError(f"its files are of kind {kind}; images are read from {listed(list(_KINDS))}")
+        raise ValueError(f"its files are of kind {kind}; data are read from {listed(list(_KINDS))}")
     check_inside(
         (Path(file) for files in (builder.config.data_files or {}).values() for file in files), roots(folder)
     )
     builder.download_and_prepare()
     return builder.as_dataset()
+
+
+def _saved(folder: Path) -> Any:
+    """Return the splits that ``save_to_disk`` wrote: a single data set is a split of its own."""
+    import datasets
+
+    whole = folder / "dataset_dict.json"
+    check_inside([whole] if whole.exists() else [], [folder])
+    names = json.loads(whole.read_text(encoding="utf-8"))["splits"] if whole.exists() else ["."]
+    for name in names:
+        state = folder / str(name) / "state.json"
+        check_inside([state, state.with_name("dataset_info.json")], [folder])
+        files = json.loads(state.read_text(encoding="utf-8"))["_data_files"]
+        check_inside([state.parent / str(file["filename"]) for file in files], [folder])
+    found = datasets.load_from_disk(str(folder))
+    return found.with_format(None) if whole.exists() else {"train": found.with_format(None)}
 
 
 def roots(folder: Path) -> list[Path]:

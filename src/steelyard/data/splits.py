@@ -1,5 +1,7 @@
 """Which samples are drawn: subsets of an imbalance profile, validation splits, groups of classes by count."""
 
+import math
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -33,19 +35,29 @@ def subsample(target: Tensor, profile: ImbalanceProfile, *, seed: int) -> Tensor
     return torch.cat([order[target[order] == k][:count] for k, count in enumerate(kept)]).sort().values
 
 
-def split_validation(target: Tensor, fraction: float, *, seed: int) -> tuple[Tensor, Tensor]:
-    """Set the same share of every class aside, at least one sample of each and not all.
+def split_validation(
+    target: Tensor,
+    fraction: float,
+    *,
+    seed: int,
+    groups: Tensor | None = None,
+    class_names: Sequence[str] | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Set the same share of every class aside, at least one sample of each and not all; groups stay whole.
 
     Args:
         target: (N,) labels.
-        fraction: share to set aside, in (0, 1).
+        fraction: share to set aside, in (0, 1). With groups as near to it as these allow.
         seed: which.
+        groups: (N,) int64; rows of one group stay on one side. Default: each row is free.
+        class_names: K, for errors. Default: numbers.
 
     Returns:
         Indices of the rest and of the samples set aside, each in rising order.
 
     Raises:
-        ValueError: a class with a single sample, a fraction outside (0, 1).
+        ValueError: a class with a single sample or group, a fraction outside (0, 1).
+        ImportError: groups, and scikit-learn is not installed.
 
     Example:
         >>> rest, validation = split_validation(torch.arange(20) % 2, 0.2, seed=0)
@@ -57,18 +69,58 @@ def split_validation(target: Tensor, fraction: float, *, seed: int) -> tuple[Ten
     counts = class_sizes(target)
     for k, count in enumerate(counts):
         if count == 1:
-            raise ValueError(f"class {k} has a single sample in the training split, which cannot be split")
-    generator = torch.Generator().manual_seed(seed)
-    order = torch.randperm(len(target), generator=generator)
-    aside = [
-        order[target[order] == k][: min(count - 1, max(1, round(fraction * count)))]
-        for k, count in enumerate(counts)
-        if count
-    ]
-    validation = torch.cat(aside).sort().values
+            name = k if class_names is None else repr(class_names[k])
+            raise ValueError(f"class {name} has a single sample in the training split, which cannot be split")
+    if groups is not None:
+        validation = _groups_aside(target, fraction, seed, groups, class_names)
+    else:
+        generator = torch.Generator().manual_seed(seed)
+        order = torch.randperm(len(target), generator=generator)
+        aside = [
+            order[target[order] == k][: min(count - 1, max(1, round(fraction * count)))]
+            for k, count in enumerate(counts)
+            if count
+        ]
+        validation = torch.cat(aside).sort().values
     keep = torch.ones(len(target), dtype=torch.bool)
     keep[validation] = False
     return keep.nonzero()[:, 0], validation
+
+
+def _groups_aside(
+    target: Tensor, fraction: float, seed: int, groups: Tensor, class_names: Sequence[str] | None
+) -> Tensor:
+    """Return the fold, of those of whole groups in which every class stands on both sides, that is the nearest to
+    the fraction of every class."""
+    try:
+        from sklearn.model_selection import StratifiedGroupKFold
+    except ImportError:
+        raise ImportError("groups need scikit-learn: pip install 'steelyard[sklearn]'") from None
+    counts = torch.tensor(class_sizes(target))
+    present = counts.nonzero()[:, 0]
+    of_class = [len(set(groups[target == k].tolist())) for k in present.tolist()]
+    smaller = min(fraction, 1 - fraction)
+    most = min(round(1 / smaller), len(set(groups.tolist())), int(counts.max()))
+    best, nearest = None, math.inf
+    for folds in range(most, 1, -1):
+        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of small classes, which are looked at below
+            parts = list(splitter.split(target.numpy(), target.numpy(), groups.numpy()))
+        for rest, fold in parts:
+            aside = torch.from_numpy(fold if smaller == fraction else rest)
+            shares = torch.bincount(target[aside], minlength=len(counts))[present] / counts[present]
+            off = float((shares - fraction).abs().mean())
+            if bool((shares > 0).all() and (shares < 1).all()) and off < nearest:
+                best, nearest = aside, off
+        if best is not None:
+            return best.sort().values
+    few = min(range(len(of_class)), key=of_class.__getitem__)
+    k = int(present[few])
+    raise ValueError(
+        f"groups must leave rows of every class on both sides of a split, and no split of whole groups does; "
+        f"class {k if class_names is None else repr(class_names[k])} stands in {of_class[few]}"
+    )
 
 
 def shot_groups(class_counts: Sequence[int], *, many: int = 100, few: int = 20) -> dict[str, list[int]]:

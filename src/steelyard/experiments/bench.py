@@ -15,12 +15,13 @@ from torch import Tensor
 
 from steelyard._common.files import file_digest, write_atomically
 from steelyard.balance import TrainingSetup, law, mean_confusion
-from steelyard.data import Dataset, load_dataset, parse_imbalance, shot_groups, split_validation, subsample
+from steelyard.data import load_dataset, parse_imbalance, shot_groups, split_validation, subsample
 from steelyard.experiments.config import CompareConfig, make_config
 from steelyard.experiments.files import write_rows
 from steelyard.experiments.job import OnEpoch, Setting, Splits, Training, train_and_judge
 from steelyard.experiments.metrics import recalls, run_metrics
 from steelyard.experiments.records import read_record
+from steelyard.experiments.sides import Sides
 from steelyard.notation import LossSpec, parse_loss
 from steelyard.report.results import ComparedData, Run
 from steelyard.training import Diverged, Fitted, Recipe, check_takes, predict, predict_features
@@ -49,10 +50,24 @@ class Bench:
 
     def __init__(self, config: CompareConfig, folder: Path, accelerator: str = "auto", devices: int = 1) -> None:
         self.config, self.folder = config, folder
-        self._data = load_dataset(config.dataset, image_mode=config.image_mode, image_size=config.image_size)
+        self._data = load_dataset(
+            config.dataset,
+            target=config.target,
+            features=config.features,
+            group=config.group,
+            image_mode=config.image_mode,
+            image_size=config.image_size,
+        )
+        self.reading = self._data.reading
         self._profile = parse_imbalance(config.imbalance)
-        self._rest, self._held_out = split_validation(self._data.train_target, config.validation_fraction, seed=0)
-        self._judged: tuple[Dataset | None, Tensor, Tensor] = (None, torch.empty(0), torch.empty(0))
+        self._rest, held_out = split_validation(
+            self._data.train_target,
+            config.validation_fraction,
+            seed=0,
+            groups=self._data.groups,
+            class_names=self._data.class_names,
+        )
+        self._sides = Sides(self._data, held_out, torch.arange(len(self._data.test_target)))
         self._drawn: dict[int, Splits] = {}
         splits = self.splits(0)
         check_takes(config.backbone, splits.train[0], config.augmentation)
@@ -79,28 +94,15 @@ class Bench:
         if seed not in self._drawn:
             target = self._data.train_target[self._rest]
             chosen = self._rest[subsample(target, self._profile, seed=seed)]
-            labels = self._data.train_target[chosen]
-            counts = torch.bincount(labels, minlength=len(self._data.class_names))
-            fitted = self._data.prepare(chosen)
-            validation, test = self._judged_by(fitted)
-            train = fitted.inputs("train", chosen), labels
-            self._drawn = {seed: Splits(train, validation, test, counts)}  # one is enough in memory
+            self._drawn = {seed: self._sides.splits(chosen)}  # one is enough in memory
         return self._drawn[seed]
-
-    def _judged_by(self, fitted: Dataset) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Return the validation and the test split; images, the same for every seed, are decoded once."""
-        of, validation, test = self._judged
-        if of is not fitted:
-            validation = fitted.inputs("train", self._held_out)
-            test = fitted.inputs("test", torch.arange(len(self._data.test_target)))
-            self._judged = fitted, validation, test
-        return (validation, self._data.train_target[self._held_out]), (test, self._data.test_target)
 
     def settings(self, loss: str, training: Training) -> dict[str, object]:
         """Return what a training is known by: two that have it in common have the same outcome."""
         kept = self.config.model_dump(exclude={"losses", "seeds", "learning_rates"})
         samples = int(self.class_counts.sum())
-        return kept | {"loss": loss, "training_samples": samples} | asdict(training)
+        data = {} if self._data.digest is None else {"data": self._data.digest}
+        return kept | {"loss": loss, "training_samples": samples} | data | asdict(training)
 
     def describe(self) -> ComparedData:
         """Return the classes and how many samples each has."""
@@ -108,9 +110,10 @@ class Bench:
         return ComparedData(
             class_names=list(self._data.class_names),
             train_counts=self.class_counts.tolist(),
-            validation_counts=torch.bincount(self._data.train_target[self._held_out], minlength=size).tolist(),
+            validation_counts=torch.bincount(self._sides.validation_target, minlength=size).tolist(),
             test_counts=torch.bincount(self._data.test_target, minlength=size).tolist(),
             groups=self.groups,
+            reading=self.reading,
         )
 
     def record(self, spec: LossSpec, training: Training, part: str, on_epoch: OnEpoch) -> dict[str, object]:

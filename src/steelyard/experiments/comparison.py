@@ -86,8 +86,10 @@ def compare(
             write_report(folder)
             return found
         bench = bench or make()
+        progress = progress or Silent()
+        progress.data(bench.reading)
         jobs: dict[str, Job[Run]] = {label: Job(config.learning_rates, config.seeds) for label in specs}
-        trainings = _Trainings(bench, specs, jobs, progress or Silent())
+        trainings = _Trainings(bench, specs, jobs, progress)
         do = trainings.in_turn() if workers == 1 else functools.partial(trainings.side_by_side, workers)
         judged = carry_out(jobs, do, trainings.progress.plan)
         diverged = {label: found.diverged for label, found in judged.items() if found.diverged is not None}

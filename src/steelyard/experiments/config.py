@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from steelyard.data import parse_imbalance
+from steelyard.data import is_code, parse_imbalance
 from steelyard.notation import check_starts, parse_losses
 from steelyard.training import Augmentation, Precision, check_backbone
 
@@ -38,6 +38,7 @@ def _short(name: str) -> str:
 
 
 Backbone = Annotated[str, AfterValidator(check_backbone)]
+Column = Annotated[str, AfterValidator(_short)] | None
 Rate = Annotated[float, Field(gt=0, le=LARGEST)]
 Decay = Annotated[float, Field(ge=0, le=LARGEST)]
 
@@ -46,7 +47,9 @@ class CompareConfig(BaseModel):
     """One comparison of losses.
 
     Attributes:
-        dataset: a built-in name, a folder, or a hub name.
+        dataset: a built-in name, a file, a folder, a function (``module:function``), or a hub name.
+        target, features, group: columns of the label, of the inputs, and of groups that stay whole, as
+            :func:`load_dataset` takes them.
         imbalance: ``none``, ``exponential:RATIO`` or ``step:RATIO[:FRACTION]``, applied to the training split.
         losses: as :func:`parse_loss` takes them.
         seeds: how many; seed s draws its own subset, initialisation and sample order, the same for every loss.
@@ -58,8 +61,8 @@ class CompareConfig(BaseModel):
         momentum, weight_decay: of SGD; biases do not decay.
         validation_fraction: share of the original training split, set aside before imbalance is applied.
         initial_bias: of the head: ``zero``, or ``prior`` for the log (odds) of the training counts.
-        backbone: ``small-cnn``; ``resnet32``, for images of 32 x 32; ``mlp``, one hidden layer; or a model of
-            another library, as :func:`create_backbone` takes it.
+        backbone: ``mlp``, one hidden layer, for features and images; for images ``small-cnn``, ``resnet32`` (32 x
+            32) or a model of another library, as :func:`create_backbone` takes it.
         augmentation: of the training images: ``none``, ``crop`` (by up to 4 pixels) or ``crop-flip``.
         precision: of training: ``32-true``, ``16-mixed`` (not on CPUs) or ``bf16-mixed``; predictions are float32.
         image_mode, image_size: convert images, where the data set mixes modes or sizes.
@@ -68,6 +71,9 @@ class CompareConfig(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
     dataset: Annotated[str, AfterValidator(_short)] = "digits"
+    target: Column = None
+    features: Column = None
+    group: Column = None
     imbalance: str = "none"
     losses: list[str] = Field(min_length=1, max_length=200)
     seeds: int = Field(default=3, ge=1, le=1000)
@@ -139,8 +145,11 @@ def _fault(fault: Any, model: type[BaseModel]) -> str:
     return f"{key}: {message[:1].lower()}{message[1:]}, got {reprlib.repr(fault['input'])}"
 
 
-def read_config(path: str | PathLike[str], **changes: Any) -> CompareConfig:
+def read_config(path: str | PathLike[str], *, to_compare: bool = False, **changes: Any) -> CompareConfig:
     """Return the configuration that a YAML file holds, with `changes` in place of its values.
+
+    A file does not say which function of yours is run: ``dataset: module:function`` is refused but among the
+    changes, or where the configuration is only `to_compare` with another.
 
     The file has plain scalars, lists and maps: no tags, no anchors, no key twice; at most 64 KiB, 10 levels, and
     1000 characters a value.
@@ -150,6 +159,11 @@ def read_config(path: str | PathLike[str], **changes: Any) -> CompareConfig:
         ValueError: it is no such file, or its values are bad; the sentence names it.
     """
     values = _read(Path(path))
+    if not to_compare and "dataset" not in changes and is_code(str(values.get("dataset"))):
+        raise ValueError(
+            f"configuration {path} names a function that would be run, {values['dataset']}; to run it, say it "
+            f"yourself: --dataset {values['dataset']}"
+        )
     try:
         return make_config(**(values | changes))
     except ValueError as error:

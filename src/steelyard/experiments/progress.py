@@ -6,6 +6,9 @@ from typing import Protocol
 class Progress(Protocol):
     """What a comparison tells while it works."""
 
+    def data(self, reading: str) -> None:
+        """Take note of what was found in the data and read as what."""
+
     def plan(self, runs: int) -> None:
         """Take note that so many trainings are known to be needed."""
 
@@ -22,6 +25,7 @@ class Progress(Protocol):
 class Silent:
     """Progress for nobody."""
 
+    def data(self, reading: str) -> None: ...
     def plan(self, runs: int) -> None: ...
     def start(self, title: str, epochs: int) -> None: ...
     def epoch(self, row: dict[str, float]) -> None: ...

@@ -63,7 +63,7 @@ class RunFolder:
             return
         if not resume:
             raise FileExistsError(f"run folder {self.path} holds a run already; resume it or name another folder")
-        check_same(f"run folder {self.path}", read_config(file).model_dump(), config.model_dump())
+        check_same(f"run folder {self.path}", read_config(file, to_compare=True).model_dump(), config.model_dump())
 
     def new(self) -> bool:
         """Return whether no run was begun here."""
@@ -112,7 +112,7 @@ def latest_folder(
     for _, path in sorted(numbered_folders(parent, stem).items(), reverse=True):
         file = path / "config.yaml"
         try:
-            if file.exists() and read_config(file) == config:
+            if file.exists() and read_config(file, to_compare=True) == config:
                 return path
         except (ValueError, OSError) as error:
             say(f"{path} is left out: {error}")

@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.data import Dataset, split_validation
+from steelyard.data import split_validation
 from steelyard.experiments.job import Job, Splits, Training, carry_out, in_turn, train_and_judge
 from steelyard.experiments.metrics import recalls
+from steelyard.experiments.sides import Sides
 from steelyard.experiments.statistics import differences, holm, mean_interval, p_value, summary
 from steelyard.experiments.trainings import dataset, draw, every_so_many, ranked_counts, setting, settings
 from steelyard.notation import parse_loss
@@ -63,23 +64,16 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """
     data, spec = dataset(job), parse_loss(job["loss"])
     size = len(data.class_names)
-    rest, held_out = split_validation(data.train_target, 0.1, seed=0)
+    rest, held_out = split_validation(
+        data.train_target, 0.1, seed=0, groups=data.groups, class_names=data.class_names
+    )
     labels = data.train_target[rest]
     counts = ranked_counts(labels, size, job)
-    judged_by = every_so_many(data.test_target, 10_000)
-
-    @functools.lru_cache(maxsize=1)
-    def judged(fitted: Dataset) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Of images, the same for every seed, made once."""
-        validation = fitted.inputs("train", held_out), data.train_target[held_out]
-        return validation, (fitted.inputs("test", judged_by), data.test_target[judged_by])
+    sides = Sides(data, held_out, every_so_many(data.test_target, 10_000))
 
     @functools.lru_cache(maxsize=1)
     def splits(seed: int) -> Splits:
-        chosen = rest[draw(labels, counts, seed=seed)]
-        fitted = data.prepare(chosen)
-        train = fitted.inputs("train", chosen), data.train_target[chosen]
-        return Splits(train, *judged(fitted), torch.tensor(counts))
+        return sides.splits(rest[draw(labels, counts, seed=seed)])
 
     def train(_: str, training: Training) -> float | Scores:
         of_seed = splits(training.seed)

@@ -30,11 +30,12 @@ class Trained:
 
 def dataset(job: dict[str, Any]) -> Dataset:
     """Return a job's data set, opened once in each process."""
-    return _opened(job["dataset"], job["image_mode"], job["image_size"])
+    return _opened(job["dataset"], *(job[key] for key in _OF_DATA))
 
 
+_OF_DATA = ("target", "features", "group", "image_mode", "image_size")
 _opened = functools.lru_cache(maxsize=2)(
-    lambda name, mode, size: load_dataset(name, image_mode=mode, image_size=size)
+    lambda name, *options: load_dataset(name, **dict(zip(_OF_DATA, options, strict=True)))
 )
 
 
@@ -51,8 +52,7 @@ def settings(config: Any) -> dict[str, Any]:
         "augmentation": config.augmentation,
         "initial_bias": config.initial_bias,
         "precision": config.precision,
-        "image_mode": config.image_mode,
-        "image_size": config.image_size,
+        **{key: getattr(config, key) for key in _OF_DATA},
     }
 
 

@@ -42,6 +42,7 @@ def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
         name=shown(results.name, 80),
         config=config,
         dataset=shown(Path(config["dataset"]).name, 80),
+        reading=shown(data.reading, 1000),
         environment=results.environment,
         finished=results.finished,
         seconds=f"{results.seconds:g}",

@@ -191,6 +191,18 @@ def _run(module: "_Training", setting: _Setting, rank: int = 0) -> None:
             )
 
 
+def _seed(seed: int, device: torch.device) -> None:
+    """Seed what a step draws from.
+
+    On a CPU that is one generator. ``torch.manual_seed`` there also keeps, for each kind of device that was never
+    used, the call and its whole stack, at every step.
+    """
+    if device.type == "cpu":
+        torch.default_generator.manual_seed(seed)
+    else:
+        torch.manual_seed(seed)
+
+
 class _Training(L.LightningModule):
     def __init__(
         self,
@@ -242,7 +254,7 @@ class _Training(L.LightningModule):
 
     def training_step(self, batch: tuple[Tensor, Tensor, int], batch_index: int) -> Tensor:
         inputs, target, start = batch
-        torch.manual_seed(((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank + 1) % 2**63)
+        _seed(((self.seed * 1_000_003 + self.global_step) * 1009 + self.global_rank + 1) % 2**63, self.device)
         inputs = augment(
             inputs,
             self.recipe.augmentation,

@@ -94,6 +94,16 @@ def open_npz(path: Path, target: str | None) -> Opened:
     return _opened(path, "array", headers, read)
 
 
+def load_npz(path: Path) -> dict[str, Array]:
+    """Return the arrays of an NPZ by their names; their headers are checked first, and nothing is unpickled."""
+    opened = open_npz(path, None)
+    unreadable = next((f.name for f in opened.fields if f.type == "unreadable"), None)
+    if unreadable is not None:
+        raise ValueError(f"{opened.where(unreadable)} cannot be read: it is damaged, or holds Python objects")
+    with _unzipping(path), np.load(path, allow_pickle=False) as archive:
+        return {f.name: archive[f.name] for f in opened.fields}
+
+
 def _opened(
     path: Path,
     what: str,

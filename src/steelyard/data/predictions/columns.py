@@ -60,10 +60,10 @@ class Choice:
 
     def __str__(self) -> str:
         parts = [
-            f"{self.values}: {_told(self.columns)}",
-            f"label{'s' if self.multi_hot else ''}: {_told(self.labels)}",
+            f"{self.values}: {told(self.columns)}",
+            f"label{'s' if self.multi_hot else ''}: {told(self.labels)}",
         ]
-        parts += [f"left out: {_told(self.left_out)}"] if self.left_out else []
+        parts += [f"left out: {told(self.left_out)}"] if self.left_out else []
         return "; ".join(parts)
 
 
@@ -433,7 +433,8 @@ def _by_number(names: list[str]) -> list[str]:
     return [ends[end] for end in sorted(ends, key=int)] or names
 
 
-def _told(names: Sequence[str], most: int = 6) -> str:
+def told(names: Sequence[str], most: int = 6) -> str:
+    """Return names for a line: of many the first two and the last, and how many there are."""
     shown = [short(name) or "(no name)" for name in names]
     if len(shown) > most:
         return f"{shown[0]}, {shown[1]}, ..., {shown[-1]} ({len(shown)})"

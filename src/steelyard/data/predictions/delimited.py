@@ -26,7 +26,8 @@ class Delimited:
     notes: tuple[str, ...]
 
 
-def open_delimited(path: Path) -> Delimited:
+def open_delimited(path: Path, nulls: Sequence[str] = ("",)) -> Delimited:
+    """Open a CSV; cells that hold one of `nulls` and nothing else are missing."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -45,7 +46,7 @@ def open_delimited(path: Path) -> Delimited:
             read_options=csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK),  # threads do not count rows
             parse_options=csv.ParseOptions(delimiter=delimiter),
             convert_options=csv.ConvertOptions(
-                null_values=[""], strings_can_be_null=True, decimal_point=decimal, **options
+                null_values=list(nulls), strings_can_be_null=True, decimal_point=decimal, **options
             ),
         )
 

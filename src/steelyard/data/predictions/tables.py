@@ -33,6 +33,66 @@ class _Format:
 
 
 def open_table(path: Path, target: str | None) -> Opened:
+    """Open a table of predictions."""
+    found = _format(path)
+    told = {
+        k.decode(errors="replace"): v.decode(errors="replace") for k, v in (found.schema.metadata or {}).items()
+    }
+    metadata = {k.removeprefix("steelyard."): v for k, v in told.items() if k.startswith("steelyard.")}
+    return _opened(path, found, metadata)
+
+
+def read_table(path: Path, nulls: Sequence[str]) -> Any:
+    """Return a whole table as pyarrow holds it; of CSV numbers are float64, and texts have no spaces around them.
+
+    Columns that are neither numbers, booleans, texts nor lists of numbers are null. `nulls` are the cells of CSV
+    that count as missing.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    found = _format(path, nulls)
+    fields = {column.name: _field(column, None, lambda name: iter(())).kind for column in found.schema}
+    numbers = [name for name, kind in fields.items() if kind in ("integer", "number", "list")]
+    others = [name for name, kind in fields.items() if kind in ("bool", "text")]
+    own = {found.names.get(name, name): name for name in fields}
+    batches = found.batches(
+        [found.names.get(n, n) for n in numbers], [found.names.get(n, n) for n in others], 65536
+    )
+    parts = []
+    while (batch := _next(path, batches, list(own))) is not None:
+        parts.append(batch)
+    if not any(part.num_rows for part in parts):
+        raise ValueError(f"{path} has no rows")
+    whole = pa.Table.from_batches(parts)
+    whole = whole.rename_columns([own[name] for name in whole.column_names])
+
+    def column(name: str) -> Any:
+        if name not in whole.column_names:
+            return pa.nulls(whole.num_rows)
+        cells = whole.column(name)
+        cells = cells.cast(cells.type.value_type) if pa.types.is_dictionary(cells.type) else cells
+        return pc.utf8_trim_whitespace(cells) if found.names and is_text(cells.type) else cells
+
+    return pa.table({name: column(name) for name in fields}, metadata=found.schema.metadata)
+
+
+def describe_table(name: str, table: Any) -> Opened:
+    """Return what the columns of a table in memory are, as for a file that is called so."""
+
+    def batches(columns: Sequence[str], labels: Sequence[str], rows: int) -> Iterator[Any]:
+        yield from table.select([*labels, *columns]).to_batches(rows)
+
+    head = next((batch for batch in table.to_batches(1) if batch.num_rows), None)
+    return _opened(Path(name), _Format(table.schema, head, batches), {})
+
+
+def list_column(where: str, table: Any, name: str, width: int) -> Array:
+    """Return the lists of numbers of a table in memory as (n, width), with NaN for those that are missing."""
+    return _rows_of_list(where, table.column(name).combine_chunks(), width, 0, True)
+
+
+def _format(path: Path, nulls: Sequence[str] = ("",)) -> _Format:
     try:
         import pyarrow as pa
     except ImportError:
@@ -40,7 +100,7 @@ def open_table(path: Path, target: str | None) -> Opened:
         raise ImportError(f"reading {kind} needs pyarrow: pip install 'steelyard[train]'") from None
     try:
         if path.name.lower().endswith(CSV_SUFFIXES):
-            found = _csv(open_delimited(path))
+            found = _csv(open_delimited(path, nulls))
         else:
             found = _parquet(path) if path.suffix.lower() == ".parquet" else _ipc(path)
         if found.head is not None:
@@ -51,11 +111,7 @@ def open_table(path: Path, target: str | None) -> Opened:
     twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise ValueError(f"{path} must have columns of different names, got {twice!r} twice")
-    told = {
-        k.decode(errors="replace"): v.decode(errors="replace") for k, v in (found.schema.metadata or {}).items()
-    }
-    metadata = {k.removeprefix("steelyard."): v for k, v in told.items() if k.startswith("steelyard.")}
-    return _opened(path, found, metadata)
+    return found
 
 
 def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:

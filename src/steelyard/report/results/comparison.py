@@ -112,13 +112,15 @@ class ComparedLoss(Record):
 
 @dataclass(frozen=True)
 class ComparedData(Record):
-    """The classes of a comparison, their samples in each split, and the groups by training samples."""
+    """The classes of a comparison, their samples in each split, the groups by training samples, and what was read
+    as what."""
 
     class_names: list[str]
     train_counts: list[int]
     validation_counts: list[int]
     test_counts: list[int]
     groups: dict[str, list[int]]
+    reading: str = ""
 
     def __post_init__(self) -> None:
         size = len(self.class_names)

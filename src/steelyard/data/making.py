@@ -1,0 +1,196 @@
+"""From rows with labels to a data set: classes are counted, and a test split is made where none came along."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from steelyard._common.text import listed
+from steelyard.data.dataset import Dataset, Inputs
+from steelyard.data.splits import split_validation
+
+TEST_FRACTION, TEST_SEED = 0.25, 0
+
+
+@dataclass(frozen=True)
+class Part:
+    """Rows that came together: a whole data set, or one of its splits.
+
+    Attributes:
+        target: (N,) labels, int64.
+        take: given the indices of rows, returns what is known of their inputs: decoded images, or what
+            `fit` of :func:`make_dataset` takes.
+        groups: (N,) what groups the rows are of, as text; None where nobody asked.
+    """
+
+    target: Tensor
+    take: Callable[[Tensor], Any]
+    groups: NDArray[Any] | None = None
+
+
+def make_dataset(
+    name: str,
+    class_names: Sequence[str],
+    train: Part,
+    test: Part | None,
+    *,
+    found: str,
+    fit: Callable[[Any], Callable[[Any], Tensor]] | None = None,
+    digest: str | None = None,
+) -> Dataset:
+    """Return a data set; without a test part, a quarter of every class is set aside for it, with seed 0.
+
+    Args:
+        name: as it was asked for.
+        class_names: K names.
+        train, test: its parts.
+        found: what was read as what, for the line that is told.
+        fit: from what `take` gives of the training rows, to a function from what it gives of any to inputs.
+            Default: it gives inputs.
+        digest: of the data, by which trainings on it are known.
+
+    Raises:
+        ValueError: fewer than two classes, a class with too few samples to be split, a group that stands in both
+            parts.
+    """
+    size = len(class_names)
+    counts = torch.bincount(train.target, minlength=size)
+    if size < 2:
+        raise ValueError(f"dataset {name!r} must hold at least two classes, got {listed(list(class_names))}")
+    told = f"{size} classes of {int(counts.max()):,} to {int(counts.min()):,} samples"
+    groups = _group_codes(name, train.groups, None if test is None else test.groups)
+    rows = {"train": torch.arange(len(train.target))}
+    if test is None:
+        few = [f"{class_names[k]!r} ({int(counts[k])})" for k in range(size) if counts[k] < 3]
+        if few:
+            raise ValueError(
+                f"dataset {name!r} has no test split, and every class needs 3 samples or more for training, "
+                f"validation and test, got fewer of class {listed(few, 5)}; leave such rows out or join classes"
+            )
+        rows["train"], rows["test"] = split_validation(
+            train.target, TEST_FRACTION, seed=TEST_SEED, groups=groups, class_names=class_names
+        )
+        stay = "" if groups is None else ", groups kept whole"
+        split = (
+            f"no test split: {len(rows['test']):,} of {len(train.target):,} rows are set aside for it, "
+            f"stratified{stay}, seed {TEST_SEED}"
+        )
+        test = train
+        groups = None if groups is None else groups[rows["train"]]
+    else:
+        if bool((counts == 0).any()):
+            none = class_names[int((counts == 0).nonzero()[0])]
+            raise ValueError(f"dataset {name!r} has no training sample of class {none!r}")
+        rows["test"] = torch.arange(len(test.target))
+        split = f"test split: {len(test.target):,} rows"
+    parts = {"train": train, "test": test}
+
+    def take(split: str, indices: Tensor) -> Any:
+        return parts[split].take(rows[split][indices])
+
+    def fitted(indices: Tensor) -> Inputs:
+        assert fit is not None
+        transform = fit(take("train", indices))
+        return lambda split, indices: transform(take(split, indices))
+
+    return Dataset(
+        name,
+        tuple(class_names),
+        train.target[rows["train"]],
+        test.target[rows["test"]],
+        None if fit is not None else take,
+        None if fit is None else fitted,
+        groups=groups,
+        reading=f"{found}; {told}; {split}",
+        digest=digest,
+    )
+
+
+def code_labels(
+    where: str, values: NDArray[Any], names: Sequence[str] | None = None
+) -> tuple[Tensor, tuple[str, ...], NDArray[Any]]:
+    """Return labels as int64, the names of the classes, and the values that stand for them.
+
+    Args:
+        where: what to call the labels in an error.
+        values: (N,) integers, booleans, floating integers or texts; None and NaN are missing.
+        names: of the classes: integers are places in it. Default: the values in rising order.
+
+    Raises:
+        ValueError: missing labels, numbers that are no integers, more classes than half the rows, or a label
+            without a name.
+    """
+    _refuse_missing(where, values)
+    numeric = values.dtype.kind in "iufb"
+    if numeric and not np.array_equal(values, np.floor(values.astype(np.float64))):
+        row = int(np.argmax(values != np.floor(values)))
+        raise ValueError(
+            f"{where} must hold classes (integers, booleans or texts), got {values[row]:g} in row {row}"
+        )
+    values = values if numeric else values.astype(str)
+    if names is not None and numeric:
+        classes = np.arange(len(names))
+    elif names is not None:
+        classes = np.array(names, dtype=str)
+    else:
+        classes = np.unique(values)
+        if len(classes) > max(2, len(values) // 2):
+            raise ValueError(
+                f"{where} must hold classes, got {len(classes):,} different values in {len(values):,} rows"
+            )
+    return place_labels(where, values, classes), tuple(names or map(_name, classes.tolist())), classes
+
+
+def place_labels(where: str, values: NDArray[Any], classes: NDArray[Any]) -> Tensor:
+    """Return labels as places among the values that stand for the classes.
+
+    Raises:
+        ValueError: a label that is missing, or none of them.
+    """
+    _refuse_missing(where, values)
+    if classes.dtype.kind == "U":
+        values = values.astype(str)
+    order = np.argsort(classes)
+    at = np.searchsorted(classes, values, sorter=order).clip(max=len(classes) - 1)
+    wrong = classes[order[at]] != values
+    if wrong.any():
+        row = int(wrong.argmax())
+        known = listed([_name(c) for c in classes.tolist()], 8)
+        raise ValueError(f"{where} must hold one of the classes {known}, got {_name(values[row])!r} in row {row}")
+    return torch.from_numpy(order[at].astype(np.int64))
+
+
+def _name(value: object) -> str:
+    return str(int(value)) if isinstance(value, float) else str(value)
+
+
+def missing(values: NDArray[Any]) -> NDArray[Any]:
+    """Return which cells are None or NaN."""
+    if values.dtype.kind != "O":
+        return np.asarray(values != values)
+    return np.array([value is None or value != value for value in values.tolist()], dtype=bool)
+
+
+def _refuse_missing(where: str, values: NDArray[Any]) -> None:
+    none = missing(values)
+    if none.any():
+        number, row = int(none.sum()), int(none.argmax())
+        raise ValueError(f"{where} must hold a value in every row, got none in {number:,}, such as row {row}")
+
+
+def _group_codes(name: str, train: NDArray[Any] | None, test: NDArray[Any] | None) -> Tensor | None:
+    """Return the training groups as numbers, after refusing a group of both parts."""
+    if train is None:
+        return None
+    _refuse_missing(f"the groups of dataset {name!r}", train)
+    groups, codes = np.unique(train.astype(str), return_inverse=True)
+    if test is not None and (both := np.intersect1d(groups, test.astype(str))).size:
+        raise ValueError(
+            f"groups of dataset {name!r} must stand on one side of a split, "
+            f"got {str(both[0])!r} in training and test"
+        )
+    return torch.from_numpy(codes.astype(np.int64))
