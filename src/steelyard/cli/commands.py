@@ -1,5 +1,6 @@
 """Commands: parse, call, print. Tables go to standard output, everything else to standard error."""
 
+import json
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,7 +9,7 @@ import click
 
 import steelyard
 from steelyard.cli.progress import Display
-from steelyard.cli.tables import print_audit, print_forecast, print_table
+from steelyard.cli.tables import print_audit, print_forecast, print_table, print_weights
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
@@ -358,6 +359,25 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
     print_forecast(ForecastResults.from_dict(found))
     if out is not None:
         click.echo(f"report: {out / 'report.html'}")
+
+
+@commands.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--target", help="Column or array of the labels.  [default: target, label, y, ...]")
+@click.option("--scheme", default="inverse", show_default=True, help="Scheme of the weights in the code.")
+@click.option("--json", "as_json", is_flag=True, help="Print all as JSON.")
+def weights(file: Path, target: str | None, scheme: str, as_json: bool) -> None:
+    """Print class weights for labels, what each scheme does and cannot do, and code to paste.
+
+    FILE is a table or an array archive, as for audit, of which the labels alone are read.
+    """
+    from steelyard.commands.weights import weights_of_file
+
+    found = weights_of_file(file, target=target, scheme=scheme)  # type: ignore[arg-type]
+    if as_json:
+        click.echo(json.dumps(found, indent=2))
+    else:
+        print_weights(found)
 
 
 @commands.command()

@@ -1,7 +1,7 @@
 """Results as tables on standard output."""
 
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from rich.console import Console
@@ -71,6 +71,42 @@ def _print_ratio(console: Console, found: "AuditReport", ratio: "Ratio") -> None
     _print_rows(console, "class", titles, [(row.name, cells)], None)
     if ratio.text:
         console.print(_plain(ratio.text))
+
+
+def print_weights(found: dict[str, Any]) -> None:
+    """The weights of each class by scheme, what each does and cannot do, what holds for all, code."""
+    console = _console()
+    schemes = found["schemes"]
+    titles = ["samples", *(one["scheme"] for one in schemes)]
+    frequent = sorted(range(len(found["classes"])), key=lambda k: -found["counts"][k])
+    shown = (
+        frequent
+        if len(frequent) <= _MOST_CLASSES
+        else frequent[: _MOST_CLASSES // 2] + frequent[-_MOST_CLASSES // 2 :]
+    )
+    lines = [
+        (
+            str(found["classes"][k]),
+            [str(found["counts"][k]), *(_significant(one["weights"][k]) for one in schemes)],
+        )
+        for k in shown
+    ]
+    _print_rows(console, found["label"], titles, lines, None)
+    if len(shown) < len(frequent):
+        half = _MOST_CLASSES // 2
+        console.print(_plain(f"the {half} most and the {half} least frequent of {len(frequent)} classes"))
+    if found["rows_without_label"]:
+        console.print(_plain(f"{found['rows_without_label']} rows without a label are left out"))
+    for title, sentences in [
+        *((one["scheme"], one["says"]) for one in schemes),
+        ("under any scheme", found["notes"]),
+    ]:
+        console.print(Text(f"\n{title}", style="bold"))
+        for sentence in sentences:
+            console.print(Padding(_plain(sentence), (0, 0, 0, 2)))
+    for library, text in found["code"].items():
+        console.print(Text(f"\n{library}, {found['code_scheme']}", style="bold"))
+        click.echo("\n".join(f"  {line}" for line in text.splitlines()))  # not wrapped: to paste
 
 
 def print_forecast(found: "ForecastResults") -> None:

@@ -57,12 +57,12 @@ def open_npy(path: Path, target: str | None) -> Opened:
 
     def read(columns: Sequence[str], labels: Sequence[str], rows: int, missing: Missing) -> Chunks:
         arrays = []
-        for name in (columns[0], labels[0]):
+        for name in (*columns[:1], labels[0]):
             header = headers[name]
             assert isinstance(header, _Header)
             arrays.append(_mapped(name, header))
-        for first in range(0, len(arrays[1]), rows):
-            yield _as_rows(arrays[0][first : first + rows]), arrays[1][first : first + rows]
+        for first in range(0, len(arrays[-1]), rows):
+            yield _pair([array[first : first + rows] for array in arrays])
 
     return _opened(path, "", headers, read)
 
@@ -84,12 +84,11 @@ def open_npz(path: Path, target: str | None) -> Opened:
 
     def read(columns: Sequence[str], labels: Sequence[str], rows: int, missing: Missing) -> Chunks:
         with zipfile.ZipFile(path) as archive, contextlib.ExitStack() as stack:
-            takes = [_taker(path, archive, name, headers[name], stack) for name in (columns[0], labels[0])]
+            takes = [_taker(path, archive, name, headers[name], stack) for name in (*columns[:1], labels[0])]
             length = _length(headers[labels[0]])
             for first in range(0, length, rows):
                 with _unzipping(path):
-                    numbers, targets = (take(first, min(rows, length - first)) for take in takes)
-                yield _as_rows(numbers), targets
+                    yield _pair([take(first, min(rows, length - first)) for take in takes])
 
     return _opened(path, "array", headers, read)
 
@@ -146,8 +145,10 @@ def _length(header: _Header | Exception) -> int:
     return header.shape[0]
 
 
-def _as_rows(numbers: Array) -> Array:
-    return numbers[:, None] if numbers.ndim == 1 else numbers
+def _pair(found: list[Array]) -> tuple[Array, Array]:
+    """Return the numbers as rows, none where no columns were asked for, and the labels, which come last."""
+    numbers, labels = (found[0], found[1]) if len(found) == 2 else (np.empty((len(found[0]), 0)), found[0])
+    return (numbers[:, None] if numbers.ndim == 1 else numbers), labels
 
 
 @contextlib.contextmanager

@@ -99,6 +99,21 @@ def choose(
 _Found = tuple[list[Field], tuple[str, ...] | None]  # the fields, and the classes that they are called after
 
 
+def choose_label(file: Opened, target: str | None = None) -> Field:
+    """Return the field of the class labels, by the rule of :func:`choose`.
+
+    Raises:
+        ValueError: no such field, several, or labels of several outputs.
+    """
+    found = _Rule(file, "features", None, lambda name: set()).labels(target)
+    if len(found) > 1 or found[0].kind not in ("integer", "number", "bool", "text"):
+        told = list_names([f.name for f in found])
+        raise ValueError(
+            f"{file.path} must have one label a row, integers or class names, got {told} of {found[0].type}"
+        )
+    return found[0]
+
+
 @dataclass
 class _Rule:
     """The rule for one file; `known` are the class names that the caller or the metadata gave."""

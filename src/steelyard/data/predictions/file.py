@@ -141,7 +141,7 @@ def open_predictions(
         raise TypeError(f"class_names must be a sequence of str, got {reprlib.repr(class_names)}")
     if columns is not None and not isinstance(columns, str) and not all(isinstance(c, str) for c in columns):
         raise TypeError(f"columns must be a str or a sequence of str, got {reprlib.repr(columns)}")
-    files = [_open(each, target) for each in files_of(path, tuple(_OPENERS))]
+    files = [open_file(each, target) for each in files_of(path, tuple(OPENERS))]
     first = next((file for file in files if file.has_rows), files[0])
     told = first.metadata
     in_file = told.get("class_names")
@@ -188,12 +188,12 @@ def open_predictions(
     )
 
 
-def _open(path: Path, target: str | os.PathLike[str] | None) -> Opened:
+def open_file(path: Path, target: str | os.PathLike[str] | None) -> Opened:
     check_file(path)
     suffix = suffix_of(path)
-    if suffix not in _OPENERS:
-        raise ValueError(f"{path} must be of a known kind ({', '.join(_OPENERS)}), got suffix {path.suffix!r}")
-    return _OPENERS[suffix](path, None if target is None else os.fspath(target))
+    if suffix not in OPENERS:
+        raise ValueError(f"{path} must be of a known kind ({', '.join(OPENERS)}), got suffix {path.suffix!r}")
+    return OPENERS[suffix](path, None if target is None else os.fspath(target))
 
 
 def _choose(
@@ -242,7 +242,7 @@ def _class_names(
     return names
 
 
-_IGNORED = -100
+IGNORED = -100
 
 
 def _numbers(text: str) -> tuple[float, ...]:
@@ -267,11 +267,11 @@ def _codes(
         bad, accepted = codes < 0, f"class names ({list_names(list(index))})"
     else:
         with np.errstate(invalid="ignore"):
-            absent = (labels != labels) | (labels == _IGNORED)
+            absent = (labels != labels) | (labels == IGNORED)
             bad = (labels < 0) | (labels >= limit) | (labels != np.floor(labels))
         codes = np.where(bad | absent, 0, labels).astype(np.int64)
     if missing:
-        bad, codes = bad & ~absent, np.where(absent, _IGNORED, codes)
+        bad, codes = bad & ~absent, np.where(absent, IGNORED, codes)
     if bad.any():
         row = int(bad.argmax())
         got = reprlib.repr(labels[row : row + 1].tolist()[0])
@@ -282,7 +282,7 @@ def _codes(
 def _multi_hot(where: str | Sequence[str], labels: Array, first: int, missing: bool) -> Array:
     """Return (n, K) labels of 0 and 1, -100 for missing ones, as int64; `where` names the list, or each column."""
     numbers = np.array(labels, dtype=np.float64)
-    absent = np.isnan(numbers) | (numbers == _IGNORED)
+    absent = np.isnan(numbers) | (numbers == IGNORED)
     bad = (numbers != 0) & (numbers != 1) & ~(absent & missing)
     if bad.any():
         row, output = (int(at) for at in np.unravel_index(int(bad.argmax()), bad.shape))
@@ -290,7 +290,7 @@ def _multi_hot(where: str | Sequence[str], labels: Array, first: int, missing: b
         raise ValueError(
             f"{name} must hold 0 and 1, got {numbers[row, output]:g} in row {first + row}, output {output}"
         )
-    return np.where(absent, _IGNORED, numbers).astype(np.int64)
+    return np.where(absent, IGNORED, numbers).astype(np.int64)
 
 
 def _of_booleans(labels: Array, names: Sequence[str] | None) -> Array:
@@ -305,7 +305,7 @@ def _of_booleans(labels: Array, names: Sequence[str] | None) -> Array:
     return np.array([np.nan if label is None else codes[label] for label in labels.tolist()], np.float64)
 
 
-_OPENERS: dict[str, Callable[[Path, str | None], Opened]] = {
+OPENERS: dict[str, Callable[[Path, str | None], Opened]] = {
     **dict.fromkeys(TABLES, open_table),
     ".npz": open_npz,
     ".npy": open_npy,

@@ -142,13 +142,14 @@ def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:
         fields = [opened.field(name) for name in labels]
         is_wide = len(labels) > 1 or fields[0].kind == "list"
         own = [found.names.get(name, name) for name in columns]
-        width = opened.field(columns[0]).width
+        width = opened.field(columns[0]).width if columns else 0
         for batch in stream(columns, labels, rows):
             for start in range(0, batch.num_rows, rows):  # a file of Arrow may be a single batch
                 part = batch.slice(start, rows)
                 targets = [labels_of(part, name) for name in labels]
                 where = [opened.where(name) for name in columns]
-                numbers = _matrix(where, [part.column(name) for name in own], width, first, missing.values)
+                given = [part.column(name) for name in own]
+                numbers = _matrix(where, given, width, first, missing.values) if own else np.empty((len(part), 0))
                 of_labels = [opened.where(name) for name in labels]
                 if is_wide:
                     yield numbers, _matrix(of_labels, targets, fields[0].width, first, missing.labels)
