@@ -82,12 +82,6 @@ class Task:
     of: Mapping[str, object] = field(default_factory=dict)
     on_epoch: OnEpoch = lambda row: None
 
-    def whole_batch_loss(self) -> TrainingSetup:
-        """Return what was done in training where every step sees all rows."""
-        size = len(self.train[1])
-        loss = self.spec.loss(self.class_counts, size)
-        return TrainingSetup(loss, batch_size=size, class_counts=self.class_counts)
-
 
 class Learner(ABC):
     """A kind of model and how it is trained.
@@ -96,12 +90,14 @@ class Learner(ABC):
         name: as ``--learner`` takes it.
         tuned: what its candidates are.
         settings: names of the settings of a comparison that it has; others must be as they are by default.
+        has_decay: whether a decay or a penalty, of the matrix and not of the bias, is in what is minimised.
         in_batches: whether a step sees a batch of rows, not all of them.
     """
 
     name: str
     tuned: ClassVar[Tuned] = "learning rate"
     settings: ClassVar[tuple[str, ...]]
+    has_decay: ClassVar[bool] = False
     in_batches: ClassVar[bool] = False
 
     @abstractmethod
@@ -148,6 +144,32 @@ def check_on_cpu(learner: str, setting: Setting) -> None:
             f"learner {learner} trains on one CPU, got accelerator {setting.accelerator} with devices "
             f"{setting.devices}"
         )
+
+
+def plain_loss(spec: LossSpec) -> str | None:
+    """Return ``"softmax"`` or ``"logistic"`` where a loss is just that, but for class weights; None for every other.
+
+    Example:
+        >>> from steelyard.notation import parse_loss
+        >>> plain_loss(parse_loss("softmax:inverse")), plain_loss(parse_loss("softmax:tau=1"))
+        ('softmax', None)
+    """
+    setup = TrainingSetup(spec.loss(torch.tensor([2, 1]), 3))
+    beyond = set(setup.reading.held) - {"class_weights"}
+    return None if beyond else setup.reading.plain
+
+
+def row_weights(task: Task) -> Tensor | None:
+    """Return what each training row weighs, (N,) float32 with mean 1; None without class weights.
+
+    A preset's weights, which its loss makes, are among them.
+    """
+    target = task.train[1]
+    weights = getattr(task.spec.loss(task.class_counts, len(target)), "class_weights", None)
+    if weights is None:
+        return None
+    each = weights.double().cpu()[target]
+    return (each / each.mean()).float()
 
 
 def flat(inputs: Tensor) -> Tensor:

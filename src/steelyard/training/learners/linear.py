@@ -25,6 +25,7 @@ class LinearLearner(Learner):
     name = "linear"
     tuned: Tuned = "penalty"
     settings = ("penalties",)
+    has_decay = True
 
     def check(self, spec: LossSpec) -> None:
         """Refuse what is of epochs and batches."""
