@@ -23,8 +23,8 @@ _BACKBONES = (
     "model of another library: timm:NAME, torchvision:NAME, transformers:NAME."
 )
 _LEARNER = (
-    "What is trained: network (see --backbone), mlp, linear, hist-gradient-boosting, xgboost, lightgbm, or a function "
-    "of yours, module:function, which is run.  [default: network]"
+    "What is trained: network (see --backbone), mlp, linear, hist-gradient-boosting, xgboost, lightgbm, or a "
+    "function of yours, module:function, which is run.  [default: network]"
 )
 _ROUNDS = "Rounds of boosting; results are those of the last.  [default: 100]"
 _AUGMENTATION = (

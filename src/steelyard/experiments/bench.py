@@ -26,6 +26,7 @@ from steelyard.report.results import ComparedData, Run
 from steelyard.training import Diverged, Recipe
 from steelyard.training.learners import Model, Setting, find_learner
 
+
 class Bench:
     """The data of a comparison and the setting of its trainings.
 

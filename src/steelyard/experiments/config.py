@@ -183,8 +183,8 @@ def _fault(fault: Any, model: type[BaseModel]) -> str:
 def read_config(path: str | PathLike[str], *, to_compare: bool = False, **changes: Any) -> CompareConfig:
     """Return the configuration that a YAML file holds, with `changes` in place of its values.
 
-    A file does not say which function of yours is run: ``dataset: module:function``, or ``learner:``, is refused but among the
-    changes, or where the configuration is only `to_compare` with another.
+    A file does not say which function of yours is run: ``dataset`` and ``learner`` as ``module:function``
+    are refused but among the changes, or where the configuration is only `to_compare` with another.
 
     The file has plain scalars, lists and maps: no tags, no anchors, no key twice; at most 64 KiB, 10 levels, and
     1000 characters a value.

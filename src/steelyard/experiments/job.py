@@ -43,7 +43,10 @@ class Splits:
 
 @dataclass(frozen=True)
 class Training:
-    """One training of a job: at which rate (a learning rate or a penalty), with which seed, and whether it only serves to choose the rate."""
+    """One training of a job: at which rate, with which seed, and whether it only serves to choose the rate.
+
+    The rate is a learning rate, or the penalty of a linear learner.
+    """
 
     rate: float
     seed: int

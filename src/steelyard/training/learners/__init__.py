@@ -7,7 +7,18 @@ from steelyard.training.learners.linear import LinearLearner
 from steelyard.training.learners.network import NetworkLearner, train_network
 from steelyard.training.learners.own import OwnLearner
 
-__all__ = ["NAMES", "Learner", "Model", "Setting", "Task", "Tuned", "check_learner", "find_learner", "learner_settings", "train_network"]
+__all__ = [
+    "NAMES",
+    "Learner",
+    "Model",
+    "Setting",
+    "Task",
+    "Tuned",
+    "check_learner",
+    "find_learner",
+    "learner_settings",
+    "train_network",
+]
 
 NAMES = ("network", "linear", "mlp", *BOOSTING)
 

@@ -95,8 +95,8 @@ class Learner(ABC):
     """
 
     name: str
+    settings: tuple[str, ...]
     tuned: ClassVar[Tuned] = "learning rate"
-    settings: ClassVar[tuple[str, ...]]
     has_decay: ClassVar[bool] = False
     in_batches: ClassVar[bool] = False
 
@@ -147,7 +147,7 @@ def check_on_cpu(learner: str, setting: Setting) -> None:
 
 
 def plain_loss(spec: LossSpec) -> str | None:
-    """Return ``"softmax"`` or ``"logistic"`` where a loss is just that, but for class weights; None for every other.
+    """Return ``"softmax"`` or ``"logistic"`` where a loss is just that, with or without class weights; else None.
 
     Example:
         >>> from steelyard.notation import parse_loss
@@ -165,11 +165,12 @@ def row_weights(task: Task) -> Tensor | None:
     A preset's weights, which its loss makes, are among them.
     """
     target = task.train[1]
-    weights = getattr(task.spec.loss(task.class_counts, len(target)), "class_weights", None)
+    weights: Tensor | None = getattr(task.spec.loss(task.class_counts, len(target)), "class_weights", None)
     if weights is None:
         return None
     each = weights.double().cpu()[target]
-    return (each / each.mean()).float()
+    scaled: Tensor = each / each.mean()
+    return scaled.float()
 
 
 def flat(inputs: Tensor) -> Tensor:

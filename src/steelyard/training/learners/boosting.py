@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -64,7 +64,7 @@ class Boosted:
 
 @dataclass(frozen=True)
 class Goal:
-    """What is trained: rows, what each weighs, and the loss, a built-in one by its name or an objective of ours."""
+    """What is trained: rows, what each weighs, and the loss: a built-in one by its name, or ours."""
 
     rows: Any
     labels: Any
@@ -171,7 +171,7 @@ class BoostingLearner(Learner):
         ImportError: the library is not installed.
     """
 
-    settings: ClassVar[tuple[str, ...]] = ("learning_rates", "rounds")
+    settings = ("learning_rates", "rounds")
 
     def __init__(self, name: str) -> None:
         self.name, self.library = name, _LIBRARIES[name]

@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from steelyard.notation import LossSpec
 from steelyard.training.fitting import Diverged, Fitted
-from steelyard.training.learners.base import Learner, Setting, Task, Tuned, check_on_cpu, refuse_late_weights
+from steelyard.training.learners.base import Learner, Setting, Task, check_on_cpu, refuse_late_weights
 from steelyard.training.networks import Network
 from steelyard.training.predicting import predict_features
 
@@ -18,12 +18,12 @@ class LinearLearner(Learner):
 
     .. math:: \min_{W, b} \; L(W h + b) + \frac{\lambda}{2} \lVert W \rVert^2
 
-    with :math:`L` any registered loss, LGL-INR over the whole training set too, and :math:`\lambda` tuned. The bias
+    with :math:`L` any registered loss, LGL-INR over all rows too, and :math:`\lambda` tuned. The bias
     has no penalty, so the balance law of the loss holds at the optimum. Nothing is random.
     """
 
     name = "linear"
-    tuned: Tuned = "penalty"
+    tuned = "penalty"
     settings = ("penalties",)
     has_decay = True
 
@@ -86,7 +86,8 @@ def minimise(
     with torch.enable_grad():
         optimizer.step(closure)  # type: ignore[no-untyped-call]
         closure()
-    assert weight.grad is not None and bias.grad is not None
+    assert weight.grad is not None
+    assert bias.grad is not None
     reached = float(max(weight.grad.abs().max(), bias.grad.abs().max()))
     if not reached <= 1e-5:  # NaN too
         raise Diverged(f"no optimum was found at penalty {penalty:g}: the gradient is {reached:.2g}")

@@ -13,9 +13,8 @@ from steelyard.training.learners.base import Learner, OnEpoch, Setting, Task
 from steelyard.training.networks import check_takes, create_backbone
 from steelyard.weights.schedules import DeferredReweighting
 
-OF_NETWORKS = (
-    "epochs", "batch_size", "learning_rates", "momentum", "weight_decay", "initial_bias", "augmentation", "precision"
-)  # fmt: skip
+_OF_SGD = ("epochs", "batch_size", "learning_rates", "momentum", "weight_decay")
+OF_NETWORKS = (*_OF_SGD, "initial_bias", "augmentation", "precision")
 
 
 class NetworkLearner(Learner):

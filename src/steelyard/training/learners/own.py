@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from steelyard._common.text import reason_of
 from steelyard.data.own import load_object
 from steelyard.notation import LossSpec
-from steelyard.training.fitting import Fitted
 from steelyard.training.learners.base import (
     Learner,
     Model,
@@ -40,7 +39,7 @@ class OwnLearner(Learner):
       for softmax, with class weights as weights of rows, and every other loss is refused. Images come as rows.
     """
 
-    settings: ClassVar[tuple[str, ...]] = OF_NETWORKS
+    settings = OF_NETWORKS
     in_batches = True
 
     def __init__(self, name: str) -> None:
