@@ -46,8 +46,9 @@ def test_a_learner_leaves_what_audit_reads(table, tmp_path, learner):
     page = (tmp_path / "run" / "report.html").read_text()
     assert "epoch" not in page
     assert results.learner.words in page
-    assert ("Every seed gave the same numbers" in page) == (learner == "linear")
-    assert results.seeds_differ == (learner != "linear")
+    fixed = learner in ("linear", "hist-gradient-boosting")  # whose 80% of three columns, rounded up, are all
+    assert ("Every seed gave the same numbers" in page) == fixed
+    assert results.seeds_differ != fixed
 
 
 def test_a_killed_comparison_goes_on_and_workers_change_nothing(table, tmp_path):
