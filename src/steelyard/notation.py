@@ -115,7 +115,12 @@ class LossSpec:
 
     def loss(self, class_counts: Tensor, batch_size: int) -> Loss:
         """Return the loss for batches of data of these counts, with its final weights."""
-        options = dict(self.options)
+        made: Loss = create_loss(self.name, class_counts=class_counts, **self.made(class_counts, batch_size))
+        return made
+
+    def made(self, class_counts: Tensor, batch_size: int) -> dict[str, Any]:
+        """Return the options of the loss for such data, its final weights among them."""
+        options: dict[str, Any] = dict(self.options)
         if options.get("statistics") == "running":
             options.setdefault("num_classes", len(class_counts))
         weights = self.weights(class_counts)
@@ -126,7 +131,7 @@ class LossSpec:
         adjustment = self.adjustment(class_counts, batch_size)
         if adjustment is not None:
             options["logit_adjustment"] = adjustment
-        return create_loss(self.name, class_counts=class_counts, **options)  # type: ignore[arg-type]
+        return options
 
     def build(self, class_counts: Tensor, batch_size: int) -> tuple[Loss, tuple[str, DeferredReweighting] | None]:
         """Return the loss, and the schedule of its class weights if they start later."""

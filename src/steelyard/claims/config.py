@@ -4,7 +4,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from steelyard.experiments.config import Backbone, Column, Decay, Rate
+from steelyard.experiments.config import DEFAULT_PENALTIES, Backbone, Column, Decay, Named, Rate
 from steelyard.training import Augmentation, Precision
 
 
@@ -26,6 +26,7 @@ class ClaimConfig(BaseModel):
         learning_rate: of every training (c1 to c3).
         learning_rates: tried on a validation split, the same for every loss (c4).
         weight_decays: tried (c1); the first one (others).
+        learner, rounds, penalties: as :class:`CompareConfig`'s (c4, leaderboard); the others train networks.
         backbone, augmentation: as :class:`CompareConfig`'s.
         limit_train: at most so many training samples, before imbalance.
         precision, image_mode, image_size: as :class:`CompareConfig`'s.
@@ -53,6 +54,9 @@ class ClaimConfig(BaseModel):
     learning_rate: Rate = 0.03
     learning_rates: list[Rate] = Field(default=[0.01, 0.03, 0.1], min_length=1)
     weight_decays: list[Decay] = Field(default=[5e-4], min_length=1)
+    learner: Named = "network"
+    rounds: int = Field(default=100, ge=1, le=10**5)
+    penalties: list[Rate] = Field(default=DEFAULT_PENALTIES, min_length=1)
     backbone: Backbone = "small-cnn"
     augmentation: Augmentation = "none"
     limit_train: int | None = Field(default=None, ge=20)

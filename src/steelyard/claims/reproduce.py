@@ -25,12 +25,12 @@ from steelyard.data import parse_imbalance
 from steelyard.experiments.config import one_sentence
 from steelyard.experiments.grid import Engine, run_grid
 from steelyard.experiments.runs import check_new, environment, next_folder, numbered_folders, read_finished
-from steelyard.experiments.trainings import dataset, ranked_counts
-from steelyard.notation import check_starts, parse_losses
+from steelyard.experiments.trainings import dataset, ranked_counts, setting
+from steelyard.notation import check_starts, parse_loss, parse_losses
 from steelyard.report import write_claim_page
 from steelyard.report.results import Claim, Conclusion
 from steelyard.report.results.claim import Claimed
-from steelyard.training import check_takes
+from steelyard.training.learners import find_learner
 
 CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "leaderboard": leaderboard}
 
@@ -60,6 +60,8 @@ def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> Clai
         raise ValueError(one_sentence(error, ClaimConfig)) from None
     for imbalance in (config.imbalance, *config.imbalances):
         parse_imbalance(imbalance)
+    if config.learner != "network" and claim not in ("c4", "leaderboard"):
+        raise ValueError(f"{claim} trains networks, got learner {config.learner}")
     check_starts(parse_losses(",".join(config.losses)), config.epochs)
     return config
 
@@ -187,7 +189,11 @@ def _check_data(jobs: dict[str, dict[str, Any]], on_data: Callable[[str], None])
         data = dataset(job)
         on_data(data.reading)
         first = data.prepare(torch.arange(len(data.train_target))).inputs("train", torch.arange(1))
-        check_takes(job["backbone"], first, job["augmentation"])
+        learner, how = find_learner(job["learner"]), setting(job)
+        learner.check_inputs(first, how)
+        for other in jobs.values():
+            if "loss" in other:
+                learner.check(parse_loss(other["loss"]))
         if "imbalance" in job:
             ranked_counts(data.train_target, len(data.class_names), job)
 

@@ -22,6 +22,11 @@ _BACKBONES = (
     "Network: mlp, one hidden layer, for features and images; for images also small-cnn; resnet32 (32 x 32); or a "
     "model of another library: timm:NAME, torchvision:NAME, transformers:NAME."
 )
+_LEARNER = (
+    "What is trained: network (see --backbone), mlp, linear, hist-gradient-boosting, xgboost, lightgbm, or a "
+    "function of yours, module:function, which is run.  [default: network]"
+)
+_ROUNDS = "Rounds of boosting; results are those of the last.  [default: 100]"
 _AUGMENTATION = (
     "Augmentation of training images: none, crop (shift by up to 4 pixels) or crop-flip (mirror them too)."
 )
@@ -83,6 +88,12 @@ def _of_columns(command: Any) -> Any:
     type=float,
     help="Share of the training samples set aside to choose the learning rate.  [default: 0.1]",
 )
+@click.option("--learner", help=_LEARNER)
+@click.option("--rounds", type=int, help=_ROUNDS)
+@click.option(
+    "--penalties",
+    help="Of a linear learner, as --learning-rates.  [default: 0.001,0.01,0.1]",
+)
 @click.option("--backbone", help=f"{_BACKBONES}  [default: small-cnn]")
 @click.option("--augmentation", help=f"{_AUGMENTATION}  [default: none]")
 @click.option("--precision", help=f"{_PRECISION}  [default: 32-true]")
@@ -131,7 +142,7 @@ def compare(
     workers: int,
     **options: Any,
 ) -> None:
-    """Train a network under each loss and compare the losses.
+    """Train a model under each loss and compare the losses.
 
     Trains with every loss and seed, prints a table, and writes a report.
     """
@@ -142,8 +153,9 @@ def compare(
     given = {key: value for key, value in options.items() if value is not None}
     if "losses" in given:
         given["losses"] = [part.strip() for part in given["losses"].split(",") if part.strip()]
-    if "learning_rates" in given:
-        given["learning_rates"] = [_number(part) for part in given["learning_rates"].split(",")]
+    for key in ("learning_rates", "penalties"):
+        if key in given:
+            given[key] = [_number(part) for part in given[key].split(",")]
     config = make_config(**given) if config_file is None else read_config(config_file, **given)
 
     stem = "-".join((Path(config.dataset).name.replace(":", "-") or "data", *config.imbalance.split(":")))
@@ -391,6 +403,8 @@ def weights(file: Path, target: str | None, scheme: str, as_json: bool) -> None:
 @click.option("--imbalance", help="As for compare; for c4 several, comma-separated.")
 @click.option("--epochs", type=int, help="As for compare.")
 @click.option("--seeds", type=int, help="As for compare.")
+@click.option("--learner", help=f"{_LEARNER} For c4 and leaderboard.")
+@click.option("--rounds", type=int, help=_ROUNDS)
 @click.option("--backbone", help=_BACKBONES)
 @click.option("--augmentation", help=_AUGMENTATION)
 @click.option("--limit-train", type=int, help="Use at most this many training samples, before imbalance.")

@@ -36,8 +36,8 @@ class Display:
     def plan(self, runs: int) -> None:
         self.bar.update(self.runs, total=(self.bar.tasks[0].total or 0) + runs)
 
-    def start(self, title: str, epochs: int) -> None:
-        self.bar.reset(self.epochs, description=title, total=epochs, visible=True)
+    def start(self, title: str, epochs: int | None) -> None:
+        self.bar.reset(self.epochs, description=title, total=epochs, visible=epochs is not None)
 
     def epoch(self, row: dict[str, float]) -> None:
         self.bar.update(self.epochs, completed=row["epoch"])

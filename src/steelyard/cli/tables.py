@@ -194,7 +194,10 @@ def print_table(results: "Comparison") -> None:
     _print_rows(console, "loss", titles, rows, title)
     seeds = results.config["seeds"]
     beside = "95% interval" if seeds >= FEWEST else "least, largest"
-    click.echo(f"mean over {seeds} seeds [{beside}]" if seeds > 1 else "one seed: no intervals")
+    if seeds > 1 and not results.seeds_differ:
+        click.echo(f"all {seeds} seeds gave the same numbers: nothing in these trainings is random")
+    else:
+        click.echo(f"mean over {seeds} seeds [{beside}]" if seeds > 1 else "one seed: no intervals")
 
 
 def _cell(value: "Summary | None", scale: int) -> str:

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import safetensors.torch
 import torch
 from torch import Tensor
 
@@ -18,22 +17,14 @@ from steelyard.balance import TrainingSetup, law, mean_confusion
 from steelyard.data import load_dataset, parse_imbalance, shot_groups, split_validation, subsample
 from steelyard.experiments.config import CompareConfig, make_config
 from steelyard.experiments.files import write_rows
-from steelyard.experiments.job import OnEpoch, Setting, Splits, Training, train_and_judge
+from steelyard.experiments.job import OnEpoch, Splits, Training, train_and_judge
 from steelyard.experiments.metrics import recalls, run_metrics
 from steelyard.experiments.records import read_record
 from steelyard.experiments.sides import Sides
-from steelyard.notation import LossSpec, parse_loss
+from steelyard.notation import LossSpec, parse_loss, parse_losses
 from steelyard.report.results import ComparedData, Run
-from steelyard.training import Diverged, Fitted, Recipe, check_takes, predict, predict_features
-
-_FILES = (
-    "model.safetensors",
-    "predictions.parquet",
-    "train_predictions.parquet",
-    "features.parquet",
-    "train_features.parquet",
-    "mean_confusion.npz",
-)
+from steelyard.training import Diverged, Recipe
+from steelyard.training.learners import Model, Setting, find_learner
 
 
 class Bench:
@@ -70,7 +61,6 @@ class Bench:
         self._sides = Sides(self._data, held_out, torch.arange(len(self._data.test_target)))
         self._drawn: dict[int, Splits] = {}
         splits = self.splits(0)
-        check_takes(config.backbone, splits.train[0], config.augmentation)
         self.class_counts = splits.class_counts
         self.groups = shot_groups(self.class_counts.tolist())
         self.setting = Setting(
@@ -87,7 +77,15 @@ class Bench:
             precision=config.precision,
             accelerator=accelerator,
             devices=devices,
+            rounds=config.rounds,
+            learner=config.learner,
         )
+        self.learner = find_learner(config.learner)
+        self.learner.check_inputs(splits.train[0], self.setting)
+        for spec in parse_losses(",".join(config.losses)):
+            self.learner.check(spec)
+        in_batches = self.learner.in_batches
+        self.batch_size = config.batch_size if in_batches else int(self.class_counts.sum())
 
     def splits(self, seed: int) -> Splits:
         """Return what a seed trains and is judged on; class counts are the same for every seed."""
@@ -99,7 +97,7 @@ class Bench:
 
     def settings(self, loss: str, training: Training) -> dict[str, object]:
         """Return what a training is known by: two that have it in common have the same outcome."""
-        kept = self.config.model_dump(exclude={"losses", "seeds", "learning_rates"})
+        kept = self.config.model_dump(exclude={"losses", "seeds", "learning_rates", "penalties"})
         samples = int(self.class_counts.sum())
         data = {} if self._data.digest is None else {"data": self._data.digest}
         return kept | {"loss": loss, "training_samples": samples} | data | asdict(training)
@@ -129,7 +127,7 @@ class Bench:
                 splits,
                 self.setting,
                 training,
-                functools.partial(self._judge, spec, training.seed, part),
+                functools.partial(self._judge, spec, training, part),
                 checkpoint=folder / "last.ckpt",
                 of=self.settings(spec.label, training),
                 on_epoch=on_epoch,
@@ -142,50 +140,55 @@ class Bench:
             return {"balanced_accuracy": found}
         return found.to_dict() | {"seconds": round(time.monotonic() - began, 2)}
 
-    def _judge(self, spec: LossSpec, seed: int, part: str, fitted: Fitted) -> Run:
-        """Write predictions, features, model and mean confusions to disk and return the metrics."""
-        folder, splits, network = self.folder / part, self.splits(seed), fitted.network
-        logits, train_logits = predict(network, splits.test[0]), predict(network, splits.train[0])
-        state = {name: tensor.contiguous() for name, tensor in network.state_dict().items()}
-        write_atomically(folder / "model.safetensors", lambda f: f.write(safetensors.torch.save(state)))
-        metadata = self._metadata(spec)
+    def _judge(self, spec: LossSpec, training: Training, part: str, model: Model) -> Run:
+        """Write predictions, model, mean confusions, and the features of a model that has a head, to disk and
+        return the metrics."""
+        folder, splits = self.folder / part, self.splits(training.seed)
+        logits, train_logits = model.logits(splits.test[0]), model.logits(splits.train[0])
+        files = [*model.save(folder), "predictions.parquet", "train_predictions.parquet", "mean_confusion.npz"]
+        metadata = self._metadata(spec, training)
         parts = (("test", splits.test, "", logits), ("train", splits.train, "train_", train_logits))
         for name, split, prefix, rows in parts:
             told = metadata | {"steelyard.split": name}
             write_rows(folder / f"{prefix}predictions.parquet", "logits", rows, split[1], told)
-            features = predict_features(network, split[0])
-            write_rows(folder / f"{prefix}features.parquet", "features", features, split[1], told)
+            features = model.features(split[0])
+            if features is not None:
+                files.append(f"{prefix}features.parquet")
+                write_rows(folder / files[-1], "features", features, split[1], told)
         link = spec.link
         P, _ = mean_confusion(train_logits, splits.train[1], link=link)
         test_P, _ = mean_confusion(logits, splits.test[1], link=link)
         file = folder / "mean_confusion.npz"
         write_atomically(file, lambda f: np.savez(f, train=P.numpy(), test=test_P.numpy()))
-        balance = law(train_logits, splits.train[1], setup_of(spec, splits.class_counts, self.config.batch_size))
+        balance = law(train_logits, splits.train[1], setup_of(spec, splits.class_counts, self.batch_size))
         return Run.from_dict(
             {
-                "seed": seed,
+                "seed": training.seed,
                 "folder": part,
                 "metrics": run_metrics(logits, splits.test[1], link, self.groups),
                 "recall": [None if r != r else r for r in recalls(logits, splits.test[1]).tolist()],
-                "history": fitted.history,
+                "history": model.history,
                 "law": balance.to_dict(),
                 "seconds": 0.0,
-                "files": {name: file_digest(folder / name) for name in _FILES},
+                "files": {name: file_digest(folder / name) for name in files},
             }
         )
 
-    def _metadata(self, spec: LossSpec) -> dict[str, str]:
+    def _metadata(self, spec: LossSpec, training: Training) -> dict[str, str]:
         """Return what was trained, for whoever reads a file alone."""
-        loss = spec.loss(self.class_counts, self.config.batch_size)
+        loss = spec.loss(self.class_counts, self.batch_size)
         adjustment: Tensor | None = getattr(loss, "logit_adjustment", None)
         known = {
             "loss": spec.label,
             "link": spec.link,
-            "weight_decay": repr(self.config.weight_decay),
-            "batch_size": repr(self.config.batch_size),
+            "learner": self.config.learner,
+            "batch_size": repr(self.batch_size),
             "class_names": "\x1f".join(self._data.class_names),
             "class_counts": " ".join(map(str, self.class_counts.tolist())),
         }
+        decay = training.rate if self.learner.tuned == "penalty" else self.config.weight_decay
+        if self.learner.has_decay:
+            known["weight_decay"] = repr(decay)
         if adjustment is not None:
             known["logit_adjustment"] = " ".join(map(repr, adjustment.tolist()))
         return {f"steelyard.{key}": value for key, value in known.items()}

@@ -16,7 +16,7 @@ from torch import Tensor
 from steelyard._common.files import write_csv, write_json
 from steelyard._common.text import exact
 from steelyard.experiments.bench import Bench, BenchJob, check_files, read_outcome
-from steelyard.experiments.config import CompareConfig
+from steelyard.experiments.config import CompareConfig, candidates
 from steelyard.experiments.grid import clear_locks, do_once, record_file, run_grid
 from steelyard.experiments.job import Job, Judged, Training, carry_out, in_turn
 from steelyard.experiments.metrics import METRICS
@@ -25,9 +25,10 @@ from steelyard.experiments.runs import RunFolder, environment, read_finished
 from steelyard.experiments.statistics import summary
 from steelyard.notation import LossSpec, parse_losses
 from steelyard.report import write_report
-from steelyard.report.results import ComparedLoss, Comparison, Run
+from steelyard.report.results import ComparedLearner, ComparedLoss, Comparison, Run
 from steelyard.report.results.comparison import Compared
 from steelyard.training import Diverged
+from steelyard.training.learners import NAMES, learner_settings
 
 Outcomes = Iterable[tuple[str, Training, float | Run | Diverged]]
 
@@ -60,7 +61,8 @@ def compare(
 
     Returns:
         The results; beside them the folder holds config.yaml, results.csv, report.html, and for each loss and
-        seed predictions and features (test and train, parquet), the model (safetensors), mean confusions (npz).
+        seed predictions (test and train, parquet), mean confusions (npz), the features of a model with a linear
+        head, and the model where it has a format that is data alone.
 
     Raises:
         FileExistsError, ValueError: the folder cannot be used, or the data cannot; several workers and devices.
@@ -88,7 +90,7 @@ def compare(
         bench = bench or make()
         progress = progress or Silent()
         progress.data(bench.reading)
-        jobs: dict[str, Job[Run]] = {label: Job(config.learning_rates, config.seeds) for label in specs}
+        jobs: dict[str, Job[Run]] = {label: Job(candidates(config), config.seeds) for label in specs}
         trainings = _Trainings(bench, specs, jobs, progress)
         do = trainings.in_turn() if workers == 1 else functools.partial(trainings.side_by_side, workers)
         judged = carry_out(jobs, do, trainings.progress.plan)
@@ -102,6 +104,12 @@ def compare(
             config=cast(Compared, config.model_dump() | ({} if command is None else {"command": command})),
             environment=environment(_how(workers)),
             data=bench.describe(),
+            learner=ComparedLearner(
+                bench.learner.words(bench.setting),
+                bench.learner.tuned,
+                candidates(config),
+                [key for name in NAMES for key in learner_settings(name) if key not in bench.learner.settings],
+            ),
             metrics=METRICS,
             losses=[
                 _compared(spec, judged[label], bench) for label, spec in specs.items() if label not in diverged
@@ -122,6 +130,7 @@ class _Trainings:
         self, bench: Bench, specs: dict[str, LossSpec], jobs: dict[str, Job[Run]], progress: Progress
     ) -> None:
         self.bench, self.specs, self.jobs, self.progress = bench, specs, jobs, progress
+        self.tuned = "penalty" if bench.learner.tuned == "penalty" else "rate"
 
     def in_turn(self) -> Callable[[list[tuple[str, Training]]], Outcomes]:
         """Return a function that does the first training, here."""
@@ -164,7 +173,7 @@ class _Trainings:
         def work() -> dict[str, object]:
             nonlocal began
             began = True
-            self.progress.start(title, self.bench.config.epochs)
+            self.progress.start(title, self.bench.config.epochs if self.bench.learner.in_batches else None)
             return self.bench.record(self.specs[label], training, part, self.progress.epoch)
 
         if not record_file(self.bench.folder, f"{part}/result").exists():
@@ -188,9 +197,8 @@ class _Trainings:
         rate = "" if training.rate == job.best() else f"/rate-{exact(training.rate)}"
         return f"{slug}{rate}/seed-{training.seed}"
 
-    @staticmethod
-    def _title(label: str, training: Training) -> str:
-        purpose = f"tuning, rate {training.rate:g}" if training.tuning else f"seed {training.seed}"
+    def _title(self, label: str, training: Training) -> str:
+        purpose = f"tuning, {self.tuned} {training.rate:g}" if training.tuning else f"seed {training.seed}"
         return f"{label}, {purpose}"
 
 
@@ -205,7 +213,7 @@ def _how(workers: int) -> str:
 
 
 def _compared(spec: LossSpec, judged: Judged[Run], bench: Bench) -> ComparedLoss:
-    loss = spec.loss(bench.class_counts, bench.config.batch_size)
+    loss = spec.loss(bench.class_counts, bench.batch_size)
     weights: Tensor | None = getattr(loss, "class_weights", None)  # a preset's too; LGL-INR has none
     runs = [run for run in judged.runs if run is not None]
     return ComparedLoss(

@@ -18,11 +18,14 @@ from pydantic import (
     model_validator,
 )
 
+from steelyard._common.text import listed
 from steelyard.data import is_code, parse_imbalance
 from steelyard.notation import check_starts, parse_losses
 from steelyard.training import Augmentation, Precision, check_backbone
+from steelyard.training.learners import NAMES, check_learner, learner_settings
 
 DEFAULT_LEARNING_RATES = [0.03, 0.1, 0.3]
+DEFAULT_PENALTIES = [0.001, 0.01, 0.1]
 _SHOWN = 3  # faults in a sentence
 _MOST_BYTES = 1 << 16  # bytes of a file
 _LONGEST = 1000  # characters of a key or value
@@ -37,6 +40,7 @@ def _short(name: str) -> str:
     return name
 
 
+Named = Annotated[str, AfterValidator(check_learner), AfterValidator(_short)]
 Backbone = Annotated[str, AfterValidator(check_backbone)]
 Column = Annotated[str, AfterValidator(_short)] | None
 Rate = Annotated[float, Field(gt=0, le=LARGEST)]
@@ -61,6 +65,9 @@ class CompareConfig(BaseModel):
         momentum, weight_decay: of SGD; biases do not decay.
         validation_fraction: share of the original training split, set aside before imbalance is applied.
         initial_bias: of the head: ``zero``, or ``prior`` for the log (odds) of the training counts.
+        learner: as :func:`find_learner` takes it; a setting that it does not have must be as it is by default.
+        rounds: of boosting; every run is judged after the last.
+        penalties: of a linear learner, tried as learning rates are.
         backbone: ``mlp``, one hidden layer, for features and images; for images ``small-cnn``, ``resnet32`` (32 x
             32) or a model of another library, as :func:`create_backbone` takes it.
         augmentation: of the training images: ``none``, ``crop`` (by up to 4 pixels) or ``crop-flip``.
@@ -84,6 +91,9 @@ class CompareConfig(BaseModel):
     weight_decay: Decay = 5e-4
     validation_fraction: float = Field(default=0.1, gt=0, lt=1)
     initial_bias: Literal["zero", "prior"] = "zero"
+    learner: Named = "network"
+    rounds: int = Field(default=100, ge=1, le=10**5)
+    penalties: list[Rate] = Field(default=DEFAULT_PENALTIES, min_length=1)
     backbone: Backbone = "small-cnn"
     augmentation: Augmentation = "none"
     precision: Precision = "32-true"
@@ -107,12 +117,37 @@ class CompareConfig(BaseModel):
         parse_imbalance(value)
         return value
 
-    @field_validator("learning_rates")
+    @model_validator(mode="after")
+    def _of_the_learner(self) -> "CompareConfig":
+        refuse_strange_settings(self)
+        return self
+
+    @field_validator("learning_rates", "penalties")
     @classmethod
     def _rates(cls, value: list[float]) -> list[float]:
         if sorted(set(value)) != value:
             raise ValueError(f"must be rising, got {value}")
         return value
+
+
+def refuse_strange_settings(config: Any) -> None:
+    """Refuse a setting of another learner that is not as it is by default.
+
+    Raises:
+        ValueError: such a setting.
+    """
+    has = learner_settings(config.learner)
+    for key in (key for name in NAMES for key in learner_settings(name)):
+        if key not in has and key in type(config).model_fields:
+            given, default = getattr(config, key), type(config).model_fields[key].default
+            if given != default:
+                raise ValueError(f"learner {config.learner} has no {key}, got {given}; it has {listed(list(has))}")
+
+
+def candidates(config: Any) -> list[float]:
+    """Return what is tried for each loss: learning rates, or the penalties of a linear learner."""
+    found: list[float] = config.penalties if config.learner == "linear" else config.learning_rates
+    return found
 
 
 def make_config(**values: Any) -> CompareConfig:
@@ -141,15 +176,15 @@ def _fault(fault: Any, model: type[BaseModel]) -> str:
         return f"{key} is missing from the configuration"
     message = fault["msg"].removeprefix("Value error, ")
     if fault["type"] == "value_error":
-        return message if message.startswith((key, "loss", "unknown")) else f"{key} {message}"
+        return message if message.startswith((key, "learner", "loss", "unknown")) else f"{key} {message}"
     return f"{key}: {message[:1].lower()}{message[1:]}, got {reprlib.repr(fault['input'])}"
 
 
 def read_config(path: str | PathLike[str], *, to_compare: bool = False, **changes: Any) -> CompareConfig:
     """Return the configuration that a YAML file holds, with `changes` in place of its values.
 
-    A file does not say which function of yours is run: ``dataset: module:function`` is refused but among the
-    changes, or where the configuration is only `to_compare` with another.
+    A file does not say which function of yours is run: ``dataset`` and ``learner`` as ``module:function``
+    are refused but among the changes, or where the configuration is only `to_compare` with another.
 
     The file has plain scalars, lists and maps: no tags, no anchors, no key twice; at most 64 KiB, 10 levels, and
     1000 characters a value.
@@ -159,11 +194,12 @@ def read_config(path: str | PathLike[str], *, to_compare: bool = False, **change
         ValueError: it is no such file, or its values are bad; the sentence names it.
     """
     values = _read(Path(path))
-    if not to_compare and "dataset" not in changes and is_code(str(values.get("dataset"))):
-        raise ValueError(
-            f"configuration {path} names a function that would be run, {values['dataset']}; to run it, say it "
-            f"yourself: --dataset {values['dataset']}"
-        )
+    for key in ("dataset", "learner"):
+        if not to_compare and key not in changes and is_code(str(values.get(key))):
+            raise ValueError(
+                f"configuration {path} names a function that would be run, {values[key]}; to run it, say it "
+                f"yourself: --{key} {values[key]}"
+            )
     try:
         return make_config(**(values | changes))
     except ValueError as error:

@@ -5,18 +5,18 @@ written, is the caller's.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from steelyard.experiments.metrics import recalls
 from steelyard.experiments.tuning import by_score, rates_to_try
 from steelyard.notation import LossSpec
 from steelyard.report.results import Trial
-from steelyard.training import Diverged, Fitted, Precision, Recipe, create_backbone, fit
-from steelyard.weights.schedules import DeferredReweighting
+from steelyard.training import Diverged
+from steelyard.training.learners import Model, Setting, Task, find_learner
 
 Found = TypeVar("Found")
 OnEpoch = Callable[[dict[str, float]], None]
@@ -42,68 +42,15 @@ class Splits:
 
 
 @dataclass(frozen=True)
-class Setting:
-    """How networks are trained, whatever the loss, the rate and the seed.
-
-    Attributes:
-        backbone: as :func:`create_backbone` takes it.
-        recipe: its learning rate is replaced by each training's own.
-        initial_bias: of the head: ``"zero"``, or ``"prior"`` for the constant solution of the loss.
-        precision, accelerator, devices: as :func:`fit` takes them.
-    """
-
-    backbone: str
-    recipe: Recipe
-    initial_bias: Literal["zero", "prior"] = "zero"
-    precision: Precision = "32-true"
-    accelerator: str = "auto"
-    devices: int = 1
-
-
-@dataclass(frozen=True)
 class Training:
-    """One training of a job: at which rate, with which seed, and whether it only serves to choose the rate."""
+    """One training of a job: at which rate, with which seed, and whether it only serves to choose the rate.
+
+    The rate is a learning rate, or the penalty of a linear learner.
+    """
 
     rate: float
     seed: int
     tuning: bool = False
-
-
-def train_network(
-    loss: nn.Module,
-    splits: Splits,
-    setting: Setting,
-    *,
-    rate: float,
-    seed: int,
-    outputs: int,
-    checkpoint: Path,
-    of: Mapping[str, object] | None = None,
-    initial_bias: Tensor | None = None,
-    schedule: tuple[str, DeferredReweighting] | None = None,
-    on_epoch: OnEpoch = lambda row: None,
-) -> Fitted:
-    """Train a network and return it with its history, as the last epoch left them; see :func:`fit`.
-
-    Raises:
-        Diverged: the loss became NaN or infinite.
-    """
-    torch.manual_seed(seed)
-    return fit(
-        create_backbone(setting.backbone, splits.train[0], outputs, initial_bias=initial_bias),
-        loss,
-        splits.train,
-        splits.validation,
-        replace(setting.recipe, learning_rate=rate),
-        seed=seed,
-        checkpoint=checkpoint,
-        of=of,
-        schedule=schedule,
-        accelerator=setting.accelerator,
-        devices=setting.devices,
-        precision=setting.precision,
-        on_epoch=on_epoch,
-    )
 
 
 def train_and_judge(
@@ -111,7 +58,7 @@ def train_and_judge(
     splits: Splits,
     setting: Setting,
     training: Training,
-    judge: Callable[[Fitted], Found],
+    judge: Callable[[Model], Found],
     *,
     checkpoint: Path,
     of: Mapping[str, object] | None = None,
@@ -122,29 +69,28 @@ def train_and_judge(
     Raises:
         Diverged: the loss became NaN or infinite; the checkpoint is removed.
     """
-    counts = splits.class_counts
-    batch_size = setting.recipe.batch_size
-    loss, schedule = spec.build(counts, batch_size)
+    task = Task(
+        spec=spec,
+        train=splits.train,
+        validation=splits.validation,
+        class_counts=splits.class_counts,
+        rate=training.rate,
+        seed=training.seed,
+        checkpoint=checkpoint,
+        of=of or {},
+        on_epoch=on_epoch,
+    )
     try:
-        fitted = train_network(
-            loss,
-            splits,
-            setting,
-            rate=training.rate,
-            seed=training.seed,
-            outputs=len(counts),
-            checkpoint=checkpoint,
-            of=of,
-            initial_bias=spec.first_bias(counts, setting.recipe.batch_size)
-            if setting.initial_bias == "prior"
-            else None,
-            schedule=schedule,
-            on_epoch=on_epoch,
-        )
+        model = find_learner(setting.learner).fit(task, setting)
     except Diverged:
         checkpoint.unlink(missing_ok=True)
         raise
-    return fitted.history[-1]["validation_balanced_accuracy"] if training.tuning else judge(fitted)
+    if not training.tuning:
+        return judge(model)
+    if model.history:
+        return model.history[-1]["validation_balanced_accuracy"]
+    inputs, target = splits.validation
+    return recalls(model.logits(inputs), target).nanmean().item()
 
 
 @dataclass(frozen=True)

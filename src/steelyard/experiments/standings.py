@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from steelyard.data import split_validation
+from steelyard.experiments.config import candidates
 from steelyard.experiments.job import Job, Splits, Training, carry_out, in_turn, train_and_judge
 from steelyard.experiments.metrics import recalls
 from steelyard.experiments.sides import Sides
@@ -27,7 +28,7 @@ from steelyard.report.results import (
     PointsFigure,
     Standing,
 )
-from steelyard.training import Fitted, predict
+from steelyard.training.learners import Model
 
 
 def jobs_of(config: Any, groups: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -38,7 +39,7 @@ def jobs_of(config: Any, groups: dict[str, dict[str, Any]]) -> dict[str, dict[st
     """
     jobs = {
         f"{re.sub('[^a-z0-9.]+', '-', group.lower()).strip('-')}-{parse_loss(loss).slug}": settings(config)
-        | {"loss": loss, "seeds": config.seeds, "learning_rates": config.learning_rates}
+        | {"loss": loss, "seeds": config.seeds, "learning_rates": candidates(config)}
         | changes
         for group, changes in groups.items()
         for loss in config.losses
@@ -100,8 +101,8 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _scores(test: tuple[Tensor, Tensor], counts: list[int], fitted: Fitted) -> Scores:
-    logits, target = predict(fitted.network, test[0]), test[1]
+def _scores(test: tuple[Tensor, Tensor], counts: list[int], model: Model) -> Scores:
+    logits, target = model.logits(test[0]), test[1]
     recall = recalls(logits, target)
     rare = recall[torch.tensor(counts).argsort()[: max(1, len(counts) // 3)]]
     right = (logits.argmax(1) == target).double().mean().item()

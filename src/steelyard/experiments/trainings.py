@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.data import Dataset, load_dataset, parse_imbalance
-from steelyard.experiments.job import Setting, Splits, train_network
-from steelyard.training import Recipe, predict, predict_features
+from steelyard.experiments.job import Splits
+from steelyard.training import Recipe, create_backbone, predict, predict_features
+from steelyard.training.learners import Setting, train_network
 from steelyard.weights.schedules import DeferredReweighting
 
 
@@ -52,6 +53,8 @@ def settings(config: Any) -> dict[str, Any]:
         "augmentation": config.augmentation,
         "initial_bias": config.initial_bias,
         "precision": config.precision,
+        "learner": config.learner,
+        "rounds": config.rounds,
         **{key: getattr(config, key) for key in _OF_DATA},
     }
 
@@ -72,7 +75,7 @@ def draw(target: Tensor, counts: Sequence[int], *, seed: int) -> Tensor:
 
 
 def setting(job: dict[str, Any]) -> Setting:
-    """Return how a job's networks are trained."""
+    """Return how a job's models are trained."""
     recipe = Recipe(
         job["epochs"],
         job["batch_size"],
@@ -80,7 +83,14 @@ def setting(job: dict[str, Any]) -> Setting:
         weight_decay=job["weight_decay"],
         augmentation=job["augmentation"],
     )
-    return Setting(job["backbone"], recipe, job["initial_bias"], job["precision"])
+    return Setting(
+        job["backbone"],
+        recipe,
+        job["initial_bias"],
+        job["precision"],
+        rounds=job["rounds"],
+        learner=job["learner"],
+    )
 
 
 def every_so_many(target: Tensor, most: int) -> Tensor:
@@ -116,12 +126,13 @@ def train(
     )
     with tempfile.TemporaryDirectory() as folder:
         network = train_network(
+            lambda: create_backbone(job["backbone"], inputs, outputs),
             loss,
-            splits,
+            splits.train,
+            splits.validation,
             setting(job),
             rate=job["learning_rate"],
             seed=job["seed"],
-            outputs=outputs,
             checkpoint=Path(folder) / "last.ckpt",
             schedule=schedule,
         ).network

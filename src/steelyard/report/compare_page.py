@@ -10,7 +10,7 @@ from steelyard._common.files import write_text
 from steelyard.report.figures import Series, balance_figure, confusion_figure, curves_figure, recall_figure
 from steelyard.report.html import render_template
 from steelyard.report.intervals import FEWEST
-from steelyard.report.results import ComparedLoss, Comparison, Metric, Summary, read_confusions
+from steelyard.report.results import ComparedLearner, ComparedLoss, Comparison, Metric, Summary, read_confusions
 from steelyard.report.style import Array, Classes, shown
 
 
@@ -35,6 +35,9 @@ def write_report(folder: str | PathLike[str]) -> Path:
 def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
     """Return the page's text from the results and each loss's test mean confusion (mean over seeds)."""
     data, losses, config = results.data, results.losses, results.config
+    learner = results.learner or ComparedLearner(
+        f"a network, to the last of {config['epochs']} epochs", "learning rate", config["learning_rates"], []
+    )
     classes = Classes(data.class_names, data.train_counts)
     columns = list(results.groups_of())
     return render_template(
@@ -53,15 +56,19 @@ def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
         tested=sum(data.test_counts),
         validated=sum(data.validation_counts),
         columns=columns,
-        rows=_rows(losses, results.metrics),
+        rows=_rows(losses, results.metrics, spread=results.seeds_differ),
         laws=[(shown(loss.label, 60), loss.law) for loss in losses],
         searches=[_search(loss) for loss in losses],
         diverged=results.diverged,
-        intervals=config["seeds"] >= FEWEST,
+        intervals=config["seeds"] >= FEWEST and results.seeds_differ,
+        seeds_differ=results.seeds_differ,
+        learner=learner,
         searched=any(loss.lr_search for loss in losses),
         command=config.get("command"),
         settings=[
-            (key, json.dumps(value, ensure_ascii=False)) for key, value in config.items() if key != "command"
+            (key, json.dumps(value, ensure_ascii=False))
+            for key, value in config.items()
+            if key != "command" and key not in learner.without
         ],
         figures={
             "recall": recall_figure(
@@ -80,7 +87,9 @@ def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
                     for loss in losses
                 ],
                 title="Validation balanced accuracy and training loss by epoch",
-            ),
+            )
+            if all(run.history for loss in losses for run in loss.runs)
+            else None,
             "balance": balance_figure(
                 [
                     (loss.label, _array(law.pull_up), _array(law.push_down))
@@ -103,12 +112,14 @@ def _confusions(folder: Path, results: Comparison) -> list[tuple[str, Array]]:
     return found
 
 
-def _rows(losses: list[ComparedLoss], metrics: list[Metric]) -> list[dict[str, object]]:
+def _rows(losses: list[ComparedLoss], metrics: list[Metric], *, spread: bool) -> list[dict[str, object]]:
     best = {metric.key: _best([loss.summary[metric.key] for loss in losses], metric) for metric in metrics}
+    if not spread:
+        best = dict.fromkeys(best)
     return [
         {
             "label": shown(loss.label, 60),
-            "cells": [_cell(loss.summary[m.key], m.unit, best[m.key]) for m in metrics],
+            "cells": [_cell(loss.summary[m.key], m.unit, best[m.key], spread=spread) for m in metrics],
         }
         for loss in losses
     ]
@@ -125,7 +136,7 @@ def _best(summaries: list[Summary | None], metric: Metric) -> Summary | None:
     return first if min(ends[0]) > max(max(pair) for pair in ends[1:]) else None
 
 
-def _cell(value: Summary | None, unit: str, best: Summary | None) -> dict[str, object]:
+def _cell(value: Summary | None, unit: str, best: Summary | None, *, spread: bool) -> dict[str, object]:
     if value is None:
         return {"mean": "–", "interval": "", "best": False}
     scale, digits = (100, 1) if unit == "%" else (1, 3)
@@ -133,7 +144,7 @@ def _cell(value: Summary | None, unit: str, best: Summary | None) -> dict[str, o
     return {
         "mean": f"{scale * value.mean:.{digits}f}",
         "interval": ""
-        if low is None or high is None
+        if low is None or high is None or not spread
         else f"{scale * low:.{digits}f} to {scale * high:.{digits}f}",
         "best": value is best,
     }

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import lightning as L
+import safetensors.torch
 import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.plugins.environments import LightningEnvironment
@@ -21,11 +22,12 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader
 
 from steelyard._common.checks import check_choice, check_same
+from steelyard._common.files import write_atomically
 from steelyard._common.text import reason_of
 from steelyard.training.augmentation import augment
 from steelyard.training.batches import EpochBatches, Shares, steps
 from steelyard.training.lightning import SafeCheckpointIO, deterministic, quiet_lightning
-from steelyard.training.predicting import at_once
+from steelyard.training.predicting import at_once, predict, predict_features
 from steelyard.training.processes import Report, in_processes
 from steelyard.training.recipe import Precision, Recipe
 from steelyard.weights.schedules import DeferredReweighting
@@ -40,6 +42,20 @@ class Fitted:
 
     network: nn.Module
     history: list[dict[str, float]]
+
+    def logits(self, inputs: Tensor) -> Tensor:
+        """Return the logits (N, K) of inputs (N, ...)."""
+        return predict(self.network, inputs)
+
+    def features(self, inputs: Tensor) -> Tensor | None:
+        """Return what the head multiplies, (N, F); None of a network that does not say."""
+        return predict_features(self.network, inputs) if hasattr(self.network, "forward_features") else None
+
+    def save(self, folder: Path) -> list[str]:
+        """Write the network as ``model.safetensors`` and return that name."""
+        state = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
+        write_atomically(folder / "model.safetensors", lambda f: f.write(safetensors.torch.save(state)))
+        return ["model.safetensors"]
 
 
 class Diverged(ArithmeticError):

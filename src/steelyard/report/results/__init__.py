@@ -14,6 +14,7 @@ from steelyard.report.results.claim import (
 )
 from steelyard.report.results.comparison import (
     ComparedData,
+    ComparedLearner,
     ComparedLoss,
     Comparison,
     Epoch,
@@ -29,6 +30,7 @@ __all__ = [
     "Audit",
     "Claim",
     "ComparedData",
+    "ComparedLearner",
     "ComparedLoss",
     "Comparison",
     "Conclusion",

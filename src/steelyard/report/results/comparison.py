@@ -67,7 +67,7 @@ class Run(Record):
         folder: of its files, within the run folder.
         metrics: of the test split, by :class:`Metric` key; None for a group without classes.
         recall: (K,) of the test split.
-        history: one row for each epoch.
+        history: one row for each epoch; none where training has no epochs.
         law: of its loss on the samples that it was trained on.
         seconds: that it took.
         files: SHA-256 of each file in the folder, as it was written.
@@ -134,6 +134,23 @@ class ComparedData(Record):
                 raise ValueError(f"groups.{group} must name classes from 0 to {size - 1}, got {classes}")
 
 
+@dataclass(frozen=True)
+class ComparedLearner(Record):
+    """What was trained.
+
+    Attributes:
+        words: the learner and how it was trained.
+        tuned: what was chosen for each loss: a learning rate or a penalty.
+        candidates: that were tried at least; a single one was taken untried.
+        without: settings of other learners, which say nothing here.
+    """
+
+    words: str
+    tuned: Literal["learning rate", "penalty"]
+    candidates: list[float]
+    without: list[str]
+
+
 @with_config(ConfigDict(extra="allow"))
 class Compared(TypedDict):
     """The part of a comparison's configuration that its page and table speak of; the rest goes along."""
@@ -158,6 +175,7 @@ class Comparison(Results):
         environment, data, metrics: see there.
         losses: that did not diverge.
         diverged: label of each loss that did at every rate, and why.
+        learner: what was trained; None of an older run, of networks.
     """
 
     FILE: ClassVar[str] = "results.json"
@@ -172,6 +190,7 @@ class Comparison(Results):
     metrics: list[Metric]
     losses: list[ComparedLoss]
     diverged: dict[str, str] = field(default_factory=dict)
+    learner: ComparedLearner | None = None
 
     def __post_init__(self) -> None:
         size = len(self.data.class_names)
@@ -191,8 +210,14 @@ class Comparison(Results):
                 where = f"losses: {loss.label}, seed {run.seed}"
                 parts = {"recall": run.recall, "law.pull_up": run.law.pull_up, "law.push_down": run.law.push_down}
                 check_sizes(size, {f"{where}: {key}": part for key, part in parts.items()})
-                if len(run.history) != len(loss.runs[0].history) or not run.history:
+                if len(run.history) != len(loss.runs[0].history) or (self.learner is None and not run.history):
                     raise ValueError(f"{where}: history must have a row for each epoch, got {len(run.history)}")
+
+    @property
+    def seeds_differ(self) -> bool:
+        """Return whether some loss has other numbers with another seed; a single seed counts as different."""
+        several = [loss.runs for loss in self.losses if len(loss.runs) > 1]
+        return not several or any(run.metrics != runs[0].metrics for runs in several for run in runs)
 
     def groups_of(self) -> Iterator[tuple[Metric, int | None]]:
         """Return each metric, and for the recall of a group how many classes the group has."""
