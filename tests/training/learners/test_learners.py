@@ -135,7 +135,7 @@ def test_a_loss_that_cannot_be_is_refused_by_name(name, loss, message):
 
 
 def test_what_is_not_finite_diverged(tmp_path):
-    with pytest.raises(Diverged, match="learner xgboost at rate 0.5 gave logits that are not finite"):
+    with pytest.raises(Diverged, match=r"learner xgboost at rate 0\.5 gave logits that are not finite"):
         finite(torch.tensor([[0.0, float("nan")]]), "xgboost", task("softmax", tmp_path, rate=0.5))
 
 
