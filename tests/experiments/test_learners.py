@@ -91,7 +91,7 @@ def test_a_loss_that_a_learner_cannot_train_is_refused_before_any_training(table
 def test_a_configuration_does_not_say_which_learner_is_run(tmp_path):
     (tmp_path / "c.yaml").write_text("losses: [softmax]\nlearner: mine:make\n")
     with pytest.raises(
-        ValueError, match="names a function that would be run, mine:make; to run it, say .* --learner"
+        ValueError, match=r"names a function that would be run, mine:make; to run it, say .* --learner"
     ):
         read_config(tmp_path / "c.yaml")
     assert read_config(tmp_path / "c.yaml", learner="mine:make").learner == "mine:make"
