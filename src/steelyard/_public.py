@@ -5,6 +5,7 @@ from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.losses.accumulation import exact_accumulation
 from steelyard.posterior import log_posterior
+from steelyard.prior import estimate_prior
 from steelyard.weights.adjustments import batch_presence, initial_bias, logit_adjustment
 from steelyard.weights.class_weights import class_weights
 from steelyard.weights.counts import class_counts
@@ -26,6 +27,7 @@ __all__ = [
     "class_counts",
     "class_weights",
     "create_loss",
+    "estimate_prior",
     "exact_accumulation",
     "initial_bias",
     "list_losses",

@@ -1,16 +1,18 @@
 """Logits to probabilities: the posterior that a trained model's logits stand for, under what training did."""
 
 import warnings
+from typing import Literal
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard._common.checks import Vector, check_number, check_vector, compute_dtype, values_readable
+from steelyard._common.checks import Vector, check_choice, check_number, check_vector, compute_dtype, values_readable
 from steelyard._common.text import listed
 from steelyard.balance.readings import as_rows
 from steelyard.balance.setup import TrainingSetup, check_alone
 from steelyard.losses.lgl_inr import omega_of
+from steelyard.prior import estimate_prior
 from steelyard.targets import check_logits
 
 _MOST_STEPS = 100_000
@@ -21,7 +23,7 @@ _MOST_NUMBERS = 1 << 24
 def log_posterior(
     logits: Tensor,
     setup: TrainingSetup,
-    prior: Vector | None = None,
+    prior: Vector | Literal["estimate"] | None = None,
     *,
     temperature: float = 1.0,
     mean_confusion: Tensor | None = None,
@@ -58,8 +60,10 @@ def log_posterior(
         logits: (N, K) or (N, K, d1, ...), floating, as the model gives them in evaluation; (N,) or (N, 1) for one
             output.
         setup: what was done in training.
-        prior: (K,), or (2,) for one output: class frequencies where the model is used, sum 1. It needs the setup's
-            ``class_counts``. Default: those of training, before any sampler.
+        prior: (K,), or (2,) for one output: class frequencies where the model is used, sum 1. ``"estimate"``: those
+            under which these rows are likeliest (:func:`steelyard.estimate_prior`, which also gives intervals); the
+            rows are then a sample of where the model is used. Both need the setup's ``class_counts``. Default:
+            those of training, before any sampler.
         temperature: divides the logits first, > 0.
         mean_confusion: (K, K) mean sigmoids over the training classes, for LGL-INR, which also needs
             ``class_counts``.
@@ -100,6 +104,9 @@ def log_posterior(
         )
     if mean_confusion is not None and setup.in_negative is None:
         raise ValueError(f"mean_confusion belongs to LGL-INR, got it with {setup.reading.name}")
+    if isinstance(prior, str):
+        check_choice("prior", prior, ("estimate",))
+        prior = _prior_of(logits, setup, kind, temperature, mean_confusion)
     z = as_rows(flat).to(compute_dtype(logits)) / check_number("temperature", temperature, low=1e-6)
     shift = _prior_shift(setup, prior, z, kind)
     effect = setup.class_effect
@@ -121,6 +128,22 @@ def log_posterior(
     if flat.dim() > 2:
         rows = rows.reshape(flat.shape[0], *flat.shape[2:], outputs).movedim(-1, 1)
     return rows.reshape(logits.shape)
+
+
+def _prior_of(
+    logits: Tensor, setup: TrainingSetup, kind: str, temperature: float, mean_confusion: Tensor | None
+) -> Tensor:
+    """Return the class frequencies under which these rows are likeliest."""
+    if kind == "multi-hot":
+        raise ValueError("prior must be None for multi-hot targets, whose outputs have no common prior")
+    if setup.class_counts is None:
+        raise ValueError("prior needs the training prior: class_counts of the setup, got None")
+    if not values_readable(logits, True):
+        raise ValueError("prior 'estimate' must look at all rows, which cannot be done in a compiled or vmapped call")
+    rows = log_posterior(logits, setup, temperature=temperature, mean_confusion=mean_confusion)
+    if rows.dim() > 2:
+        rows = rows.movedim(1, -1).reshape(-1, rows.shape[1])
+    return estimate_prior(rows, setup.class_counts).prior
 
 
 def _prior_shift(setup: TrainingSetup, prior: Vector | None, z: Tensor, kind: str) -> Tensor:
