@@ -103,7 +103,7 @@ def log_posterior(
     z = as_rows(flat).to(compute_dtype(logits)) / check_number("temperature", temperature, low=1e-6)
     shift = _prior_shift(setup, prior, z, kind)
     effect = setup.class_effect
-    log_w = torch.zeros(max(outputs, 2)).to(z) if effect is None else effect.log().to(z)
+    log_w = z.new_zeros(max(outputs, 2)) if effect is None else effect.log().to(z)
     if kind == "binary":
         change = shift - log_w
         rows = _own_logits(setup, z) + (change[1] - change[0])
@@ -127,7 +127,7 @@ def _prior_shift(setup: TrainingSetup, prior: Vector | None, z: Tensor, kind: st
     """Return the log of the prior of use over the training prior, (K,); 0 without one."""
     size = max(z.shape[1], 2)
     if prior is None:
-        return torch.zeros(size).to(z)
+        return z.new_zeros(size)
     if kind == "multi-hot":
         raise ValueError("prior must be None for multi-hot targets, whose outputs have no common prior")
     if setup.class_counts is None:
@@ -205,7 +205,7 @@ def _own_logits(setup: TrainingSetup, z: Tensor) -> Tensor:
     _refuse_export(setup)
     rows = z.double()
     if z.shape[1] == 1:
-        targets = [torch.zeros(len(z), dtype=torch.long, device=z.device) + own for own in (0, 1)]
+        targets = [torch.full((len(z),), own, device=z.device) for own in (0, 1)]
     else:
         targets = [torch.zeros_like(rows), torch.ones_like(rows)]
     down, up = (_slope(setup, rows, target) for target in targets)
@@ -241,9 +241,9 @@ def _refuse_export(setup: TrainingSetup) -> None:
 def _refuse_kinks(setup: TrainingSetup, size: int) -> None:
     """Refuse a loss of straight pieces, whose optimum is at a kink for a whole range of posteriors."""
     here = torch.linspace(-0.3, 0.4, size, dtype=torch.float64)
-    moved = here + 1e-3 * torch.arange(1, size + 1, dtype=torch.float64).sin()
+    moved = here + 1e-3 * torch.arange(1, size + 1).sin()
     G = _class_gradients(setup, torch.stack([here, moved]))
-    if bool(torch.allclose(G[0], G[1], rtol=0, atol=1e-12)):
+    if bool((G[0] - G[1]).abs().amax() <= 1e-12 * G.abs().amax()):
         raise ValueError(
             f"loss {setup.reading.name} has no posterior: its gradient does not change with the logits, "
             "so they do not say how probable a class is"
@@ -274,7 +274,7 @@ def _null_vector(G: Tensor) -> Tensor:
     alone = ((others - mean[:, None]).masked_fill(eye, 0.0).abs() <= 1e-10 * scale[:, None]).all((1, 2))
     column = _log_of(mean) - (mean - own).log()
     # Null vector: K - 1 equations, and a sum of 1; the equation left out tells whether there is one.
-    system = torch.cat([G[:, :, :-1], G.new_ones(1, size, 1).expand(len(G), size, 1) * scale[:, None]], 2)
+    system = torch.cat([G[:, :, :-1], scale[:, None].expand(-1, size, 1)], 2)
     right = torch.cat([torch.zeros_like(scale).expand(-1, size - 1), scale], 1)
     v = torch.linalg.solve_ex(system.mT, right[..., None])[0][..., 0]
     residual = (v[:, None] @ G)[:, 0].abs()
@@ -287,7 +287,7 @@ def _null_vector(G: Tensor) -> Tensor:
 
 
 def _log_pos_weight(setup: TrainingSetup, z: Tensor) -> Tensor:
-    return torch.zeros(z.shape[1]).to(z) if setup.pos_weight is None else setup.pos_weight.log().to(z)
+    return z.new_zeros(z.shape[1]) if setup.pos_weight is None else setup.pos_weight.log().to(z)
 
 
 def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None) -> Tensor:
@@ -306,7 +306,7 @@ def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None)
     if mean_confusion.shape != (size, size):
         raise ValueError(f"mean_confusion must have K = {size}, got {tuple(mean_confusion.shape)}")
     beta = inner.strength(size)
-    omega = omega_of(mean_confusion.detach().to(z).double(), beta)
+    omega = omega_of(mean_confusion.detach().to(z.device, torch.float64), beta)
     shifted = z - _log_pos_weight(setup, z)
     if setup.presence is not None:
         rho = setup.presence.to(omega)
