@@ -14,6 +14,7 @@ from steelyard.kernels.lgl_inr import native as lgl_inr_native
 from steelyard.kernels.lgl_inr import reference as kernel
 from steelyard.losses import LGLINRLoss, lgl_inr_linear
 from steelyard.losses.functional import in_negative_weights, lgl_inr_loss
+from steelyard.losses.lgl_inr import omega_of
 from steelyard.targets import class_means
 from tests.helpers import assert_finite, assert_positive, assert_zero, batch, value_and_grad, weights_of
 from tests.oracles import lgl_inr
@@ -274,6 +275,8 @@ def test_weights_leave_out_classes_not_observed():
     assert_zero(omega[2])
     assert_zero(omega.diagonal())
     assert_zero(in_negative_weights(torch.full((1, 1), 0.5)))
+    with torch.autograd.set_detect_anomaly(True):  # which stops at a NaN of any step, be it multiplied by 0 later
+        omega_of(torch.full((1, 1), 0.5, requires_grad=True), 1.0).sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -300,6 +303,7 @@ def test_running_average_moves_by_momentum_and_only_in_training():
     loss(logits, target)
     assert torch.equal(loss.running_mean_confusion[0], torch.full((3,), 0.5))
     assert loss.num_batches_tracked.tolist() == [1, 0, 0]
+    assert loss.num_batches_tracked.dtype == torch.int64  # which `.half()` leaves as it is
     loss(logits + 1e4, target)
     torch.testing.assert_close(loss.running_mean_confusion[0], torch.full((3,), 0.625))
     loss.eval()
