@@ -1,6 +1,7 @@
 """Corrected probabilities against exact posteriors: discrete inputs with free logits, and Gaussian classes."""
 
 import dataclasses
+import itertools
 import warnings
 
 import pytest
@@ -482,11 +483,12 @@ def test_an_output_that_is_certain_has_the_probability_1():
 def test_closed_forms_have_their_gradient(name):
     logits = 0.3 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     if "smoothed" not in name:
-        logits[0] += torch.tensor([30.0, 0.0, -30.0, 0.0])  # probabilities that round to 1
+        logits[0] += torch.tensor([40.0, 0.0, -40.0, 0.0])  # probabilities that round to 1
+        logits[1] += torch.tensor([0.0, 800.0, 0.0, -800.0])  # and to 0
     assert torch.autograd.gradcheck(lambda z: log_posterior(z, CLOSED[name]), logits.requires_grad_())
 
 
-SMALL = {2: [0.0, -40.0], 3: [0.0, -40.0, -20.0], 4: [3.0, -40.0, 0.0, -70.0]}
+SMALL = {2: [0.0, -40.0], 3: [0.0, 0.7, -30.0], 4: [0.0, 0.7, -35.0, -50.0]}
 
 
 @pytest.mark.parametrize("size", SMALL)
@@ -497,9 +499,12 @@ def test_any_loss_has_small_probabilities_to_relative_precision(size, scale):
     def foreign(z, y):
         return F.cross_entropy(z / scale, y, reduction="none")
 
-    z = torch.tensor([SMALL[size], SMALL[size][::-1]], dtype=torch.float64)
+    z = torch.tensor(list(itertools.permutations(SMALL[size])), dtype=torch.float64)
     found = log_posterior(scale * z, TrainingSetup(foreign))
-    torch.testing.assert_close(found, z.log_softmax(1), rtol=1e-9, atol=1e-11)
+    torch.testing.assert_close(found, z.log_softmax(1), rtol=0, atol=1e-11)
+    sure = 3 * z[:, :1] - 3 * z  # a gradient that rounds to 0
+    found = log_posterior(scale * sure, TrainingSetup(foreign))
+    torch.testing.assert_close(found.exp(), sure.softmax(1), rtol=0, atol=1e-14)
 
 
 def test_any_loss_is_read_in_parts_where_its_gradients_take_much_memory(monkeypatch):
@@ -545,6 +550,10 @@ def test_multi_hot_outputs_have_their_own_posteriors():
     def joint(z, t):
         return -(t * F.log_softmax(z, 1)).sum(1)
 
+    far = torch.tensor([[20.0, -20.0, 0.0]])
+    found = log_posterior(far, TrainingSetup(foreign, targets="multi-hot"))
+    torch.testing.assert_close(found, F.logsigmoid(far - u.log()).float(), rtol=1e-5, atol=0)
+
     def by_number(z, t):  # what one output costs depends on how many classes the sample has
         return F.binary_cross_entropy_with_logits(z, t, reduction="none").sum(1) * (1 + t.sum(1))
 
@@ -567,6 +576,8 @@ def test_one_output_gives_a_logit_in_the_shape_that_came():
     ):
         torch.testing.assert_close(log_posterior(z, setup), expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(log_posterior(z[:, None], setup), expected[:, None], rtol=0, atol=1e-12)
+        far = torch.tensor([20.0, -20.0])
+        torch.testing.assert_close(log_posterior(far, setup), far - torch.tensor(12.0).log())
 
 
 def test_no_posterior_is_nan_with_a_warning_and_never_a_guess():

@@ -118,9 +118,7 @@ def log_posterior(
             f"optimum of the {setup.text}; they are NaN",
             stacklevel=2,
         )
-    if flat.dim() > 2:
-        rows = rows.reshape(flat.shape[0], *flat.shape[2:], outputs).movedim(-1, 1)
-    return rows.reshape(logits.shape)
+    return rows.reshape(flat.shape[0], *flat.shape[2:], outputs).movedim(-1, 1).reshape(logits.shape)
 
 
 def _prior_shift(setup: TrainingSetup, prior: Vector | None, z: Tensor, kind: str) -> Tensor:
@@ -205,11 +203,9 @@ def _own_logits(setup: TrainingSetup, z: Tensor) -> Tensor:
     _refuse_export(setup)
     rows = z.double()
     if z.shape[1] == 1:
-        targets = [torch.full((len(z),), own, device=z.device) for own in (0, 1)]
+        down, up = (_slope(setup, rows, torch.full((len(z),), own, device=z.device)) for own in (0, 1))
     else:
-        targets = [torch.zeros_like(rows), torch.ones_like(rows)]
-    down, up = (_slope(setup, rows, target) for target in targets)
-    if z.shape[1] > 1:
+        down, up = (_slope(setup, rows, target) for target in (torch.zeros_like(rows), torch.ones_like(rows)))
         odd = (torch.arange(z.shape[1], device=z.device) % 2 == 1).expand_as(rows)
         mixed = _slope(setup, rows, odd.to(rows))
         expected = torch.where(odd, up, down)
@@ -311,7 +307,7 @@ def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None)
     if setup.presence is not None:
         rho = setup.presence.to(omega)
         omega = omega * rho[:, None]
-        omega = omega / omega.sum(0).clamp(min=torch.finfo(omega.dtype).tiny)
+        omega = omega / omega.sum(0)
         shifted = shifted - rho.log().to(z)
     p = torch.sigmoid(shifted.double())
     steps = _until_settled if values_readable(z, None) else _by_doubling
