@@ -32,13 +32,13 @@ TESTS = {  # module: the tests that are to see its changes
     "losses/one_vs_all.py": f"tests/losses/test_logistic.py tests/peers/test_torch.py {EVERY} -k 'not compiled and (logistic or not test_every_loss)'",
     "losses/focal.py": f"tests/losses/test_targets_and_weights.py {EVERY} -k 'not compiled and (focal or not test_every_loss)'",
     "losses/constant.py": f"tests/losses/test_targets_and_weights.py {EVERY} -k 'first_bias'",
-    "losses/lgl_inr.py": f"tests/losses/test_lgl_inr.py {EVERY} -k 'not compiled and not memory and not many_rows and (lgl-inr or not test_every_loss)'",
+    "losses/lgl_inr.py": f"tests/losses/test_lgl_inr.py tests/losses/test_lgl_inr_group.py {EVERY} -k 'not compiled and not memory and not many_rows and (lgl-inr or not test_every_loss)'",
     "balance/laws.py": "tests/balance/test_laws.py -k 'not detached'",
     "balance/law.py": "tests/balance/test_law.py tests/balance/test_gradient_ledger.py tests/balance/test_setup.py",
     "weights/class_weights.py": "tests/weights/test_weights.py tests/weights/test_counts.py",
     "weights/adjustments.py": "tests/weights",
     "weights/counts.py": "tests/weights",
-    "posterior.py": "tests/test_posterior.py -k 'not onnx and not export_to and not batches'",
+    "posterior.py": "tests/test_posterior.py -k 'not onnx and not export_to and not of_batches'",
 }
 ENOUGH = 0.85
 

@@ -1,6 +1,7 @@
 """Corrected probabilities against exact posteriors: discrete inputs with free logits, and Gaussian classes."""
 
 import dataclasses
+import itertools
 import warnings
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from steelyard import TrainingSetup, log_posterior
+from steelyard import TrainingSetup, log_posterior, posterior
 from steelyard.balance import lgl_inr_law, mean_confusion
+from steelyard.losses import LogisticLoss
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
 from steelyard.losses.lgl_inr import in_negative_weights
 from steelyard.posterior import _by_doubling, _until_settled
@@ -168,6 +170,12 @@ def test_extreme_logits_stay_probabilities():
         torch.testing.assert_close(q.sum(1), torch.ones(2, dtype=torch.float64))
 
 
+class Columns(LogisticLoss):
+    """A loss of one's own that balances the batch."""
+
+    separable_over = "columns"
+
+
 GOOD = torch.zeros(2, 3)
 PLAIN = TrainingSetup("softmax")
 COUNTED = TrainingSetup("softmax", class_counts=[5, 5, 10])
@@ -231,6 +239,33 @@ COUNTED = TrainingSetup("softmax", class_counts=[5, 5, 10])
             "has a posterior for detached weights only, got detach_weights=False",
         ),
         (GOOD, TrainingSetup(F.cross_entropy), {}, "loss must give one value for each sample"),
+        (GOOD, COUNTED, {"prior": [0.2, 0.2, 0.2]}, "prior must sum to 1, got 0.6"),
+        (GOOD, COUNTED, {"prior": [0.4, 0.4, 0.4]}, "prior must sum to 1, got 1.2"),
+        (GOOD, TrainingSetup(Columns()), {}, "is a function of the whole batch, so it has no posterior"),
+        (
+            GOOD,
+            TrainingSetup("logistic", targets="multi-hot", class_weights=[1, 2, 3]),
+            {},
+            "setup must weigh no classes for multi-hot targets, .* got class weights",
+        ),
+        (
+            GOOD,
+            _in_negative(1.0, class_counts=[1, 0, 1]),
+            {"mean_confusion": torch.eye(3)},
+            r"all positive, .* got a mean_confusion and \[1.0, 0.0, 1.0\]",
+        ),
+        (
+            GOOD,
+            TrainingSetup(lambda z, y: (z - z.gather(1, y[:, None]) + 1).clamp(min=0).sum(1)),
+            {},
+            "has no posterior: its gradient does not change with the logits",
+        ),
+        (
+            torch.randn(4, 3, generator=torch.Generator().manual_seed(0)),
+            TrainingSetup(lambda z, y: F.cross_entropy(z - z.mean(0), y, reduction="none")),
+            {},
+            "must be a sum over samples, but its value for a sample depends on",
+        ),
         (
             GOOD,
             TrainingSetup(nn.BCEWithLogitsLoss(), class_counts=[1, 2, 3]),
@@ -300,6 +335,38 @@ def test_lgl_inr_of_batches_is_undone(trained_in_batches):
     assert errors[0] > 2 * errors[1]
 
 
+@pytest.mark.parametrize("batch_size", [None, 8])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_lgl_inr_solves_its_equation(batch_size, dtype):
+    """Logits made of posteriors q = pi r: u_j rho_j r_j = e^z_j times the mean of r over others, by omega."""
+    generator = torch.Generator().manual_seed(0)
+    P = torch.rand(4, 4, generator=generator, dtype=torch.float64)
+    q = torch.rand(6, 4, generator=generator, dtype=torch.float64) ** 3 + 1e-3
+    q = q / q.sum(1, keepdim=True)
+    shift, counts = torch.tensor([0.5, -1.0, 0.0, 2.0]), torch.tensor([60.0, 20.0, 4.0, 2.0], dtype=torch.float64)
+    rho = torch.ones(4, dtype=torch.float64) if batch_size is None else batch_presence(counts, batch_size)
+    omega = torch.exp(2.0 * P) * rho[:, None] * (1 - torch.eye(4))
+    r = q / counts
+    z = ((POSITIVE * rho * r).log() - (r @ (omega / omega.sum(0))).log() - shift).to(dtype)
+    options = {"pos_weight": POSITIVE, "logit_adjustment": shift, "batch_size": batch_size}
+    setup = _in_negative(2.0, class_counts=counts, **options)
+
+    def read(rows):
+        return log_posterior(rows, setup, mean_confusion=P)
+
+    close = {"rtol": 1e-9 if dtype == torch.float64 else 1e-5, "atol": 0}
+    torch.testing.assert_close(read(z).exp(), q.to(dtype), **close)
+    mapped = torch.vmap(read)(z.reshape(2, 3, 4))  # where no value can be looked at
+    torch.testing.assert_close(mapped.reshape(6, 4).exp(), q.to(dtype), **close)
+
+
+def test_lgl_inr_that_does_not_settle_is_no_answer(monkeypatch):
+    monkeypatch.setattr(posterior, "_MOST_STEPS", 2)
+    setup = _in_negative(1.0, class_counts=[1, 1, 1])
+    with pytest.raises(ArithmeticError, match="has not settled after 2 steps"):
+        log_posterior(torch.tensor([[3.0, -1.0, 0.0]]), setup, mean_confusion=torch.full((3, 3), 0.5))
+
+
 # Any loss ----------------------------------------------------------------------------------------------------
 
 SETUPS = setups()
@@ -363,9 +430,15 @@ CLOSED = {
     ),
     "focal": TrainingSetup("focal", class_weights=W, options={"gamma": 2.0}),
     "focal, flat": TrainingSetup("focal", class_weights=W, options={"gamma": 0.5}),
-    "logistic": TrainingSetup("logistic", class_weights=W, pos_weight=[2.0, 0.5, 3.0, 1.0]),
+    "logistic": TrainingSetup(
+        "logistic", class_weights=W, pos_weight=[2.0, 0.5, 3.0, 1.0], logit_adjustment=[0.1, -1.0, 0.3, 0.0]
+    ),
     "sigmoid focal": TrainingSetup(
-        "focal", class_weights=W, pos_weight=[2.0, 0.5, 3.0, 1.0], options={"link": "logistic", "gamma": 2.0}
+        "focal",
+        class_weights=W,
+        pos_weight=[2.0, 0.5, 3.0, 1.0],
+        logit_adjustment=[0.1, -1.0, 0.3, 0.0],
+        options={"link": "logistic", "gamma": 2.0},
     ),
 }
 
@@ -379,6 +452,71 @@ def test_closed_forms_equal_the_generic_answer(name):
     logits = 0.3 * torch.randn(50, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     closed, generic = log_posterior(logits, setup), log_posterior(logits, plain)
     torch.testing.assert_close(closed.exp(), generic.exp(), rtol=0, atol=1e-12)
+
+
+FAR = torch.tensor([[200.0, 0.0, -5.0, 100.0], [0.0, -150.0, -180.0, -170.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("name", ["softmax", "focal", "focal, flat", "logistic", "sigmoid focal"])
+def test_logits_far_apart_are_as_right_in_float32(name):
+    """In float64 none of these probabilities rounds to 0; in float32 many do."""
+    expected = log_posterior(FAR, CLOSED[name])
+    torch.testing.assert_close(log_posterior(FAR.float(), CLOSED[name]).double(), expected, rtol=2e-6, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["softmax", "focal", "focal, flat"])
+def test_a_class_that_is_ruled_out_has_no_probability(name):
+    logits = torch.tensor([[1.0, -torch.inf, 0.5, -torch.inf], [-torch.inf, 3.0, -torch.inf, -torch.inf]]).double()
+    nearly = log_posterior(logits.clamp(min=-600), CLOSED[name]).exp()
+    torch.testing.assert_close(log_posterior(logits, CLOSED[name]).exp(), nearly)
+    assert nearly[1].tolist() == pytest.approx([0, 1, 0, 0], abs=1e-90)
+
+
+def test_an_output_that_is_certain_has_the_probability_1():
+    logits = torch.tensor([[torch.inf, -torch.inf, 0.0]])
+    for gamma in (0.0, 2.0):
+        setup = TrainingSetup("focal", targets="multi-hot", options={"link": "logistic", "gamma": gamma})
+        assert log_posterior(logits, setup).exp().tolist() == [[1.0, 0.0, 0.5]]
+
+
+@pytest.mark.parametrize("name", CLOSED)
+def test_closed_forms_have_their_gradient(name):
+    logits = 0.3 * torch.randn(3, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    if "smoothed" not in name:
+        logits[0] += torch.tensor([40.0, 0.0, -40.0, 0.0])  # probabilities that round to 1
+        logits[1] += torch.tensor([0.0, 800.0, 0.0, -800.0])  # and to 0
+    assert torch.autograd.gradcheck(lambda z: log_posterior(z, CLOSED[name]), logits.requires_grad_())
+
+
+SMALL = {2: [0.0, -40.0], 3: [0.0, 0.7, -30.0], 4: [0.0, 0.7, -35.0, -50.0]}
+
+
+@pytest.mark.parametrize("size", SMALL)
+@pytest.mark.parametrize("scale", [1.0, 1e4])
+def test_any_loss_has_small_probabilities_to_relative_precision(size, scale):
+    """Whatever the unit of the logits, in which the gradient may hardly change from place to place."""
+
+    def foreign(z, y):
+        return F.cross_entropy(z / scale, y, reduction="none")
+
+    z = torch.tensor(list(itertools.permutations(SMALL[size])), dtype=torch.float64)
+    found = log_posterior(scale * z, TrainingSetup(foreign))
+    torch.testing.assert_close(found, z.log_softmax(1), rtol=0, atol=1e-11)
+    sure = 3 * z[:, :1] - 3 * z  # a gradient that rounds to 0
+    found = log_posterior(scale * sure, TrainingSetup(foreign))
+    torch.testing.assert_close(found.exp(), sure.softmax(1), rtol=0, atol=1e-14)
+
+
+def test_any_loss_is_read_in_parts_where_its_gradients_take_much_memory(monkeypatch):
+    logits, setup = _some(7, torch.float64), SETUPS["margins (LDAM)"]
+    whole, sizes = log_posterior(logits, setup), []
+    of_part = posterior._null_vector
+    monkeypatch.setattr(posterior, "_null_vector", lambda G: sizes.append(len(G)) or of_part(G))
+    for most, expected in ((3 * 16, [3, 3, 1]), (1, [1] * 7)):
+        monkeypatch.setattr(posterior, "_MOST_NUMBERS", most)
+        torch.testing.assert_close(log_posterior(logits, setup), whole, rtol=1e-12, atol=0)
+        assert sizes == expected
+        sizes.clear()
 
 
 def test_sampler_and_shift_are_undone_like_class_weights():
@@ -412,8 +550,16 @@ def test_multi_hot_outputs_have_their_own_posteriors():
     def joint(z, t):
         return -(t * F.log_softmax(z, 1)).sum(1)
 
-    with pytest.warns(UserWarning, match="have no posterior that is not negative"):
-        assert_nan(log_posterior(logits, TrainingSetup(joint, targets="multi-hot")))
+    far = torch.tensor([[20.0, -20.0, 0.0]])
+    found = log_posterior(far, TrainingSetup(foreign, targets="multi-hot"))
+    torch.testing.assert_close(found, F.logsigmoid(far - u.log()).float(), rtol=1e-5, atol=0)
+
+    def by_number(z, t):  # what one output costs depends on how many classes the sample has
+        return F.binary_cross_entropy_with_logits(z, t, reduction="none").sum(1) * (1 + t.sum(1))
+
+    for loss in (joint, by_number):
+        with pytest.warns(UserWarning, match="have no posterior that is not negative"):
+            assert_nan(log_posterior(logits, TrainingSetup(loss, targets="multi-hot")))
 
 
 def test_one_output_gives_a_logit_in_the_shape_that_came():
@@ -430,6 +576,8 @@ def test_one_output_gives_a_logit_in_the_shape_that_came():
     ):
         torch.testing.assert_close(log_posterior(z, setup), expected, rtol=0, atol=1e-12)
         torch.testing.assert_close(log_posterior(z[:, None], setup), expected[:, None], rtol=0, atol=1e-12)
+        far = torch.tensor([20.0, -20.0])
+        torch.testing.assert_close(log_posterior(far, setup), far - torch.tensor(12.0).log())
 
 
 def test_no_posterior_is_nan_with_a_warning_and_never_a_guess():
@@ -440,12 +588,22 @@ def test_no_posterior_is_nan_with_a_warning_and_never_a_guess():
             found = log_posterior(logits, setup)
         assert_nan(found[0])
         assert_finite(found[1])
+    unknown = torch.full((1, 4), torch.nan).double()  # no optimum is claimed of these: no warning
+    assert_nan(log_posterior(unknown, SETUPS["smoothed"]))
+    with pytest.warns(UserWarning, match="1 of 3 rows") as caught:
+        log_posterior(torch.cat([logits, unknown]), SETUPS["our softmax"])
+    assert caught[0].filename == __file__
     weigh = torch.rand(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     with pytest.warns(UserWarning, match="2 of 2 rows have no posterior"):
         assert_nan(log_posterior(logits + 1, TrainingSetup(lambda z, y: (weigh[y] * z.square()).sum(1))))
 
 
 # Shapes, dtypes and graphs -----------------------------------------------------------------------------------
+
+
+def _binary(z, t):
+    return F.binary_cross_entropy_with_logits(z, t, pos_weight=W.to(z), reduction="none").sum(1)
+
 
 P4 = torch.rand(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 GRAPHS = {
@@ -457,6 +615,7 @@ GRAPHS = {
     "multi-hot": (TrainingSetup(nn.BCEWithLogitsLoss(pos_weight=W)), {}),
     "lgl-inr": (_in_negative(2.0, class_counts=COUNTS, batch_size=64), {"mean_confusion": P4}),
     "any loss": (SETUPS["margins (LDAM)"], {}),
+    "any multi-hot loss": (TrainingSetup(_binary, targets="multi-hot"), {}),
     "sigmoid focal": (TrainingSetup("focal", options={"link": "logistic"}, class_weights=W), {}),
 }
 
@@ -491,7 +650,7 @@ def test_layouts_empty_batches_half_precision_and_vmap(name):
         torch.testing.assert_close(head(logits), expected, rtol=1e-5, atol=1e-6)
 
 
-CLOSED_GRAPHS = [name for name in GRAPHS if name != "any loss"]
+CLOSED_GRAPHS = [name for name in GRAPHS if "any" not in name]
 
 
 @pytest.mark.parametrize("name", CLOSED_GRAPHS)

@@ -110,7 +110,7 @@ def log_posterior(
     z = as_rows(flat).to(compute_dtype(logits)) / check_number("temperature", temperature, low=1e-6)
     shift = _prior_shift(setup, prior, z, kind)
     effect = setup.class_effect
-    log_w = torch.zeros(max(outputs, 2)).to(z) if effect is None else effect.log().to(z)
+    log_w = z.new_zeros(max(outputs, 2)) if effect is None else effect.log().to(z)
     if kind == "binary":
         change = shift - log_w
         rows = _own_logits(setup, z) + (change[1] - change[0])
@@ -125,9 +125,7 @@ def log_posterior(
             f"optimum of the {setup.text}; they are NaN",
             stacklevel=2,
         )
-    if flat.dim() > 2:
-        rows = rows.reshape(flat.shape[0], *flat.shape[2:], outputs).movedim(-1, 1)
-    return rows.reshape(logits.shape)
+    return rows.reshape(flat.shape[0], *flat.shape[2:], outputs).movedim(-1, 1).reshape(logits.shape)
 
 
 def _prior_of(
@@ -150,7 +148,7 @@ def _prior_shift(setup: TrainingSetup, prior: Vector | None, z: Tensor, kind: st
     """Return the log of the prior of use over the training prior, (K,); 0 without one."""
     size = max(z.shape[1], 2)
     if prior is None:
-        return torch.zeros(size).to(z)
+        return z.new_zeros(size)
     if kind == "multi-hot":
         raise ValueError("prior must be None for multi-hot targets, whose outputs have no common prior")
     if setup.class_counts is None:
@@ -228,11 +226,9 @@ def _own_logits(setup: TrainingSetup, z: Tensor) -> Tensor:
     _refuse_export(setup)
     rows = z.double()
     if z.shape[1] == 1:
-        targets = [torch.zeros(len(z), dtype=torch.long, device=z.device) + own for own in (0, 1)]
+        down, up = (_slope(setup, rows, torch.full((len(z),), own, device=z.device)) for own in (0, 1))
     else:
-        targets = [torch.zeros_like(rows), torch.ones_like(rows)]
-    down, up = (_slope(setup, rows, target) for target in targets)
-    if z.shape[1] > 1:
+        down, up = (_slope(setup, rows, target) for target in (torch.zeros_like(rows), torch.ones_like(rows)))
         odd = (torch.arange(z.shape[1], device=z.device) % 2 == 1).expand_as(rows)
         mixed = _slope(setup, rows, odd.to(rows))
         expected = torch.where(odd, up, down)
@@ -264,9 +260,9 @@ def _refuse_export(setup: TrainingSetup) -> None:
 def _refuse_kinks(setup: TrainingSetup, size: int) -> None:
     """Refuse a loss of straight pieces, whose optimum is at a kink for a whole range of posteriors."""
     here = torch.linspace(-0.3, 0.4, size, dtype=torch.float64)
-    moved = here + 1e-3 * torch.arange(1, size + 1, dtype=torch.float64).sin()
+    moved = here + 1e-3 * torch.arange(1, size + 1).sin()
     G = _class_gradients(setup, torch.stack([here, moved]))
-    if bool(torch.allclose(G[0], G[1], rtol=0, atol=1e-12)):
+    if bool((G[0] - G[1]).abs().amax() <= 1e-12 * G.abs().amax()):
         raise ValueError(
             f"loss {setup.reading.name} has no posterior: its gradient does not change with the logits, "
             "so they do not say how probable a class is"
@@ -297,7 +293,7 @@ def _null_vector(G: Tensor) -> Tensor:
     alone = ((others - mean[:, None]).masked_fill(eye, 0.0).abs() <= 1e-10 * scale[:, None]).all((1, 2))
     column = _log_of(mean) - (mean - own).log()
     # Null vector: K - 1 equations, and a sum of 1; the equation left out tells whether there is one.
-    system = torch.cat([G[:, :, :-1], G.new_ones(1, size, 1).expand(len(G), size, 1) * scale[:, None]], 2)
+    system = torch.cat([G[:, :, :-1], scale[:, None].expand(-1, size, 1)], 2)
     right = torch.cat([torch.zeros_like(scale).expand(-1, size - 1), scale], 1)
     v = torch.linalg.solve_ex(system.mT, right[..., None])[0][..., 0]
     residual = (v[:, None] @ G)[:, 0].abs()
@@ -310,7 +306,7 @@ def _null_vector(G: Tensor) -> Tensor:
 
 
 def _log_pos_weight(setup: TrainingSetup, z: Tensor) -> Tensor:
-    return torch.zeros(z.shape[1]).to(z) if setup.pos_weight is None else setup.pos_weight.log().to(z)
+    return z.new_zeros(z.shape[1]) if setup.pos_weight is None else setup.pos_weight.log().to(z)
 
 
 def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None) -> Tensor:
@@ -329,12 +325,12 @@ def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None)
     if mean_confusion.shape != (size, size):
         raise ValueError(f"mean_confusion must have K = {size}, got {tuple(mean_confusion.shape)}")
     beta = inner.strength(size)
-    omega = omega_of(mean_confusion.detach().to(z).double(), beta)
+    omega = omega_of(mean_confusion.detach().to(z.device, torch.float64), beta)
     shifted = z - _log_pos_weight(setup, z)
     if setup.presence is not None:
         rho = setup.presence.to(omega)
         omega = omega * rho[:, None]
-        omega = omega / omega.sum(0).clamp(min=torch.finfo(omega.dtype).tiny)
+        omega = omega / omega.sum(0)
         shifted = shifted - rho.log().to(z)
     p = torch.sigmoid(shifted.double())
     steps = _until_settled if values_readable(z, None) else _by_doubling

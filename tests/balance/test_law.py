@@ -16,6 +16,8 @@ from steelyard.balance import (
     softmax_law,
 )
 from steelyard.losses import LGLINRLoss
+from steelyard.losses.functional import softmax_loss
+from steelyard.weights.adjustments import batch_presence
 from tests.balance.generic_losses import FUNCTIONS, WEIGHTS, cross_entropy, setups, trained
 from tests.helpers import batch
 
@@ -128,8 +130,36 @@ def test_soft_targets_pull_and_push_by_sign():
     bias = torch.zeros(4, dtype=torch.float64, requires_grad=True)
     F.cross_entropy(logits + bias, mixed, weight=WEIGHTS, reduction="sum").backward()
     torch.testing.assert_close(weighted.residual, -bias.grad / 80, rtol=0, atol=1e-14)
+    ours = law(logits, mixed, TrainingSetup("softmax", class_weights=WEIGHTS))
+    bias.grad = None
+    softmax_loss(logits + bias, mixed, class_weights=WEIGHTS, reduction="sum").backward()
+    torch.testing.assert_close(ours.residual, -bias.grad / 80, rtol=0, atol=1e-14)
+    several = law(logits, mixed, TrainingSetup("logistic", targets="multi-hot"))
+    torch.testing.assert_close(several.pull_up, (mixed - logits.sigmoid()).clamp(min=0).mean(0), rtol=0, atol=1e-14)
     with pytest.raises(ValueError, match="target must hold class labels where class weights weigh classes"):
         law(logits, mixed, TrainingSetup(nn.CrossEntropyLoss(), class_weights=WEIGHTS))
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.5])
+def test_soft_rows_that_do_not_sum_to_1_are_refused_and_the_first_is_named(factor):
+    logits, target = _rows()
+    mixed = 0.4 * F.one_hot(target, 4).double() + 0.15
+    mixed[7:9] *= factor
+    with pytest.raises(ValueError, match=f"soft target rows must sum to 1, got {factor:g} in row 7"):
+        law(logits, mixed, TrainingSetup("softmax"))
+
+
+def test_the_unit_of_sample_weights_does_not_matter():
+    logits, target = _rows()
+    weights = torch.rand(80, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    hot, mixed = F.one_hot(target, 4).double(), 0.5 * F.one_hot(target, 4).double() + 0.125
+    for setup, given in (
+        (TrainingSetup("softmax", class_weights=WEIGHTS), target),
+        (TrainingSetup("softmax"), mixed),
+        (TrainingSetup("logistic", targets="multi-hot"), hot),
+    ):
+        expected = law(logits, given, setup, sample_weight=weights)
+        _same(law(logits, given, setup, sample_weight=weights * 1e-6), expected)
 
 
 def test_ignored_rows_count_for_nothing_whatever_their_logits():
@@ -151,6 +181,26 @@ def test_lgl_inr_has_its_closed_law():
     closed = lgl_inr_law(P, beta=2.0, pos_weight=WEIGHTS.float(), statistics=logistic_statistics(logits, target))
     _same(law(logits, target, setup), closed)
     _same(law(logits, target, TrainingSetup(LGLINRLoss(beta=2.0, detach_weights=True))), lgl_inr_law(P, beta=2.0))
+
+
+def test_lgl_inr_counts_classes_by_their_presence_in_batches():
+    logits, target = _rows()
+    P, counts = mean_confusion(logits, target, link="logistic")
+    of_training = torch.tensor([400.0, 100.0, 30.0, 5.0])
+    for known, expected in ((None, counts), (of_training, of_training)):
+        setup = TrainingSetup(LGLINRLoss(detach_weights=True), batch_size=16, class_counts=known)
+        _same(law(logits, target, setup), lgl_inr_law(P, beta=1.0, presence=batch_presence(expected, 16)))
+
+
+def test_lgl_inr_adds_its_adjustment_and_leaves_out_what_is_ignored_in_any_layout():
+    logits, target = _rows()
+    shift, kept = torch.tensor([0.5, -1.0, 0.0, 2.0]), target != 3
+    labels = target.masked_fill(~kept, -1)
+    setup = TrainingSetup(LGLINRLoss(logit_adjustment=shift, ignore_index=-1))
+    moved = logits + shift
+    expected = law(moved[kept], target[kept], TrainingSetup(LGLINRLoss()))
+    _same(law(logits, labels, setup), expected)
+    _same(law(logits.reshape(8, 10, 4).movedim(2, 1), labels.reshape(8, 10), setup), expected)
 
 
 def test_layout_dtype_and_inference_mode_change_nothing():

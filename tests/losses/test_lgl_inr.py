@@ -14,6 +14,7 @@ from steelyard.kernels.lgl_inr import native as lgl_inr_native
 from steelyard.kernels.lgl_inr import reference as kernel
 from steelyard.losses import LGLINRLoss, lgl_inr_linear
 from steelyard.losses.functional import in_negative_weights, lgl_inr_loss
+from steelyard.losses.lgl_inr import omega_of
 from steelyard.targets import class_means
 from tests.helpers import assert_finite, assert_positive, assert_zero, batch, value_and_grad, weights_of
 from tests.oracles import lgl_inr
@@ -274,6 +275,8 @@ def test_weights_leave_out_classes_not_observed():
     assert_zero(omega[2])
     assert_zero(omega.diagonal())
     assert_zero(in_negative_weights(torch.full((1, 1), 0.5)))
+    with torch.autograd.set_detect_anomaly(True):  # which stops at a NaN of any step, be it multiplied by 0 later
+        omega_of(torch.full((1, 1), 0.5, requires_grad=True), 1.0).sum().backward()
 
 
 @pytest.mark.parametrize(
@@ -300,6 +303,7 @@ def test_running_average_moves_by_momentum_and_only_in_training():
     loss(logits, target)
     assert torch.equal(loss.running_mean_confusion[0], torch.full((3,), 0.5))
     assert loss.num_batches_tracked.tolist() == [1, 0, 0]
+    assert loss.num_batches_tracked.dtype == torch.int64  # which `.half()` leaves as it is
     loss(logits + 1e4, target)
     torch.testing.assert_close(loss.running_mean_confusion[0], torch.full((3,), 0.625))
     loss.eval()
@@ -360,3 +364,61 @@ def test_sums_over_many_rows_stay_exact(rows, compiled, monkeypatch):
     loss, grad = value_and_grad(lgl_inr_loss, logits, target, beta=3.0)
     torch.testing.assert_close(loss.double(), expected, rtol=1e-6, atol=0)
     torch.testing.assert_close(grad.double(), expected_grad, rtol=1e-5, atol=1e-12)
+
+
+def test_a_given_mean_confusion_weighs_rows_that_count_and_in_float32():
+    logits, target = batch(12, 5)
+    P = torch.rand(5, 5, generator=torch.Generator().manual_seed(2))
+    dirty, labels = logits.clone(), target.clone()
+    dirty[::3], labels[::3] = torch.nan, -100
+    kept = labels != -100
+    options = {"mean_confusion": P, "beta": 2.0, "pos_weight": torch.linspace(0.5, 2, 5)}
+    expected, expected_grad = value_and_grad(lgl_inr_loss, logits[kept], target[kept], **options)
+    loss, grad = value_and_grad(lgl_inr_loss, dirty, labels, **options)
+    torch.testing.assert_close(loss, expected, rtol=1e-13, atol=0)
+    torch.testing.assert_close(grad[kept], expected_grad, rtol=1e-13, atol=1e-16)
+    assert_zero(grad[~kept])
+    for dtype in (torch.float16, torch.bfloat16):
+        low = logits.to(dtype)
+        assert torch.equal(lgl_inr_loss(low, target, **options), lgl_inr_loss(low.float(), target, **options))
+        assert lgl_inr_loss(low[:0], target[:0], **options).dtype == torch.float32
+
+
+def test_weights_by_presence_are_constants_and_0_where_no_other_class_is_ever_there():
+    P = torch.rand(3, 3, generator=torch.Generator().manual_seed(0), requires_grad=True)
+    omega = in_negative_weights(P, presence=torch.tensor([0.0, 0.5, 0.0]))
+    assert omega.tolist() == [[0, 0, 0], [1, 0, 1], [0, 0, 0]]
+    assert not omega.requires_grad
+    assert not in_negative_weights(P).requires_grad
+
+
+def test_running_average_of_a_batch_of_nan_stays_and_moves_by_a_tenth_by_default():
+    loss, target = LGLINRLoss(statistics="running", num_classes=3), torch.tensor([0, 1, -100])
+    loss(torch.zeros(3, 3), target)
+    logits = torch.full((3, 3), 1e4)
+    logits[1] = torch.nan
+    loss(logits, target)
+    expected = torch.tensor([[0.55] * 3, [0.5] * 3, [0.0] * 3])
+    torch.testing.assert_close(loss.running_mean_confusion, expected)
+    assert loss.num_batches_tracked.tolist() == [2, 1, 0]
+
+
+def test_running_form_of_a_single_class_is_the_batch_form():
+    logits, target = batch(6, 1)
+    running = LGLINRLoss(statistics="running", num_classes=1).double()
+    torch.testing.assert_close(running(logits, target), lgl_inr_loss(logits, target))
+    with pytest.raises(ValueError, match="num_classes must be an int >= 1, got 0"):
+        LGLINRLoss(statistics="running", num_classes=0)
+
+
+def test_first_bias_of_a_module_in_float64_is_float32():
+    bias = LGLINRLoss(pos_weight=[1.0, 3.0], logit_adjustment=[0.0, 1.0]).double().first_bias([5, 1])
+    torch.testing.assert_close(bias, torch.tensor([0.0, math.log(3) - 1]))
+
+
+def test_options_of_the_module_and_of_the_function_are_not_mixed_up():
+    for option in ({"statistics": "running"}, {"momentum": 0.5}, {"num_classes": 5}):
+        with pytest.raises(TypeError, match=next(iter(option))):
+            lgl_inr_loss(*batch(), **option)
+    with pytest.raises(TypeError, match="mean_confusion"):
+        LGLINRLoss(mean_confusion=torch.eye(5))

@@ -120,6 +120,14 @@ def test_a_group_of_one_is_no_group(tmp_path):
             lgl_inr_loss(alone, target, **options).sum().backward()
             lgl_inr_loss(grouped, target, process_group=dist.group.WORLD, **options).sum().backward()
             torch.testing.assert_close(grouped.grad, alone.grad, rtol=1e-10, atol=1e-13)
+        running = [
+            LGLINRLoss(statistics="running", num_classes=CLASSES, process_group=group).double()
+            for group in (None, dist.group.WORLD)
+        ]
+        for rows in (slice(0, 60), slice(60, ROWS), slice(1, 11)):  # the last without an ignored label
+            alone, grouped = (loss(logits[rows], target[rows]) for loss in running)
+            torch.testing.assert_close(grouped, alone, rtol=1e-10, atol=0)
+            torch.testing.assert_close(*(loss.running_mean_confusion for loss in running), rtol=1e-12, atol=0)
         half = logits.to(torch.bfloat16).requires_grad_()
         loss = lgl_inr_loss(half, target, process_group=dist.group.WORLD)
         loss.backward()

@@ -93,7 +93,7 @@ class Batch:
         logits: (M, K) float64.
         target: (M,) int64 labels, or (M, K) float64 multi-hot or soft targets with 0 where `kept` is false.
         weights: (M,) float64 sample weights.
-        kept: (M, K), false at entries of multi-hot targets that are ignored; None where all count.
+        kept: (M, K), false at entries of multi-hot targets that are ignored; None for labels.
         soft: whether the target holds more than 0 and 1, or is a distribution over classes.
     """
 
@@ -165,7 +165,7 @@ def _dense_batch(rows: Tensor, target: Tensor, weights: Tensor, setup: TrainingS
             f"target must hold class labels where {listed(list(setup.parts))} weigh classes: a sample that "
             "belongs to several classes, or to parts of them, has no class weight"
         )
-    return Batch(rows, target, weights, None if bool(kept.all()) else kept, soft)
+    return Batch(rows, target, weights, kept, soft)
 
 
 def gradients(setup: TrainingSetup, batch: Batch) -> Tensor:
@@ -183,7 +183,7 @@ def sums_by_class(setup: TrainingSetup, batch: Batch) -> tuple[Tensor, Tensor]:
         sums = gradient.new_zeros(size, size).index_add(0, batch.target, gradient)
         return sums, gradient.new_zeros(size).index_add(0, batch.target, batch.weights)
     own = batch.target.reshape(len(gradient), size) > 0
-    masses = batch.weights[:, None].expand_as(gradient)
+    masses = batch.weights[:, None]
     if batch.kept is not None:
         masses = masses.masked_fill(~batch.kept, 0.0)
 

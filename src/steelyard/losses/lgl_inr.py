@@ -264,13 +264,11 @@ class LGLINRLoss(Loss):
             ignored = targets.ignored
             labels = targets.labels if ignored is None else targets.labels.masked_fill(ignored, self.ignore_index)
             sums, counts = group_class_sums(probabilities, labels, self.ignore_index, self.process_group)
-        batch = sums / counts.clamp(min=1)[:, None]
-        here = (counts > 0) & batch.isfinite().all(
-            1
-        )  # a step of NaN, which a gradient scaler skips, moves nothing
+        batch = sums / counts[:, None]  # NaN where no sample is
+        here = batch.isfinite().all(1)  # a step of NaN, which a gradient scaler skips, moves nothing either
         share = torch.where(self.num_batches_tracked == 0, 1.0, self.momentum) * here
         average.lerp_(batch.masked_fill(~here[:, None], 0.0), share[:, None].to(average.dtype))
-        self.num_batches_tracked.add_(here.long())
+        self.num_batches_tracked.add_(here)
 
 
 lgl_inr_loss = function_of(LGLINRLoss, "lgl_inr_loss")
