@@ -554,6 +554,12 @@ def test_multi_hot_outputs_have_their_own_posteriors():
     found = log_posterior(far, TrainingSetup(foreign, targets="multi-hot"))
     torch.testing.assert_close(found, F.logsigmoid(far - u.log()).float(), rtol=1e-5, atol=0)
 
+    def brier(z, t):
+        return (z.sigmoid() - t).square().sum(1)
+
+    found = log_posterior(far / 2, TrainingSetup(brier, targets="multi-hot"))
+    torch.testing.assert_close(found, F.logsigmoid(far / 2), rtol=1e-5, atol=0)
+
     def by_number(z, t):  # what one output costs depends on how many classes the sample has
         return F.binary_cross_entropy_with_logits(z, t, reduction="none").sum(1) * (1 + t.sum(1))
 
