@@ -17,7 +17,7 @@ from steelyard.losses.lgl_inr import in_negative_weights
 from steelyard.posterior import _by_doubling, _until_settled
 from steelyard.targets import class_means
 from steelyard.weights.adjustments import batch_presence
-from tests.balance.generic_losses import COUNTS, minimise, setups
+from tests.balance.generic_losses import COUNTS, cross_entropy, focal, minimise, setups
 from tests.balance.generic_losses import WEIGHTS as W
 from tests.helpers import assert_finite, assert_nan
 
@@ -488,23 +488,23 @@ def test_closed_forms_have_their_gradient(name):
     assert torch.autograd.gradcheck(lambda z: log_posterior(z, CLOSED[name]), logits.requires_grad_())
 
 
-SMALL = {2: [0.0, -40.0], 3: [0.0, 0.7, -30.0], 4: [0.0, 0.7, -35.0, -50.0]}
+SMALL = {2: [0.7, -1.0], 3: [0.0, 0.7, -30.0], 4: [0.0, 0.7, -35.0, -50.0]}
 
 
 @pytest.mark.parametrize("size", SMALL)
 @pytest.mark.parametrize("scale", [1.0, 1e4])
-def test_any_loss_has_small_probabilities_to_relative_precision(size, scale):
+@pytest.mark.parametrize(
+    ("loss", "closed"),
+    [(cross_entropy, TrainingSetup("softmax")), (focal, TrainingSetup("focal", options={"gamma": 2.0}))],
+)
+def test_any_loss_has_small_probabilities_to_relative_precision(size, scale, loss, closed):
     """Whatever the unit of the logits, in which the gradient may hardly change from place to place."""
-
-    def foreign(z, y):
-        return F.cross_entropy(z / scale, y, reduction="none")
-
+    read = TrainingSetup(lambda z, y: loss(z / scale, y))
     z = torch.tensor(list(itertools.permutations(SMALL[size])), dtype=torch.float64)
-    found = log_posterior(scale * z, TrainingSetup(foreign))
-    torch.testing.assert_close(found, z.log_softmax(1), rtol=0, atol=1e-11)
-    sure = 3 * z[:, :1] - 3 * z  # a gradient that rounds to 0
-    found = log_posterior(scale * sure, TrainingSetup(foreign))
-    torch.testing.assert_close(found.exp(), sure.softmax(1), rtol=0, atol=1e-14)
+    torch.testing.assert_close(log_posterior(scale * z, read), log_posterior(z, closed), rtol=0, atol=1e-11)
+    sure = -3 * z  # a gradient that rounds to 0
+    found = log_posterior(scale * sure, read).exp()
+    torch.testing.assert_close(found, log_posterior(sure, closed).exp(), rtol=0, atol=1e-14)
 
 
 def test_any_loss_is_read_in_parts_where_its_gradients_take_much_memory(monkeypatch):
@@ -553,6 +553,12 @@ def test_multi_hot_outputs_have_their_own_posteriors():
     far = torch.tensor([[20.0, -20.0, 0.0]])
     found = log_posterior(far, TrainingSetup(foreign, targets="multi-hot"))
     torch.testing.assert_close(found, F.logsigmoid(far - u.log()).float(), rtol=1e-5, atol=0)
+
+    def brier(z, t):
+        return (z.sigmoid() - t).square().sum(1)
+
+    found = log_posterior(far / 2, TrainingSetup(brier, targets="multi-hot"))
+    torch.testing.assert_close(found, F.logsigmoid(far / 2), rtol=1e-5, atol=0)
 
     def by_number(z, t):  # what one output costs depends on how many classes the sample has
         return F.binary_cross_entropy_with_logits(z, t, reduction="none").sum(1) * (1 + t.sum(1))

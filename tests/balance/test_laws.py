@@ -330,3 +330,8 @@ def test_feature_law_leaves_out_what_is_ignored():
     law = feature_law(logits, target.masked_fill(~kept, -100), features, link="softmax")
     expected = feature_law(logits[kept], target[kept], features[kept], link="softmax")
     torch.testing.assert_close(law.residual, expected.residual)
+
+
+def test_relative_residual_of_any_total_and_of_nothing():
+    balance = Balance(torch.tensor([0.75, 0.0, 3.0, 0.0]), torch.tensor([0.25, 0.0, 1.0, 2.0]))
+    assert balance.relative_residual.tolist() == [0.5, 0.0, 0.5, -1.0]

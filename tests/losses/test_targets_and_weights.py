@@ -120,3 +120,9 @@ def test_focal_refuses_a_power_that_is_none(gamma):
         create_loss("focal", gamma=gamma)
     assert create_loss("focal", gamma=0).gamma == 0
     assert create_loss("focal", gamma=1000).gamma == 1000
+
+
+def test_focal_of_soft_targets_has_a_gradient_where_a_probability_rounds_to_1():
+    z = torch.tensor([[800.0, 0.0]], dtype=torch.float64, requires_grad=True)
+    focal_loss(z, torch.full((1, 2), 0.5, dtype=torch.float64), gamma=0.5).backward()
+    torch.testing.assert_close(z.grad, torch.tensor([[0.5, -0.5]], dtype=torch.float64))

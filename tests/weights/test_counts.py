@@ -264,3 +264,11 @@ def test_nothing_depends_on_the_device_that_is_the_default():
         found = class_weights(COUNTS), logit_adjustment(COUNTS, batch_size=4), initial_bias(COUNTS, "logistic")
     for one, other in zip(found, expected, strict=True):
         assert torch.equal(one, other)
+
+
+@pytest.mark.parametrize("empty", [1, 10, 11, 13])
+def test_ten_classes_without_samples_are_named_and_the_others_counted(empty):
+    named = ", ".join(str(k) for k in range(1, min(empty, 10) + 1))
+    expected = f"class{'es' if empty > 1 else ''} {named}" + (f" and {empty - 10} more" if empty > 10 else "")
+    with pytest.raises(ValueError, match=rf"no samples of {expected}[:;]"):
+        class_weights([5] + [0] * empty, "inverse")
