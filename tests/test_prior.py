@@ -16,7 +16,11 @@ class World:
     """Gaussian classes whose posterior under a training prior is known."""
 
     def __init__(self, size, apart, train=None, seed=0):
-        self.train = torch.full((size,), 1 / size, dtype=torch.float64) if train is None else torch.tensor(train, dtype=torch.float64)
+        self.train = (
+            torch.full((size,), 1 / size, dtype=torch.float64)
+            if train is None
+            else torch.tensor(train, dtype=torch.float64)
+        )
         self.mean = torch.eye(size, dtype=torch.float64) * apart
         self.random = torch.Generator().manual_seed(seed)
 

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard._common.checks import Vector, check_choice, check_number, check_vector, compute_dtype, values_readable
+from steelyard._common.checks import (
+    Vector,
+    check_choice,
+    check_number,
+    check_vector,
+    compute_dtype,
+    values_readable,
+)
 from steelyard._common.text import listed
 from steelyard.balance.readings import as_rows
 from steelyard.balance.setup import TrainingSetup, check_alone
@@ -60,10 +67,10 @@ def log_posterior(
         logits: (N, K) or (N, K, d1, ...), floating, as the model gives them in evaluation; (N,) or (N, 1) for one
             output.
         setup: what was done in training.
-        prior: (K,), or (2,) for one output: class frequencies where the model is used, sum 1. ``"estimate"``: those
-            under which these rows are likeliest (:func:`steelyard.estimate_prior`, which also gives intervals); the
-            rows are then a sample of where the model is used. Both need the setup's ``class_counts``. Default:
-            those of training, before any sampler.
+        prior: (K,), or (2,) for one output: class frequencies where the model is used, sum 1. ``"estimate"``:
+            those under which these rows are likeliest (:func:`steelyard.estimate_prior` gives intervals too);
+            the rows are then a sample of where the model is used. Both need the setup's ``class_counts``.
+            Default: those of training, before any sampler.
         temperature: divides the logits first, > 0.
         mean_confusion: (K, K) mean sigmoids over the training classes, for LGL-INR, which also needs
             ``class_counts``.
@@ -137,7 +144,9 @@ def _prior_of(
     if setup.class_counts is None:
         raise ValueError("prior needs the training prior: class_counts of the setup, got None")
     if not values_readable(logits, True):
-        raise ValueError("prior 'estimate' must look at all rows, which cannot be done in a compiled or vmapped call")
+        raise ValueError(
+            "prior 'estimate' must look at all rows, which cannot be done in a compiled or vmapped call"
+        )
     rows = log_posterior(logits, setup, temperature=temperature, mean_confusion=mean_confusion)
     if rows.dim() > 2:
         rows = rows.movedim(1, -1).reshape(-1, rows.shape[1])

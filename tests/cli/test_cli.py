@@ -258,7 +258,7 @@ def test_out_of_memory_says_what_to_lower(capsys, tmp_path, monkeypatch):
     def refuse(*_, **__):
         raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes")
 
-    monkeypatch.setattr("steelyard.experiments.job.fit", refuse)
+    monkeypatch.setattr("steelyard.training.learners.network.fit", refuse)
     code, _, err = run_command(capsys, *SMALL, "--out", str(tmp_path / "out"))
     assert code == 1
     assert "out of memory; lower --batch-size" in err

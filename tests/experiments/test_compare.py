@@ -446,10 +446,12 @@ def test_prior_bias_is_that_of_each_loss(tmp_path, monkeypatch):
     bench = Bench(config, tmp_path, "cpu")
     given = []
     monkeypatch.setattr(
-        "steelyard.experiments.job.create_backbone", lambda *_, initial_bias: given.append(initial_bias)
+        "steelyard.training.learners.network.create_backbone", lambda *_, initial_bias: given.append(initial_bias)
     )
     history = [{"validation_balanced_accuracy": 0.5}]
-    monkeypatch.setattr("steelyard.experiments.job.fit", lambda *_, **__: SimpleNamespace(history=history))
+    monkeypatch.setattr(
+        "steelyard.training.learners.network.fit", lambda *_, **__: SimpleNamespace(history=history)
+    )
     for loss in ("softmax", "softmax:tau=1", "lgl-inr"):
         bench.record(parse_loss(loss), Training(0.1, 0, tuning=True), "x", lambda row: None)
     assert given[0].argmax() == bench.class_counts.argmax()

@@ -379,7 +379,7 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
 @click.option("--scheme", default="inverse", show_default=True, help="Scheme of the weights in the code.")
 @click.option("--json", "as_json", is_flag=True, help="Print all as JSON.")
 def weights(file: Path, target: str | None, scheme: str, as_json: bool) -> None:
-    """Print class weights for labels, what each scheme does and cannot do, and code to paste.
+    """Print class weights, what they will do, and code to paste.
 
     FILE is a table or an array archive, as for audit, of which the labels alone are read.
     """

@@ -28,13 +28,13 @@ _MOST_CLASSES = 20
 def print_audit(found: "AuditReport") -> None:
     """The answer, the verdicts in words, then the classes that are most off."""
     console = _console()
-    console.print(Padding(_plain(found.headline), (0, 0, 1, 0)), style="bold")
+    console.print(Padding(_plain(found.headline), (0, 0, 1, 0), expand=False), style="bold")
     for verdict in found.verdicts:
         badge = "" if verdict.severity == "note" else f" [{verdict.severity}: {verdict.name.replace('_', ' ')}]"
         console.print(Text(f"{verdict.code} {verdict.topic.upper()}{badge}", style="bold"))
-        console.print(Padding(_plain(verdict.text), (0, 0, 1, 2)))
+        console.print(Padding(_plain(verdict.text), (0, 0, 1, 2), expand=False))
     if found.ignored_line:
-        console.print(Padding(_plain(found.ignored_line), (0, 0, 1, 0)))
+        console.print(Padding(_plain(found.ignored_line), (0, 0, 1, 0), expand=False))
     if found.ratio is not None:
         _print_ratio(console, found, found.ratio)
         return
@@ -103,7 +103,7 @@ def print_weights(found: dict[str, Any]) -> None:
     ]:
         console.print(Text(f"\n{title}", style="bold"))
         for sentence in sentences:
-            console.print(Padding(_plain(sentence), (0, 0, 0, 2)))
+            console.print(Padding(_plain(sentence), (0, 0, 0, 2), expand=False))
     for library, text in found["code"].items():
         console.print(Text(f"\n{library}, {found['code_scheme']}", style="bold"))
         click.echo("\n".join(f"  {line}" for line in text.splitlines()))  # not wrapped: to paste
