@@ -135,7 +135,9 @@ def test_soft_targets_pull_and_push_by_sign():
     softmax_loss(logits + bias, mixed, class_weights=WEIGHTS, reduction="sum").backward()
     torch.testing.assert_close(ours.residual, -bias.grad / 80, rtol=0, atol=1e-14)
     several = law(logits, mixed, TrainingSetup("logistic", targets="multi-hot"))
-    torch.testing.assert_close(several.pull_up, (mixed - logits.sigmoid()).clamp(min=0).mean(0), rtol=0, atol=1e-14)
+    torch.testing.assert_close(
+        several.pull_up, (mixed - logits.sigmoid()).clamp(min=0).mean(0), rtol=0, atol=1e-14
+    )
     with pytest.raises(ValueError, match="target must hold class labels where class weights weigh classes"):
         law(logits, mixed, TrainingSetup(nn.CrossEntropyLoss(), class_weights=WEIGHTS))
 
