@@ -319,7 +319,7 @@ def _log_pos_weight(setup: TrainingSetup, z: Tensor) -> Tensor:
 
 
 def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None) -> Tensor:
-    """Return the log of pi r for LGL-INR, (N, K)."""
+    """Return the log of pi r for LGL-INR up to a constant, (N, K)."""
     inner, counts = setup.in_negative, setup.class_counts
     assert inner is not None
     if not inner.detached:
@@ -343,7 +343,7 @@ def _in_negative(setup: TrainingSetup, z: Tensor, mean_confusion: Tensor | None)
         shifted = shifted - rho.log().to(z)
     p = torch.sigmoid(shifted.double())
     steps = _until_settled if values_readable(z, None) else _by_doubling
-    return steps(p, omega).to(z) + (counts / counts.sum()).log().to(z)
+    return steps(p, omega).to(z) + counts.log().to(z)
 
 
 def _until_settled(p: Tensor, omega: Tensor) -> Tensor:
