@@ -10,6 +10,7 @@ collect_ignore_glob = ["findings/SY*.md"]  # tests/test_docs.py runs their examp
 @pytest.fixture(autouse=True)
 def own_folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # modules that a page writes; the path is put back afterwards
 
 
 @pytest.fixture(autouse=True)

@@ -21,10 +21,10 @@ def is_code(name: str) -> bool:
 
 
 def load_object(what: str, name: str) -> Any:
-    """Return what a module calls so, after importing it; the current folder is one of those that it may lie in.
+    """Return the object ``name`` of a module, after importing the module, which may lie in the current folder.
 
     Args:
-        what: it is, for errors.
+        what: the object is for, such as ``"dataset"``; errors name it.
         name: ``module:name``.
 
     Raises:
