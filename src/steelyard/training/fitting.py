@@ -51,10 +51,10 @@ class Fitted:
         """Return what the head multiplies, (N, F); None of a network that does not say."""
         return predict_features(self.network, inputs) if hasattr(self.network, "forward_features") else None
 
-    def save(self, folder: Path) -> list[str]:
+    def save(self, folder: str | PathLike[str]) -> list[str]:
         """Write the network as ``model.safetensors`` and return that name."""
         state = {name: tensor.contiguous() for name, tensor in self.network.state_dict().items()}
-        write_atomically(folder / "model.safetensors", lambda f: f.write(safetensors.torch.save(state)))
+        write_atomically(Path(folder) / "model.safetensors", lambda f: f.write(safetensors.torch.save(state)))
         return ["model.safetensors"]
 
 

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from os import PathLike
 from pathlib import Path
 from typing import ClassVar, Literal, Protocol
 
@@ -31,7 +32,7 @@ class Model(Protocol):
     def features(self, inputs: Tensor) -> Tensor | None:
         """Return what a linear head multiplies, (N, F) float32; None for a model without a head."""
 
-    def save(self, folder: Path) -> list[str]:
+    def save(self, folder: str | PathLike[str]) -> list[str]:
         """Write the model into a folder and return the names of its files; none where it has no safe format."""
 
 

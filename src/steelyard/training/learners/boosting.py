@@ -8,6 +8,7 @@ tree sees all rows, so the pulls and pushes of a loss meet in it as they do over
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -53,12 +54,12 @@ class Boosted:
     def features(self, inputs: Tensor) -> None:
         """Return None: trees have no linear head."""
 
-    def save(self, folder: Path) -> list[str]:
+    def save(self, folder: str | PathLike[str]) -> list[str]:
         """Write the trees in the library's own format, where it has one that is data alone."""
         if self.file is None or self.content is None:
             return []
         content = self.content()
-        write_atomically(folder / self.file, lambda f: f.write(content))
+        write_atomically(Path(folder) / self.file, lambda f: f.write(content))
         return [self.file]
 
 

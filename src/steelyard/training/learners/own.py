@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
+from os import PathLike
 from typing import Any
 
 import torch
@@ -129,7 +129,7 @@ class Classifier:
     def features(self, inputs: Tensor) -> None:
         """Return None: what it computes inside is not known."""
 
-    def save(self, folder: Path) -> list[str]:
+    def save(self, folder: str | PathLike[str]) -> list[str]:
         """Write nothing: a pickle runs code when it is opened."""
         return []
 
