@@ -129,7 +129,7 @@ def _refuse_others(total: Tensor, logits: Tensor) -> None:
         leaf = getattr(node, "variable", logits)  # of a node that ends the graph
         if leaf is not logits:
             raise ValueError(
-                f"loss must train nothing but the logits, got another tensor, {tuple(leaf.shape)}, that requires a "
+                f"loss must train nothing but the logits, got another tensor, {tuple(leaf.shape)}, that needs a "
                 "gradient: move it into the model, detach it, or take that part of the loss on its own"
             )
         nodes += [before for before, _ in node.next_functions]

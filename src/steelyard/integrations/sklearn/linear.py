@@ -201,7 +201,7 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(weights, str) and weights != "balanced":
             raise ValueError(f"class_weight must be a mapping, 'balanced' or None, got {weights!r}")
         options: dict[str, Any] = dict(self.loss_options or {})
-        if isinstance(weights, Mapping):  # as scikit-learn: a fold may lack a class, a slip leaves one without weight
+        if isinstance(weights, Mapping):  # as scikit-learn: a fold may lack a class, a slip leaves one bare
             known = self.classes_.tolist()
             unknown, bare = [c for c in weights if c not in known], [c for c in known if c not in weights]
             if unknown and bare:
