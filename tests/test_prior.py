@@ -108,6 +108,24 @@ def test_classes_that_look_the_same_are_named():
         estimate_prior((third + noise).log_softmax(1), [2, 1, 1])
 
 
+@pytest.mark.parametrize("method", ["em", "bbse"])
+def test_classes_that_are_exactly_the_same_have_no_narrow_interval(method):
+    """Rows that know nothing of a change are no certainty of it."""
+    first = torch.linspace(0.05, 0.95, 100, dtype=torch.double)[:, None]
+    q = torch.cat([first, (1 - first) / 2, (1 - first) / 2], 1).log()
+    held_out = (q.repeat_interleave(3, 0), torch.arange(300) % 3)
+    with pytest.warns(UserWarning, match="do not tell classes"):
+        found = estimate_prior(q, [1, 1, 1], method=method, held_out=held_out if method == "bbse" else None)
+    assert found.interval[1:].tolist() == [[0.0, 1.0], [0.0, 1.0]]
+    assert float(found.worth[1:].max()) < 1
+
+
+def test_rows_that_all_say_the_prior_of_training_say_nothing():
+    q = torch.tensor([[0.7, 0.3]]).repeat(100, 1).log()
+    with pytest.warns(UserWarning, match="anything from 0.00 to 1.00"):
+        assert estimate_prior(q, [7, 3]).interval.tolist() == [[0.0, 1.0], [0.0, 1.0]]
+
+
 def test_the_posterior_takes_the_estimated_prior():
     world = World(3, 2.0, train=[0.5, 0.3, 0.2])
     q, _ = world.draw(500, [0.1, 0.2, 0.7])

@@ -15,6 +15,7 @@ from steelyard.targets import check_target
 _NORMAL = 1.959963984540054  # 95% of a normal distribution lie within so many standard deviations
 _MOST_STEPS = 20_000
 _TOO_WIDE = 0.5
+_ANYTHING = 1.0  # variance of what the rows do not tell: with it an interval holds all frequencies there are
 
 
 @dataclass(frozen=True)
@@ -159,7 +160,7 @@ def most_likely(ratio: Tensor, mass: Tensor | None = None) -> Tensor:
                 return ended
         if float(first.abs().sum()) < 1e-15:
             return p
-        length = -float(first.norm() / second.norm().clamp(min=1e-300))
+        length = -min(float(first.norm() / second.norm().clamp(min=1e-300)), 1e6)
         far = p - 2 * length * first + length**2 * second
         p = two
         if length < -1 and bool((far > 0).all()):
@@ -192,12 +193,16 @@ def _newton(ratio: Tensor, m: Tensor, p: Tensor) -> Tensor | None:
     return None
 
 
-def _on_simplex(information: Tensor) -> Tensor:
-    """Return the (K, K) inverse of an information matrix among changes that sum to 0."""
+def _on_simplex(information: Tensor, unseen: float = 0.0) -> Tensor:
+    """Return the (K, K) inverse of an information matrix among changes that sum to 0.
+
+    Along a change of which the matrix knows nothing the inverse is `unseen`.
+    """
     size = len(information)
     basis = torch.linalg.qr(torch.eye(size, dtype=information.dtype) - 1 / size).Q[:, : size - 1]
-    inner = torch.linalg.pinv(basis.T @ information @ basis, hermitian=True, rtol=1e-13)
-    inverse: Tensor = basis @ inner @ basis.T
+    known, along = torch.linalg.eigh(basis.T @ information @ basis)
+    known = torch.where(known > 1e-13 * known.max(), 1 / known, unseen)
+    inverse: Tensor = basis @ along @ known.diag() @ along.T @ basis.T
     return inverse
 
 
@@ -208,7 +213,7 @@ def _information_variance(ratio: Tensor, prior: Tensor) -> Tensor:
     interval around it covers at least as often.
     """
     score = ratio / (ratio @ prior)[:, None]
-    return _on_simplex(score.T @ score)
+    return _on_simplex(score.T @ score, _ANYTHING)
 
 
 def _explained(q: Tensor, held: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -222,7 +227,8 @@ def _explained(q: Tensor, held: Tensor, target: Tensor) -> tuple[Tensor, Tensor]
     for k, rows in enumerate(by_class):
         scatter = scatter + prior[k] ** 2 * torch.cov(rows.T) / len(rows)
     back = torch.linalg.pinv(confusion.T, rtol=1e-13)
-    return prior, back @ scatter @ back.T
+    unseen = torch.eye(size).to(q) - back @ confusion.T  # changes of the frequencies that leave the mean as it is
+    return prior, back @ scatter @ back.T + _ANYTHING * unseen
 
 
 def _intervals(prior: Tensor, variance: Tensor, rows: int) -> tuple[Tensor, Tensor]:

@@ -172,6 +172,34 @@ def test_labels_of_several_outputs_count_by_sample(tmp_path):
     _equal(gradients.found, [p.grad for p in model.parameters() if p.grad is not None])
 
 
+def test_one_output_without_a_dimension_of_its_own_counts_by_sample(tmp_path):
+    """Its logits (N,) have the shape of the labels, which the Trainer counts once each."""
+
+    class Squeezed(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.inner = _model(False)
+
+        def forward(self, input_ids, labels=None):
+            return {"logits": self.inner(input_ids=input_ids).logits[:, 0]}
+
+    data = _data(False)
+    labels = (np.asarray(data["labels"]) > 0).astype(int)
+    args = _trainer(tmp_path, False, loss_func("logistic"), steps=ROWS // 2).args
+    trainer = Trainer(
+        Squeezed(),
+        args,
+        train_dataset=data.remove_columns("labels").add_column("labels", labels.tolist()),
+        compute_loss_func=loss_func("logistic"),
+        callbacks=[gradients := _Gradients()],
+    )
+    trainer.train()
+    model = Squeezed()
+    logits = model(torch.tensor(data["input_ids"]))["logits"]
+    steelyard.create_loss("logistic")(logits, torch.from_numpy(labels)).backward()
+    _equal(gradients.found, [p.grad for p in model.parameters() if p.grad is not None])
+
+
 def test_weights_are_made_of_each_trainers_own_data(tmp_path):
     func = loss_func("softmax", class_weights="inverse")
     with pytest.raises(RuntimeError, match="no class weights yet"):

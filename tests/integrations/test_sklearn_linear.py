@@ -115,6 +115,7 @@ def test_sparse_rows_are_the_dense_ones_and_the_setup_is_audited(rows):
         ({"C": 0}, "C must be positive"),
         ({"class_weight": "balance"}, "class_weight must be a mapping, 'balanced' or None"),
         ({"class_weight": {"ape": -1}}, "class_weight must be a finite number >= 0"),
+        ({"class_weight": {"ape": 2, "cta": 5}}, "must weigh classes of y, got 'cta', and no weight of 'bee'"),
         ({"class_weight": "balanced", "loss_options": {"class_weights": [1, 1, 1]}}, "must be stated once"),
         ({"loss_options": {"gama": 1}}, "has no option 'gama'"),
     ],

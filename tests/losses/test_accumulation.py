@@ -142,6 +142,20 @@ def test_what_cannot_be_joined_is_refused(loss, batches, error, words):
         next(steelyard.exact_accumulation(loss)(_model(), batches))
 
 
+@pytest.mark.parametrize("where", ["loss", "target"])
+def test_a_loss_that_trains_more_than_the_logits_is_refused(where):
+    """Its other gradients would be lost without a word."""
+    scale = torch.ones(3, dtype=torch.double, requires_grad=True)
+
+    def loss(logits, target):
+        return ((logits - target) ** 2).sum() + (scale.sum() if where == "loss" else 0)
+
+    target = (scale if where == "target" else scale.detach())[:, None].expand(3, CLASSES)
+    batches = [(torch.zeros(3, 5).double(), target)]
+    with pytest.raises(ValueError, match=r"train nothing but the logits, got another tensor, \(3,\)"):
+        next(steelyard.exact_accumulation(loss)(_model(), batches))
+
+
 def test_a_loss_that_is_no_function_is_refused():
     with pytest.raises(TypeError, match="loss must be a function of logits and target, got str"):
         steelyard.exact_accumulation("lgl-inr")

@@ -106,7 +106,7 @@ class LossFunc:
         if not self._mean:
             return total
         count = torch.as_tensor(num_items_in_batch, device=total.device)
-        if labels.shape == logits.shape:  # the Trainer counted every output of a sample
+        if labels.shape == logits.shape and labels.dim() > 1:  # the Trainer counted every output of a sample
             if bool((labels == -100).any()):
                 raise ValueError(
                     "labels of several outputs must not hold -100 in a Trainer, which counts them one by one"

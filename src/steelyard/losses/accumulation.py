@@ -37,7 +37,7 @@ def exact_accumulation(loss: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Mo
     Raises:
         TypeError: a loss that cannot be called; batches that are not pairs; logits or targets that are no tensors.
         ValueError: no batches; micro-batches whose shapes differ beyond the first dimension; a loss of several
-            values.
+            values, or one that trains something else than the logits.
         RuntimeError: logits that differ between the passes, after the last micro-batch.
 
     Source:
@@ -78,6 +78,7 @@ def _parts(loss: Callable[[Tensor, Tensor], Tensor], model: Model, batches: Batc
     if not isinstance(total, Tensor) or total.dim() != 0:
         came = f"shape {tuple(total.shape)}" if isinstance(total, Tensor) else type(total).__name__
         raise ValueError(f"loss must give one number, got {came}: use reduction='mean' or 'sum'")
+    _refuse_others(total, whole)
     (gradient,) = torch.autograd.grad(total, whole)
     share = total.detach() / len(pairs)
     apart = torch.zeros((), device=whole.device)
@@ -115,6 +116,23 @@ def _joined(name: str, parts: list[Tensor]) -> Tensor:
                 f"{tuple(parts[0].shape)} and {tuple(part.shape)}"
             )
     return torch.cat(parts)
+
+
+def _refuse_others(total: Tensor, logits: Tensor) -> None:
+    """Refuse a loss with gradients beside that of the logits, which would go nowhere."""
+    nodes, seen = [total.grad_fn], set()
+    while nodes:
+        node = nodes.pop()
+        if node is None or node in seen:
+            continue
+        seen.add(node)
+        leaf = getattr(node, "variable", logits)  # of a node that ends the graph
+        if leaf is not logits:
+            raise ValueError(
+                f"loss must train nothing but the logits, got another tensor, {tuple(leaf.shape)}, that needs a "
+                "gradient: move it into the model, detach it, or take that part of the loss on its own"
+            )
+        nodes += [before for before, _ in node.next_functions]
 
 
 def _random_states() -> tuple[Tensor, Tensor | None]:

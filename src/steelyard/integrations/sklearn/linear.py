@@ -201,6 +201,13 @@ class LogisticClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if isinstance(weights, str) and weights != "balanced":
             raise ValueError(f"class_weight must be a mapping, 'balanced' or None, got {weights!r}")
         options: dict[str, Any] = dict(self.loss_options or {})
+        if isinstance(weights, Mapping):  # as scikit-learn: a fold may lack a class, a slip leaves one bare
+            known = self.classes_.tolist()
+            unknown, bare = [c for c in weights if c not in known], [c for c in known if c not in weights]
+            if unknown and bare:
+                raise ValueError(
+                    f"class_weight must weigh classes of y, got {unknown[0]!r}, and no weight of {bare[0]!r}"
+                )
         if weights is not None:
             if "class_weights" in options:
                 raise ValueError("class_weight must be stated once, got class_weights in loss_options beside it")
