@@ -13,7 +13,7 @@ from steelyard._common.checks import Vector, check_choice, check_vector
 from steelyard.targets import check_target
 
 _NORMAL = 1.959963984540054  # 95% of a normal distribution lie within so many standard deviations
-_MOST_STEPS = 20_000
+_MOST_STEPS = 3000
 _TOO_WIDE = 0.5
 _ANYTHING = 1.0  # variance of what the rows do not tell: with it an interval holds all frequencies there are
 
@@ -75,6 +75,8 @@ def estimate_prior(
     ``"em"``; from the scatter of the rows and of the held-out rows for ``"bbse"``). In simulations they
     cover in 93 to 99% of cases, a class each; those of ``"bbse"`` in 84 to 97% where classes have 60 to 150
     held-out rows, and in 93 to 98% from 300 on.
+
+    It is meant for up to a few hundred classes: 1,000 classes with two rows each take about a minute.
 
     Args:
         log_posterior: (N, K) log-probabilities of rows of use; (N,) or (N, 1) for one output: its logit. As
@@ -150,15 +152,18 @@ def most_likely(ratio: Tensor, mass: Tensor | None = None) -> Tensor:
     def height(p: Tensor) -> float:
         return float(m @ (ratio @ p).log())
 
+    near = 1e-4
     for _ in range(_MOST_STEPS):
         one = step(p)
         two = step(one)
         first, second = one - p, (two - one) - (one - p)
-        if float(first.abs().sum()) < 1e-5:
+        moved = float(first.abs().sum())
+        if moved < near:
+            near = moved / 10  # where Newton's method failed from
             ended = _newton(ratio, m, p)
             if ended is not None:
                 return ended
-        if float(first.abs().sum()) < 1e-15:
+        if moved < 1e-15:
             return p
         length = -min(float(first.norm() / second.norm().clamp(min=1e-300)), 1e6)
         far = p - 2 * length * first + length**2 * second
@@ -166,7 +171,14 @@ def most_likely(ratio: Tensor, mass: Tensor | None = None) -> Tensor:
         if length < -1 and bool((far > 0).all()):
             far = step(far / far.sum())
             p = far if height(far) >= height(two) else two
-    raise ArithmeticError(f"the search for the prior has not settled after {_MOST_STEPS} steps")
+    # The log-likelihood of all rows is at most N times the gap below its maximum.
+    gap = float((ratio.T @ (m / (ratio @ p))).max()) - 1
+    if len(ratio) * gap < 1e-3:
+        return p
+    raise ArithmeticError(
+        f"the search for the prior has not settled after {_MOST_STEPS} steps: the log-likelihood may be "
+        f"{len(ratio) * gap:.2g} below its maximum"
+    )
 
 
 def _newton(ratio: Tensor, m: Tensor, p: Tensor) -> Tensor | None:
@@ -182,7 +194,7 @@ def _newton(ratio: Tensor, m: Tensor, p: Tensor) -> Tensor | None:
         change = _on_simplex(score.T @ (score * m[:, None])) @ gradient
         if bool((q + change < 0).any()):
             kept = kept.clone()
-            kept[kept.nonzero()[:, 0][(q + change).argmin()]] = False  # the first that would be negative
+            kept[kept.nonzero()[:, 0][q + change < 0]] = False
             if not bool(kept.any()):
                 return None
             p = p * kept

@@ -15,6 +15,7 @@ import steelyard.integrations
         ("huggingface", "datasets", "transformers"),
         ("lightning", "lightning.pytorch", "lightning"),
         ("skorch", "skorch", "skorch"),
+        ("skore", "skore", "skore"),
     ],
 )
 def test_a_missing_library_is_named(monkeypatch, module, library, extra):
