@@ -393,3 +393,25 @@ def test_plain_terminal(tmp_path):
     assert out.splitlines()[1].startswith("  Accuracy, %           ")
     assert max(len(line) for line in out.splitlines()[:-1]) <= 40
     assert b"softmax, seed 0: done" in done.stderr
+
+
+def test_a_signal_that_comes_while_an_object_is_deleted_is_not_lost():
+    program = """
+import os, signal, time
+from click import command
+from steelyard.cli import main
+from steelyard.cli import commands as module
+
+class Deleted:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGINT)
+
+def callback(**_):
+    Deleted()
+    time.sleep(20)
+
+module.commands.commands["losses"].callback = callback
+main(["losses"])
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, "stopped" in done.stderr) == (130, True), done.stderr

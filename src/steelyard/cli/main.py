@@ -1,12 +1,15 @@
 """The entry point: exit codes, signals and warnings. What takes time to import is imported under its handlers."""
 
+import functools
+import os
 import shlex
 import signal
 import sys
+import threading
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
 # What Python calls by another name than the command line, in sentences that reach both.
 _OPTIONS = {
@@ -33,6 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         signal.signal(number, _stop)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # unless nohup asked so
         signal.signal(signal.SIGHUP, _stop)
+    others = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_stop_again, others)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows another
@@ -44,6 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
             _run(given, resume)
     except _Stopped as stopped:
         _fail(f"stopped; the same command{resume} goes on", 128 + stopped.number)
+    finally:
+        sys.unraisablehook = others
 
 
 def _run(given: list[str], resume: str) -> None:
@@ -99,6 +106,16 @@ def _told(error: OSError) -> str:
 
 def _stop(number: int, frame: FrameType | None) -> None:
     raise _Stopped(number)
+
+
+def _stop_again(others: Callable[[Any], object], lost: Any) -> None:
+    """Send a signal once more that came while an object was being deleted, where Python drops exceptions."""
+    if isinstance(lost.exc_value, _Stopped):
+        again = threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.number))
+        again.daemon = True
+        again.start()
+    else:
+        others(lost)
 
 
 def _say(message: str) -> None:
