@@ -139,10 +139,7 @@ def _prior_of(
     logits: Tensor, setup: TrainingSetup, kind: str, temperature: float, mean_confusion: Tensor | None
 ) -> Tensor:
     """Return the class frequencies under which these rows are likeliest."""
-    if kind == "multi-hot":
-        raise ValueError("prior must be None for multi-hot targets, whose outputs have no common prior")
-    if setup.class_counts is None:
-        raise ValueError("prior needs the training prior: class_counts of the setup, got None")
+    training = _training_counts(setup, kind)
     if not values_readable(logits, True):
         raise ValueError(
             "prior 'estimate' must look at all rows, which cannot be done in a compiled or vmapped call"
@@ -150,7 +147,16 @@ def _prior_of(
     rows = log_posterior(logits, setup, temperature=temperature, mean_confusion=mean_confusion)
     if rows.dim() > 2:
         rows = rows.movedim(1, -1).reshape(-1, rows.shape[1])
-    return estimate_prior(rows, setup.class_counts).prior
+    return estimate_prior(rows, training).prior
+
+
+def _training_counts(setup: TrainingSetup, kind: str) -> Tensor:
+    """Return the class counts of training, without which no other prior can be given."""
+    if kind == "multi-hot":
+        raise ValueError("prior must be None for multi-hot targets, whose outputs have no common prior")
+    if setup.class_counts is None:
+        raise ValueError("prior needs the training prior: class_counts of the setup, got None")
+    return setup.class_counts
 
 
 def _prior_shift(setup: TrainingSetup, prior: Vector | None, z: Tensor, kind: str) -> Tensor:
@@ -158,16 +164,13 @@ def _prior_shift(setup: TrainingSetup, prior: Vector | None, z: Tensor, kind: st
     size = max(z.shape[1], 2)
     if prior is None:
         return z.new_zeros(size)
-    if kind == "multi-hot":
-        raise ValueError("prior must be None for multi-hot targets, whose outputs have no common prior")
-    if setup.class_counts is None:
-        raise ValueError("prior needs the training prior: class_counts of the setup, got None")
+    training = _training_counts(setup, kind)
     if setup.empty:
         raise ValueError("class_counts must be positive where a prior is given, got a class without samples")
     use = check_vector("prior", prior, size, low=0, device=z.device)
     if values_readable(use, True) and abs(float(use.sum()) - 1) > 1e-4:
         raise ValueError(f"prior must sum to 1, got {float(use.sum()):.6g}")
-    counts = setup.class_counts.to(use)
+    counts = training.to(use)
     return (use.log() - (counts / counts.sum()).log()).to(z)
 
 

@@ -15,7 +15,7 @@ from steelyard.auditing.stated import SetupOrLoss
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses import Loss, create_loss
 from steelyard.losses.lgl_inr import LGLINRLoss
-from steelyard.losses.presets import PRESETS
+from steelyard.losses.presets import made_of_counts
 from steelyard.weights.class_weights import Scheme
 from steelyard.weights.counts import Counts, class_counts, count_tensor
 
@@ -216,7 +216,7 @@ def objective(
         if name in options:
             raise TypeError(f"an objective takes no {name}: a booster sums over all rows of its training data")
     made = Objective(loss, library, class_weights, class_counts, options)
-    needs_counts = made.counts is None and (isinstance(class_weights, str) or _made_of_counts(loss))
+    needs_counts = made.counts is None and (isinstance(class_weights, str) or made_of_counts(loss))
     if library == "catboost":
         if class_weights is not None:
             raise ValueError("class_weights must be given to catboost itself, whose trees weigh rows by them too")
@@ -285,11 +285,6 @@ def audit_boosting(model: Any, data: Any, target: Any, setup: SetupOrLoss | None
             raise ValueError(f"setup must be given for a model with {stated[0]}, which its objective cannot see")
         setup = held.setup(None if held.counts is not None else class_counts(codes, num_classes=size))
     return audit(torch.from_numpy(z), codes, setup, class_names=names)
-
-
-def _made_of_counts(name: str) -> bool:
-    preset = PRESETS.get(name.replace("_", "-")) if isinstance(name, str) else None
-    return preset is not None and preset.of_counts is not None
 
 
 def _margins(name: str, values: Any) -> Tensor:

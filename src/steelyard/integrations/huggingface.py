@@ -27,7 +27,7 @@ from steelyard.auditing.report import AuditReport
 from steelyard.auditing.stated import SetupOrLoss
 from steelyard.losses.base import Loss
 from steelyard.losses.create import create_loss
-from steelyard.losses.presets import PRESETS
+from steelyard.losses.presets import made_of_counts
 from steelyard.weights.class_weights import Scheme
 from steelyard.weights.counts import Counts
 from steelyard.weights.counts import class_counts as count_labels
@@ -57,8 +57,7 @@ class LossFunc:
         self._name = name
         self._weights = "balanced" if isinstance(class_weights, str) and class_weights == "auto" else class_weights
         self._counts, self._options = class_counts, options
-        preset = PRESETS.get(name.replace("_", "-")) if isinstance(name, str) else None
-        needs = isinstance(self._weights, str) or (preset is not None and preset.of_counts is not None)
+        needs = isinstance(self._weights, str) or made_of_counts(name)
         self._needs_counts = needs and class_counts is None
         loss = self._create([1, 1] if self._needs_counts else class_counts)  # what is wrong is said here
         self._by_rows = loss.separable_over == "rows"

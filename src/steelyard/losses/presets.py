@@ -45,3 +45,9 @@ PRESETS: dict[str, Preset] = {
     ),
     "sigmoid-focal": Preset("focal", "Lin et al., ICCV 2017", {"link": "logistic"}),
 }
+
+
+def made_of_counts(name: str) -> bool:
+    """Return whether a name is that of a preset with options that are made from class counts."""
+    preset = PRESETS.get(name.replace("_", "-")) if isinstance(name, str) else None
+    return preset is not None and preset.of_counts is not None
