@@ -327,6 +327,7 @@ def test_invalid_rows_are_counted_and_refused_or_dropped():
     assert "3 of 400 rows with NaN or infinite numbers were left out" in _said(report, "data").text
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("link", ["softmax", "logistic"])
 def test_many_classes(link):
     logits, target = _random(3000, 300)

@@ -309,6 +309,7 @@ def _worker(rank, folder):
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_processes_add_up(tmp_path):
     mp.spawn(_worker, (str(tmp_path),), nprocs=2)
     x, target = _data()

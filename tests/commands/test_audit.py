@@ -507,7 +507,12 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+_QUICK = ("hostile names", "one binary output", "lgl-inr")
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(case, marks=[pytest.mark.slow] * (case not in _QUICK)) for case in CASES]
+)
 def test_page_opens_without_a_word(tmp_path, case):
     classes, options = CASES[case]
     logits, target = _samples(max(classes, 2), 30 * classes + 300)

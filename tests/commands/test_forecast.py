@@ -86,7 +86,10 @@ def test_two_classes_have_their_closed_form(tmp_path):
         assert one["misfit"] < 1e-6
 
 
-@pytest.mark.parametrize("names", [["no", "yes"], NASTY, [f"class number {k}" for k in range(100)]])
+@pytest.mark.parametrize(
+    "names",
+    [["no", "yes"], NASTY, pytest.param([f"class number {k}" for k in range(100)], marks=pytest.mark.slow)],
+)
 def test_page_opens_without_a_word(tmp_path, names):
     classes = len(names)
     file = _write(tmp_path / "f.parquet", *_samples(classes, 20 * classes + 50, 0), class_names="\x1f".join(names))

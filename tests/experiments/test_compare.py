@@ -256,6 +256,7 @@ class _Told(Silent):
         self.ended.append((title, outcome))
 
 
+@pytest.mark.slow
 def test_trainings_side_by_side_have_the_numbers_of_one_worker(finished, tmp_path):
     told, whole = _Told(), finished[1]
     results = compare(CONFIG, tmp_path / "run", workers=2, progress=told)

@@ -136,6 +136,7 @@ def _worker(rank, folder, port):
     torch.save(found, f"{folder}/{rank}.pt")
 
 
+@pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(tmp_path, free_port):
     mp.start_processes(_worker, (str(tmp_path), free_port), nprocs=2, start_method="fork")
     for rank in (0, 1):

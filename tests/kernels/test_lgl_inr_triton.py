@@ -77,6 +77,7 @@ for dtype, capability, blocks in [("bf16", 80, (8, 128)), ("fp32", 90, (64, 16))
 """
 
 
+@pytest.mark.slow
 @needs_triton
 def test_kernels_compile_for_gpus(tmp_path, monkeypatch):
     """The interpreter accepts what the compiler may not: types that change in a loop, and the like."""
@@ -86,6 +87,7 @@ def test_kernels_compile_for_gpus(tmp_path, monkeypatch):
     assert len(child.stdout.splitlines()) == 20
 
 
+@pytest.mark.slow
 @needs_triton
 def test_without_a_gpu_the_operators_say_so():
     code = """
@@ -101,6 +103,7 @@ lgl_inr_triton_columns(torch.zeros(2, 3), torch.tensor([0, 1]), None, 1.0, False
 # Who takes it ------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_the_package_works_without_triton():
     code = """
 import sys

@@ -416,6 +416,7 @@ def test_all_columns_sampled_is_exact(name, weighted, ignore_index):
     assert_same(run_head(FUSED[name], parts, target, num_sampled=30, **options), expected, rtol=1e-12, atol=1e-14)
 
 
+@pytest.mark.slow
 @every_loss
 def test_sampled_loss_and_gradients_are_unbiased(name):
     *parts, target = head_parts(6, 3, 30)

@@ -99,10 +99,12 @@ def _names(logits, target, **stated):
     return [f.name for f in report.findings if f.severity != "note"]
 
 
+@pytest.mark.slow
 def test_an_override_that_is_called_acts_as_stated(trained):
     assert _names(*trained(Right), class_weights=INVERSE) == []
 
 
+@pytest.mark.slow
 def test_an_override_behind_the_trainer_is_never_called(trained):
     """`class Mine(Trainer, Weighted)`: Python finds the Trainer's own `compute_loss` first."""
     assert _names(*trained(Behind), class_weights=INVERSE) == ["weights_not_applied"]

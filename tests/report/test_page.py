@@ -114,7 +114,10 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("case", CASES)
+_SLOW = ("hundred classes", "thousand classes")
+
+
+@pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in _SLOW)) for c in CASES])
 def test_page_opens_without_a_word_and_every_figure_has_marks(tmp_path, case):
     page = write_report(make_run(tmp_path, **CASES[case]))
     check_page(page)
