@@ -61,7 +61,7 @@ def train(network: str, training: str, seed: int, epochs: int, stated: list[bool
     """Return what each watch read after each epoch."""
     data = load_dataset("digits")
     chosen = subsample(data.train_target, exponential(20), seed=seed)
-    images, target = data.images("train", chosen).float(), data.train_target[chosen]
+    images, target = data.inputs("train", chosen).float(), data.train_target[chosen]
     images = (images - images.mean()) / images.std()
     counts = torch.bincount(target).double()
     inverse = counts.max() / counts

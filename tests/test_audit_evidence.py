@@ -9,6 +9,8 @@ import pytest
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 
+import balance_watch
+from evidence import data as evidence_data
 from evidence.cases import Case, cases
 from evidence.judging import implied_inside, judge, outcome, power_of, run, stated_effect, true_power
 from evidence.table import markdown, wilson
@@ -20,6 +22,21 @@ COUNTS = np.array([40, 400, 100])
 def linear(tmp_path, kind):
     """A logistic regression at its optimum, trained and read back."""
     return load(train(Job("logistic C=100", "six classes", kind, 7), tmp_path))
+
+
+@pytest.mark.parametrize("name", [evidence_data.DIGITS, evidence_data.OVERLAPS, evidence_data.BINARY])
+def test_data_has_rows_to_train_on_and_rows_held_out_of_every_class(name):
+    made = evidence_data.make_data(name, 7)
+    classes = len(np.unique(made.y))
+    assert len(made.x) == len(made.y) > len(made.held_y) / 3, (
+        f"{name} has {len(made.x)} rows, {len(made.y)} labels"
+    )
+    assert len(np.unique(made.held_y)) == classes > 1, f"{name} lacks a class in the rows held out"
+
+
+def test_a_training_of_the_watch_is_read_after_its_epoch():
+    ((reading,),) = balance_watch.train("mlp", "weighted", 7, 1, [True])
+    assert (reading.epoch, reading.finding) == (1, None)
 
 
 def test_stated_weights_are_inverse_to_the_counts_with_mean_one_over_samples():

@@ -85,9 +85,9 @@ def _digits(seed: int) -> Data:
     order = torch.randperm(10, generator=torch.Generator().manual_seed(seed))  # not sorted by size
     held = torch.arange(len(data.test_target))
     return Data(
-        data.images("train", chosen).numpy(),
+        data.inputs("train", chosen).numpy(),
         order[data.train_target[chosen]].numpy(),
-        data.images("test", held).numpy(),
+        data.inputs("test", held).numpy(),
         order[data.test_target].numpy(),
     )
 
