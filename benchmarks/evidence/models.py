@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from evidence.data import Data
+from steelyard.auditing.model import in_training
 from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss
-from steelyard.training import Recipe, SmallCNN, fit, predict
+from steelyard.training import Recipe, SmallCNN, fit
 
 BATCH, GAMMA, SMOOTHING, MIXUP = 32, 2.0, 0.1, 0.4
 Logits = tuple[np.ndarray, np.ndarray]
@@ -195,9 +196,15 @@ def network(kind: str, loss: str, rate: float = 0.03) -> Callable[[Data, Plan], 
                 part = _mixed(*part, classes, plan.seed, generator)
         with tempfile.TemporaryDirectory() as folder:
             fit(net, made, part, (x[:64], y[:64]), recipe, seed=plan.seed, checkpoint=Path(folder) / "last.ckpt")
-        return tuple(predict(net, part).squeeze(1).numpy() for part in (x, held))
+        return _read(net, x), _read(net, held)
 
     return train
+
+
+def _read(net: nn.Module, x: Tensor) -> np.ndarray:
+    """Return the logits as `audit_model` reads them, with dropout as in training."""
+    with in_training(net), torch.no_grad():
+        return torch.cat([net(part) for part in x.split(1024)]).squeeze(1).numpy()
 
 
 def _mixed(x: Tensor, y: Tensor, classes: int, seed: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,4 +1,4 @@
-"""Audits of a model with its data: evaluation mode while it collects, everything as before afterwards."""
+"""Audits of a model with its data: as in training while it collects, everything as before afterwards."""
 
 from types import SimpleNamespace
 
@@ -27,7 +27,7 @@ def _batches(x, y, size=50):
 def test_the_report_is_that_of_logits_in_evaluation_mode():
     (x, y), model = _data(), _model()
     model[2].eval()
-    report = audit_model(model, _batches(x, y), nn.CrossEntropyLoss())
+    report = audit_model(model, _batches(x, y), nn.CrossEntropyLoss(), dropout=False)
     assert model.training
     assert not model[2].training
     with torch.no_grad():
@@ -36,6 +36,59 @@ def test_the_report_is_that_of_logits_in_evaluation_mode():
     assert report.findings[-1].name == "collected_in_evaluation"
     assert "collected in evaluation mode" in report.verdicts[-1].text
     assert "collected_in_evaluation" not in report.faults
+
+
+def test_dropout_is_on_and_batch_norm_has_its_running_statistics():
+    (x, y), model = _data(1200), _model().eval()
+    report = audit_model(model, _batches(x, y), "softmax")
+    assert report.findings[-1].name == "collected_with_dropout"
+    assert "collected with dropout" in report.verdicts[-1].text
+    model[2].train()
+    with torch.no_grad():
+        expected = torch.stack([audit(model(x), y, "softmax").mean_confusion for _ in range(20)]).mean(0)
+        evaluated = audit(model.eval()(x), y, "softmax").mean_confusion
+    assert float((report.mean_confusion - expected).abs().max()) < float((evaluated - expected).abs().max()) / 2
+
+
+class Counting(nn.Module):
+    """Counts its calls in training mode in a buffer, which it replaces."""
+
+    def __init__(self):
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls = self.calls + self.training
+        return x
+
+
+def test_nothing_that_training_mode_moves_has_moved_afterwards():
+    (x, y), model = (
+        _data(),
+        nn.Sequential(*_model(), nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)), Counting()),
+    )
+    model.eval()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    torch.manual_seed(5)
+    audit_model(model, _batches(x, y), "softmax")
+    drawn = torch.rand(1)
+    assert not any(module.training for module in model.modules())
+    assert {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])} == set()
+    torch.manual_seed(5)
+    assert torch.equal(drawn, torch.rand(1)), "the caller's random numbers were drawn"
+
+
+def test_a_part_that_is_frozen_in_a_model_in_training_stays_so():
+    (x, y), model = _data(), _model().train()
+    model[2].eval()
+    frozen = audit_model(model, _batches(x, y), "softmax").mean_confusion
+    torch.testing.assert_close(frozen, audit_model(model, _batches(x, y), "softmax", dropout=False).mean_confusion)
+
+
+def test_two_audits_of_a_model_are_the_same():
+    (x, y), model = _data(), _model()
+    first, second = (audit_model(model, _batches(x, y), "softmax").to_dict() for _ in range(2))
+    assert first == second
 
 
 def test_the_mode_is_restored_after_an_error():

@@ -11,6 +11,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from steelyard import BalanceWarning, BalanceWatch, FocalLoss, LGLINRLoss, SoftmaxLoss, TrainingSetup
+from steelyard.auditing import batch_sums
 from steelyard.auditing.batch_sums import BatchSums
 from steelyard.balance import GradientLedger, implied_weights
 
@@ -138,6 +139,36 @@ def test_sums_are_those_of_the_ledger_and_give_its_implied_weights():
     watch.update(logits, target)
     found, expected = watch.epoch_end().implied_weights, implied_weights(ledger).weights
     torch.testing.assert_close(found / found[0], expected / expected[0])
+
+
+@pytest.mark.parametrize("weight", [None, INVERSE])
+@pytest.mark.parametrize("batches", [15, 16, 17, 33, 84])
+def test_batches_that_wait_are_in_the_blocks_of_batches_that_do_not(monkeypatch, weight, batches):
+    x, target = _data()
+    target[::9] = -100
+    rows = torch.randperm(len(target))[: 7 * batches - 3].split(7)
+    found = []
+    for waiting in (16, 1):
+        monkeypatch.setattr(batch_sums, "MOST_WAITING", waiting)
+        sums = BatchSums(nn.CrossEntropyLoss(weight=weight))
+        for i, chosen in enumerate(rows):
+            logits, labels = x[chosen].clone(), target[chosen].clone()
+            if i == 5:
+                labels = _one_hot(labels.clamp(min=0)).to(x)
+            sums.add(logits, labels)
+            logits.zero_(), labels.zero_()  # what is done to a batch afterwards changes nothing
+        found.append(sums.take())
+    for name in ("gradient", "masses", "drawn"):
+        torch.testing.assert_close(getattr(found[0], name), getattr(found[1], name), msg=f"{name} differs")
+
+
+@pytest.mark.parametrize("label", [-1, 5])
+def test_a_label_out_of_range_is_refused(label):
+    watch = BalanceWatch(nn.CrossEntropyLoss())
+    watch.update(torch.zeros(2, 5), torch.tensor([0, label]))
+    watch.update(torch.zeros(2, 5), torch.tensor([0, 1]))
+    with pytest.raises(ValueError, match=f"labels from 0 to 4, or -100 to be ignored, got {label}"):
+        watch.epoch_end()
 
 
 def _one_hot(target):

@@ -9,6 +9,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steelyard._common.private_torch import assert_on_device
 from steelyard._common.spread import refuse_spread
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
 from steelyard.balance.readings import as_rows, eager_gradient
@@ -19,6 +20,7 @@ from steelyard.losses.base import Loss
 Form = Literal["classes", "outputs"]
 BLOCKS, FEW_BLOCKS, MANY_CLASSES = 16, 4, 256
 MOST_CLASSES = 1500
+MOST_WAITING, MOST_NUMBERS = 32, 1 << 13  # small batches wait, so many of so many logits, and are added in one go
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,7 @@ class BatchSums:
         self.stated: Stated | None = None
         self._state: tuple[Tensor, Tensor, Tensor] | None = None
         self._width, self._batches = 1, 0
+        self._waiting: list[tuple[Tensor, Tensor]] = []
         self._spreads: bool | None = None
         self._places: dict[torch.device, dict[str, Tensor]] = {}
         self._parts_seen: Tensor | None = None
@@ -112,6 +115,7 @@ class BatchSums:
         """
         if self._state is None or self.stated is None:
             raise ValueError("an epoch must have batches: update(logits, target) was not called")
+        self._add_waiting()
         batches = self._gather()
         if batches == 0:
             raise ValueError("an epoch must have batches: update(logits, target) was not called")
@@ -147,17 +151,8 @@ class BatchSums:
         """Whether sums of probabilities are enough, from which gradients follow."""
         return self._batch_loss is None and self.stated is not None and self.stated.plain
 
-    def _slot(self) -> int:
-        """Return the block of the next batch; blocks are joined two by two when all are full."""
-        assert self._state is not None
-        blocks = self._state[0].shape[0]
-        if self._batches == blocks * self._width:
-            self._join()
-        slot = self._batches // self._width
-        self._batches += 1
-        return slot
-
     def _join(self) -> None:
+        """Join the blocks two by two."""
         assert self._state is not None
         for state in self._state:
             half = state[0::2] + state[1::2]
@@ -179,38 +174,81 @@ class BatchSums:
         return torch.softmax(z, 1) if shared else torch.sigmoid(z)
 
     def _add_labels(self, z: Tensor, target: Tensor, logits: Tensor, weights: Tensor | None) -> None:
-        size = z.shape[1]
         if target.numel() != z.shape[0] or target.is_floating_point() or target.is_complex():
             raise ValueError(
                 f"target must hold {len(z)} class labels or soft rows of shape {tuple(logits.shape)}, "
                 f"got {str(target.dtype).removeprefix('torch.')} of shape {tuple(target.shape)}"
             )
-        labels = target.detach().reshape(-1).to(device=z.device, dtype=torch.long)
+        labels = target.reshape(-1)
+        if not self._closed or weights is not None or z.numel() > MOST_NUMBERS:
+            self._add_waiting()
+            self._sum_labels(z, labels.to(z.device, torch.long), weights, 1)
+            return
+        if self._waiting and self._waiting[0][0].shape != z.shape:
+            self._add_waiting()
+        # Copies, for the caller may change the tensors before they are added.
+        z = z.clone() if z.dtype == logits.dtype else z
+        self._waiting.append((z, labels.to(z.device, torch.long, copy=True)))
+        if len(self._waiting) == MOST_WAITING:
+            self._add_waiting()
+
+    def _add_waiting(self) -> None:
+        """Add the batches that wait, all of one size."""
+        waiting, self._waiting = self._waiting, []
+        if waiting:
+            with torch.no_grad():
+                z, labels = (torch.cat(parts) for parts in zip(*waiting, strict=True))
+                self._sum_labels(z, labels, None, len(waiting))
+
+    def _sum_labels(self, z: Tensor, labels: Tensor, weights: Tensor | None, batches: int) -> None:
+        """Sum the rows of batches of one size, that follow each other, by class."""
+        size = z.shape[1]
         ignored = labels == self.setup.reading.ignore_index
-        line = labels.masked_fill(ignored, size)
+        self._check_labels(labels, ignored, size)
+        line = labels.masked_fill(ignored, size).reshape(batches, -1)
+        line = line + (size + 1) * torch.arange(batches, device=z.device)[:, None]
         values = self._probabilities(z) if self._closed else self._gradient(z, labels, ignored)
         values = F.pad(values, (0, 1), value=1.0)  # the last column counts samples
         if weights is not None:
             values = values * weights[:, None]
-        sums = z.new_zeros(size + 1, size + 1).index_add_(0, line, values)
-        drawn = sums[:, -1]
-        mean = sums
+        lines = batches * (size + 1)
+        sums = (
+            z.new_zeros(lines, size + 1).index_add_(0, line.reshape(-1), values).view(batches, size + 1, size + 1)
+        )
+        drawn, mean = sums[..., -1], sums
         if self.divisor == "weights":
             assert self.setup.class_weights is not None
-            total = self._vector("class weights", self.setup.class_weights, z) @ drawn[:-1]
-            mean = sums / total.clamp_(min=1e-30)
+            total = drawn[:, :-1] @ self._vector("class weights", self.setup.class_weights, z)
+            mean = sums / total.clamp_(min=1e-30)[:, None, None]
         elif self.divisor == "count":
-            mean = sums / (~ignored).sum().clamp_(min=1)
-        self._put(mean[:, :-1], mean[:, -1], drawn)
+            mean = sums / (~ignored).view(batches, -1).sum(1).clamp_(min=1)[:, None, None]
+        self._put(mean[..., :-1], mean[..., -1], drawn)
+
+    def _check_labels(self, labels: Tensor, ignored: Tensor, size: int) -> None:
+        bad = ~ignored & ((labels < 0) | (labels >= size))
+        if labels.device.type != "cpu":
+            assert_on_device(~bad.any(), f"target must hold labels from 0 to {size - 1}")
+        elif bool(bad.any()):
+            raise ValueError(
+                f"target must hold labels from 0 to {size - 1}, or {self.setup.reading.ignore_index} to be "
+                f"ignored, got {int(labels[bad][0])}"
+            )
 
     def _put(self, gradient: Tensor, masses: Tensor, drawn: Tensor) -> None:
-        """Add the sums of a batch to its block."""
+        """Add the sums of batches (B, ...) to their blocks, which are joined two by two when all are full."""
         assert self._state is not None
-        slot = self._slot()
-        for state, part in zip(self._state, (gradient, masses, drawn), strict=True):
-            block = state[slot]
-            block = block if block.shape == part.shape else block[:-1]  # soft targets ignore none
-            block += part
+        blocks, done = self._state[0].shape[0], 0
+        while done < len(gradient):
+            if self._batches == blocks * self._width:
+                self._join()
+            stop = min(len(gradient), done + blocks * self._width - self._batches)
+            order = torch.arange(self._batches, self._batches + stop - done, device=gradient.device)
+            block = order.div(self._width, rounding_mode="floor")
+            for state, part in zip(self._state, (gradient, masses, drawn), strict=True):
+                # soft targets ignore none, and have no last line
+                state.narrow(1, 0, part.shape[1]).index_add_(0, block, part[done:stop])
+            self._batches += stop - done
+            done = stop
 
     def _gradient(self, z: Tensor, labels: Tensor, ignored: Tensor) -> Tensor:
         labels = labels.masked_fill(ignored, 0)
@@ -244,7 +282,8 @@ class BatchSums:
             total = (drawn @ self._vector("class weights", self.setup.class_weights, z)).clamp(min=1e-30)
         elif self.divisor != "sum":  # torch divides soft targets by their number
             total = len(z)
-        self._put(sums / total, drawn / total, drawn)
+        self._add_waiting()
+        self._put((sums / total)[None], (drawn / total)[None], drawn[None])
 
     def _add_outputs(self, z: Tensor, target: Tensor, weights: Tensor | None) -> None:
         assert self.stated is not None
@@ -267,7 +306,7 @@ class BatchSums:
         if self.divisor == "weights" and self.stated.binary:
             assert self.setup.class_weights is not None
             total = (self._vector("class weights", self.setup.class_weights, z) @ mass[:, 0]).clamp(min=1e-30)
-        self._put(sums / total, mass / total, mass)
+        self._put((sums / total)[None], (mass / total)[None], mass[None])
 
     def _less_target(self, sums: Tensor, masses: Tensor) -> Tensor:
         """Return gradients from sums of probabilities: p - 1 for the own class, p for every other."""

@@ -34,6 +34,7 @@ KINDS = {
     "classes_of_one": Kind("SY005", "note", "data"),
     "rows_dropped": Kind("SY006", "note", "data"),
     "collected_in_evaluation": Kind("SY007", "note", "data"),
+    "collected_with_dropout": Kind("SY008", "note", "data"),
     "weights_acted": Kind("SY010", "note", "weights"),
     "weights_not_applied": Kind("SY011", "fault", "weights"),
     "weights_applied_twice": Kind("SY012", "fault", "weights"),

@@ -1,6 +1,7 @@
 """Audits of a model with its data: the logits are collected, then weighed as any others."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -26,11 +27,14 @@ def audit_model(
     class_names: Sequence[str] | None = None,
     drop_invalid: bool = False,
     tolerance: float = 1e-9,
+    dropout: bool = True,
 ) -> AuditReport:
     """Collect a model's logits on its training samples and return the audit of them.
 
-    The model runs in evaluation mode and without gradients, batch by batch; afterwards every module has the mode
-    back that it had. The report says so, for training saw other logits where there is dropout or batch norm.
+    The model runs without gradients, batch by batch. Dropout is on, for the gradient that training brings to zero
+    is that of logits with dropout: without it the weights seem to act too strongly. Layers with running
+    statistics, such as batch norm, use these. The report says so. Afterwards all modes and buffers are what they
+    were.
 
     Args:
         model: gives logits, or a tuple whose first item they are, or an object or mapping with ``logits``.
@@ -41,6 +45,8 @@ def audit_model(
         class_dim: dimension of the classes in the logits: 1, or -1 for libraries that keep them last.
         device: to run on. Default: where the model's parameters are.
         class_counts, class_names, drop_invalid, tolerance: as in :func:`audit`.
+        dropout: whether the model runs as :func:`in_training` does, with random numbers of a fixed seed; or else
+            in evaluation mode.
 
     Returns:
         The report.
@@ -59,10 +65,8 @@ def audit_model(
         raise TypeError(f"model must be a torch module, got {type(model).__name__}")
     setup = as_setup(loss)
     place = _device(model) if device is None else torch.device(device)
-    modes = [(module, module.training) for module in model.modules()]
     evidence = None
-    try:
-        model.eval()
+    with in_training(model) if dropout else _in_evaluation(model):
         for batch in loader:
             inputs, keywords, target = _parts(batch)
             with torch.no_grad():
@@ -71,13 +75,58 @@ def audit_model(
                 columns = 1 if logits.dim() == 1 else logits.shape[class_dim if class_dim in (1, -1) else 1]
                 evidence = Evidence(columns, setup, class_dim=class_dim, drop_invalid=drop_invalid)
             evidence.update(logits, target)
+    if evidence is None:
+        raise ValueError("loader must yield at least one batch, got none")
+    evidence.notes = ("collected_with_dropout" if dropout else "collected_in_evaluation",)
+    return audit_evidence(evidence, class_counts=class_counts, class_names=class_names, tolerance=tolerance)
+
+
+@contextmanager
+def in_training(model: nn.Module) -> Iterator[None]:
+    """Run a model as its training did, but for layers with running statistics, which use these.
+
+    A model in evaluation mode is put into training mode; in one in training mode, parts that are frozen in
+    evaluation mode stay so. The batches need not be those of the training: running statistics are the mean of the
+    statistics of batches that training drew. Random numbers are those of a fixed seed. Afterwards modes, buffers
+    and the state of the random numbers are what they were.
+    """
+    kept = [
+        (module, name, buffer, buffer.clone())
+        for module in model.modules()
+        for name, buffer in module.named_buffers(recurse=False)
+    ]
+    devices = sorted({p.device.index or 0 for p in model.parameters() if p.device.type == "cuda"})
+    with _modes_kept(model), torch.random.fork_rng(devices):
+        torch.manual_seed(0)
+        if not model.training:
+            model.train()
+        for module in model.modules():
+            if hasattr(module, "running_mean"):
+                module.eval()
+        try:
+            yield
+        finally:
+            for module, name, buffer, values in kept:
+                setattr(module, name, buffer)
+                with torch.no_grad():
+                    buffer.copy_(values)
+
+
+@contextmanager
+def _in_evaluation(model: nn.Module) -> Iterator[None]:
+    with _modes_kept(model):
+        model.eval()
+        yield
+
+
+@contextmanager
+def _modes_kept(model: nn.Module) -> Iterator[None]:
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        yield
     finally:
         for module, mode in modes:
             module.training = mode
-    if evidence is None:
-        raise ValueError("loader must yield at least one batch, got none")
-    evidence.notes = ("collected_in_evaluation",)
-    return audit_evidence(evidence, class_counts=class_counts, class_names=class_names, tolerance=tolerance)
 
 
 def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:

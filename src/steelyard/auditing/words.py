@@ -397,6 +397,13 @@ def _collected(f: Finding, n: Numbers) -> str:
     )
 
 
+def _with_dropout(f: Finding, n: Numbers) -> str:
+    return (
+        "The logits were collected with dropout, where the model has it, as training saw them, and with the "
+        "running statistics of batch norm."
+    )
+
+
 def _names(items: tuple[Item, ...], n: Numbers) -> str:
     return listed([label(n, item.classes[0]) for item in items], _NAMED)
 
@@ -426,6 +433,7 @@ _TEXTS: dict[str, Callable[[Finding, Numbers], str]] = {
     "classes_of_one": _single,
     "rows_dropped": _dropped,
     "collected_in_evaluation": _collected,
+    "collected_with_dropout": _with_dropout,
     "weights_acted": _acted,
     "weights_not_applied": _not_applied,
     "weights_applied_twice": _twice,
