@@ -40,6 +40,7 @@ CAUTION = (
     "arXiv:2506.20025). So a forecast holds for this number of features and of samples."
 )
 _FOLDS = 5
+_ROUGH = 1e-6  # gradient to which heads are fitted that judge only
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,8 +157,8 @@ def forecast(
             "class_weights must be None for a multi-hot target, whose samples have no one class: give pos_weight"
         )
     plans = [_Plan(setup, None, named, y, size), *(_Plan(setup, w, named, y, size) for w in given.values())]
-    fits = _Fits(plans, size, weight_decay, tolerance)
-    heads = fits(h, y)
+    fits = _Fits(plans, size, weight_decay)
+    heads = fits(h, y, tolerance)
     if test is not None:
         rows, judged, _ = checked_features(test[0], test[1], size, setup.targets)
         if rows.shape[1] != h.shape[1]:
@@ -165,7 +166,7 @@ def forecast(
         logits = [head.logits(rows) for head in heads]
     else:
         folds, judged = check_integer("folds", _FOLDS if folds is None else folds), y
-        logits = _out_of_fold(fits, h, y, _folds_of(y, size, folds, seed))
+        logits = _out_of_fold(fits, h, y, _folds_of(y, size, folds, seed), max(tolerance, _ROUGH))
 
     def scores(z: Tensor, shift: Tensor | None = None) -> Scores:
         columns = torch.cat([torch.zeros_like(z), z], 1) if setup.targets == "binary" else z
@@ -262,9 +263,8 @@ class _Fits:
     plans: Sequence[_Plan]
     size: int
     weight_decay: float
-    tolerance: float
 
-    def __call__(self, h: Tensor, y: Tensor) -> list[Head]:
+    def __call__(self, h: Tensor, y: Tensor, tolerance: float) -> list[Head]:
         heads: list[Head] = []
         for plan in self.plans:
             if heads and not plan.weighs:
@@ -277,19 +277,19 @@ class _Fits:
                 loss=plan.setup,
                 class_weights=plan.class_weights,
                 weight_decay=self.weight_decay,
-                tolerance=self.tolerance,
+                tolerance=tolerance,
                 start=heads[-1] if heads else None,
             )
             heads.append(head)
         return heads
 
 
-def _out_of_fold(fits: _Fits, h: Tensor, y: Tensor, fold: Tensor) -> list[Tensor]:
+def _out_of_fold(fits: _Fits, h: Tensor, y: Tensor, fold: Tensor, tolerance: float) -> list[Tensor]:
     """Return the logits that heads give to the rows of the one fold that they were not fitted on, by weighting."""
     logits: list[Tensor] = []
     for part in range(int(fold.max()) + 1):
         inside = fold == part
-        heads = fits(h[~inside], y[~inside])
+        heads = fits(h[~inside], y[~inside], tolerance)
         logits = logits or [h.new_empty(len(h), len(heads[0].bias)) for _ in heads]
         for z, head in zip(logits, heads, strict=True):
             z[inside] = head.logits(h[inside])

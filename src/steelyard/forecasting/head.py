@@ -15,7 +15,7 @@ from steelyard.balance.setup import TrainingSetup
 from steelyard.targets import check_target
 
 LossLike = TrainingSetup | str | nn.Module | PerSample
-_BALANCED = 1e-7  # relative residual of each output that is aimed at
+_BALANCED = 10  # tolerances that the relative residual of each output is aimed at
 _ROUGH = 1e-3  # gradient up to which L-BFGS goes; Newton steps, which rounding does not stop, do the rest
 
 
@@ -162,12 +162,19 @@ def fit_head(
         reached = float(max((error.T @ h + decay * W).abs().max(), error.sum(0).abs().max()))
         # Rare or well separated classes have small pulls: their balance is asked for in proportion, as far as
         # rounding lets it be had.
-        even = bool((error.sum(0).abs() <= _BALANCED * error.abs().sum(0)).all())
+        even = bool((error.sum(0).abs() <= _BALANCED * tolerance * error.abs().sum(0)).all())
         if reached <= tolerance and (even or reached > before / 2):
             break
         before = reached
         gradient = torch.cat([error.T @ u + decay * W @ to_old, error.sum(0)[:, None]], 1)
-        direction, used = _conjugate_gradients(functools.partial(curve, z), gradient, most=max_steps - steps)
+        # The Hessian's diagonal, about: rare classes have a small share of the curvature.
+        units = torch.eye(size, dtype=h.dtype)
+        share = torch.stack([a @ formula.curved(z, unit.expand_as(z))[:, k] for k, unit in enumerate(units)])
+        share = share.clamp(min=1e-12)[:, None]
+        scale = torch.cat([(share * variance[kept].clamp(min=0) + decay) / curvature[kept], share], 1)
+        direction, used = _conjugate_gradients(
+            functools.partial(curve, z), gradient, scale, most=max_steps - steps
+        )
         steps += used + 1
         now, slope, step = float(objective()), float((gradient * direction).sum()), 1.0
         held = V, b
@@ -264,22 +271,29 @@ class _Formula:
         return curved
 
 
-def _conjugate_gradients(times: Callable[[Tensor], Tensor], right: Tensor, *, most: int) -> tuple[Tensor, int]:
-    """Solve H x = right for a Hessian given by its products, as exactly as a Newton step needs; and count them."""
+def _conjugate_gradients(
+    times: Callable[[Tensor], Tensor], right: Tensor, scale: Tensor, *, most: int
+) -> tuple[Tensor, int]:
+    """Solve H x = right for a Hessian given by its products, as exactly as a Newton step needs; and count them.
+
+    `scale` is about the diagonal of H.
+    """
     size = float(right.norm())
     x, r = torch.zeros_like(right), right.clone()
-    d, square = r.clone(), float(r.square().sum())
+    d = r / scale
+    square = float((r * d).sum())
     for used in range(1, min(most, 2 * right.numel()) + 1):
         Hd = times(d)
         curvature = float((d * Hd).sum())
         if curvature <= 0:  # a direction that changes nothing, such as a shift of all biases
-            return (right if used == 1 else x), used
+            return (right / scale if used == 1 else x), used
         x = x + square / curvature * d
         r = r - square / curvature * Hd
-        previous, square = square, float(r.square().sum())
-        if square**0.5 <= min(0.1, size**0.5) * size:
+        if float(r.norm()) <= min(0.1, size**0.5) * size:
             break
-        d = r + square / previous * d
+        s = r / scale
+        previous, square = square, float((r * s).sum())
+        d = s + square / previous * d
     return x, used
 
 
