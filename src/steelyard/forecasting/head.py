@@ -344,7 +344,8 @@ def _zeros_and_ones(target: Tensor, rows: int, outputs: int | None) -> tuple[Ten
         raise TypeError(f"target must be a tensor, got {type(target).__name__}")
     wanted = f"({rows}, {outputs or 'K'})" if outputs != 1 else f"({rows},)"
     flat = target[:, 0] if outputs == 1 and target.dim() == 2 and target.shape[1] == 1 else target
-    if flat.dim() != (1 if outputs == 1 else 2) or len(flat) != rows or outputs not in (None, 1, flat.shape[1]):
+    fits = flat.dim() == 1 if outputs == 1 else flat.dim() == 2 and outputs in (None, flat.shape[1])
+    if not fits or len(flat) != rows:
         raise ValueError(f"target must have shape {wanted}, got {tuple(target.shape)}")
     bad = (flat != 0) & (flat != 1)
     if bool(bad.any()):

@@ -8,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from steelyard.report.intervals import beside_mean
@@ -97,10 +98,11 @@ def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, 
     rows = -(-len(confusions) // columns)
     side = min(WIDTH / columns, 5.6)
     with mpl.rc_context(STYLE):
-        titles = [textwrap.fill(shown(label, 40), max(12, int(7 * side)), break_on_hyphens=False) for label, _ in confusions]
+        room = max(12, int(7 * side))
+        titles = [textwrap.fill(shown(label, 40), room, break_on_hyphens=False) for label, _ in confusions]
         lines = max(title.count("\n") for title in titles)
-        figure = Figure((WIDTH, rows * (side * 0.98 + 0.35 * lines) + 1.0), layout="constrained")
-        figure.get_layout_engine().set(h_pad=0.1)  # a reader's font may be taller than ours
+        layout = ConstrainedLayoutEngine(h_pad=0.1)  # a reader's font may be taller than ours
+        figure = Figure((WIDTH, rows * (side * 0.98 + 0.35 * lines) + 1.0), layout=layout)
         grid = figure.subplots(rows, columns, squeeze=False)
         image = None
         for axes, title_of, (_, P) in zip(grid.flat, titles, confusions, strict=False):
