@@ -60,20 +60,47 @@ def test_the_file_gives_what_the_tensors_give(tmp_path):
     assert found["forecasts"][0]["recall"] == plain.recall.tolist()
     assert json.loads((tmp_path / "out" / "forecast.json").read_text()) == json.loads(json.dumps(found))
     rows = list(csv.DictReader((tmp_path / "out" / "forecast.csv").read_text().splitlines()))
-    assert len(rows) == 16
-    assert float(rows[5]["recall"]) == found["forecasts"][1]["recall"][1]
+    assert [row["how"] for row in rows[::4]] == ["no change", "refit", "shift"] * 2
+    inverse = found["forecasts"][1]
+    assert float(rows[5]["recall"]) == inverse["recall"][1]
+    assert float(rows[9]["recall_low"]) == inverse["shift"]["intervals"]["recall"][1][0]
     assert set(np.load(tmp_path / "out" / "mean_confusion.npz").files) == {
-        "softmax:none", "softmax:inverse", "logistic:none", "logistic:inverse"
-    }  # fmt: skip
+        f"{loss}:{way}" for loss in ("softmax", "logistic") for way in (" no change", "inverse", "inverse, shift")
+    }
 
 
-def test_without_held_out_samples_it_says_that_it_flatters(tmp_path):
+def test_without_held_out_samples_it_is_judged_out_of_fold(tmp_path):
     said = []
     file = _write(tmp_path / "train_features.parquet", *_samples(3, 100, 0))
     found = forecast_file(file, losses=["softmax"], weights=["none"], say=said.append)
-    assert "which flatters" in said[1]
-    assert found["judged_by"] is None
+    assert "out of fold" in said[1]
+    assert (found["judged_by"], found["folds"]) == ("5 folds of the training samples", 5)
     assert found["weight_decay"] == 5e-4
+    _write(tmp_path / "features.parquet", *_samples(3, 50, 1))
+    assert forecast_file(file, losses=["softmax"], weights=["none"])["judged_by"] == "features.parquet"
+    assert forecast_file(file, losses=["softmax"], weights=["none"], folds=3)["folds"] == 3
+    with pytest.raises(ValueError, match="folds are for a forecast without held-out samples, got 3 beside a test"):
+        forecast_file(file, losses=["softmax"], weights=["none"], folds=3, test=file)
+
+
+def test_a_run_without_features_is_named(tmp_path):
+    (tmp_path / "results.json").touch()
+    options = {"losses": ["softmax"], "weights": ["none"]}
+    with pytest.raises(
+        ValueError, match=r"is a run of compare: name the train_features.parquet of one of its seeds"
+    ):
+        forecast_file(tmp_path, **options)
+    seed = tmp_path / "seed-0"
+    seed.mkdir()
+    (seed / "train_predictions.parquet").touch()
+    for path in (seed, seed / "train_features.parquet"):
+        with pytest.raises(
+            ValueError, match=r"seed-0 holds no train_features.parquet: its model has no linear head"
+        ):
+            forecast_file(path, **options)
+    (seed / "train_features.parquet").touch()
+    with pytest.raises(ValueError, match=r"holds more than features: name .*train_features.parquet"):
+        forecast_file(seed, **options)
 
 
 def test_two_classes_have_their_closed_form(tmp_path):
@@ -165,7 +192,7 @@ def test_npy_has_one_file_of_labels(tmp_path):
     np.save(tmp_path / "x.npy", features.numpy())
     np.save(tmp_path / "y.npy", target.numpy())
     options = {"losses": ["softmax"], "weights": ["none"], "target": str(tmp_path / "y.npy")}
-    assert forecast_file(tmp_path / "train_x.npy", **options)["judged_by"] is None
+    assert forecast_file(tmp_path / "train_x.npy", **options)["folds"] == 5
     with pytest.raises(
         ValueError, match=r"has its labels in another file, of which there is one: save .* as .npz"
     ):

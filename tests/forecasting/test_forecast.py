@@ -4,12 +4,16 @@ import json
 
 import pytest
 import torch
+from scipy.stats import binomtest
 from sklearn.linear_model import LogisticRegression
+from torchmetrics.functional.classification import multiclass_calibration_error
 
 from steelyard import TrainingSetup
+from steelyard._common.folds import stratified_folds
 from steelyard.auditing import audit
 from steelyard.balance import implied_weights, law, mean_confusion, one_vs_all_law, softmax_law
 from steelyard.forecasting import binary_ratio, fit_head, forecast
+from steelyard.forecasting.scores import judge, wilson
 
 WEIGHTS = torch.tensor([1.0, 5.0, 0.3, 2.0], dtype=torch.float64)
 
@@ -134,7 +138,7 @@ def test_forecast_on_held_out_samples(loss):
     found = forecast(features[:300], target[:300], class_weights=weightings, loss=loss, test=test)
     assert [f.name for f in found] == ["none", "inverse"]
     for one in found:
-        assert one.held_out
+        assert one.folds is None
         assert one.balance.misfit < 1e-6
         head = fit_head(features[:300], target[:300], loss=loss, class_weights=one.class_weights)
         taken = head.logits(test[0]).argmax(1)
@@ -144,10 +148,123 @@ def test_forecast_on_held_out_samples(loss):
         assert one.precision.tolist() == pytest.approx(precision, nan_ok=True)
         json.dumps(one.to_dict(), allow_nan=False)
     assert found[1].recall[3] >= found[0].recall[3]
-    flattered = forecast(features[:300], target[:300], class_weights=weightings, loss=loss)
-    assert not flattered[0].held_out
-    taken = fit_head(features[:300], target[:300], loss=loss).logits(features[:300]).argmax(1)
-    assert flattered[0].accuracy == pytest.approx((taken == target[:300]).double().mean().item())
+    plain = fit_head(features[:300], target[:300], loss=loss).logits(test[0])
+    shifted = (plain + found[1].class_weights.log()).argmax(1)
+    assert found[1].shift.accuracy == pytest.approx((shifted == test[1]).double().mean().item())
+    assert found[1].no_change.accuracy == found[0].accuracy
+    assert found[0].shift is found[0].no_change
+
+
+def test_out_of_fold_no_head_is_judged_by_its_own_samples():
+    features, target = _data(rows=200)
+    w = {"inverse": 1 / torch.bincount(target).double()}
+    one = forecast(features, target, class_weights=w, folds=4, seed=3)[0]
+    fold = stratified_folds(target, 4, seed=3)
+    taken, shifted = torch.empty_like(target), torch.empty_like(target)
+    for part in range(4):
+        inside = fold == part
+        for weights, into in ((w["inverse"], taken), (None, shifted)):
+            head = fit_head(features[~inside], target[~inside], class_weights=weights)
+            z = head.logits(features[inside])
+            into[inside] = (z if weights is not None else z + w["inverse"].log()).argmax(1)
+    assert one.folds == 4
+    assert one.accuracy == pytest.approx((taken == target).double().mean().item())
+    assert one.shift.accuracy == pytest.approx((shifted == target).double().mean().item())
+    assert one.features_per_sample == pytest.approx(8 / 200)
+    assert one.features_per_rarest == pytest.approx(8 / int(torch.bincount(target).min()))
+
+
+def test_folds_have_their_share_of_each_class():
+    labels = torch.tensor([0] * 17 + [1] * 5 + [2] * 2)
+    fold = stratified_folds(labels, 4, seed=0)
+    assert sorted(torch.bincount(fold).tolist()) == [6, 6, 6, 6]
+    for k in range(3):
+        sizes = torch.bincount(fold[labels == k], minlength=4)
+        assert int(sizes.max() - sizes.min()) <= 1
+    assert not torch.equal(fold, stratified_folds(labels, 4, seed=1))
+
+
+def test_multi_hot_heads_are_binary_heads_of_their_own():
+    features, target = _data(rows=300)
+    Y = torch.stack([target == 0, (target == 1) | (features[:, 0] > 1)], 1).double()
+    up = torch.tensor([3.0, 0.5], dtype=torch.float64)
+    plain, found = forecast(
+        features, Y, pos_weight={"none": None, "up": up}, loss="logistic", test=(features, Y), weight_decay=0.01
+    )
+    for j in range(2):
+        one = TrainingSetup("logistic", targets="binary", pos_weight=up[j : j + 1])
+        z = fit_head(features, Y[:, j], loss=one, weight_decay=0.01).logits(features)[:, 0]
+        own = Y[:, j] == 1
+        assert found.recall[j].item() == pytest.approx((z[own] > 0).double().mean().item())
+        assert found.mean_confusion[1, j].item() == pytest.approx(z[own].sigmoid().mean().item(), abs=1e-6)
+        miss, false = 1 - found.mean_confusion[1, j], found.mean_confusion[0, j]  # the law of a binary problem
+        ratio = float(up[j] * own.sum() / (~own).sum())
+        assert float(false / miss) == pytest.approx(ratio, rel=1e-5)
+    both = torch.nn.functional.binary_cross_entropy_with_logits(
+        fit_head(features, Y, loss="logistic", weight_decay=0.01).logits(features), Y
+    )
+    assert plain.nll == pytest.approx(both.item())
+    assert found.class_weights is None
+    out_of_fold = forecast(features, Y, pos_weight={"up": up}, loss="logistic")[0]
+    assert 0 < out_of_fold.accuracy < 1
+    json.dumps(out_of_fold.to_dict(), allow_nan=False)
+    with pytest.raises(ValueError, match="class_weights must be None for a multi-hot target"):
+        forecast(features, Y, class_weights={"w": up}, loss="logistic")
+    with pytest.raises(ValueError, match="targets of softmax must be labels"):
+        forecast(features, Y, pos_weight={"up": up})
+
+
+@pytest.mark.parametrize("loss", [torch.nn.BCEWithLogitsLoss(), TrainingSetup("logistic", targets="binary")])
+def test_one_output_is_the_difference_of_two(loss):
+    features, target = _data(classes=2, rows=300)
+    w = torch.tensor([1.0, 4.0], dtype=torch.float64)
+    found = forecast(
+        features, target, class_weights={"w": w}, loss=loss, test=(features, target), weight_decay=0.0
+    )
+    two = forecast(
+        features, target, class_weights={"w": w}, loss="softmax", test=(features, target), weight_decay=0.0
+    )
+    for one, other in ((found[0], two[0]), (found[0].shift, two[0].shift)):
+        torch.testing.assert_close(one.recall, other.recall)
+        assert one.nll == pytest.approx(other.nll, abs=1e-6)
+    positive = forecast(features, target, pos_weight={"w": torch.tensor([4.0])}, loss=loss, weight_decay=0.0)
+    assert positive[0].recall.tolist() == pytest.approx(
+        forecast(features, target, class_weights={"w": w}, loss=loss, weight_decay=0.0)[0].recall.tolist()
+    )
+
+
+def test_wilson_and_calibration_are_those_of_others():
+    p = torch.distributions.Dirichlet(torch.ones(3)).sample((500,)).double()
+    target = torch.arange(500) % 3
+    found = judge(p.log(), target, "softmax")
+    theirs = multiclass_calibration_error(p, target, num_classes=3, n_bins=15, norm="l1")
+    assert found.ece == pytest.approx(theirs.item(), abs=1e-6)
+    for hits, rows in ((0, 5), (3, 7), (20, 20)):
+        theirs = binomtest(hits, rows).proportion_ci(method="wilson")
+        assert wilson(torch.tensor(hits), torch.tensor(rows)).tolist() == pytest.approx([theirs.low, theirs.high])
+
+
+@pytest.mark.slow
+def test_intervals_cover():
+    """Rows drawn again, the logits' rule the same; 600 draws: standard error of a coverage of 0.95 is 0.009."""
+    generator = torch.Generator().manual_seed(0)
+    prior, means = torch.tensor([0.8, 0.15, 0.05]), 1.5 * torch.eye(3)
+
+    def draw(rows):
+        y = torch.multinomial(prior, rows, replacement=True, generator=generator)
+        x = means[y] + torch.randn(rows, 3, generator=generator)
+        return 2.5 * (x @ means.T).double(), y  # overconfident
+
+    truth = judge(*draw(1_000_000), "softmax")
+    covered = dict.fromkeys(truth.intervals, 0.0)
+    for _ in range(600):
+        found = judge(*draw(300), "softmax").intervals
+        for key, ends in found.items():
+            value = torch.as_tensor(getattr(truth, key), dtype=torch.float64)
+            covered[key] += float(((ends[..., 0] <= value) & (value <= ends[..., 1])).double().mean()) / 600
+    for key in ("accuracy", "balanced_accuracy", "nll", "recall", "precision"):
+        assert 0.92 <= covered[key] <= 0.98, (key, covered)
+    assert covered["ece"] >= 0.93, covered  # its interval is at most too wide
 
 
 @pytest.mark.parametrize(
@@ -171,6 +288,20 @@ def test_bad_input(change, error, message):
 
 def test_forecast_refuses():
     features, target = _data()
+    weightings = {"none": None}
+    with pytest.raises(ValueError, match="exactly one of class_weights and pos_weight must be given"):
+        forecast(features, target)
+    with pytest.raises(ValueError, match="folds are for a forecast without held-out samples, got 3 beside test"):
+        forecast(features, target, class_weights=weightings, folds=3, test=(features, target))
+    with pytest.raises(ValueError, match="folds must lie between 2 and the number of rows, 400, got 1"):
+        forecast(features, target, class_weights=weightings, folds=1)
+    alone = torch.cat([target[:-1].clamp(max=2), torch.tensor([3])])
+    with pytest.raises(
+        ValueError, match="two samples or more of each class to be judged out of fold, got 1 of class 3"
+    ):
+        forecast(features, alone, class_weights=weightings)
+    with pytest.raises(ValueError, match="pos_weight needs a loss given by name"):
+        forecast(features, target, pos_weight={"up": 2 * torch.ones(4)}, loss=lambda z, y: z.square().sum(1))
     with pytest.raises(ValueError, match="class_weights must name at least one weighting, got none"):
         forecast(features, target, class_weights={})
     with pytest.raises(ValueError, match="test must have 8 features as training has, got 3"):

@@ -320,7 +320,14 @@ def audit(
 @click.option(
     "--test",
     type=click.Path(path_type=Path),
-    help="Features and labels of held-out samples to judge by.  [default: for train_NAME the file NAME beside it]",
+    help="Features and labels of held-out samples to judge by.  [default: for train_NAME the file NAME beside it, "
+    "else the training samples out of fold]",
+)
+@click.option(
+    "--folds",
+    type=int,
+    help="Judge by the training samples in so many folds, each by heads fitted on the others.  [default: 5 where "
+    "there are no held-out samples]",
 )
 @click.option(
     "--weight-decay",

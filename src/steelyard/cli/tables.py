@@ -110,29 +110,32 @@ def print_weights(found: dict[str, Any]) -> None:
 
 
 def print_forecast(found: "ForecastResults") -> None:
-    """The metrics of each weighting, the recall of its classes from frequent to rare, and what is guaranteed."""
+    """The metrics of each weighting and of its rivals, the recall of classes, and what is guaranteed."""
     console = _console()
     binary = len(found.class_names) == 2
     titles = ["Accuracy, %", "Balanced accuracy, %", "NLL", "ECE, %"] + (["P0/(1-P1), law"] if binary else [])
     lines = []
-    for one in found.forecasts:
-        cells = [f"{100 * one.accuracy:.1f}", f"{100 * one.balanced_accuracy:.1f}"]
-        cells += [f"{one.nll:.3f}", f"{100 * one.ece:.1f}"]
-        cells += [_significant(one.binary_ratio)] if binary else []
-        lines.append((one.label, cells))
-    judged = found.judged_by or "the training samples, which flatters"
-    _print_rows(console, "loss and weights", titles, lines, _plain(f"judged by {judged}"))
+    for row in found.tables:
+        one, ends = row.scores, row.scores.intervals
+        cells = [_share(one.accuracy, ends.accuracy), _share(one.balanced_accuracy, ends.balanced_accuracy)]
+        low, high = ends.nll
+        between = "" if low is None or high is None else f" [{low:.3f}, {high:.3f}]"
+        cells += ["-" if one.nll is None else f"{one.nll:.3f}{between}", _share(one.ece, ends.ece)]
+        cells += [_significant(row.of.binary_ratio if row.of and row.how != "shift" else None)] if binary else []
+        lines.append((row.label, cells))
+    _print_rows(console, "loss and weights", titles, lines, _plain(f"judged by {found.judged_by}"))
+    console.print(_plain("shift: the head without weights, with log w added to its logits; [95% interval]"))
     counts = found.class_counts
     order = sorted(range(len(counts)), key=lambda k: -counts[k])
     rarest = order[-_MOST_CLASSES:]
     lines = [
         (
             f"{found.class_names[k]} ({counts[k]})",
-            ["-" if (r := one.recall[k]) is None else f"{100 * r:.1f}" for one in found.forecasts],
+            ["-" if (r := row.scores.recall[k]) is None else f"{100 * r:.1f}" for row in found.tables],
         )
         for k in rarest
     ]
-    titles = [one.label for one in found.forecasts]
+    titles = [row.label for row in found.tables]
     which = (
         "recall of each class, %"
         if len(order) == len(rarest)
@@ -140,6 +143,13 @@ def print_forecast(found: "ForecastResults") -> None:
     )
     _print_rows(console, "class (training samples)", titles, lines, _plain(which))
     console.print(_plain(found.guarantee))
+    console.print(_plain(f"{found.size_of_head} {found.caution}"))
+
+
+def _share(value: float, ends: tuple[float | None, float | None]) -> str:
+    low, high = ends
+    between = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"{100 * value:.1f}{between}"
 
 
 def _significant(value: float | None) -> str:

@@ -15,14 +15,26 @@ import steelyard
 from steelyard._common.files import check_folder, filled_folder, write_atomically, write_csv, write_json
 from steelyard._common.memory import check_memory
 from steelyard.data import Predictions, load_dataset, open_predictions
-from steelyard.forecasting import GUARANTEE, Forecast, binary_ratio, forecast
+from steelyard.forecasting import CAUTION, GUARANTEE, Forecast, binary_ratio, forecast
 from steelyard.notation import parse_loss, parse_weights
 from steelyard.report import write_forecast_page
+from steelyard.report.results import ForecastResults
+from steelyard.report.results.forecast import Row
 
 _WEIGHT_DECAY = 5e-4
 _NUMBERS = ("accuracy", "balanced_accuracy", "nll", "ece")
-_VECTORS = ("class_weights", "recall", "precision", "class_loss")
-_HEADER = ("loss", "weights", *_NUMBERS, "class", "training_samples", *_VECTORS)
+_OF_CLASS = ("recall", "precision")
+_HEADER = (
+    "loss",
+    "weights",
+    "how",
+    *(key + end for key in _NUMBERS for end in ("", "_low", "_high")),
+    "class",
+    "training_samples",
+    "class_weight",
+    *(key + end for key in _OF_CLASS for end in ("", "_low", "_high")),
+    "class_loss",
+)
 
 
 def forecast_file(
@@ -31,6 +43,7 @@ def forecast_file(
     losses: Sequence[str],
     weights: Sequence[str],
     test: str | PathLike[str] | None = None,
+    folds: int | None = None,
     weight_decay: float | None = None,
     target: str | None = None,
     features: str | None = None,
@@ -49,7 +62,8 @@ def forecast_file(
         losses: each as :func:`steelyard.notation.parse_loss` takes it, but for weights; sums over samples.
         weights: each as :func:`parse_weights` takes it.
         test: the same of held-out samples, to judge by. Default: for `train_NAME`, the file `NAME` beside it if
-            there is one; else the training samples, which flatters.
+            there is one and no `folds` are given; else the training samples out of fold.
+        folds: of the training samples, to judge by. Default: 5 where there are no held-out samples.
         weight_decay: of the head's matrix. Default: what the file says of its training, else 0.0005.
         target: name of the label column.
         features: names or patterns of the columns of features, with commas between. Default: by their names.
@@ -86,16 +100,19 @@ def forecast_file(
         raise ValueError("class_names are those of a file of features, inputs have their own")
     if group is not None and not inputs:
         raise ValueError(f"group is of a data set of inputs, say --inputs too, got {group!r}")
+    if folds is not None and (inputs or test is not None):
+        held_out = "the test split of inputs" if inputs else f"a test file {test}"
+        raise ValueError(f"folds are for a forecast without held-out samples, got {folds} beside {held_out}")
     if inputs:
         data = _of_inputs(path, test, target, features, group, say)
     else:
-        data = _of_features(Path(path), test, target, features, class_names, say)
+        data = _of_features(Path(path), test, folds is None, target, features, class_names, say)
     rows, labels, names, size = data.rows, data.labels, data.names, data.size
     decay = data.weight_decay if weight_decay is None else weight_decay
     decay = _WEIGHT_DECAY if decay is None else decay
-    check_memory("a forecast", size, len(specs) * len(weights) + 10)
+    check_memory("a forecast", size, 2 * len(specs) * len(weights) + 10)
     if data.test is None:
-        say("judged by the training samples themselves, which flatters; --test names a file of held-out ones")
+        say("judged by the training samples out of fold; --test names a file of held-out ones")
     counts = torch.bincount(labels, minlength=size)
     made = {text: parse_weights(text, counts, names) for text in weights}
     named = list(names) if names is not None else [f"class {k}" for k in range(size)]
@@ -107,27 +124,41 @@ def forecast_file(
             class_weights={k: torch.ones(size, dtype=torch.float64) if w is None else w for k, w in made.items()},
             loss=spec.loss(counts, data.batch_size or len(labels)),
             test=data.test,
+            folds=folds,
             weight_decay=decay,
         ):
             found.append((spec.label, one))
+    first = found[0][1]
     result = {
-        "schema": 1,
+        "schema": ForecastResults.SCHEMA,
         "name": Path(path).name,
-        "judged_by": data.judged_by,
+        "judged_by": data.judged_by or f"{first.folds} folds of the training samples",
+        "folds": first.folds,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "version": steelyard.__version__,
         "command": command,
         "class_names": named,
         "class_counts": counts.tolist(),
         "weight_decay": decay,
+        "features": rows.shape[1],
+        "features_per_sample": first.features_per_sample,
+        "features_per_rarest": first.features_per_rarest,
         "guarantee": GUARANTEE,
-        "forecasts": [{"loss": loss} | one.to_dict() | _law(loss, one, counts) for loss, one in found],
+        "caution": CAUTION,
+        "no_change": [{"loss": loss} | one.no_change.to_dict() for loss, one in dict(found).items()],
+        "forecasts": [_entry(loss, one) | _law(loss, one, counts) for loss, one in found],
     }
     if out is not None:
-        P = {f"{loss}:{one.name}": one.mean_confusion.numpy() for loss, one in found}
+        tables = ForecastResults.from_dict(result).tables
+        P = {}
+        for loss, one in found:
+            P[f"{loss}: no change"] = one.no_change.mean_confusion.numpy()
+            P[f"{loss}:{one.name}"] = one.mean_confusion.numpy()
+            P[f"{loss}:{one.name}, shift"] = one.shift.mean_confusion.numpy()
+        P = {row.label: P[row.label] for row in tables}
         with filled_folder(out):
             write_atomically(out / "mean_confusion.npz", lambda file: np.savez(file, **P))  # type: ignore[arg-type]
-            write_csv(out / "forecast.csv", _HEADER, _rows(result))
+            write_csv(out / "forecast.csv", _HEADER, _rows(result, tables))
             write_json(out / "forecast.json", result)
             write_forecast_page(out)
     return result
@@ -176,12 +207,14 @@ def _of_inputs(
 def _of_features(
     path: Path,
     test: str | PathLike[str] | None,
+    beside_too: bool,
     target: str | None,
     features: str | None,
     class_names: Sequence[str] | None,
     say: Callable[[str], None],
 ) -> _Data:
-    """Return the features of a file, and of the held-out file."""
+    """Return the features of a file, and of the held-out file, named or, if that is wanted too, beside it."""
+    _check_run(path)
     test = None if test is None else Path(test)
     opened = open_predictions(path, target=target, columns=features, values="features", class_names=class_names)
     if opened.split == "test":
@@ -189,7 +222,7 @@ def _of_features(
     say(opened.reading)
     beside = path.with_name(path.name.removeprefix("train_"))
     is_bare = path.suffix.lower() == ".npy"  # its labels are in another file
-    if test is None and beside != path and beside.is_file() and not is_bare:
+    if test is None and beside_too and beside != path and beside.is_file() and not is_bare:
         test = beside
         say(f"judged by the held-out samples in {test}")
     if test is not None and is_bare:
@@ -208,6 +241,22 @@ def _of_features(
         )
     judged_by = None if test is None else test.name
     return _Data(rows, labels, names, size, held_out, judged_by, opened.weight_decay, opened.batch_size)
+
+
+def _check_run(path: Path) -> None:
+    """Refuse a folder of `compare`, and features that such a run has not."""
+    folder = path if path.is_dir() else path.parent
+    features = folder / "train_features.parquet"
+    if path.is_dir() and (path / "results.json").is_file():
+        raise ValueError(f"{path} is a run of compare: name the train_features.parquet of one of its seeds")
+    if (path.is_dir() or path == features) and (folder / "train_predictions.parquet").is_file():
+        if not features.is_file():
+            raise ValueError(
+                f"{folder} holds no train_features.parquet: its model has no linear head that could be refitted; "
+                "margins of trees can be features in Python"
+            )
+        if path.is_dir():
+            raise ValueError(f"{path} holds more than features: name {features}")
 
 
 def _whole(opened: Predictions) -> tuple[Tensor, Tensor]:
@@ -234,13 +283,27 @@ def _law(loss: str, one: Forecast, counts: Tensor) -> dict[str, float | None]:
     """Return, for two classes, the ratio that the weights fix, under the two losses in which they fix one."""
     if loss not in ("softmax", "logistic") or len(counts) != 2 or not bool((counts > 0).all()):
         return {"binary_ratio": None}
+    assert one.class_weights is not None
+    assert one.class_weights is not None
     n, w = counts.tolist(), one.class_weights.tolist()
     return {"binary_ratio": binary_ratio((n[0], n[1]), (w[0], w[1]))}
 
 
-def _rows(result: dict[str, Any]) -> Iterator[list[object]]:
-    """Return a row for each forecast and class."""
-    for one in result["forecasts"]:
+def _entry(loss: str, one: Forecast) -> dict[str, Any]:
+    """Return a forecast as forecast.json has it: what is the same for all of a loss stands beside the list."""
+    shared = ("no_change", "folds", "features_per_sample", "features_per_rarest", "pos_weight")
+    return {"loss": loss} | {key: value for key, value in one.to_dict().items() if key not in shared}
+
+
+def _rows(result: dict[str, Any], tables: Sequence[Row]) -> Iterator[list[object]]:
+    """Return a row for each row of the page's table and class."""
+    for one in tables:
+        scores, of = one.scores, one.of
+        numbers = [v for key in _NUMBERS for v in (getattr(scores, key), *(getattr(scores.intervals, key)))]
         for k, count in enumerate(result["class_counts"]):
-            numbers, vectors = [one[key] for key in _NUMBERS], [one[key][k] for key in _VECTORS]
-            yield [one["loss"], one["name"], *numbers, k, count, *vectors]
+            vectors = [
+                v for key in _OF_CLASS for v in (getattr(scores, key)[k], *getattr(scores.intervals, key)[k])
+            ]
+            weight = None if of is None else of.class_weights[k]
+            class_loss = None if of is None or one.how == "shift" else of.class_loss[k]
+            yield [one.loss, one.weights, one.how, *numbers, k, count, weight, *vectors, class_loss]

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from steelyard._common.checks import Vector, check_number, check_vector
-from steelyard.balance.readings import PerSample, eager_gradient
+from steelyard.balance.readings import PerSample, Targets, eager_gradient
 from steelyard.balance.setup import TrainingSetup
 from steelyard.targets import check_target
 
 LossLike = TrainingSetup | str | nn.Module | PerSample
-_BALANCED = 1e-7  # relative residual of each output that is aimed at
+_BALANCED = 10  # tolerances that the relative residual of each output is aimed at
 _ROUGH = 1e-3  # gradient up to which L-BFGS goes; Newton steps, which rounding does not stop, do the rest
 
 
@@ -24,8 +24,8 @@ class Head:
     """A linear head at the optimum of a weighted loss.
 
     Attributes:
-        weight: (K, D) float64.
-        bias: (K,) float64.
+        weight: (K, D) float64; (1, D) for one output.
+        bias: (K,) float64; (1,) for one output.
         gradient: largest entry of the objective's gradient there.
         steps: evaluations of the objective and products with its Hessian.
     """
@@ -36,7 +36,7 @@ class Head:
     steps: int
 
     def logits(self, features: Tensor) -> Tensor:
-        """Return the logits, (N, K) float64, of features (N, D)."""
+        """Return the logits, (N, K) float64 or (N, 1) for one output, of features (N, D)."""
         logits: Tensor = features.double() @ self.weight.T + self.bias
         return logits
 
@@ -64,11 +64,15 @@ def fit_head(
 
     Args:
         features: (N, D), floating: what the head multiplies.
-        target: (N,) labels.
-        num_classes: K. Default: the largest label and one.
+        target: (N,) labels; (N, K) multi-hot for K outputs that stand for themselves; 0 and 1, (N,) or (N, 1), for
+            one output.
+        num_classes: K. Default: the largest label and one, or the columns of a multi-hot target.
         loss: a :class:`~steelyard.TrainingSetup`, or what it takes for a loss: any sum over samples that can be
-            differentiated twice. Its adjustment, weights of positives and smoothing are in the objective.
-        class_weights: (K,) :math:`w`, per sample of each class. Default: the setup's, else all 1.
+            differentiated twice. Its adjustment, weights of positives and smoothing are in the objective. The head
+            has one output for a setup with ``targets="binary"``, for ``torch.nn.BCEWithLogitsLoss`` with (N,)
+            labels, and for a target (N, 1).
+        class_weights: (K,) :math:`w`, per sample of each class; (2,) for one output; none for a multi-hot target.
+            Default: the setup's, else all 1.
         weight_decay: :math:`\lambda`.
         tolerance: of the gradient's largest entry.
         max_steps: evaluations of the objective and products with its Hessian at most.
@@ -90,12 +94,14 @@ def fit_head(
         >>> head.gradient <= 1e-8
         True
     """
-    h, target, size = checked_features(features, target, num_classes)
-    formula = _Formula(loss, target, size)
+    setup = setup_of(loss, target)
+    h, target, size = checked_features(features, target, num_classes, setup.targets)
+    formula = _Formula(setup, target, size)
     decay = check_number("weight_decay", weight_decay, low=0)
     tolerance = check_number("tolerance", tolerance, low=1e-14)
-    a = formula.weights(class_weights)[target]
+    a = formula.weights(class_weights)
     a = a / a.sum()
+    size = formula.own.shape[1]
 
     # New coordinates in which the objective curves about equally everywhere: principal axes of the features,
     # each scaled by its variance and the decay. The penalty stays that of the old ones.
@@ -156,12 +162,19 @@ def fit_head(
         reached = float(max((error.T @ h + decay * W).abs().max(), error.sum(0).abs().max()))
         # Rare or well separated classes have small pulls: their balance is asked for in proportion, as far as
         # rounding lets it be had.
-        even = bool((error.sum(0).abs() <= _BALANCED * error.abs().sum(0)).all())
+        even = bool((error.sum(0).abs() <= _BALANCED * tolerance * error.abs().sum(0)).all())
         if reached <= tolerance and (even or reached > before / 2):
             break
         before = reached
         gradient = torch.cat([error.T @ u + decay * W @ to_old, error.sum(0)[:, None]], 1)
-        direction, used = _conjugate_gradients(functools.partial(curve, z), gradient, most=max_steps - steps)
+        # The Hessian's diagonal, about: rare classes have a small share of the curvature.
+        units = torch.eye(size, dtype=h.dtype)
+        share = torch.stack([a @ formula.curved(z, unit.expand_as(z))[:, k] for k, unit in enumerate(units)])
+        share = share.clamp(min=1e-12)[:, None]
+        scale = torch.cat([(share * variance[kept].clamp(min=0) + decay) / curvature[kept], share], 1)
+        direction, used = _conjugate_gradients(
+            functools.partial(curve, z), gradient, scale, most=max_steps - steps
+        )
         steps += used + 1
         now, slope, step = float(objective()), float((gradient * direction).sum()), 1.0
         held = V, b
@@ -183,42 +196,58 @@ def fit_head(
 class _Formula:
     """The loss of each sample, its gradient and its curvature in the logits; closed for the two plain losses."""
 
-    def __init__(self, loss: LossLike, target: Tensor, size: int) -> None:
-        self.setup = loss if isinstance(loss, TrainingSetup) else TrainingSetup(loss)
-        reading = self.setup.reading
+    def __init__(self, setup: TrainingSetup, target: Tensor, size: int) -> None:
+        self.setup = setup
+        reading = setup.reading
         if reading.per_sample is None:
             raise ValueError(
                 f"loss must be a sum over samples for a head to be refitted, got {reading.name}, "
                 "a function of the whole batch"
             )
-        if self.setup.size not in (None, size):
-            raise ValueError(f"loss must be of {size} classes, as the target, got {self.setup.size}")
-        if bool((target == reading.ignore_index).any()):
+        if setup.size not in (None, size):
+            raise ValueError(f"loss must be of {size} classes, as the target, got {setup.size}")
+        if target.dim() == 1 and bool((target == reading.ignore_index).any()):
             raise ValueError(f"target must hold no label that the loss ignores, got {reading.ignore_index}")
-        self.target = target
-        self.own = F.one_hot(target, size).double()
-        self.plain = None if reading.held else reading.plain
-        if self.setup.logit_adjustment is not None:
+        self.target, self.size = target, size
+        if target.dim() == 2:
+            self.own = target
+        else:
+            one_hot = F.one_hot(target, size).double()
+            self.own = one_hot[:, 1:] if setup.targets == "binary" else one_hot
+        self.plain = None if set(reading.held) - {"pos_weight"} else reading.plain
+        if setup.logit_adjustment is not None or (self.plain == "softmax" and reading.held):
             self.plain = None
+        up = torch.ones(1, dtype=torch.float64) if setup.pos_weight is None else setup.pos_weight
+        self.sides = 1 + (up - 1) * self.own  # what each entry weighs in the plain logistic loss
 
     def weights(self, class_weights: Tensor | None) -> Tensor:
-        """Return what a sample of each class weighs, (K,)."""
+        """Return what each sample weighs, (N,)."""
         effect = self.setup.class_effect
         if class_weights is not None and effect is not None:
             raise ValueError("class_weights must be stated once, got them beside a setup that has some")
-        return class_weights_or_ones(effect if class_weights is None else class_weights, self.own.shape[1])
+        given = effect if class_weights is None else class_weights
+        if self.target.dim() == 1:
+            return class_weights_or_ones(given, self.size)[self.target]
+        if given is not None:
+            raise ValueError(
+                "class_weights must be None for a multi-hot target, whose samples have no one class: "
+                "give pos_weight"
+            )
+        return torch.ones(len(self.target), dtype=torch.float64)
 
     def each(self, z: Tensor) -> Tensor:
         """Return the (N,) losses of (N, K) logits."""
         if self.plain == "logistic":
-            return F.binary_cross_entropy_with_logits(z, self.own, reduction="none").sum(1)
+            return F.binary_cross_entropy_with_logits(z, self.own, self.sides, reduction="none").sum(1)
         return self.setup.per_sample(z, self.target)
 
     def gradient(self, z: Tensor) -> Tensor:
         """Return the gradient of each sample in its logits, (N, K)."""
         if self.plain is None:
             return eager_gradient(self.setup.per_sample, z, self.target)
-        return (torch.softmax(z, 1) if self.plain == "softmax" else torch.sigmoid(z)) - self.own
+        if self.plain == "softmax":
+            return torch.softmax(z, 1) - self.own
+        return self.sides * (torch.sigmoid(z) - self.own)
 
     def curved(self, z: Tensor, dz: Tensor) -> Tensor:
         """Return each sample's Hessian in its logits times a direction, (N, K)."""
@@ -227,7 +256,7 @@ class _Formula:
             return p * (dz - (p * dz).sum(1, keepdim=True))
         if self.plain == "logistic":
             p = torch.sigmoid(z)
-            return p * (1 - p) * dz
+            return self.sides * p * (1 - p) * dz
         with torch.enable_grad():
             z = z.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.setup.per_sample(z, self.target).sum(), z, create_graph=True)
@@ -242,26 +271,50 @@ class _Formula:
         return curved
 
 
-def _conjugate_gradients(times: Callable[[Tensor], Tensor], right: Tensor, *, most: int) -> tuple[Tensor, int]:
-    """Solve H x = right for a Hessian given by its products, as exactly as a Newton step needs; and count them."""
+def _conjugate_gradients(
+    times: Callable[[Tensor], Tensor], right: Tensor, scale: Tensor, *, most: int
+) -> tuple[Tensor, int]:
+    """Solve H x = right for a Hessian given by its products, as exactly as a Newton step needs; and count them.
+
+    `scale` is about the diagonal of H.
+    """
     size = float(right.norm())
     x, r = torch.zeros_like(right), right.clone()
-    d, square = r.clone(), float(r.square().sum())
+    d = r / scale
+    square = float((r * d).sum())
     for used in range(1, min(most, 2 * right.numel()) + 1):
         Hd = times(d)
         curvature = float((d * Hd).sum())
         if curvature <= 0:  # a direction that changes nothing, such as a shift of all biases
-            return (right if used == 1 else x), used
+            return (right / scale if used == 1 else x), used
         x = x + square / curvature * d
         r = r - square / curvature * Hd
-        previous, square = square, float(r.square().sum())
-        if square**0.5 <= min(0.1, size**0.5) * size:
+        if float(r.norm()) <= min(0.1, size**0.5) * size:
             break
-        d = r + square / previous * d
+        s = r / scale
+        previous, square = square, float((r * s).sum())
+        d = s + square / previous * d
     return x, used
 
 
-def checked_features(features: Tensor, target: Tensor, num_classes: int | None) -> tuple[Tensor, Tensor, int]:
+def setup_of(loss: LossLike, target: Tensor, size: int | None = None) -> TrainingSetup:
+    """Return the setup of a loss for such a target: labels, multi-hot, or 0 and 1 for one output."""
+    if isinstance(loss, TrainingSetup):
+        return loss
+    targets: Targets | None = None
+    if isinstance(target, Tensor) and target.dim() == 2:
+        targets = "binary" if target.shape[1] == 1 else "multi-hot"
+    elif isinstance(loss, nn.BCEWithLogitsLoss):
+        targets = "binary"
+    if size is not None and targets == "binary":
+        size = 2
+    return TrainingSetup(loss, targets=targets, class_counts=None if size is None else [1.0] * size)
+
+
+def checked_features(
+    features: Tensor, target: Tensor, num_classes: int | None, targets: Targets = "labels"
+) -> tuple[Tensor, Tensor, int]:
+    """Return features (N, D) float64, a target, and K: labels (N,) int64, or (N, K) float64 of 0 and 1."""
     if not isinstance(features, Tensor) or not features.is_floating_point():
         came = (
             str(features.dtype).removeprefix("torch.") if isinstance(features, Tensor) else type(features).__name__
@@ -273,12 +326,33 @@ def checked_features(features: Tensor, target: Tensor, num_classes: int | None) 
         raise ValueError(
             f"features must be finite, got row {int((~torch.isfinite(features).all(1)).nonzero()[0])}"
         )
+    h = features.detach().cpu().double()
+    if targets != "labels":
+        outputs = 1 if targets == "binary" else num_classes
+        return (h, *_zeros_and_ones(target, len(h), outputs))
     size = (int(target.max()) + 1 if target.numel() else 1) if num_classes is None else num_classes
     size = max(size, 2)
     check_target(features.new_zeros(len(features), 1), target, num_labels=size, ignore_index=-100, validate=True)
     if bool((target < 0).any()):
         raise ValueError(f"target must hold labels from 0, got {int(target.min())}")
-    return features.detach().cpu().double(), target.detach().cpu().long(), size
+    return h, target.detach().cpu().long(), size
+
+
+def _zeros_and_ones(target: Tensor, rows: int, outputs: int | None) -> tuple[Tensor, int]:
+    """Return labels and 2 for one output, a multi-hot target and its columns for several."""
+    if not isinstance(target, Tensor):
+        raise TypeError(f"target must be a tensor, got {type(target).__name__}")
+    wanted = f"({rows}, {outputs or 'K'})" if outputs != 1 else f"({rows},)"
+    flat = target[:, 0] if outputs == 1 and target.dim() == 2 and target.shape[1] == 1 else target
+    fits = flat.dim() == 1 if outputs == 1 else flat.dim() == 2 and outputs in (None, flat.shape[1])
+    if not fits or len(flat) != rows:
+        raise ValueError(f"target must have shape {wanted}, got {tuple(target.shape)}")
+    bad = (flat != 0) & (flat != 1)
+    if bool(bad.any()):
+        raise ValueError(f"target must hold 0 and 1, got {flat[bad][0].item():g}")
+    if outputs == 1:
+        return flat.detach().cpu().long(), 2
+    return flat.detach().cpu().double(), flat.shape[1]
 
 
 def class_weights_or_ones(weights: Vector | None, size: int) -> Tensor:

@@ -1,5 +1,6 @@
 """Figures as SVG text from plain numbers; shared by every report. Readable from 2 classes to 1000."""
 
+import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -7,6 +8,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator
 
 from steelyard.report.intervals import beside_mean
@@ -67,7 +69,9 @@ def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> 
             error = None if ends is None else np.abs(100 * np.stack(ends)[:, order] - mean)
             axes.errorbar(x, mean, error, color=colour, fmt=marker, ms=5.5, lw=1.1, label=shown(series.label, 40))
         axes.set_ylabel("recall, %")
-        axes.set_ylim(max(0.0, axes.get_ylim()[0]), 102)
+        axes.set_ylim(max(0.0, axes.get_ylim()[0]), 100)
+        for drawn in axes.lines:  # markers at 100 stand on the frame, whole
+            drawn.set_clip_on(False)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         class_axis(axes, classes, order)
@@ -94,10 +98,14 @@ def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, 
     rows = -(-len(confusions) // columns)
     side = min(WIDTH / columns, 5.6)
     with mpl.rc_context(STYLE):
-        figure = Figure((WIDTH, rows * side * 0.98 + 0.9), layout="constrained")
+        room = max(12, int(7 * side))
+        titles = [textwrap.fill(shown(label, 40), room, break_on_hyphens=False) for label, _ in confusions]
+        lines = max(title.count("\n") for title in titles)
+        layout = ConstrainedLayoutEngine(h_pad=0.1)  # a reader's font may be taller than ours
+        figure = Figure((WIDTH, rows * (side * 0.98 + 0.35 * lines) + 1.0), layout=layout)
         grid = figure.subplots(rows, columns, squeeze=False)
         image = None
-        for axes, (label, P) in zip(grid.flat, confusions, strict=False):
+        for axes, title_of, (_, P) in zip(grid.flat, titles, confusions, strict=False):
             part = P[np.ix_(order, order)]
             # cells as shapes, not a bitmap: sharp at any size and part of the page's own markup
             image = axes.pcolormesh(
@@ -106,7 +114,7 @@ def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, 
             axes.set_facecolor("#dddddd")
             axes.invert_yaxis()
             axes.set_aspect("equal")
-            axes.set_title(shown(label, 28))
+            axes.set_title(title_of)
             names = [shown(classes.names[k], 12) for k in order]
             ticks = np.arange(len(order)) + 0.5
             if len(order) > NAMED_TICKS:

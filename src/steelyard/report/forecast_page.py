@@ -29,26 +29,26 @@ def write_forecast_page(folder: str | PathLike[str]) -> Path:
 
 def render_forecast(found: ForecastResults, confusions: dict[str, Array]) -> str:
     """Return the page's text."""
-    classes, forecasts = Classes(found.class_names, found.class_counts), found.forecasts
+    classes, rows = Classes(found.class_names, found.class_counts), found.tables
     best = {
-        "accuracy": max(one.accuracy for one in forecasts),
-        "balanced_accuracy": max(one.balanced_accuracy for one in forecasts),
-        "nll": min(one.nll for one in forecasts),
-        "ece": min(one.ece for one in forecasts),
+        "accuracy": max(row.scores.accuracy for row in rows),
+        "balanced_accuracy": max(row.scores.balanced_accuracy for row in rows),
+        "nll": min((row.scores.nll for row in rows if row.scores.nll is not None), default=None),
+        "ece": min(row.scores.ece for row in rows),
     }
     return render_template(
         "forecast.html.j2",
         found=found,
         name=shown(found.name, 80),
         classes=len(classes.names),
-        forecasts=[(shown(one.label, 60), one) for one in forecasts],
+        rows=[(shown(row.label, 60), row) for row in rows],
         best=best,
         order=classes.by_count().tolist()[:_MOST_ROWS],
         names=[shown(name, 40) for name in classes.names],
         left_out=max(0, len(classes.names) - _MOST_ROWS),
         figures={
             "recall": recall_figure(
-                [Series(one.label, np.asarray([one.recall], dtype=np.float64)) for one in forecasts],
+                [Series(row.label, np.asarray([row.scores.recall], dtype=np.float64)) for row in rows],
                 classes,
                 title="Forecast recall of each class under each weighting",
             ),

@@ -81,7 +81,10 @@ class Results(Record):
             raise FileNotFoundError(f"{folder} holds no {cls.NONE}: there is no {cls.FILE}")
         value = read_json(file)
         if not isinstance(value, dict) or value.get("schema") != cls.SCHEMA:
-            raise ValueError(f"{file} is not {cls.KIND} of schema {cls.SCHEMA}")
+            found = value.get("schema") if isinstance(value, dict) else None
+            number = isinstance(found, int) and not isinstance(found, bool)
+            came = f", but of schema {found}, of another version: make it with this one" if number else ""
+            raise ValueError(f"{file} is not {cls.KIND} of schema {cls.SCHEMA}{came}")
         return cls.from_dict(value, str(file))
 
 
