@@ -304,6 +304,12 @@ def parse_scheme(text: str) -> tuple[Scheme, dict[str, float]]:
     return name, options  # type: ignore[return-value]
 
 
+def is_scheme(text: str) -> bool:
+    """Return whether weights as :func:`parse_weights` takes them are made from the class counts."""
+    is_numbers = all(_NUMBER.fullmatch(part.strip()) for part in text.split(","))
+    return text != "none" and not text.endswith(".json") and not is_numbers
+
+
 def parse_weights(
     text: str, class_counts: Tensor, class_names: Sequence[str] | None = None, *, option: str = "weights"
 ) -> Tensor | None:
