@@ -2,6 +2,7 @@
 
 from steelyard.auditing import BalanceWarning, BalanceWatch, assert_balanced, audit, audit_model
 from steelyard.balance.setup import TrainingSetup
+from steelyard.corrected import CorrectedModel
 from steelyard.deciding import decide, expected_costs, thresholds
 from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.losses.accumulation import exact_accumulation
@@ -15,6 +16,7 @@ from steelyard.weights.schedules import DeferredReweighting
 __all__ = [
     "BalanceWarning",
     "BalanceWatch",
+    "CorrectedModel",
     "DeferredReweighting",
     "FocalLoss",
     "LGLINRLoss",

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from torch import Tensor
 from steelyard._common.checks import check_number
 from steelyard._common.files import read_json
 from steelyard.data import open_predictions
-from steelyard.data.predictions import CORRECTED, are_independent, check_out
+from steelyard.data.predictions import CORRECTED, are_independent, check_out, corrected_columns, is_text_file
 from steelyard.deciding import Thresholds, decide, expected_costs
 from steelyard.notation import load_costs
 
@@ -52,7 +53,8 @@ def decide_file(
 ) -> Decisions:
     """Decide on each row of a file that ``steelyard correct`` wrote, and write the rows with their decisions.
 
-    The new columns stand behind all others. ``decision`` is the name of a class (its number where nobody says),
+    The new columns stand behind all others (behind the probabilities where a list of them becomes columns of CSV).
+    ``decision`` is the name of a class (its number where nobody says),
     ``rejected``, or empty where a row has no probabilities; ``decision_NAME`` is 0 or 1 for each of several outputs
     that stand for themselves. ``expected_cost`` is that of the decision. Rows are never all in memory.
 
@@ -94,6 +96,11 @@ def decide_file(
     if out is None:
         for numbers in opened.numbers():
             seen.columns(numbers)
+    elif opened.as_list and is_text_file(Path(out)):  # a list becomes columns
+        as_columns = partial(corrected_columns, names=names, independent=independent, as_list=False)
+        opened.rewrite(
+            Path(out), lambda p: as_columns(p.numpy()) | seen.columns(p), replace=True, metadata={}
+        )
     else:
         opened.rewrite(Path(out), seen.columns, replace=False, metadata={})
     return seen.total()
@@ -151,7 +158,7 @@ class _Seen:
         of_reject = {REJECTED: 0} if may_reject and not rule.independent else {}
         self.counts = dict.fromkeys(names, 0) | of_reject
 
-    def columns(self, numbers: Tensor) -> Mapping[str, Any]:
+    def columns(self, numbers: Tensor) -> dict[str, Any]:
         q = _logs(numbers, self.rule.independent)
         kept = ~q.isnan().any(1)
         decided = self.rule.decide(q[kept])
