@@ -175,6 +175,7 @@ def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:
         while (batch := _next(path, stream, in_file)) is not None:
             for start in range(0, batch.num_rows, rows):
                 part = batch.slice(start, rows).rename_columns(schema.names)
+                part = part.replace_schema_metadata(schema.metadata)
                 given = [part.column(name) for name in columns]
                 if is_delimited:
                     given = [
