@@ -21,13 +21,13 @@ class CorrectedModel(nn.Module):
     .. math:: \mathrm{forward}(x) = \mathtt{log\_posterior}(\mathrm{model}(x), \mathrm{setup}, \mathrm{prior})
 
     It goes through ``torch.compile``, ``torch.export`` and ONNX wherever the model does and the loss has a closed
-    posterior (see :func:`steelyard.log_posterior`). Its state is the model's, and one tensor of bytes that says what is
-    undone: so it goes into safetensors, and a state that was saved under another setup, prior or temperature is
+    posterior (see :func:`steelyard.log_posterior`). Its state is the model's, and one tensor of bytes that says what
+    is undone: so it goes into safetensors, and a state that was saved under another setup, prior or temperature is
     refused.
 
     Args:
-        model: gives logits (N, K) or (N, K, d1, ...), or (N,) or (N, 1) for one output; a tuple whose first item they
-            are, or an object or mapping with ``logits``.
+        model: gives logits (N, K) or (N, K, d1, ...), or (N,) or (N, 1) for one output; a tuple whose first item
+            they are, or an object or mapping with ``logits``.
         setup: what was done in training. A loss given as a function is known by its name alone.
         prior: (K,), or (2,) for one output: class frequencies where the model is used, sum 1; needs the setup's
             ``class_counts``. Default: those of training.
@@ -65,6 +65,8 @@ class CorrectedModel(nn.Module):
             )
         if prior is not None:
             prior = check_vector("prior", prior, setup.size, low=0)
+            if setup.targets == "multi-hot":
+                raise ValueError("prior must be None for multi-hot targets, whose outputs have no common prior")
             if setup.class_counts is None:
                 raise ValueError("prior needs the training prior: class_counts of the setup, got None")
             if abs(float(prior.sum()) - 1) > 1e-4:

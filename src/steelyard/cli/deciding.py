@@ -17,8 +17,8 @@ from steelyard.cli.tables import print_correction, print_decisions
     metavar="train|uniform|estimate|FILE",
     default="train",
     show_default=True,
-    help="Class frequencies that the probabilities are for: those of the training, all the same, those under which "
-    "these rows are likeliest, or a CSV file of class,share.",
+    help="Class frequencies that the probabilities are for: those of the training, all the same, those under "
+    "which these rows are likeliest, or a CSV file of class,share.",
 )
 @stated("; labels: the rows of FILE are those of the training.  [default: what the file says]")
 @click.option(
@@ -36,8 +36,8 @@ def correct(file: Path, out: Path, **options: Any) -> None:
     """Take what training did out of a model's outputs: logits in, probabilities out.
 
     FILE holds logits (or probabilities) as for audit; labels are not needed. The new file has the same rows, with
-    corrected_probability_CLASS in place of the logits, and all other columns as they were. What was done stands in its
-    metadata (CSV has none), and by these names it is not done twice.
+    corrected_probability_CLASS in place of the logits, and all other columns as they were. What was done stands in
+    its metadata (CSV has none), and by these names it is not done twice.
     """
     from steelyard.commands.correct import correct_file
 
@@ -61,12 +61,14 @@ def correct(file: Path, out: Path, **options: Any) -> None:
     help="JSON of thresholds found on held-out rows (Thresholds.to_dict), in place of costs.",
 )
 @click.option("--class-names", help=CLASS_NAMES)
-@click.option("--out", type=click.Path(path_type=Path), help="File of the rows with their decisions.  [default: none]")
+@click.option(
+    "--out", type=click.Path(path_type=Path), help="File of the rows with their decisions.  [default: none]"
+)
 def decide(file: Path, out: Path | None, **options: Any) -> None:
     """Decide on each row by costs, from corrected probabilities.
 
-    FILE is what `steelyard correct` wrote. Prints how often each class is decided and the expected cost; with --out the
-    rows are written with the columns decision and expected_cost behind all others.
+    FILE is what `steelyard correct` wrote. Prints how often each class is decided and the expected cost; with --out
+    the rows are written with the columns decision and expected_cost behind all others.
     """
     from steelyard.commands.decide import decide_file
 

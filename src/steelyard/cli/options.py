@@ -20,8 +20,8 @@ _OF_TRAINING: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
         ("--pos-weights",),
         {
-            "help": "Weights said to be on each output's positives, in the same form; for logistic losses.  For one "
-            "output one number: how many times a positive weighs a negative."
+            "help": "Weights said to be on each output's positives, in the same form; for logistic losses.  For "
+            "one output one number: how many times a positive weighs a negative."
         },
     ),
     (("--sampler",), {"help": "How often the sampler drew a sample of each class, in the same form."}),
@@ -41,8 +41,8 @@ _OF_FILE: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--logits",),
         {
             "metavar": "COLUMNS",
-            "help": "Columns of logits or probabilities, comma-separated; patterns such as 'logit_*' are allowed.  "
-            "[default: by their names]",
+            "help": "Columns of logits or probabilities, comma-separated; patterns such as 'logit_*' are "
+            "allowed.  [default: by their names]",
         },
     ),
     (

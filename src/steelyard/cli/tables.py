@@ -151,8 +151,8 @@ def print_correction(found: "Correction") -> None:
     if found.without:
         console.print(
             _plain(
-                f"{found.without} rows have no probabilities, and empty cells: numbers are missing or infinite, or no "
-                "posterior has their logits"
+                f"{found.without} rows have no probabilities, and empty cells: numbers are missing or infinite, "
+                "or no posterior has their logits"
             )
         )
     if found.prior is None:

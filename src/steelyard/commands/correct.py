@@ -72,16 +72,16 @@ def correct_file(
     """Write a file's rows once more, with corrected probabilities in place of its logits.
 
     All other columns stay as they are, and so do the rows and their order. Rows are never all in memory. The new
-    columns are called ``corrected_probability_CLASS``, or ``corrected_probabilities`` where the logits are a list or
-    an array; for one output ``corrected_probability``, of class 1; for outputs that stand for themselves
+    columns are called ``corrected_probability_CLASS``, or ``corrected_probabilities`` where the logits are a list
+    or an array; for one output ``corrected_probability``, of class 1; for outputs that stand for themselves
     ``corrected_output_probability_NAME``. By these names, and by what the metadata say, a second correction is
     refused. A row whose numbers are missing or infinite, or whose logits no posterior has, has empty cells.
 
     Args:
         path, loss, weights, pos_weights, sampler, corrected, batch_size, class_names, target, logits: as for
             :func:`steelyard.commands.audit.audit_file`. Labels are not needed.
-        out: the new file, of a kind that holds rows of `path`: a table for tables (``.parquet``, ``.arrow``, ``.csv``
-            and so on), ``.npz`` for arrays.
+        out: the new file, of a kind that holds rows of `path`: a table for tables (``.parquet``, ``.arrow``,
+            ``.csv`` and so on), ``.npz`` for arrays.
         class_counts: K comma-separated training counts, a JSON file, or ``"labels"``: the rows are those of the
             training, and their labels are counted. Default: what the file says; its labels, where it says that it
             holds the rows of the training.
@@ -89,8 +89,8 @@ def correct_file(
             which is refused.
         targets: ``"classes"`` where one class is right in a row, ``"multi-hot"`` for outputs that stand for
             themselves. Default: as the labels tell; classes for softmax.
-        prior: ``"train"``, ``"uniform"``, ``"estimate"`` (the class frequencies under which the rows are likeliest,
-            from at most 2^24 of their numbers), or a CSV file of class and share.
+        prior: ``"train"``, ``"uniform"``, ``"estimate"`` (the class frequencies under which the rows are
+            likeliest, from at most 2^24 of their numbers), or a CSV file of class and share.
         say: told what was taken from the file.
 
     Returns:
@@ -98,8 +98,8 @@ def correct_file(
 
     Raises:
         FileExistsError: there is a file at `out`.
-        ValueError, TypeError, FileNotFoundError: a file that cannot be read, an option that is refused, weights or a
-            prior that need training counts which nobody says.
+        ValueError, TypeError, FileNotFoundError: a file that cannot be read, an option that is refused, weights or
+            a prior that need training counts which nobody says.
     """
     out = Path(out)
     check_out(out, Path(path))
@@ -129,8 +129,8 @@ def correct_file(
     setup = stated.setup(torch.ones(shape).double() if samples is None else samples, texts, batch_size, counts)
     if setup.in_negative is not None:
         raise ValueError(
-            "LGL-INR cannot be undone from a file: its posterior needs the mean confusion of the training rows; see "
-            "log_posterior(..., mean_confusion=...) in Python"
+            "LGL-INR cannot be undone from a file: its posterior needs the mean confusion of the training rows; "
+            "see log_posterior(..., mean_confusion=...) in Python"
         )
     reader = _Reader(opened, setup, stated.link == "softmax" and opened.num_classes > 1, values, say)
     estimate, use = None, table
@@ -168,7 +168,12 @@ class _Reader:
     """
 
     def __init__(
-        self, opened: Predictions, setup: TrainingSetup, whole: bool, values: Values | None, say: Callable[[str], None]
+        self,
+        opened: Predictions,
+        setup: TrainingSetup,
+        whole: bool,
+        values: Values | None,
+        say: Callable[[str], None],
     ) -> None:
         self.setup, self.rows, self.without = setup, 0, 0
         self.shown = Probabilities(opened.num_classes, whole) if values == "probabilities" else None
@@ -224,8 +229,8 @@ def _independent(opened: Predictions, stated: Stated, targets: str | None) -> bo
         return False
     if not opened.has_labels and targets is None and stated.link == "logistic":
         raise ValueError(
-            f"{opened.path} has {opened.num_classes} outputs of a loss that is one-vs-all, and no labels: say --targets "
-            "classes, where one class is right in a row, or --targets multi-hot"
+            f"{opened.path} has {opened.num_classes} outputs of a loss that is one-vs-all, and no labels: say "
+            "--targets classes, where one class is right in a row, or --targets multi-hot"
         )
     return stated.independent
 
@@ -233,8 +238,8 @@ def _independent(opened: Predictions, stated: Stated, targets: str | None) -> bo
 def _counts(
     opened: Predictions, independent: bool, given: str | None, for_weights: bool, for_prior: bool
 ) -> Tensor | None:
-    """Return the training samples of each class, (K,), or (2, K) negatives and positives of independent outputs; None
-    where nobody says, and nothing needs them."""
+    """Return the training samples of each class, (K,), or (2, K) negatives and positives of independent outputs;
+    None where nobody says, and nothing needs them."""
     if independent and for_prior:
         raise ValueError("prior must be train for outputs that stand for themselves, which have no common prior")
     if given == LABELS:
@@ -258,8 +263,8 @@ def _counts(
         return label_counts(opened)
     what = "the weights are made from" if for_weights else "a prior needs"
     raise ValueError(
-        f"{what} the counts of the training, which {opened.path} does not say: give --counts, K numbers or a JSON file, "
-        "or --counts labels if its rows are those of the training"
+        f"{what} the counts of the training, which {opened.path} does not say: give --counts, K numbers or a JSON "
+        "file, or --counts labels if its rows are those of the training"
     )
 
 

@@ -54,14 +54,14 @@ def decide_file(
     """Decide on each row of a file that ``steelyard correct`` wrote, and write the rows with their decisions.
 
     The new columns stand behind all others (behind the probabilities where a list of them becomes columns of CSV).
-    ``decision`` is the name of a class (its number where nobody says),
-    ``rejected``, or empty where a row has no probabilities; ``decision_NAME`` is 0 or 1 for each of several outputs
-    that stand for themselves. ``expected_cost`` is that of the decision. Rows are never all in memory.
+    ``decision`` is the name of a class (its number where nobody says), ``rejected``, or empty where a row has no
+    probabilities; ``decision_NAME`` is 0, 1 or ``rejected`` for each of several outputs that stand for themselves.
+    ``expected_cost`` is that of the decision. Rows are never all in memory.
 
     Args:
         path: file of corrected probabilities, or a folder or glob of such.
-        costs: CSV file as :func:`steelyard.notation.load_costs` takes it; for outputs that stand for themselves of the
-            classes 0 and 1, for all of them the same. Default: 1 for each error.
+        costs: CSV file as :func:`steelyard.notation.load_costs` takes it; for outputs that stand for themselves of
+            the classes 0 and 1, for all of them the same. Default: 1 for each error.
         reject_cost: of leaving a row to somebody else. Default: no row is rejected.
         offsets: JSON file of :meth:`steelyard.deciding.Thresholds.to_dict`, in place of costs.
         class_names: K. Default: what the file says.
@@ -73,8 +73,8 @@ def decide_file(
 
     Raises:
         FileExistsError: there is a file at `out`.
-        ValueError, TypeError, FileNotFoundError: a file without corrected probabilities, or one that cannot be read,
-            costs that do not fit, or costs beside thresholds.
+        ValueError, TypeError, FileNotFoundError: a file without corrected probabilities, or one that cannot be
+            read, costs that do not fit, or costs beside thresholds.
     """
     path = Path(path)
     if out is not None:
@@ -83,7 +83,9 @@ def decide_file(
         raise ValueError("costs must not be given beside offsets, which are a rule of their own")
     if reject_cost is not None:
         check_number("reject_cost", reject_cost)
-    opened = open_predictions(path, values=CORRECTED, class_names=class_names, missing_values="nan", label="none")
+    opened = open_predictions(
+        path, values="corrected probabilities", class_names=class_names, missing_values="nan", label="none"
+    )
     say(opened.reading)
     independent = are_independent(opened.columns)
     outputs = opened.num_classes
@@ -98,9 +100,7 @@ def decide_file(
             seen.columns(numbers)
     elif opened.as_list and is_text_file(Path(out)):  # a list becomes columns
         as_columns = partial(corrected_columns, names=names, independent=independent, as_list=False)
-        opened.rewrite(
-            Path(out), lambda p: as_columns(p.numpy()) | seen.columns(p), replace=True, metadata={}
-        )
+        opened.rewrite(Path(out), lambda p: as_columns(p.numpy()) | seen.columns(p), replace=True, metadata={})
     else:
         opened.rewrite(Path(out), seen.columns, replace=False, metadata={})
     return seen.total()
@@ -174,7 +174,9 @@ class _Seen:
             texts = np.array([*self.names, REJECTED, ""])
             codes = torch.full((len(q),), len(texts) - 1)
             codes[kept] = torch.where(decided < 0, len(self.names), decided)
-            for k, count in enumerate(torch.bincount(codes[kept], minlength=len(texts))[: len(self.counts)].tolist()):
+            for k, count in enumerate(
+                torch.bincount(codes[kept], minlength=len(texts))[: len(self.counts)].tolist()
+            ):
                 self.counts[str(texts[k])] += count
             new = {"decision": texts[codes.numpy()]}
         if self.rule.thresholds is None:
@@ -202,7 +204,9 @@ def _logs(numbers: Tensor, independent: bool) -> Tensor:
     p = numbers.double()
     known = ~p.isnan().any(1)
     if bool(((p[known] < 0) | (p[known] > 1)).any()):
-        raise ValueError(f"{CORRECTED} must lie in [0, 1], got {float(p[known].min()):g} to {float(p[known].max()):g}")
+        raise ValueError(
+            f"{CORRECTED} must lie in [0, 1], got {float(p[known].min()):g} to {float(p[known].max()):g}"
+        )
     p = torch.where(known[:, None], p, torch.nan)
     if not independent and p.shape[1] > 1 and not bool(((p[known].sum(1) - 1).abs() < 1e-3).all()):
         raise ValueError(f"{CORRECTED} must sum to 1 in each row, got {float(p[known].sum(1).min()):g}")

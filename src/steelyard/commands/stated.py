@@ -78,8 +78,8 @@ class Stated:
         """Return what was done in training.
 
         Args:
-            samples: (K,) training samples of each class that schemes are made from; (2, K) negatives and positives of
-                outputs that stand for themselves.
+            samples: (K,) training samples of each class that schemes are made from; (2, K) negatives and positives
+                of outputs that stand for themselves.
             texts: what the options ``weights``, ``pos-weights``, ``sampler`` and ``corrected`` say, by name.
             batch_size: of LGL-INR.
             class_counts: that the setup is to hold. Default: none.
@@ -162,8 +162,8 @@ def told_counts(opened: Predictions) -> Tensor | None:
 
 
 def label_counts(opened: Predictions, guessed: bool = False) -> Tensor:
-    """Return the (K,) rows of each class with finite numbers; of outputs that stand for themselves (2, K), negatives
-    and positives of each. `guessed` refuses labels of 0 and 1 that have one 1 in every row."""
+    """Return the (K,) rows of each class with finite numbers; of outputs that stand for themselves (2, K),
+    negatives and positives of each. `guessed` refuses labels of 0 and 1 that have one 1 in every row."""
     if opened.multi_hot:
         pairs, single = torch.zeros(2, opened.num_classes, dtype=torch.float64), True
         for numbers, labels in opened.batches():

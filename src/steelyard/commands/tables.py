@@ -26,7 +26,9 @@ def read_cells(path: Path) -> list[list[str]]:
         raise ValueError(f"{path} must be a small table, got {path.stat().st_size} bytes")
     try:
         text = path.read_text(encoding="utf-8-sig")
-        rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(map(str.strip, row))]
+        rows = [
+            [cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if any(map(str.strip, row))
+        ]
     except (UnicodeError, csv.Error) as error:
         raise ValueError(f"{path} is no CSV: {error}") from None
     if len(rows) < 2:

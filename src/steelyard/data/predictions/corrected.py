@@ -25,7 +25,9 @@ def corrected_columns(
 def corrected_fields(file: Opened) -> list[Field]:
     """Return the fields that hold corrected probabilities, in the order of the file; none in any other file."""
     return [
-        f for f in file.fields if f.name in _LISTS or f.name == _ONE or f.name.startswith((f"{_ONE}_", f"{_OUTPUT}_"))
+        f
+        for f in file.fields
+        if f.name in _LISTS or f.name == _ONE or f.name.startswith((f"{_ONE}_", f"{_OUTPUT}_"))
     ]
 
 
@@ -49,8 +51,8 @@ def choose_corrected(file: Opened) -> tuple[list[Field], tuple[str, ...] | None]
     if not found or (lists and len(found) > 1) or len({f.name.startswith(_OUTPUT) for f in found}) > 1:
         came = ", ".join(f.name for f in found[:10]) or "none"
         raise ValueError(
-            f"{file.path} must have {CORRECTED} of one model, got {came}: `steelyard correct` makes them, also of a "
-            "model without weights (--weights none)"
+            f"{file.path} must have {CORRECTED} of one model, got {came}: `steelyard correct` makes them, also of "
+            "a model without weights (--weights none)"
         )
     if lists:
         return found, None

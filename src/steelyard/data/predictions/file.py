@@ -70,7 +70,8 @@ class Predictions:
 
         Raises:
             TypeError: `rows` that is no int.
-            ValueError: data that cannot be read, naming the file and its row, counted from 0; a file without labels.
+            ValueError: data that cannot be read, naming the file and its row, counted from 0; a file without
+                labels.
         """
         if not self.has_labels:
             raise ValueError(f"{self.path} holds no labels")
@@ -163,15 +164,16 @@ def open_predictions(
             of ``target``, ``label``, ``labels``, ``y``, ``y_true`` and ``label_ids`` that there is. For ``.npy``,
             the file of labels. A list column or an (N, K) array of 0 and 1, or a column for each output (names or
             patterns, with commas between), are labels of outputs that stand for themselves.
-        values: what the numbers are; ``"corrected probabilities"`` are those that ``steelyard correct`` wrote, which
-            are found by their names.
+        values: what the numbers are; ``"corrected probabilities"`` are those that ``steelyard correct`` wrote,
+            which are found by their names.
         columns: names or shell patterns (``"logit_*"``), in a sequence or with commas in a string; each must
             match. The columns of a pattern that end in numbers are ordered by them.
         class_names: K names, in the order of integer labels. Default: what the metadata says.
         missing_labels: ``"ignore"`` gives rows without a label, and those that have it, the label -100, which
             audits leave out.
         missing_values: ``"nan"`` gives NaN for cells and lists that are empty or null.
-        label: ``"optional"`` takes a file without labels too, unless `target` names them; ``"none"`` looks for none.
+        label: ``"optional"`` takes a file without labels too, unless `target` names them; ``"none"`` looks for
+            none.
 
     Returns:
         The opened file; what is wrong in its other rows shows when they are read.

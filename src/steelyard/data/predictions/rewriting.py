@@ -28,7 +28,7 @@ from steelyard.data.predictions.shards import TABLES, suffix_of
 from steelyard.data.predictions.source import Array, Missing, Opened, list_names, short
 
 Change = Callable[[Any], Mapping[str, Array]]
-"""From numbers (n, K) to new columns by their names: floating (n,) or (n, K), or text (n,), where "" is missing."""
+"""From numbers (n, K) to new columns by their names: floating (n,) or (n, K), or text (n,), "" where missing."""
 
 _OF_LOGITS = ("link", "loss", "weight_decay", "logit_adjustment", "batch_size")  # what their metadata say of them
 
@@ -108,11 +108,13 @@ def _batches(
             if twice:
                 raise ValueError(f"{file.path} has a column {twice[0]!r} already")
             made = pa.RecordBatch.from_pydict(parts)
-            made = made.replace_schema_metadata(_without_columns(batch.schema.metadata, columns if replace else ()))
+            made = made.replace_schema_metadata(
+                _without_columns(batch.schema.metadata, columns if replace else ())
+            )
             if schema is not None and not made.schema.equals(schema):
                 raise ValueError(
-                    f"{file.path} must have the columns of {files[0].path}, of the same types, to be one file with it: "
-                    f"{list_names(schema.names)}, got {list_names(made.schema.names)}"
+                    f"{file.path} must have the columns of {files[0].path}, of the same types, to be one file with "
+                    f"it: {list_names(schema.names)}, got {list_names(made.schema.names)}"
                 )
             schema = made.schema
             yield made
@@ -148,7 +150,9 @@ def _write_table(out: Path, batches: Iterator[Any], metadata: Mapping[str, str],
     first = next(batches)
     gone = [f"steelyard.{key}".encode() for key in _OF_LOGITS]
     told = {key: text for key, text in (first.schema.metadata or {}).items() if key not in gone}
-    told |= {f"steelyard.{key}".encode(): text.encode("utf-8", "backslashreplace") for key, text in metadata.items()}
+    told |= {
+        f"steelyard.{key}".encode(): text.encode("utf-8", "backslashreplace") for key, text in metadata.items()
+    }
     schema = first.schema.with_metadata(told)
     parts = itertools.chain([first], batches)
 
@@ -202,8 +206,8 @@ def _refuse_nested(out: Path, schema: Any) -> None:
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             raise ValueError(
-                f"{out} cannot hold the column {column.name!r} of {short(column.type)}: CSV has one number or text a "
-                "cell; give out a name in .parquet"
+                f"{out} cannot hold the column {column.name!r} of {short(column.type)}: CSV has one number or text "
+                "a cell; give out a name in .parquet"
             )
 
 
@@ -224,7 +228,9 @@ def _write_delimited(
                 writer.writerow(name if name in as_they_are else inert(name) for name in batch.schema.names)
                 is_first = False
             named = zip(batch.schema.names, batch.columns, strict=True)
-            writer.writerows(zip(*(_cells(column, signs[1], n in as_they_are) for n, column in named), strict=True))
+            writer.writerows(
+                zip(*(_cells(column, signs[1], n in as_they_are) for n, column in named), strict=True)
+            )
         text.flush()
 
 
@@ -250,9 +256,9 @@ def _write_archive(
     rows: int,
     missing: Missing,
 ) -> None:
-    """Write the arrays of an NPZ as they are, byte for byte, but for the numbers; those of NPY are its only one."""
+    """Write the arrays of an NPZ as they are, byte for byte, but for the numbers; an NPY has no others."""
     gone = {METADATA, *(columns if replace else ())}
-    told = {key: text for key, text in source.metadata.items() if key not in _OF_LOGITS} | metadata
+    told = {key: text for key, text in source.metadata.items() if key not in _OF_LOGITS} | dict(metadata)
     with contextlib.ExitStack() as stack:
         new = _spooled(source, columns, change, rows, missing, stack)
         archive = stack.enter_context(zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED))
@@ -289,11 +295,15 @@ def _spooled(
     for numbers, _ in source.records(columns, rows, missing):
         for name, values in change(numbers).items():
             if name not in data:
-                data[name] = stack.enter_context(tempfile.TemporaryFile())
+                data[name] = tempfile.TemporaryFile()  # noqa: SIM115  the stack closes it
+                stack.callback(data[name].close)
                 shapes[name], kinds[name] = [0, *values.shape[1:]], values.dtype
             shapes[name][0] += len(values)
             data[name].write(np.ascontiguousarray(values, dtype=kinds[name]).tobytes())
     return {
-        name: ({"descr": npy.dtype_to_descr(kinds[name]), "fortran_order": False, "shape": tuple(shapes[name])}, file)
+        name: (
+            {"descr": npy.dtype_to_descr(kinds[name]), "fortran_order": False, "shape": tuple(shapes[name])},
+            file,
+        )
         for name, file in data.items()
     }
