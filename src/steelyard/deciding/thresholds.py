@@ -133,7 +133,7 @@ def thresholds(
             what = f"of class {int(counts.argmin())}" + (f" of output {t}" if len(y) > 1 else "")
             raise ValueError(f"target must have at least two rows of each class, got {int(counts.min())} {what}")
     fold = _split(y, folds, seed)
-    decided = _crossed(rows.values, y, fold, goal, seed)
+    decided, searched = _crossed(rows.values, y, fold, goal, seed)
     doubts: tuple[str, ...] = ()
     if goal.minimum is not None:
         goal, decided, doubts = _aimed(rows.values, y, fold, goal, decided)
@@ -150,10 +150,10 @@ def thresholds(
         offsets if len(offsets) > 1 else offsets[0],
         goal.text,
         fitted[0],
-        _around(fitted[0], fitted[1], low, high),
+        _around(fitted[0], fitted[1], fitted[2], searched, low, high),
         own[0],
         fitted[0] - own[0],
-        _around(fitted[0] - own[0], fitted[1] - own[1], low - high, high - low),
+        _around(fitted[0] - own[0], fitted[1] - own[1], fitted[2], searched, low - high, high - low),
         int((y >= 0).any(0).sum()),
         folds,
         recall,
@@ -220,14 +220,18 @@ def _found(values: Tensor, y: Tensor, goal: Objective, seed: int) -> Tensor:
     )
 
 
-def _crossed(values: Tensor, y: Tensor, fold: Tensor, goal: Objective, seed: int) -> Tensor:
-    """Return the (T, N) decisions by the offsets that were found on the other folds."""
-    decided = torch.zeros_like(y)
+def _crossed(values: Tensor, y: Tensor, fold: Tensor, goal: Objective, seed: int) -> tuple[Tensor, float]:
+    """Return the (T, N) decisions by the offsets that were found on the other folds, and the variance of the search.
+
+    The variance is the jackknife's, of what the offsets of each fold are worth on the same rows.
+    """
+    decided, worth = torch.zeros_like(y), list[float]()
     for one in range(int(fold.max()) + 1):
         held = fold == one
         moved = _found(values[:, ~held], y[:, ~held], goal, seed)
         decided[:, held] = _decided(values[:, held], moved)
-    return decided
+        worth.append(_influence(goal, y, _decided(values, moved), values.shape[2])[0])
+    return decided, (len(worth) - 1) * float(torch.tensor(worth, dtype=torch.float64).var(correction=0))
 
 
 def _aimed(
@@ -253,7 +257,7 @@ def _aimed(
     while high < wanted - 1e-9 and aim < reach - 1e-9:
         aim = min(aim + step, reach)
         tried = replace(goal, minimum=(k, aim))
-        decided = _crossed(values, y, fold, tried, 0)
+        decided, _ = _crossed(values, y, fold, tried, 0)
         recall = _recall(k, y, decided)[0]
         if recall > high:
             best, high = (tried, decided), recall
@@ -287,18 +291,25 @@ def _split(y: Tensor, folds: int, seed: int) -> Tensor:
     return fold
 
 
-def _influence(goal: Objective, y: Tensor, decided: Tensor, size: int) -> tuple[float, Tensor]:
-    """Return the value of decisions (T, N), and how much each row moves it, (N,)."""
+def _influence(goal: Objective, y: Tensor, decided: Tensor, size: int) -> tuple[float, Tensor, Tensor]:
+    """Return the value of decisions (T, N), how much each row moves it, (N,), and an error of a row, (T, C)."""
     tables = torch.stack([confusion_of(a[a >= 0], b[a >= 0], size) for a, b in zip(y, decided, strict=True)])
     tables.requires_grad_()
     value = goal.value(tables).mean()
     (slope,) = torch.autograd.grad(value, tables)
     moved = slope[torch.arange(len(y))[:, None], y.clamp(min=0), decided]
-    return float(value.detach()), torch.where(y >= 0, moved, 0.0).sum(0)
+    right = slope.diagonal(dim1=1, dim2=2)
+    error = right - (slope.sum(2) - right) / (size - 1)
+    return float(value.detach()), torch.where(y >= 0, moved, 0.0).sum(0), error
 
 
-def _around(value: float, moved: Tensor, low: float, high: float) -> Interval:
-    half = _NORMAL * float(moved.square().sum().sqrt())
+def _around(value: float, moved: Tensor, error: Tensor, searched: float, low: float, high: float) -> Interval:
+    """Return the 95% interval by the delta method.
+
+    Beside the rows two errors more or less in each class count, as in the interval of Agresti and Coull, without
+    which a class of few rows, all told right, would be sure; and the variance of the search.
+    """
+    half = _NORMAL * math.sqrt(float(moved.square().sum() + 2 * error.square().sum()) + searched)
     return max(value - half, low), min(value + half, high)
 
 
