@@ -173,12 +173,10 @@ def _goal(objective: str | Objective | None, costs: Costs | None, rows: Rows) ->
         goal = objective
     else:
         text = "balanced-accuracy" if objective is None else objective
-        if rows.kind == "multi-hot" and text == "macro-f1":
-            return create_objective("f1", ["0", "1"])
         goal = create_objective(text, [str(k) for k in range(size)])
     if rows.kind == "multi-hot":
-        if goal.name == "macro-f1":
-            return create_objective("f1", ["0", "1"])
+        if goal.name == "macro-f1":  # the mean of the outputs' own
+            return replace(create_objective("f1", ["0", "1"]), text=goal.text)
         if goal.minimum is not None:
             raise ValueError(f"objective {goal.text!r} is of one output: give its logits alone, of shape (N,)")
     if goal.costs is not None and len(goal.costs) != size:
