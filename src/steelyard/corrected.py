@@ -21,9 +21,9 @@ class CorrectedModel(nn.Module):
     .. math:: \mathrm{forward}(x) = \mathtt{log\_posterior}(\mathrm{model}(x), \mathrm{setup}, \mathrm{prior})
 
     It goes through ``torch.compile``, ``torch.export`` and ONNX wherever the model does and the loss has a closed
-    posterior (see :func:`steelyard.log_posterior`). Its state is the model's, and one tensor of bytes that says what
-    is undone: so it goes into safetensors, and a state that was saved under another setup, prior or temperature is
-    refused.
+    posterior (see :func:`steelyard.log_posterior`). Its state is the model's, and one tensor of bytes that says
+    what is undone: so it goes into safetensors, and a state that was saved under another setup, prior or temperature
+    is refused.
 
     Args:
         model: gives logits (N, K) or (N, K, d1, ...), or (N,) or (N, 1) for one output; a tuple whose first item

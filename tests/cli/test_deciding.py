@@ -83,7 +83,7 @@ def test_files_of_a_comparison_are_corrected_as_they_are(capsys, tmp_path, monke
     )
     assert run_command(capsys, *compare, "--imbalance", "exponential:20", "--out", "run")[0] == 0
     file = "run/softmax-inverse/seed-0/predictions.parquet"
-    code, out, err = run_command(capsys, "correct", file, "--prior", "uniform", "--out", "honest.parquet")
+    code, _, err = run_command(capsys, "correct", file, "--prior", "uniform", "--out", "honest.parquet")
     assert code == 0
     assert "class weights inverse, from the loss that the file names: softmax:inverse" in err
     before, after = pd.read_parquet(file), pd.read_parquet("honest.parquet")

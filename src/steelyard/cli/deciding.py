@@ -33,7 +33,7 @@ from steelyard.cli.tables import print_correction, print_decisions
     help="What the numbers are.  [default: logits, but if all of them look like probabilities it must be said]",
 )
 def correct(file: Path, out: Path, **options: Any) -> None:
-    """Take what training did out of a model's outputs: logits in, probabilities out.
+    """Turn a model's logits into probabilities without what training did.
 
     FILE holds logits (or probabilities) as for audit; labels are not needed. The new file has the same rows, with
     corrected_probability_CLASS in place of the logits, and all other columns as they were. What was done stands in
@@ -67,8 +67,8 @@ def correct(file: Path, out: Path, **options: Any) -> None:
 def decide(file: Path, out: Path | None, **options: Any) -> None:
     """Decide on each row by costs, from corrected probabilities.
 
-    FILE is what `steelyard correct` wrote. Prints how often each class is decided and the expected cost; with --out
-    the rows are written with the columns decision and expected_cost behind all others.
+    FILE is what `steelyard correct` wrote. Prints how often each class is decided and the expected cost; with
+    --out the rows are written with the columns decision and expected_cost behind all others.
     """
     from steelyard.commands.decide import decide_file
 

@@ -113,8 +113,8 @@ def _batches(
             )
             if schema is not None and not made.schema.equals(schema):
                 raise ValueError(
-                    f"{file.path} must have the columns of {files[0].path}, of the same types, to be one file with "
-                    f"it: {list_names(schema.names)}, got {list_names(made.schema.names)}"
+                    f"{file.path} must have the columns of {files[0].path}, of the same types, to be one file "
+                    f"with it: {list_names(schema.names)}, got {list_names(made.schema.names)}"
                 )
             schema = made.schema
             yield made
@@ -206,8 +206,8 @@ def _refuse_nested(out: Path, schema: Any) -> None:
         kind = column.type.value_type if pa.types.is_dictionary(column.type) else column.type
         if pa.types.is_nested(kind) or pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
             raise ValueError(
-                f"{out} cannot hold the column {column.name!r} of {short(column.type)}: CSV has one number or text "
-                "a cell; give out a name in .parquet"
+                f"{out} cannot hold the column {column.name!r} of {short(column.type)}: CSV has one number or "
+                "text a cell; give out a name in .parquet"
             )
 
 
