@@ -22,8 +22,8 @@ class CorrectedModel(nn.Module):
 
     It goes through ``torch.compile``, ``torch.export`` and ONNX wherever the model does and the loss has a closed
     posterior (see :func:`steelyard.log_posterior`). Its state is the model's, and one tensor of bytes that says
-    what is undone: so it goes into safetensors, and a state that was saved under another setup, prior or temperature
-    is refused.
+    what is undone: so it goes into safetensors, and a state that was saved under another setup, prior or
+    temperature is refused.
 
     Args:
         model: gives logits (N, K) or (N, K, d1, ...), or (N,) or (N, 1) for one output; a tuple whose first item

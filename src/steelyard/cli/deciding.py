@@ -33,7 +33,7 @@ from steelyard.cli.tables import print_correction, print_decisions
     help="What the numbers are.  [default: logits, but if all of them look like probabilities it must be said]",
 )
 def correct(file: Path, out: Path, **options: Any) -> None:
-    """Turn a model's logits into probabilities without what training did.
+    """Take what training did out of a file of logits.
 
     FILE holds logits (or probabilities) as for audit; labels are not needed. The new file has the same rows, with
     corrected_probability_CLASS in place of the logits, and all other columns as they were. What was done stands in
