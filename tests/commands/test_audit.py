@@ -197,7 +197,7 @@ def test_a_loss_that_nobody_says_is_a_guess_that_is_told(tmp_path):
     said = []
     assert audit_file(told).implied_weights is None
     audit_file(told, loss="softmax", say=said.append)
-    assert said[1:] == [f"{told} says that its link is logistic; audited as softmax, as asked"]
+    assert said[1:] == [f"{told} says that its link is logistic; read as softmax, as asked"]
 
 
 def test_probabilities_in_a_column_of_either_name(tmp_path):

@@ -311,3 +311,26 @@ def test_sample_weights_that_are_none_are_refused(weight):
         PriorCalibratedClassifier(GaussianNB()).fit(X, y, sample_weight=weight)
     with pytest.raises(ValueError, match="sample_weight must be None, as KNeighborsClassifier takes none"):
         PriorCalibratedClassifier(KNeighborsClassifier()).fit(X, y, sample_weight=np.ones(500))
+
+
+def _balanced():
+    rng = np.random.default_rng(0)
+    y = rng.choice(3, 300, p=[0.7, 0.2, 0.1])
+    X = rng.normal(size=(300, 3)) + 2 * np.eye(3)[y]
+    return PriorCalibratedClassifier(LogisticRegression(class_weight="balanced")).fit(X, y), X
+
+
+def test_joblib_brings_it_back(tmp_path):
+    joblib = pytest.importorskip("joblib")
+    fitted, X = _balanced()
+    joblib.dump(fitted, tmp_path / "model.joblib")
+    np.testing.assert_array_equal(joblib.load(tmp_path / "model.joblib").predict_proba(X), fitted.predict_proba(X))
+
+
+def test_skops_brings_it_back_and_is_asked_to_trust_one_class():
+    skops = pytest.importorskip("skops.io")
+    fitted, X = _balanced()
+    data = skops.dumps(fitted)
+    unknown = skops.get_untrusted_types(data=data)
+    assert unknown == ["steelyard.integrations.sklearn.classifier.PriorCalibratedClassifier"]
+    np.testing.assert_array_equal(skops.loads(data, trusted=unknown).predict_proba(X), fitted.predict_proba(X))

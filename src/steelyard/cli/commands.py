@@ -8,6 +8,8 @@ from typing import Any
 import click
 
 import steelyard
+from steelyard.cli.deciding import correct, decide
+from steelyard.cli.options import CLASS_NAMES, names_of, stated, tell
 from steelyard.cli.progress import Display
 from steelyard.cli.tables import print_audit, print_forecast, print_table, print_weights
 
@@ -17,6 +19,9 @@ from steelyard.cli.tables import print_audit, print_forecast, print_table, print
 def commands() -> None:
     """For classifiers on imbalanced data: which loss, which weights, and what did they do?"""
 
+
+commands.add_command(correct)
+commands.add_command(decide)
 
 _BACKBONES = (
     "Network: mlp, one hidden layer, for features and images; for images also small-cnn; resnet32 (32 x 32); or a "
@@ -162,7 +167,7 @@ def compare(
     if out is not None:
         folder = out
     elif resume:
-        found = latest_folder(Path("runs"), stem, config, say=_tell)
+        found = latest_folder(Path("runs"), stem, config, say=tell)
         if found is None:
             raise ValueError(f"nothing to resume: no folder runs/{stem}* holds a run of these options")
         folder = found
@@ -185,48 +190,9 @@ def compare(
     click.echo(f"report: {folder / 'report.html'}")
 
 
-_WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or a JSON file"
-_CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [default: what the file says]"
-
-
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option(
-    "--loss",
-    help="The loss as for compare: softmax:inverse, logistic (one-vs-all), focal:gamma=1 ...  "
-    "[default: what the file says, else softmax, or logistic for one output]",
-)
-@click.option("--weights", help=f"Class weights said to be in the loss: {_WEIGHTS}.  [default: as --loss says]")
-@click.option(
-    "--pos-weights",
-    help="Weights said to be on each output's positives, in the same form; for logistic losses.  For one output "
-    "one number: how many times a positive weighs a negative.",
-)
-@click.option("--sampler", help="How often the sampler drew a sample of each class, in the same form.")
-@click.option("--corrected", help="Weights taken out of the logits after training, in the same form.")
-@click.option(
-    "--batch-size",
-    type=int,
-    help="Samples per batch in training, for LGL-INR, which balances each batch.  [default: what the file says]",
-)
-@click.option(
-    "--counts",
-    help="Training samples of each class: K comma-separated numbers, or a JSON file.  "
-    "[default: what the file says, else counted from its labels]",
-)
-@click.option("--class-names", help=_CLASS_NAMES)
-@click.option(
-    "--logits",
-    metavar="COLUMNS",
-    help="Columns of logits or probabilities, comma-separated; patterns such as 'logit_*' are allowed.  "
-    "[default: by their names]",
-)
-@click.option(
-    "--target",
-    metavar="COLUMN",
-    help="Label column; for .npy the file of labels.  Several, comma-separated, or patterns such as 'label_*' for "
-    "outputs that stand for themselves.  [default: target, label, labels, y, y_true or label_ids]",
-)
+@stated(".  [default: what the file says, else counted from its labels]")
 @click.option(
     "--from", "values", default="logits", show_default=True, help="What the numbers are: logits or probabilities."
 )
@@ -260,7 +226,6 @@ def audit(
     /,
     file: Path,
     out: Path | None,
-    counts: str | None,
     ignore: tuple[str, ...],
     fail_on: str,
     as_json: bool,
@@ -278,16 +243,13 @@ def audit(
     from steelyard.commands.audit import audit_file
 
     check_choice("fail-on", fail_on, FAIL_ON)
-    names = options.pop("class_names")
-    given = None if names is None else [name.strip() for name in names.split(",")]
     report = audit_file(
         file,
         out=out,
-        class_counts=counts,
-        class_names=given,
+        class_names=names_of(options.pop("class_names")),
         ignore=[part.strip() for text in ignore for part in text.split(",") if part.strip()],
         command=command,
-        say=_tell,
+        say=tell,
         **options,
     )
     if as_json:
@@ -299,7 +261,7 @@ def audit(
         click.echo(f"report: {page if page.exists() else out}", err=as_json)
     if failing := report.failing(fail_on):  # type: ignore[arg-type]
         named = ", ".join(f"{finding.code} {finding.name.replace('_', ' ')}" for finding in failing)
-        _tell(f"steelyard: --fail-on {fail_on}: {named}")
+        tell(f"steelyard: --fail-on {fail_on}: {named}")
         sys.exit(3)
 
 
@@ -349,7 +311,7 @@ def audit(
     "is forecast, and judged by its test split.",
 )
 @click.option("--group", metavar="COLUMN", help="With --inputs, as for compare.")
-@click.option("--class-names", help=_CLASS_NAMES)
+@click.option("--class-names", help=CLASS_NAMES)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
 )
@@ -364,15 +326,14 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
     from steelyard.commands.forecast import forecast_file
     from steelyard.report.results import ForecastResults
 
-    names = options.pop("class_names")
     found = forecast_file(
         file,
         losses=[part.strip() for part in losses.split(",") if part.strip()],
         weights=[part.strip() for part in weights.split(",") if part.strip()],
-        class_names=None if names is None else [name.strip() for name in names.split(",")],
+        class_names=names_of(options.pop("class_names")),
         out=out,
         command=command,
-        say=_tell,
+        say=tell,
         **options,
     )
     print_forecast(ForecastResults.from_dict(found))
@@ -467,7 +428,7 @@ def reproduce(
     configs = {name: read_claim_config(name, full=full, **given) for name in claims}
     with Display() as display:
         for name, config in configs.items():
-            folder = claim_folder(Path("runs/claims"), name, config, say=_tell) if out is None else out / name
+            folder = claim_folder(Path("runs/claims"), name, config, say=tell) if out is None else out / name
             result = run(
                 name,
                 config,
@@ -518,10 +479,6 @@ def losses(markdown: bool) -> None:
     from steelyard.losses.table import loss_table
 
     click.echo(loss_table() if markdown else "\n".join(steelyard.list_losses()))
-
-
-def _tell(text: str) -> None:
-    click.echo(text, err=True)
 
 
 def _number(text: str) -> float:

@@ -12,6 +12,8 @@ from rich.text import Text
 if TYPE_CHECKING:  # reports need libraries that a table does not
     from steelyard.auditing import AuditReport
     from steelyard.auditing.binary import Ratio
+    from steelyard.commands.correct import Correction
+    from steelyard.commands.decide import Decisions
     from steelyard.report.results import Comparison, ForecastResults, Summary
 
 
@@ -150,6 +152,55 @@ def _share(value: float, ends: tuple[float | None, float | None]) -> str:
     low, high = ends
     between = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
     return f"{100 * value:.1f}{between}"
+
+
+def print_correction(found: "Correction") -> None:
+    """What was taken out of how many rows, and the class frequencies that the probabilities are for."""
+    console = _console()
+    console.print(_plain(f"{found.rows} rows: undone is {found.setup}"))
+    if found.without:
+        console.print(
+            _plain(
+                f"{found.without} rows have no probabilities, and empty cells: numbers are missing or infinite, "
+                "or no posterior has their logits"
+            )
+        )
+    if found.prior is None:
+        console.print(_plain("class frequencies: those of the training"))
+        return
+    interval = None if found.estimate is None else found.estimate.interval.tolist()
+    order = sorted(range(len(found.class_names)), key=lambda k: -float(found.prior[k]))  # type: ignore[index]
+    lines = [
+        (
+            found.class_names[k],
+            [_significant(float(found.prior[k])) + ("" if interval is None else _between(*interval[k]))],
+        )
+        for k in order[:_MOST_CLASSES]
+    ]
+    title = "share" if interval is None else "share, estimated [95% interval]"
+    _print_rows(console, "class", [title], lines, None)
+    if len(order) > _MOST_CLASSES:
+        console.print(_plain(f"the {_MOST_CLASSES} most frequent of {len(order)} classes"))
+
+
+def print_decisions(found: "Decisions") -> None:
+    """How often each class is decided, and what the decisions are expected to cost."""
+    console = _console()
+    decided = max(found.rows - found.without, 1)
+    order = sorted(found.counts.items(), key=lambda item: -item[1])
+    lines = [(name, [str(count), f"{100 * count / decided:.1f}"]) for name, count in order[:_MOST_CLASSES]]
+    _print_rows(console, "decision", ["rows", "%"], lines, None)
+    if len(order) > _MOST_CLASSES:
+        console.print(_plain(f"the {_MOST_CLASSES} most frequent of {len(order)} decisions"))
+    if found.without:
+        console.print(_plain(f"{found.without} rows have no probabilities, and no decision"))
+    if found.expected_cost is not None:
+        console.print(
+            _plain(
+                f"expected cost of a row: {found.expected_cost:.6g}; "
+                f"{found.cost_of_likeliest:.6g} if the likeliest class was decided"
+            )
+        )
 
 
 def _significant(value: float | None) -> str:

@@ -1,8 +1,7 @@
 """Audit a file of predictions: read it as a stream, weigh it, save what was found."""
 
 import importlib.util
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
 from os import PathLike
 from pathlib import Path
 
@@ -14,10 +13,8 @@ from steelyard.auditing import AuditReport, Evidence, audit_evidence
 from steelyard.auditing.catalogue import names_of
 from steelyard.auditing.gather import Values
 from steelyard.auditing.probabilities import are_percents
-from steelyard.balance import TrainingSetup
+from steelyard.commands.stated import Stated, given_counts, label_counts, told_counts
 from steelyard.data import Predictions, open_predictions
-from steelyard.losses.presets import PRESETS
-from steelyard.notation import LossSpec, parse_loss, parse_pos_weights, parse_weights
 
 _NUMBERS = 1 << 24  # at a time
 
@@ -94,29 +91,12 @@ def audit_file(
     )
     _say_split(opened, say)
     say(opened.reading)
-    stated = _Stated(opened, loss, say)
-    texts = {
-        "weights": stated.weights if weights is None else weights,
-        "pos-weights": pos_weights,
-        "sampler": sampler,
-        "corrected": corrected,
-    }
-    if weights is None and texts["weights"] is not None and stated.from_file:
-        say(f"class weights {texts['weights']}, from the loss that the file names: {stated.spec.label}")
-    names = opened.class_names
-    samples = _samples(opened, class_counts, any(texts.values()) or stated.needs_counts, stated.guessed)
+    stated = Stated(opened, loss, say)
+    texts = {"weights": weights, "pos-weights": pos_weights, "sampler": sampler, "corrected": corrected}
+    needed = any(texts.values()) or stated.weights is not None or stated.needs_counts
+    samples = _samples(opened, class_counts, needed, stated.guessed)
     counts = samples[1] if opened.multi_hot else samples
-    made = {
-        option: None if text is None else parse_weights(text, counts, names, option=option)
-        for option, text in texts.items()
-        if option != "pos-weights" or (text is not None and not stated.binary)
-    }
-    if pos_weights is not None and stated.binary:
-        pairs, last = (
-            (samples.T, names) if opened.multi_hot else (samples[None], None if names is None else names[1:])
-        )
-        made["pos-weights"] = parse_pos_weights(pos_weights, pairs, last)
-    setup = stated.setup(counts, made, batch_size)
+    setup = stated.setup(samples, texts, batch_size)
     evidence = Evidence(opened.num_classes, setup, values=values, drop_invalid=drop_invalid)
     if opened.split == "test":
         evidence.notes = ("not_training_rows",)
@@ -133,109 +113,13 @@ def audit_file(
         say(evidence.probabilities.told)
     report = audit_evidence(
         evidence,
-        class_counts=None if class_counts is None and _told_counts(opened) is None else counts,
-        class_names=names,
+        class_counts=None if class_counts is None and told_counts(opened) is None else counts,
+        class_names=opened.class_names,
         tolerance=tolerance,
     ).without(*ignore)
     if out is not None:
         report.save(out, name=path.name, command=command, page=_page())
     return report
-
-
-@dataclass
-class _Stated:
-    """What the file and the options say of the loss."""
-
-    opened: Predictions
-    loss: str | None
-    say: Callable[[str], None]
-
-    def __post_init__(self) -> None:
-        opened = self.opened
-        text = opened.loss or opened.link if self.loss is None else self.loss
-        if text is None:
-            text = "softmax" if opened.num_classes > 1 and not opened.multi_hot else "logistic"
-            self.say(f"loss: {text}, as nobody says which it was; --loss states another")
-        self.spec: LossSpec = parse_loss(text)
-        self.from_file = self.loss is None and opened.loss is not None
-        self.guessed = self.loss is None and opened.loss is None and opened.link is None
-        self.link = self.spec.link
-        if opened.link is not None and opened.link != self.link:
-            self.say(f"{opened.path} says that its link is {opened.link}; audited as {self.link}, as asked")
-        if self.from_file and self.spec.name not in ("softmax", "logistic", "lgl-inr"):
-            self.say(f"loss {self.spec.label}, as the file names it")
-
-    @property
-    def binary(self) -> bool:
-        """Return whether every output is a binary problem: there is one, or each stands for itself."""
-        return self.opened.num_classes == 1 or self.opened.multi_hot
-
-    @property
-    def by_batch(self) -> bool:
-        """Return whether the loss balances the classes of a batch, so that class weights play no part in its
-        law."""
-        return self.spec.entry.separable_over == "columns"
-
-    @property
-    def weights(self) -> str | None:
-        """Return the scheme of the loss's class weights."""
-        return None if self.spec.scheme is None or self.by_batch else self.spec.weights_text
-
-    @property
-    def adjusted(self) -> bool:
-        """Return whether training added to the logits what the notation says."""
-        return bool(self.spec.tau or self.spec.presence)
-
-    @property
-    def needs_counts(self) -> bool:
-        """Return whether anything of the loss is made from the counts."""
-        return self.adjusted or bool(self.spec.vectors) or self.spec.name in PRESETS
-
-    def setup(self, counts: Tensor, made: Mapping[str, Tensor | None], batch_size: int | None) -> TrainingSetup:
-        """Return what was done in training, with the weights that were made for each option."""
-        spec, size = self.spec, self.opened.num_classes
-        if self.by_batch and batch_size is None and self.from_file:
-            batch_size = self.opened.batch_size
-        options = dict(spec.options)
-        if made.get("pos-weights") is not None:
-            if "pos_weight" not in spec.entry.options:
-                raise ValueError(
-                    f"pos-weights are for losses whose outputs have positives, such as logistic, got loss "
-                    f"{spec.label}; its class weights are --weights"
-                )
-            options["pos_weight"] = made["pos-weights"]
-        bare = replace(spec, options=options, scheme=None, tau=0.0, presence=0.0)
-        removed = made["corrected"]
-        setup = TrainingSetup(
-            bare.loss(counts, batch_size or 1),
-            class_weights=made["weights"],
-            sampler_weights=made["sampler"],
-            logit_shift=None if removed is None else -removed.log(),
-            logit_adjustment=self._adjustment(counts, batch_size),
-            batch_size=batch_size,
-            targets="multi-hot" if self.opened.multi_hot else None,
-        )
-        if self.from_file and setup.in_negative is not None:
-            batches = "" if batch_size is None else f" in batches of {batch_size}"
-            beta = spec.beta(size)
-            self.say(f"LGL-INR of beta {beta:g}{batches}, from the loss that the file names: {spec.label}")
-        return setup
-
-    def _adjustment(self, counts: Tensor, batch_size: int | None) -> Tensor | None:
-        if not self.adjusted:
-            return None
-        told = self.opened.logit_adjustment
-        if self.from_file and told is not None:
-            self.say(f"logits with the adjustment that training added: {self.spec.label}")
-            adjustment = torch.tensor(told, dtype=torch.float64)
-        else:
-            if self.spec.presence and batch_size is None:
-                raise ValueError(f"batch-size must be given for the adjustment of {self.spec.label}")
-            made = self.spec.adjustment(counts, batch_size or 1)
-            assert made is not None
-            adjustment = made.double()
-        # A constant changes no softmax; without it the test for another link is fair.
-        return adjustment - adjustment.mean() if self.link == "softmax" else adjustment
 
 
 def _samples(opened: Predictions, given: str | None, needed: bool, guessed: bool) -> Tensor:
@@ -244,38 +128,11 @@ def _samples(opened: Predictions, given: str | None, needed: bool, guessed: bool
     if opened.multi_hot:
         if given is not None:
             raise ValueError("counts must not be given for labels of 0 and 1 for each output, which are counted")
-        pairs, single = torch.zeros(2, opened.num_classes, dtype=torch.float64), True
-        for numbers, labels in opened.batches():
-            kept = labels[torch.isfinite(numbers).all(1)]
-            pairs += torch.stack([(kept == 0).sum(0), (kept == 1).sum(0)])
-            single = single and bool(((kept == 1).sum(1) == 1).all())
-        if single and guessed:
-            raise ValueError(
-                f"{opened.path} has one label of 1 in every row: for classes that share a probability give class "
-                "labels, from 0 on, in place of these; for outputs that stand for themselves say --loss logistic"
-            )
-        return pairs
-    size = max(opened.num_classes, 2)
-    counts = torch.ones(size, dtype=torch.float64)
-    if given is not None:
-        parsed = parse_weights(given, counts, opened.class_names, option="counts")
-        return counts if parsed is None else parsed
-    if (told := _told_counts(opened)) is not None:
-        return told
-    if needed:
-        counts = torch.zeros_like(counts)
-        for numbers, labels in opened.batches():
-            kept = labels[torch.isfinite(numbers).all(1) & (labels >= 0)]
-            counts += torch.bincount(kept, minlength=size)
-    return counts
-
-
-def _told_counts(opened: Predictions) -> Tensor | None:
-    """Return the (K,) training counts in the file's metadata, or None."""
-    told = opened.class_counts
-    if told is None or len(told) != max(opened.num_classes, 2) or sum(told) == 0:
-        return None
-    return torch.tensor(told, dtype=torch.float64)
+        return label_counts(opened, guessed)
+    counts = told_counts(opened) if given is None else given_counts(opened, given)
+    if counts is not None:
+        return counts
+    return label_counts(opened) if needed else torch.ones(max(opened.num_classes, 2), dtype=torch.float64)
 
 
 def _say_split(opened: Predictions, say: Callable[[str], None]) -> None:

@@ -1,6 +1,7 @@
 """Arrays of predictions: NPY and NPZ, streamed, never unpickled."""
 
 import contextlib
+import json
 import math
 import shutil
 import tempfile
@@ -27,6 +28,9 @@ from steelyard.data.predictions.source import (
     short,
 )
 
+METADATA = "steelyard"  # name of the array in an NPZ that says what was done
+_MOST_METADATA = 1 << 22  # bytes
+
 
 @dataclass(frozen=True)
 class _Header:
@@ -43,16 +47,15 @@ class _Header:
 
 
 def open_npy(path: Path, target: str | None) -> Opened:
-    """Return a file of numbers and its file of labels as two arrays, which are called as the files are."""
-    if target is None:
-        raise ValueError(f"{path} holds no labels: give target, the .npy file of them")
+    """Return a file of numbers and, if there is one, its file of labels as arrays, called as the files are."""
     headers: dict[str, _Header | Exception] = {}
-    for each in (path, Path(target)):
+    files = [path] if target is None else [path, Path(target)]
+    for each in files:
         check_file(each)
         check_magic(each, "an NPY file", b"\x93NUMPY")
         with each.open("rb") as file:
             headers[str(each)] = _header(str(each), file, each.stat().st_size)
-    if len(headers) < 2:
+    if len(headers) < len(files):
         raise ValueError(f"target must be another file than that of the numbers, got {target} for both")
 
     def read(columns: Sequence[str], labels: Sequence[str], rows: int, missing: Missing) -> Chunks:
@@ -64,7 +67,7 @@ def open_npy(path: Path, target: str | None) -> Opened:
         for first in range(0, len(arrays[-1]), rows):
             yield _pair([array[first : first + rows] for array in arrays])
 
-    return _opened(path, "", headers, read)
+    return _opened(path, "", headers, read, {})
 
 
 def open_npz(path: Path, target: str | None) -> Opened:
@@ -90,7 +93,7 @@ def open_npz(path: Path, target: str | None) -> Opened:
                 with _unzipping(path):
                     yield _pair([take(first, min(rows, length - first)) for take in takes])
 
-    return _opened(path, "array", headers, read)
+    return _opened(path, "array", headers, read, _metadata(path, headers.get(METADATA)))
 
 
 def load_npz(path: Path) -> dict[str, Array]:
@@ -108,25 +111,46 @@ def _opened(
     what: str,
     headers: dict[str, _Header | Exception],
     read: Callable[[Sequence[str], Sequence[str], int, Missing], Chunks],
+    metadata: dict[str, str],
 ) -> Opened:
     def check(columns: Sequence[str], labels: Sequence[str]) -> None:
         for names in (columns, labels):
             if len(names) > 1:
                 raise ValueError(f"{path} must have one array of all classes, got {list_names(names)}")
         found = []
-        for name in (columns[0], labels[0]):
+        for name in (columns[0], *labels):
             header = headers[name]
             if isinstance(header, Exception):
                 raise header
             found.append(header)
-        _check_arrays((opened.where(columns[0]), opened.where(labels[0])), found)
+        _check_arrays([opened.where(name) for name in (columns[0], *labels)], found)
 
     def texts(name: str) -> set[str]:
         return {str(text) for _, labels in read([name], [name], 8192, Missing()) for text in labels}
 
+    def records(columns: Sequence[str], rows: int, missing: Missing) -> Iterator[tuple[Array, Any]]:
+        for _, numbers in read([], columns, rows, missing):
+            yield (numbers[:, None] if numbers.ndim == 1 else numbers), None
+
     fields = tuple(_field(name, header) for name, header in headers.items())
-    opened = Opened(path, what, fields, read, texts, check)
+    opened = Opened(path, what, fields, read, texts, check, records, metadata=metadata)
     return opened
+
+
+def _metadata(path: Path, header: "_Header | Exception | None") -> dict[str, str]:
+    """Return what Steelyard wrote beside the arrays: texts by name, as JSON; nothing where it is anything else."""
+    if not isinstance(header, _Header) or header.dtype.kind != "U" or header.shape != ():
+        return {}
+    if header.dtype.itemsize > _MOST_METADATA:
+        return {}
+    with _unzipping(path), zipfile.ZipFile(path) as archive, archive.open(f"{METADATA}.npy") as member:
+        member.read(header.offset)
+        text = str(_take(member, header, 1)[0]) if header.dtype.itemsize else ""
+    with contextlib.suppress(ValueError, RecursionError):
+        found = json.loads(text)
+        if isinstance(found, dict) and all(isinstance(value, str) for value in found.values()):
+            return found
+    return {}
 
 
 def _field(name: str, header: _Header | Exception) -> Field:
@@ -207,9 +231,9 @@ def _header(where: str, stream: IO[bytes], size: int) -> _Header:
     return header
 
 
-def _check_arrays(where: tuple[str, str], headers: Sequence[_Header]) -> None:
-    labels = "iufbU" if len(headers[1].shape) == 1 else "iufb"
-    for k, (each, header, kinds) in enumerate(zip(where, headers, ("iuf", labels), strict=True)):
+def _check_arrays(where: Sequence[str], headers: Sequence[_Header]) -> None:
+    labels = "iufbU" if len(headers[-1].shape) == 1 else "iufb"
+    for k, (each, header, kinds) in enumerate(zip(where, headers, ("iuf", labels), strict=False)):
         if header.dtype.kind not in kinds or (header.dtype.kind == "f" and header.dtype.itemsize > 8):
             accepted = ("floating or integer numbers", "integers or class names")[k]
             raise TypeError(f"{each} must hold {accepted}, got {header.dtype}")
@@ -218,5 +242,5 @@ def _check_arrays(where: tuple[str, str], headers: Sequence[_Header]) -> None:
             raise ValueError(f"{each} must have shape {accepted}, got {header.shape}")
         if min(header.shape) < 1:
             raise ValueError(f"{each} has no rows, its shape is {header.shape}")
-    if headers[0].shape[0] != headers[1].shape[0]:
-        raise ValueError(f"{where[0]} has {headers[0].shape[0]} rows, but {where[1]} has {headers[1].shape[0]}")
+    if headers[0].shape[0] != headers[-1].shape[0]:
+        raise ValueError(f"{where[0]} has {headers[0].shape[0]} rows, but {where[-1]} has {headers[-1].shape[0]}")

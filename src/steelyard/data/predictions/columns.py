@@ -17,9 +17,12 @@ import re
 import shlex
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
+from steelyard.data.predictions.corrected import CORRECTED, choose_corrected
 from steelyard.data.predictions.source import Field, Opened, list_names, short
 
+Needed = Literal["required", "optional", "none"]
 LABEL_NAMES = ("target", "label", "labels", "y", "y_true", "label_ids")
 _LOGITS = ("logit", "logits")
 _PROBABILITIES = ("prob", "probs", "proba", "probability", "probabilities", "predict_proba", "y_prob", "y_proba")
@@ -42,10 +45,11 @@ class Choice:
     """Which fields of a file are read, and as what.
 
     Attributes:
-        values: what the numbers are: ``"logits"``, ``"probabilities"`` or ``"features"``.
+        values: what the numbers are: ``"logits"``, ``"probabilities"``, ``"corrected probabilities"`` or
+            ``"features"``.
         columns: names of the columns of numbers, in the order of the classes; or the name of one list column.
         labels: name of the label column; of outputs that stand for themselves a list column, or a column for each,
-            in the order of the outputs.
+            in the order of the outputs; empty where there need be none and is none.
         multi_hot: whether the labels are 0 and 1 for each output.
         left_out: names of the other fields.
         class_names: names of the classes, as the columns tell them; None for lists, single columns and features.
@@ -59,11 +63,13 @@ class Choice:
     class_names: tuple[str, ...] | None
 
     def __str__(self) -> str:
-        parts = [
-            f"{self.values}: {told(self.columns)}",
-            f"label{'s' if self.multi_hot else ''}: {told(self.labels)}",
-        ]
-        parts += [f"left out: {told(self.left_out)}"] if self.left_out else []
+        return self.text("left out")
+
+    def text(self, others: str) -> str:
+        """Return the choice in a line; `others` says what becomes of the other fields."""
+        parts = [f"{self.values}: {told(self.columns)}"]
+        parts += [f"label{'s' if self.multi_hot else ''}: {told(self.labels)}"] if self.labels else []
+        parts += [f"{others}: {told(self.left_out)}"] if self.left_out else []
         return "; ".join(parts)
 
 
@@ -75,25 +81,27 @@ def choose(
     target: str | None = None,
     class_names: Sequence[str] | None = None,
     texts: Callable[[str], set[str]] | None = None,
+    label: Needed = "required",
 ) -> Choice:
     """Return which fields hold the numbers and the label.
 
     Args:
         file: the opened file.
-        values: what the numbers are: ``"logits"``, ``"probabilities"`` or ``"features"``.
+        values: what the numbers are: ``"logits"``, ``"probabilities"``, ``"corrected probabilities"`` or
+            ``"features"``.
         columns: names or shell patterns of the columns of numbers, in one string with commas or in a sequence.
             Default: found by the rule.
         target: name of the label column; names or patterns of several, with commas between, for outputs that stand
             for themselves. Default: the one with a name of ``LABEL_NAMES``.
         class_names: names in the order of the classes, where they are known.
         texts: a function like ``file.texts`` for all files of a set. Default: that of the file.
+        label: ``"optional"`` takes a file without one too, if `target` names none; ``"none"`` looks for none.
 
     Raises:
         ValueError: no fields fit, or several do; the sentence lists them.
     """
-    return _Rule(file, values, tuple(class_names) if class_names else None, texts or file.texts).choose(
-        columns, target
-    )
+    known = tuple(class_names) if class_names else None
+    return _Rule(file, values, known, texts or file.texts, label).choose(columns, target)
 
 
 _Found = tuple[list[Field], tuple[str, ...] | None]  # the fields, and the classes that they are called after
@@ -122,14 +130,19 @@ class _Rule:
     values: str
     known: tuple[str, ...] | None
     texts: Callable[[str], set[str]]
+    label: Needed = "required"
 
     def choose(self, columns: Sequence[str] | str | None, target: str | None) -> Choice:
-        labels = self.labels(target)
+        labels = [] if self.label == "none" else self.labels(target)
         self.others = [f for f in self.file.fields if f not in labels]
-        multi_hot = len(labels) > 1 or (labels[0].kind == "list" and labels[0].width > 1)
-        self.label_field = replace(labels[0], kind="integer") if multi_hot else labels[0]
+        multi_hot = len(labels) > 1 or any(f.kind == "list" and f.width > 1 for f in labels)
+        self.label_field = labels[0] if labels else Field("", "other", "none")
+        if multi_hot:
+            self.label_field = replace(self.label_field, kind="integer")
         is_classes = self.values != "features"
-        if columns is not None:
+        if self.values == CORRECTED:
+            found, names = choose_corrected(self.file)
+        elif columns is not None:
             found = self.named(columns)
             names = self.names_of(found) if is_classes else None
         else:
@@ -176,6 +189,8 @@ class _Rule:
         found = [f for f in fields if f.name.lower() in LABEL_NAMES]
         if not found and sorted(names) == ["arr_0", "arr_1"]:
             found = [f for f in fields if f.kind != "list"]
+        if not found and self.label == "optional":
+            return []
         if len(found) != 1:
             raise ValueError(
                 f"{path} must have one {what} of labels ({', '.join(LABEL_NAMES)}), "
@@ -405,8 +420,9 @@ class _Rule:
         numbers = [f.name for f in self.others if f.kind == "number" and f.name]
         numbers = numbers or [f.name for f in self.others if f.kind == "integer" and f.name]
         raise ValueError(
-            f"{file.path} does not say which {file.what}s are its {values}: beside the label "
-            f"{self.label_field.name!r} it has {list_names(fields) or 'nothing'}"
+            f"{file.path} does not say which {file.what}s are its {values}: "
+            + (f"beside the label {self.label_field.name!r} " if self.label_field.name else "")
+            + f"it has {list_names(fields) or 'nothing'}"
             + (f", the class names are {list_names(self.known)}" if self.known else "")
             + (f"; {self.how_to_name(lists[:1] or numbers)}" if lists or numbers else "")
         )

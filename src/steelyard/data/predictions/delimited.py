@@ -17,13 +17,18 @@ _COMMA = re.compile(r"\s*[-+]?\d*,\d+([eE][-+]?\d+)?\s*")
 
 @dataclass(frozen=True)
 class Delimited:
-    """An opened CSV; `names` has the names in the header by the names without the spaces around them."""
+    """An opened CSV; `names` has the names in the header by the names without the spaces around them.
+
+    `texts` gives batches of all cells as they are, `signs` stand between cells and before decimals.
+    """
 
     names: dict[str, str]
     types: dict[str, Any]
     head: Any
     batches: Callable[[Sequence[str], Sequence[str], int], Iterator[Any]]
+    texts: Callable[[int], Iterator[Any]]
     notes: tuple[str, ...]
+    signs: tuple[str, str]
 
 
 def open_delimited(path: Path, nulls: Sequence[str] = ("",)) -> Delimited:
@@ -41,13 +46,12 @@ def open_delimited(path: Path, nulls: Sequence[str] = ("",)) -> Delimited:
     delimiter = max(",;\t", key=lambda d: bare.count(d.encode()))
 
     def opened(decimal: str, **options: Any) -> Any:
+        options = {"null_values": list(nulls), "strings_can_be_null": True, "decimal_point": decimal, **options}
         return csv.open_csv(
             path,
             read_options=csv.ReadOptions(use_threads=False, block_size=CSV_BLOCK),  # threads do not count rows
             parse_options=csv.ParseOptions(delimiter=delimiter),
-            convert_options=csv.ConvertOptions(
-                null_values=list(nulls), strings_can_be_null=True, decimal_point=decimal, **options
-            ),
+            convert_options=csv.ConvertOptions(**options),
         )
 
     def first(decimal: str) -> tuple[Any, Any]:
@@ -74,8 +78,36 @@ def open_delimited(path: Path, nulls: Sequence[str] = ("",)) -> Delimited:
         with opened(decimal, column_types=kinds, include_columns=[*labels, *columns]) as reader:
             yield from reader
 
+    def texts(rows: int) -> Iterator[Any]:
+        kinds = dict.fromkeys(names.values(), pa.string())
+        with opened(decimal, column_types=kinds, strings_can_be_null=False) as reader:
+            yield from reader
+
     notes = ("decimal commas",) if decimal == "," else ()
-    return Delimited(names, types, head, batches, notes)
+    return Delimited(names, types, head, batches, texts, notes, (delimiter, decimal))
+
+
+def numbers_of_texts(where: str, cells: Any, decimal: str, first: int) -> Any:
+    """Return the numbers that cells of text hold, null where they are empty; `first` is the row of the first.
+
+    Raises:
+        ValueError: a cell that holds no number.
+    """
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    bare = pc.utf8_trim_whitespace(cells)
+    bare = pc.replace_substring(bare, ",", ".", max_replacements=1) if decimal == "," else bare
+    bare = pc.if_else(pc.equal(bare, ""), None, bare)
+    try:
+        return bare.cast(pa.float64())
+    except pa.ArrowInvalid:
+        for row, cell in enumerate(bare):
+            try:
+                cell.cast(pa.float64())
+            except pa.ArrowInvalid:
+                raise ValueError(f"{where} must hold numbers, got {short(cell)!r} in row {first + row}") from None
+        raise
 
 
 def _start(path: Path) -> bytes:

@@ -3,10 +3,10 @@
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -14,7 +14,9 @@ from torch import Tensor
 
 from steelyard._common.checks import check_choice
 from steelyard.data.predictions.arrays import open_npy, open_npz
-from steelyard.data.predictions.columns import Choice, choose
+from steelyard.data.predictions.columns import Choice, Needed, choose
+from steelyard.data.predictions.corrected import CORRECTED, is_corrected
+from steelyard.data.predictions.rewriting import Change, rewrite
 from steelyard.data.predictions.shards import TABLES, check_alike, files_of, suffix_of
 from steelyard.data.predictions.source import Array, Missing, Opened, check_file, list_names
 from steelyard.data.predictions.tables import open_table
@@ -36,6 +38,9 @@ class Predictions:
         split: ``"train"`` or ``"test"``, where the metadata says it.
         class_counts: (K) training samples of each class, where the metadata says it.
         num_classes: numbers in a row, which are K logits or probabilities (or any number of features).
+        as_list: whether the numbers of a row are in one list column or array.
+        metadata: all that Steelyard wrote into the metadata.
+        has_labels: whether a column holds labels.
         multi_hot: whether labels are (n, K) of 0 and 1, for outputs that stand for themselves.
     """
 
@@ -51,6 +56,8 @@ class Predictions:
     split: str | None
     class_counts: tuple[int, ...] | None
     num_classes: int
+    as_list: bool
+    metadata: Mapping[str, str] = field(repr=False)
     _files: tuple[Opened, ...] = field(repr=False)
     _choice: Choice = field(repr=False)
     _num_labels: int | None = field(repr=False)
@@ -63,8 +70,11 @@ class Predictions:
 
         Raises:
             TypeError: `rows` that is no int.
-            ValueError: data that cannot be read, naming the file and its row, counted from 0.
+            ValueError: data that cannot be read, naming the file and its row, counted from 0; a file without
+                labels.
         """
+        if not self.has_labels:
+            raise ValueError(f"{self.path} holds no labels")
         if isinstance(rows, bool) or not isinstance(rows, int):
             raise TypeError(f"rows must be an int, got {type(rows).__name__}")
         if rows < 1:
@@ -75,14 +85,52 @@ class Predictions:
     def multi_hot(self) -> bool:
         return self._choice.multi_hot
 
+    @property
+    def has_labels(self) -> bool:
+        return bool(self._choice.labels)
+
+    def numbers(self) -> Iterator[Tensor]:
+        """Yield the numbers alone, (n, K), float32 or float64, as :meth:`batches` does."""
+        for file in self._files:
+            for values, _ in file.records(self.columns, self._rows, self._missing):
+                yield torch.from_numpy(_floats(values))
+
+    def rewrite(self, out: Path, change: Change, *, replace: bool, metadata: Mapping[str, str]) -> None:
+        """Write the rows once more, with other columns in place of the numbers or behind all columns.
+
+        Args:
+            out: the new file, a table for tables, ``.npz`` for arrays. See
+                :func:`steelyard.data.predictions.rewriting.rewrite`.
+            change: from numbers (n, K) to the new columns by their names.
+            replace: whether they stand in place of the numbers.
+            metadata: of the new file, as Steelyard writes it.
+
+        Raises:
+            FileExistsError: there is a file already.
+            ValueError: a format that cannot hold the rows, or data that cannot be read.
+        """
+        rewrite(
+            self._files,
+            self.columns,
+            out,
+            lambda values: change(torch.from_numpy(_floats(values))),
+            replace=replace,
+            metadata=metadata,
+            rows=self._rows,
+            missing=self._missing,
+        )
+
+    @property
+    def _rows(self) -> int:
+        return max(64, min(8192, _NUMBERS // self.num_classes))
+
     def _batches(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
         given = self._choice.labels
         for file in self._files:
             first = 0
             where = file.where(given[0])
             for values, labels in file.read(self.columns, given, rows, self._missing):
-                wide = values.dtype.kind != "f" or values.dtype.itemsize == 8
-                numbers = np.array(values, dtype=np.float64 if wide else np.float32, order="C")
+                numbers = _floats(values)
                 if self.multi_hot:
                     codes = _multi_hot(where if len(given) == 1 else given, labels, first, self._missing.labels)
                 else:
@@ -95,11 +143,12 @@ def open_predictions(
     path: str | os.PathLike[str],
     *,
     target: str | os.PathLike[str] | None = None,
-    values: Literal["logits", "probabilities", "features"] = "logits",
+    values: Literal["logits", "probabilities", "corrected probabilities", "features"] = "logits",
     columns: str | Sequence[str] | None = None,
     class_names: Sequence[str] | None = None,
     missing_labels: Literal["refuse", "ignore"] = "refuse",
     missing_values: Literal["refuse", "nan"] = "refuse",
+    label: Needed = "required",
 ) -> Predictions:
     """Open a file of predictions: look at what it declares and, in tables, at the first rows.
 
@@ -115,13 +164,16 @@ def open_predictions(
             of ``target``, ``label``, ``labels``, ``y``, ``y_true`` and ``label_ids`` that there is. For ``.npy``,
             the file of labels. A list column or an (N, K) array of 0 and 1, or a column for each output (names or
             patterns, with commas between), are labels of outputs that stand for themselves.
-        values: what the numbers are.
+        values: what the numbers are; ``"corrected probabilities"`` are those that ``steelyard correct`` wrote,
+            which are found by their names.
         columns: names or shell patterns (``"logit_*"``), in a sequence or with commas in a string; each must
             match. The columns of a pattern that end in numbers are ordered by them.
         class_names: K names, in the order of integer labels. Default: what the metadata says.
         missing_labels: ``"ignore"`` gives rows without a label, and those that have it, the label -100, which
             audits leave out.
         missing_values: ``"nan"`` gives NaN for cells and lists that are empty or null.
+        label: ``"optional"`` takes a file without labels too, unless `target` names them; ``"none"`` looks for
+            none.
 
     Returns:
         The opened file; what is wrong in its other rows shows when they are read.
@@ -130,25 +182,31 @@ def open_predictions(
         FileNotFoundError: no such file, or no table in a folder.
         ImportError: a table, and pyarrow is not installed.
         TypeError: a column or array that holds something else than numbers or labels.
-        ValueError: a file of another kind, damaged, empty, one whose columns do not tell what they are, or files
-            of a set that differ.
+        ValueError: a file of another kind, damaged, empty, one whose columns do not tell what they are, files of
+            a set that differ, or corrected probabilities where logits or probabilities are asked for.
     """
     path = Path(path)
-    check_choice("values", values, ("logits", "probabilities", "features"))
+    check_choice("values", values, ("logits", "probabilities", CORRECTED, "features"))
+    check_choice("label", label, get_args(Needed))
     check_choice("missing_labels", missing_labels, ("refuse", "ignore"))
     check_choice("missing_values", missing_values, ("refuse", "nan"))
     if isinstance(class_names, str) or not all(isinstance(name, str) for name in class_names or ()):
         raise TypeError(f"class_names must be a sequence of str, got {reprlib.repr(class_names)}")
     if columns is not None and not isinstance(columns, str) and not all(isinstance(c, str) for c in columns):
         raise TypeError(f"columns must be a str or a sequence of str, got {reprlib.repr(columns)}")
-    files = [open_file(each, target) for each in files_of(path, tuple(OPENERS))]
+    files = [open_file(each, target, label) for each in files_of(path, tuple(OPENERS))]
     first = next((file for file in files if file.has_rows), files[0])
     told = first.metadata
     in_file = told.get("class_names")
     given = tuple(class_names) if class_names is not None else tuple(in_file.split("\x1f")) if in_file else None
     if not first.has_rows:
         raise ValueError(f"{path} has no rows")
-    choice = _choose(path, files, first, values, columns, target, given)
+    if values in ("logits", "probabilities") and is_corrected(first, told):
+        raise ValueError(
+            f"{path} holds {CORRECTED}, which `steelyard correct` made: what training did is taken out of them "
+            "already; give the file that they were made of"
+        )
+    choice = _choose(path, files, first, values, columns, target, given, label)
     for file in files:
         if file is not first:
             check_alike(first, file, choice)
@@ -157,7 +215,7 @@ def open_predictions(
     width = len(choice.columns) if len(choice.columns) > 1 else first.field(choice.columns[0]).width
     classes = max(width, 2)  # one number a row is a binary output
     names = _class_names(path, first, choice, given, width if is_classes else None)
-    of_labels = len(choice.labels) if len(choice.labels) > 1 else first.field(choice.labels[0]).width
+    of_labels = first.field(choice.labels[0]).width if len(choice.labels) == 1 else len(choice.labels)
     if choice.multi_hot and (not is_classes or of_labels != width):
         raise ValueError(
             f"{path} must have one label a row"
@@ -168,9 +226,10 @@ def open_predictions(
     counts = told.get("class_counts", "").split()
     batch_size = told.get("batch_size", "")
     split = told.get("split")
+    others = "left out" if label == "required" else "kept as they are"
     return Predictions(
         path,
-        "; ".join([*([f"{len(files)} files"] if len(files) > 1 else []), str(choice), *first.notes]),
+        "; ".join([*([f"{len(files)} files"] if len(files) > 1 else []), choice.text(others), *first.notes]),
         choice.columns,
         names,
         told.get("link"),
@@ -181,6 +240,8 @@ def open_predictions(
         split if split in ("train", "test") else None,
         tuple(map(int, counts)) if counts and all(re.fullmatch(r"\d{1,15}", n) for n in counts) else None,
         width,
+        len(choice.columns) == 1 and first.field(choice.columns[0]).kind == "list",
+        told,
         tuple(file for file in files if file.has_rows),
         choice,
         classes if is_classes else len(names) if names else None,
@@ -188,11 +249,13 @@ def open_predictions(
     )
 
 
-def open_file(path: Path, target: str | os.PathLike[str] | None) -> Opened:
+def open_file(path: Path, target: str | os.PathLike[str] | None, label: Needed = "required") -> Opened:
     check_file(path)
     suffix = suffix_of(path)
     if suffix not in OPENERS:
         raise ValueError(f"{path} must be of a known kind ({', '.join(OPENERS)}), got suffix {path.suffix!r}")
+    if suffix == ".npy" and target is None and label == "required":
+        raise ValueError(f"{path} holds no labels: give target, the .npy file of them")
     return OPENERS[suffix](path, None if target is None else os.fspath(target))
 
 
@@ -204,6 +267,7 @@ def _choose(
     columns: str | Sequence[str] | None,
     target: str | os.PathLike[str] | None,
     names: tuple[str, ...] | None,
+    label: Needed,
 ) -> Choice:
     if suffix_of(first.path) == ".npy":  # two files of one array each
         if columns is not None:
@@ -216,6 +280,7 @@ def _choose(
         target=None if target is None else os.fspath(target),
         class_names=names,
         texts=lambda name: set().union(*(file.texts(name) for file in files if file.has_rows)),
+        label=label,
     )
     first.check(choice.columns, choice.labels)
     return choice
@@ -225,7 +290,7 @@ def _class_names(
     path: Path, first: Opened, choice: Choice, given: tuple[str, ...] | None, width: int | None
 ) -> tuple[str, ...] | None:
     """Return the names of the classes; `width` is how many numbers a row has, or None for features."""
-    from_columns, label = choice.class_names, first.field(choice.labels[0])
+    from_columns, label = choice.class_names, first.field(choice.labels[0]) if choice.labels else None
     if given is not None and width is not None and len(given) != max(width, 2):
         raise ValueError(f"{path} has {width} numbers a row, but there are {len(given)} class names")
     if given and from_columns and given != from_columns and set(given) == set(from_columns):
@@ -235,7 +300,7 @@ def _class_names(
     names = given or from_columns
     if names is not None and len(set(names)) < len(names):
         raise ValueError(f"{path} must have class names that differ, got {list_names(names)}")
-    if names is None and label.kind == "text":
+    if names is None and label is not None and label.kind == "text":
         raise ValueError(
             f"{first.where(label.name)} holds text, which needs class_names to tell the order of the classes"
         )
@@ -243,6 +308,12 @@ def _class_names(
 
 
 IGNORED = -100
+_NUMBERS = 1 << 22  # at a time
+
+
+def _floats(values: Array) -> Array:
+    wide = values.dtype.kind != "f" or values.dtype.itemsize == 8
+    return np.array(values, dtype=np.float64 if wide else np.float32, order="C")
 
 
 def _numbers(text: str) -> tuple[float, ...]:

@@ -45,9 +45,13 @@ class Opened:
             with missing cells, yields (numbers, labels); labels are (n,), or (n, K) of a list or several fields.
         texts: given the name of a field of text, returns all that it holds.
         check: given the names of the number fields and of the labels, refuses what cannot be read.
+        records: given the names of the number fields, the most rows at a time and what is done with missing cells,
+            yields (numbers, all fields of these rows as pyarrow has them); cells of CSV are texts, as they are in
+            the file. Arrays have no records, and yield None beside their numbers.
         has_rows: False for an empty table.
         metadata: that Steelyard wrote.
         notes: what the reader took into account, such as decimal commas.
+        signs: of CSV, between cells and before decimals.
     """
 
     path: Path
@@ -56,9 +60,11 @@ class Opened:
     read: Callable[[Sequence[str], Sequence[str], int, "Missing"], Chunks]
     texts: Callable[[str], set[str]]
     check: Callable[[Sequence[str], Sequence[str]], None]
+    records: Callable[[Sequence[str], int, "Missing"], Iterator[tuple[Array, Any]]]
     has_rows: bool = True
     metadata: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    signs: tuple[str, str] = (",", ".")
 
     def field(self, name: str) -> Field:
         return next(f for f in self.fields if f.name == name)

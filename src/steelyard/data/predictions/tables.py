@@ -12,7 +12,14 @@ from typing import Any
 import numpy as np
 
 from steelyard.data.predictions import delimited
-from steelyard.data.predictions.delimited import CSV_SUFFIXES, Delimited, is_number, is_text, open_delimited
+from steelyard.data.predictions.delimited import (
+    CSV_SUFFIXES,
+    Delimited,
+    is_number,
+    is_text,
+    numbers_of_texts,
+    open_delimited,
+)
 from steelyard.data.predictions.source import Array, Chunks, Field, Missing, Opened, check_magic, short
 
 _STREAMED = {"buffer_size": 1 << 20, "pre_buffer": False}  # else a whole row group of Parquet is in memory
@@ -28,8 +35,10 @@ class _Format:
     schema: Any
     head: Any
     batches: Callable[[Sequence[str], Sequence[str], int], Iterator[Any]]  # of numbers, of labels, rows
+    whole: Callable[[int], Iterator[Any]]  # of all columns, of CSV as texts
     names: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    signs: tuple[str, str] = (",", ".")
 
 
 def open_table(path: Path, target: str | None) -> Opened:
@@ -84,7 +93,7 @@ def describe_table(name: str, table: Any) -> Opened:
         yield from table.select([*labels, *columns]).to_batches(rows)
 
     head = next((batch for batch in table.to_batches(1) if batch.num_rows), None)
-    return _opened(Path(name), _Format(table.schema, head, batches), {})
+    return _opened(Path(name), _Format(table.schema, head, batches, table.to_batches), {})
 
 
 def list_column(where: str, table: Any, name: str, width: int) -> Array:
@@ -159,6 +168,23 @@ def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:
                     yield numbers, targets[0].to_numpy(zero_copy_only=False)
                 first += part.num_rows
 
+    def records(columns: Sequence[str], rows: int, missing: Missing) -> Iterator[tuple[Array, Any]]:
+        width, first = opened.field(columns[0]).width, 0
+        where = [opened.where(name) for name in columns]
+        stream = found.whole(rows)
+        while (batch := _next(path, stream, in_file)) is not None:
+            for start in range(0, batch.num_rows, rows):
+                part = batch.slice(start, rows).rename_columns(schema.names)
+                part = part.replace_schema_metadata(schema.metadata)
+                given = [part.column(name) for name in columns]
+                if is_delimited:
+                    given = [
+                        numbers_of_texts(name, cells, found.signs[1], first)
+                        for name, cells in zip(where, given, strict=True)
+                    ]
+                yield _matrix(where, given, width, first, missing.values), part
+                first += part.num_rows
+
     def texts(name: str) -> set[str]:
         found_texts: set[str] = set()
         for batch in stream([], [name], 65536):
@@ -192,7 +218,10 @@ def _opened(path: Path, found: _Format, metadata: dict[str, str]) -> Opened:
 
     heads = [None] * len(schema) if found.head is None else found.head.columns
     fields = tuple(_field(column, head, cells) for column, head in zip(schema, heads, strict=True))
-    opened = Opened(path, "column", fields, read, texts, check, found.head is not None, metadata, found.notes)
+    has_rows = found.head is not None
+    opened = Opened(
+        path, "column", fields, read, texts, check, records, has_rows, metadata, found.notes, found.signs
+    )
     return opened
 
 
@@ -232,7 +261,7 @@ def _csv(found: Delimited) -> _Format:
     import pyarrow as pa
 
     schema = pa.schema([(name, found.types[name]) for name in found.names])
-    return _Format(schema, found.head, found.batches, found.names, found.notes)
+    return _Format(schema, found.head, found.batches, found.texts, found.names, found.notes, found.signs)
 
 
 def _parquet(path: Path) -> _Format:
@@ -251,9 +280,13 @@ def _parquet(path: Path) -> _Format:
         ):  # a path might be taken for a URI
             yield from file.iter_batches(rows, columns=[*labels, *columns], use_threads=False)
 
+    def whole(rows: int) -> Iterator[Any]:
+        with path.open("rb") as opened, pq.ParquetFile(opened, **_STREAMED) as file:
+            yield from file.iter_batches(rows, use_threads=False)
+
     with path.open("rb") as opened, pq.ParquetFile(opened, **_STREAMED) as file:
         schema = file.schema_arrow
-    return _Format(schema, next(batches(schema.names, [], 1), None), batches)
+    return _Format(schema, next(batches(schema.names, [], 1), None), batches, whole)
 
 
 def _ipc(path: Path) -> _Format:
@@ -273,14 +306,17 @@ def _ipc(path: Path) -> _Format:
                 yield from reader
 
     def batches(columns: Sequence[str], labels: Sequence[str], rows: int) -> Iterator[Any]:
+        for batch in whole(rows):
+            yield batch.select([*labels, *columns])
+
+    def whole(rows: int) -> Iterator[Any]:
         stream = opened()
         next(stream)
-        for batch in stream:
-            yield batch.select([*labels, *columns])
+        yield from stream
 
     stream = opened()
     schema = next(stream)
-    return _Format(schema, next((batch for batch in stream if batch.num_rows), None), batches)
+    return _Format(schema, next((batch for batch in stream if batch.num_rows), None), batches, whole)
 
 
 def _next(path: Path, stream: Iterator[Any], names: Sequence[str]) -> Any:
