@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import steelyard
+from steelyard.cli.advising import advise
 from steelyard.cli.progress import Display
 from steelyard.cli.tables import print_audit, print_forecast, print_table, print_weights
 
@@ -16,6 +17,9 @@ from steelyard.cli.tables import print_audit, print_forecast, print_table, print
 @click.version_option(steelyard.__version__, prog_name="steelyard")
 def commands() -> None:
     """For classifiers on imbalanced data: which loss, which weights, and what did they do?"""
+
+
+commands.add_command(advise)
 
 
 _BACKBONES = (
