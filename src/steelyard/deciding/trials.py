@@ -15,7 +15,7 @@ from steelyard.deciding.costs import Costs, read_costs
 from steelyard.deciding.objectives import Objective, cost_objective, create_objective
 from steelyard.deciding.paired import Paired, paired
 from steelyard.deciding.rows import read_rows
-from steelyard.deciding.thresholds import find_offsets
+from steelyard.deciding.search import best_offsets, confusion_of
 from steelyard.forecasting.head import Head, checked_features, fit_head
 from steelyard.posterior import log_posterior
 from steelyard.weights.class_weights import Scheme, class_weights
@@ -57,7 +57,7 @@ def advise(
       are first taken out of its logits, as :func:`steelyard.log_posterior` does.
 
     A way is advised if nothing simpler is as good: going from simple to involved, it must beat the best so far by
-    a gain whose interval is above 0. The intervals of all pairs of ways hold together, so the search is counted;
+    a gain whose interval is above 0; of equally simple ones the first within a standard error of the best stands. The intervals of all pairs of ways hold together, so the search is counted;
     :func:`steelyard.deciding.paired.paired` says how they are made.
 
     Args:
@@ -114,7 +114,7 @@ def advise(
     else:
         made = train_heads(size, weight_decay=weight_decay) if isinstance(train, str) else train
         posteriors = _out_of_fold(values, labels, fold, {None: None, **weights}, made, size)
-    trials = _trials(posteriors, weights, labels, fold, aim)
+    trials = _trials(posteriors, weights, labels, fold, aim, seed)
     judged = paired(torch.stack([one.decided for one in trials]), labels, fold, aim.value, size, seed=seed)
     ways = _ways(trials, judged, labels, aim, size)
     chosen = _choose(ways, judged, aim.minimum[0] if aim.minimum else 0)
@@ -160,6 +160,7 @@ def _trials(
     target: Tensor,
     fold: Tensor,
     aim: Objective,
+    seed: int,
 ) -> list[_Trial]:
     """Return all that is tried, from simple to involved.
 
@@ -186,8 +187,8 @@ def _trials(
         rows = torch.empty_like(target)
         for f in range(int(fold.max()) + 1):
             own = fold == f
-            rows[own] = (log_p[own] + find_offsets(log_p[~own], target[~own], aim)).argmax(1)
-        offsets = _centred(find_offsets(log_p, target, aim) - log_w)
+            rows[own] = (log_p[own] + best_offsets(log_p[~own], target[~own], aim, seed)).argmax(1)
+        offsets = _centred(best_offsets(log_p, target, aim, seed) - log_w)
         add("thresholds", offsets, rows, "thresholds" if scheme is None else f"{name} + thresholds")
     return sorted(found, key=lambda one: one.simplicity)
 
@@ -195,7 +196,7 @@ def _trials(
 def _ways(trials: list[_Trial], judged: Paired, target: Tensor, aim: Objective, size: int) -> list[Way]:
     found = []
     for i, one in enumerate(trials):
-        confusion = torch.bincount(target * size + one.decided, minlength=size * size).double().reshape(size, size)
+        confusion = confusion_of(target, one.decided, size)
         gain, interval = judged.gain(i, 0)
         found.append(
             Way(
@@ -217,7 +218,10 @@ def _allowed(one: _Trial, confusion: Tensor, aim: Objective) -> bool:
 
 
 def _choose(ways: list[Way], judged: Paired, minimum: int) -> int:
-    """Return the way that nothing simpler matches: each step to a more involved one must surely gain."""
+    """Return the way that nothing simpler matches: each step to a more involved one must surely gain.
+
+    Of equally simple ways it is the first that is within one standard error of the best (Breiman's rule).
+    """
     allowed = [i for i, way in enumerate(ways) if way.allowed]
     if not allowed:  # none keeps the minimum: the nearest to it
         return max(range(len(ways)), key=lambda i: float(ways[i].recall[minimum]))
@@ -227,6 +231,7 @@ def _choose(ways: list[Way], judged: Paired, minimum: int) -> int:
         if not here:
             continue
         best = max(here, key=lambda i: ways[i].value)
+        best = next(i for i in here if ways[best].value - ways[i].value <= judged.error(best, i))
         if chosen is None or judged.gain(best, chosen)[1][0] > 0:
             chosen = best
     assert chosen is not None
