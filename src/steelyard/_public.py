@@ -2,6 +2,7 @@
 
 from steelyard.auditing import BalanceWarning, BalanceWatch, assert_balanced, audit, audit_model
 from steelyard.balance.setup import TrainingSetup
+from steelyard.deciding import decide, expected_costs, thresholds
 from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.losses.accumulation import exact_accumulation
 from steelyard.posterior import log_posterior
@@ -27,10 +28,13 @@ __all__ = [
     "class_counts",
     "class_weights",
     "create_loss",
+    "decide",
     "estimate_prior",
     "exact_accumulation",
+    "expected_costs",
     "initial_bias",
     "list_losses",
     "log_posterior",
     "logit_adjustment",
+    "thresholds",
 ]

@@ -1,0 +1,251 @@
+"""Thresholds found on held-out rows, judged on rows that they were not found on."""
+
+import math
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from steelyard._common.checks import check_integer
+from steelyard.deciding.costs import Costs, read_costs
+from steelyard.deciding.objectives import Objective, cost_objective, create_objective
+from steelyard.deciding.rows import Rows, Targets, read_rows
+from steelyard.deciding.search import best_offsets, confusion_of
+from steelyard.targets import layout_of, read_dense, read_labels
+
+_NORMAL = 1.959963984540054
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """Thresholds, and what they are worth on rows that they were not found on.
+
+    Attributes:
+        offsets: (K,) float64, mean 0, that are added to the log-probabilities before the argmax; (2,) for one output;
+            (K, 2) for the two choices of each output of multi-hot.
+        objective: its text.
+        value: of the objective, where the offsets were found on the other folds; for ``"cost"`` minus the mean cost.
+        interval: 95%, of `value`.
+        plain: the value of the argmax without offsets on the same rows.
+        gain: `value` less `plain`.
+        gain_interval: 95%, of `gain`, from the differences of the same rows.
+        rows: how many there were.
+        folds: into how many they were split.
+        recall: for ``"min-recall"``, the recall that was reached on rows of the other folds, else None.
+        recall_interval: 95%, of `recall`.
+        kind: ``"classes"``, ``"one output"`` or ``"multi-hot"``.
+    """
+
+    offsets: Tensor
+    objective: str
+    value: float
+    interval: Interval
+    plain: float
+    gain: float
+    gain_interval: Interval
+    rows: int
+    folds: int
+    recall: float | None
+    recall_interval: Interval | None
+    kind: Literal["classes", "one output", "multi-hot"]
+
+    @property
+    def threshold(self) -> Tensor | None:
+        """Return the probability from which on class 1 is decided: () for two choices, (K,) for multi-hot.
+
+        None for three classes or more, which `offsets` decide.
+        """
+        if self.offsets.shape[-1] != 2:
+            return None
+        return torch.sigmoid(self.offsets[..., 0] - self.offsets[..., 1])
+
+    def decide(self, log_posterior: Tensor) -> Tensor:
+        """Return the decision for each row, (N,) int64, or (N, K) of 0 and 1 for multi-hot.
+
+        Raises:
+            TypeError, ValueError: rows of another kind than the thresholds were found on; a row with NaN.
+        """
+        rows = read_rows(log_posterior, "multi-hot" if self.kind == "multi-hot" else "classes")
+        shape = tuple(self.offsets.reshape(-1, self.offsets.shape[-1]).shape)
+        came = (rows.values.shape[0], rows.values.shape[2])
+        if rows.kind != self.kind or came != shape:
+            wanted = {"classes": f"(N, {shape[1]})", "one output": "(N,)", "multi-hot": f"(N, {shape[0]})"}
+            raise ValueError(
+                f"log_posterior must have shape {wanted[self.kind]}, as the rows that the thresholds were found on, "
+                f"got {tuple(log_posterior.shape)}"
+            )
+        return rows.restore(_decided(rows.values, self.offsets), log_posterior)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain numbers and lists for JSON."""
+        found = {k: list(v) if isinstance(v, tuple) else v for k, v in vars(self).items()}
+        threshold = self.threshold
+        found["offsets"] = self.offsets.tolist()
+        return found | {"threshold": None if threshold is None else threshold.tolist()}
+
+
+def thresholds(
+    log_posterior: Tensor,
+    target: Tensor,
+    *,
+    objective: str | Objective | None = None,
+    costs: Costs | None = None,
+    folds: int = 5,
+    seed: int = 0,
+    targets: Targets = "classes",
+) -> Thresholds:
+    r"""Return the offsets of the log-probabilities under which the argmax makes an objective best.
+
+    .. math:: d_i = \arg\max_k (\log q_{ik} + o_k)
+
+    Args:
+        log_posterior: as :func:`steelyard.decide` takes it, of rows that the model was not trained on.
+        target: (N,) labels; for multi-hot (N, K) of 0 and 1; -100 is ignored.
+        objective: ``"accuracy"``, ``"balanced-accuracy"`` (the default), ``"macro-f1"``, ``"f1"``,
+            ``"min-recall:1=0.9"``, or an Objective.
+        costs: as :func:`steelyard.decide` takes them: the objective is then the mean cost.
+        folds: in how many parts the rows are split to judge the search.
+        seed: of the folds and of the starts.
+        targets: ``"classes"`` or ``"multi-hot"``.
+
+    Returns:
+        The thresholds, found on all rows, and what they are worth, each row judged by offsets found on other folds.
+
+    Raises:
+        TypeError, ValueError: arguments of another type, shape or value than described.
+    """
+    rows = read_rows(log_posterior, targets)
+    number, size = rows.values.shape[1], rows.values.shape[2]
+    goal = _goal(objective, costs, rows)
+    y = _labels(rows, log_posterior, target)
+    folds, seed = check_integer("folds", folds, low=2), check_integer("seed", seed)
+    if number < folds:
+        raise ValueError(f"log_posterior must have at least as many rows as folds, {folds}, got {number}")
+    for t, own in enumerate(y):
+        counts = torch.bincount(own[own >= 0], minlength=size)
+        if int(counts.min()) < 2:
+            what = f"of class {int(counts.argmin())}" + (f" of output {t}" if len(y) > 1 else "")
+            raise ValueError(f"target must have at least two rows of each class, got {int(counts.min())} {what}")
+    offsets = _found(rows.values, y, goal, seed)
+    fold = _split(y, folds, seed)
+    decided = torch.zeros_like(y)
+    for one in range(folds):
+        held = fold == one
+        moved = _found(rows.values[:, ~held], y[:, ~held], goal, seed)
+        decided[:, held] = _decided(rows.values[:, held], moved)
+    plain = rows.values.argmax(2)
+    fitted, own = _influence(goal, y, decided, size), _influence(goal, y, plain, size)
+    recall, recall_interval = None, None
+    if goal.minimum is not None:
+        table = confusion_of(y[0][y[0] >= 0], decided[0][y[0] >= 0], size)
+        recall = float(goal.recall(table))
+        recall_interval = _wilson(recall, float(table[goal.minimum[0]].sum()))
+    low, high = goal.limits
+    return Thresholds(
+        offsets if len(offsets) > 1 else offsets[0],
+        goal.text,
+        fitted[0],
+        _around(fitted[0], fitted[1], low, high),
+        own[0],
+        fitted[0] - own[0],
+        _around(fitted[0] - own[0], fitted[1] - own[1], low - high, high - low),
+        int((y >= 0).any(0).sum()),
+        folds,
+        recall,
+        recall_interval,
+        rows.kind,
+    )
+
+
+def _goal(objective: str | Objective | None, costs: Costs | None, rows: Rows) -> Objective:
+    size = rows.values.shape[2]
+    if costs is not None:
+        if objective is not None:
+            raise ValueError("objective and costs must not both be given: costs make the mean cost the objective")
+        return cost_objective(read_costs(costs, size))
+    if isinstance(objective, Objective):
+        goal = objective
+    else:
+        text = "balanced-accuracy" if objective is None else objective
+        if rows.kind == "multi-hot" and text == "macro-f1":
+            return create_objective("f1", ["0", "1"])
+        goal = create_objective(text, [str(k) for k in range(size)])
+    if rows.kind == "multi-hot":
+        if goal.name == "macro-f1":
+            return create_objective("f1", ["0", "1"])
+        if goal.minimum is not None:
+            raise ValueError(f"objective {goal.text!r} is of one output: give its logits alone, of shape (N,)")
+    if goal.costs is not None and len(goal.costs) != size:
+        raise ValueError(
+            f"objective {goal.text!r} has costs of {len(goal.costs)} classes, log_posterior has {size}"
+        )
+    if goal.minimum is not None and goal.minimum[0] >= size:
+        raise ValueError(
+            f"objective {goal.text!r} is of class {goal.minimum[0]}, log_posterior has {size} classes"
+        )
+    return goal
+
+
+def _labels(rows: Rows, log_posterior: Tensor, target: Tensor) -> Tensor:
+    """Return the (T, N) labels, -1 where ignored."""
+    size = rows.values.shape[2]
+    if rows.kind == "multi-hot":
+        read = read_dense(
+            target, log_posterior, layout_of(log_posterior), soft=False, ignore_index=-100, validate=True
+        )
+        assert read.dense is not None
+        labels = read.dense.detach().cpu()
+        if bool(((labels != 0) & (labels != 1)).any()):
+            raise ValueError("target must hold 0 and 1 for multi-hot, got a number between")
+        labels = labels.long()
+    else:
+        samples = (log_posterior.shape[0],)
+        read = read_labels(target, log_posterior, samples, num_labels=size, ignore_index=-100, validate=True)
+        assert read.labels is not None
+        labels = read.labels.cpu()
+    if read.ignored is not None:
+        labels = labels.masked_fill(read.ignored.cpu(), -1)
+    return labels.T.contiguous() if rows.kind == "multi-hot" else labels[None]
+
+
+def _found(values: Tensor, y: Tensor, goal: Objective, seed: int) -> Tensor:
+    return torch.stack(
+        [best_offsets(v[own >= 0], own[own >= 0], goal, seed) for v, own in zip(values, y, strict=True)]
+    )
+
+
+def _decided(values: Tensor, offsets: Tensor) -> Tensor:
+    return (values + offsets.reshape(-1, 1, values.shape[2])).argmax(2)
+
+
+def _split(y: Tensor, folds: int, seed: int) -> Tensor:
+    """Return the (N,) fold of each row: of each class equally many in each fold, as far as they go round."""
+    order = torch.randperm(y.shape[1], generator=torch.Generator().manual_seed(seed))
+    if len(y) == 1:
+        order = order[torch.sort(y[0][order], stable=True).indices]
+    fold = torch.empty_like(order)
+    fold[order] = torch.arange(len(order)) % folds
+    return fold
+
+
+def _influence(goal: Objective, y: Tensor, decided: Tensor, size: int) -> tuple[float, Tensor]:
+    """Return the value of decisions (T, N), and how much each row moves it, (N,)."""
+    tables = torch.stack([confusion_of(a[a >= 0], b[a >= 0], size) for a, b in zip(y, decided, strict=True)])
+    tables.requires_grad_()
+    value = goal.value(tables).mean()
+    (slope,) = torch.autograd.grad(value, tables)
+    moved = slope[torch.arange(len(y))[:, None], y.clamp(min=0), decided]
+    return float(value.detach()), torch.where(y >= 0, moved, 0.0).sum(0)
+
+
+def _around(value: float, moved: Tensor, low: float, high: float) -> Interval:
+    half = _NORMAL * float(moved.square().sum().sqrt())
+    return max(value - half, low), min(value + half, high)
+
+
+def _wilson(share: float, rows: float) -> Interval:
+    z2 = _NORMAL**2 / rows
+    middle, half = share + z2 / 2, math.sqrt(z2 * (share * (1 - share) + z2 / 4))
+    return max((middle - half) / (1 + z2), 0.0), min((middle + half) / (1 + z2), 1.0)
