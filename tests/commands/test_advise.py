@@ -44,7 +44,7 @@ def test_a_file_of_features_gives_what_the_tensors_give(features, tmp_path):
 
     said = []
     found = advise_file(features, objective="macro-f1", folds=4, out=tmp_path / "out", say=said.append)
-    direct = advise(*_samples((400, 100, 40)), objective="macro-f1", folds=4, weight_decay=0.001, class_names="abc")
+    direct = advise(*_samples((400, 100, 40)), objective="macro-f1", folds=4, weight_decay=0.001, class_names=["a", "b", "c"])
     assert said == ["features: features; label: target"]
     assert found["sentence"] == direct.sentence
     assert found["ways"] == direct.to_dict()["ways"]
@@ -69,7 +69,7 @@ def test_the_code_decides_as_the_advice_does(objective, chosen, features, tmp_pa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "costs.csv").write_text("0,1,1\n1,0,1\n9,9,0\n")
     rows, target = _samples((400, 100, 40))
-    found = advise(rows, target, objective=parse_objective(objective, "abc"), class_names="abc")
+    found = advise(rows, target, objective=parse_objective(objective, ["a", "b", "c"]), class_names=["a", "b", "c"])
     if chosen is not None:
         found = replace(found, chosen=found.table[-1])
         assert found.class_weights is not None

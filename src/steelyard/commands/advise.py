@@ -20,7 +20,7 @@ from steelyard.auditing.probabilities import Probabilities
 from steelyard.commands.forecast import read_whole, size_of
 from steelyard.commands.weights import code as code_of_weights
 from steelyard.data import Dataset, load_dataset, open_predictions
-from steelyard.deciding.advice import Advice, Model, Train, advise, train_heads
+from steelyard.deciding import Advice, Model, Train, advise, train_heads
 from steelyard.notation import LossSpec, parse_loss, parse_objective, parse_weights, setup_from_text
 from steelyard.posterior import log_posterior
 from steelyard.training import Recipe
@@ -120,8 +120,7 @@ def advise_file(
         schemes={name: weights for name, weights in made.items() if weights is not None} if made else None,
         class_counts=data.counts,
         class_names=data.names,
-        train=data.train,
-        values="features" if data.train is not None else "log-posterior",
+        train="none" if data.train is None else data.train,
         folds=folds,
         seed=seed,
     )

@@ -179,11 +179,11 @@ def _trials(
             found.append(_Trial(scheme, w, rule, offsets, rows, told))  # noqa: B023  called in this turn alone
 
         add("argmax", None, (log_p + log_w).argmax(1), name)
+        if aim.costs is not None:
+            add("costs", undo, decided(log_p, aim.costs), "costs" if scheme is None else f"{name} + costs")
         if scheme is None:
             for one, v in weights.items():
                 add("shift", _centred(v.log()), (log_p + v.log()).argmax(1), f"shift by {one}")
-        if aim.costs is not None:
-            add("costs", undo, decided(log_p, aim.costs), "costs" if scheme is None else f"{name} + costs")
         rows = torch.empty_like(target)
         for f in range(int(fold.max()) + 1):
             own = fold == f
