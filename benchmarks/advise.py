@@ -52,7 +52,10 @@ def rows_of(data, seed, tables):
     if data in TABLES:
         with (tables / f"{data}.csv").open(encoding="utf-8") as file:
             lines = list(csv.reader(file))[1:]
-        X, y = np.array([line[:-1] for line in lines], float), LabelEncoder().fit_transform([line[-1] for line in lines])
+        X, y = (
+            np.array([line[:-1] for line in lines], float),
+            LabelEncoder().fit_transform([line[-1] for line in lines]),
+        )
         return train_test_split(X, y, test_size=min(len(y) // 2, MOST_TEST), stratify=y, random_state=seed)
     if data == "digits":
         X, y = load_digits(return_X_y=True)

@@ -44,7 +44,9 @@ def test_a_file_of_features_gives_what_the_tensors_give(features, tmp_path):
 
     said = []
     found = advise_file(features, objective="macro-f1", folds=4, out=tmp_path / "out", say=said.append)
-    direct = advise(*_samples((400, 100, 40)), objective="macro-f1", folds=4, weight_decay=0.001, class_names=["a", "b", "c"])
+    direct = advise(
+        *_samples((400, 100, 40)), objective="macro-f1", folds=4, weight_decay=0.001, class_names=["a", "b", "c"]
+    )
     assert said == ["features: features; label: target"]
     assert found["sentence"] == direct.sentence
     assert found["ways"] == direct.to_dict()["ways"]
@@ -61,15 +63,18 @@ def test_a_file_of_features_gives_what_the_tensors_give(features, tmp_path):
 @pytest.mark.parametrize("chosen", [None, "weights"])
 def test_the_code_decides_as_the_advice_does(objective, chosen, features, tmp_path, monkeypatch):
     """Of a model trained as advised; with weights too, which are advised here by leaving all else out."""
+    from dataclasses import replace
+
     from steelyard.commands import advise as commands
     from steelyard.deciding import advise
     from steelyard.notation import parse_objective
-    from dataclasses import replace
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "costs.csv").write_text("0,1,1\n1,0,1\n9,9,0\n")
     rows, target = _samples((400, 100, 40))
-    found = advise(rows, target, objective=parse_objective(objective, ["a", "b", "c"]), class_names=["a", "b", "c"])
+    found = advise(
+        rows, target, objective=parse_objective(objective, ["a", "b", "c"]), class_names=["a", "b", "c"]
+    )
     if chosen is not None:
         found = replace(found, chosen=found.table[-1])
         assert found.class_weights is not None
@@ -160,7 +165,9 @@ def test_a_learner_sees_nothing_of_the_rows_that_judge_it(tmp_path, monkeypatch)
     prepare = Dataset.prepare
     monkeypatch.setattr(Dataset, "prepare", lambda self, rows: prepared.append(len(rows)) or prepare(self, rows))
     features, target = _samples((200, 40))
-    lines = ["x,kind"] + [f"{a:.4f},{'ab'[k]}" for (a, *_), k in zip(features.tolist(), target.tolist(), strict=True)]
+    lines = ["x,kind"] + [
+        f"{a:.4f},{'ab'[k]}" for (a, *_), k in zip(features.tolist(), target.tolist(), strict=True)
+    ]
     (tmp_path / "rows.csv").write_text("\n".join(lines))
     advise_file(tmp_path / "rows.csv", target="kind", learner="linear", schemes=["inverse"], folds=3)
     assert prepared == [120, 120, 120]  # two thirds of 180, once a fold
@@ -169,7 +176,10 @@ def test_a_learner_sees_nothing_of_the_rows_that_judge_it(tmp_path, monkeypatch)
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"values": "logits", "schemes": ["inverse"]}, "logits cannot be weighted again: schemes need features or a"),
+        (
+            {"values": "logits", "schemes": ["inverse"]},
+            "logits cannot be weighted again: schemes need features or a",
+        ),
         ({"rate": 0.1}, "rate is of a learner, and there is none, got 0.1"),
         ({"learner": "linear", "loss": "softmax"}, "a learner is given a data set"),
         ({"loss": "softmax"}, "loss is that of logits"),

@@ -28,7 +28,8 @@ def test_the_same_seed_draws_the_same():
     target = torch.arange(100) % 2
     decided = torch.stack([_wrong_at(target, 0.2, 2, seed) for seed in (0, 1)])
     one, same, other = (
-        paired(decided, target, torch.arange(100) % 5, _value("accuracy", 2), 2, seed=s).gain(0, 1) for s in (0, 0, 1)
+        paired(decided, target, torch.arange(100) % 5, _value("accuracy", 2), 2, seed=s).gain(0, 1)
+        for s in (0, 0, 1)
     )
     assert one == same != other
 

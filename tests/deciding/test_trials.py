@@ -112,9 +112,7 @@ def test_a_training_never_sees_the_rows_that_it_is_judged_on():
         "plain", "shift by mine", "thresholds", "weights mine", "weights mine + thresholds"
     ]  # fmt: skip
     assert found.chosen.name == "plain"  # all are right
-    torch.testing.assert_close(
-        found.table[3].class_weights, torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64)
-    )
+    torch.testing.assert_close(found.table[3].class_weights, torch.tensor([0.5, 1.0, 1.5], dtype=torch.float64))
 
 
 def test_schemes_that_are_multiples_of_each_other_are_tried_once():

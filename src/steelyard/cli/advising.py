@@ -49,7 +49,9 @@ from steelyard.cli.tables import print_advice
 )
 @click.option("--folds", type=int, default=5, show_default=True, help="Folds of the rows.")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of folds, draws and trainings.")
-@click.option("--rate", type=float, help="Learning rate of a learner, or penalty of linear.  [default: 0.1, or 0.01]")
+@click.option(
+    "--rate", type=float, help="Learning rate of a learner, or penalty of linear.  [default: 0.1, or 0.01]"
+)
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds of boosting.")
 @click.option("--epochs", type=int, default=30, show_default=True, help="Epochs of networks.")
 @click.option(

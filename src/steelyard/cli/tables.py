@@ -116,7 +116,12 @@ def print_advice(found: dict[str, Any]) -> None:
     for note in found["notes"]:
         console.print(_plain(note))
     minimum = found["minimum"]
-    titles = [*([f"recall of {minimum['class']}"] if minimum else []), found["value"], "gain over plain", "95%, all together"]
+    titles = [
+        *([f"recall of {minimum['class']}"] if minimum else []),
+        found["value"],
+        "gain over plain",
+        "95%, all together",
+    ]
     lines = [
         (
             ("> " if way["name"] == found["chosen"] else "  ") + way["name"],
@@ -129,7 +134,9 @@ def print_advice(found: dict[str, Any]) -> None:
         )
         for way in found["ways"]
     ]
-    _print_rows(console, "way", titles, lines, _plain(f"{found['model']}; {found['folds']} folds, out-of-fold rows"))
+    _print_rows(
+        console, "way", titles, lines, _plain(f"{found['model']}; {found['folds']} folds, out-of-fold rows")
+    )
     for library, text in found["code"].items():
         console.print(Text(f"\n{library}", style="bold"))
         click.echo("\n".join(f"  {line}" for line in text.splitlines()))  # not wrapped: to paste

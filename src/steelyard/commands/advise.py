@@ -97,7 +97,9 @@ def advise_file(
         check_folder(out)
     if learner is not None:
         if values != "features" or class_names is not None or loss is not None or weight_decay is not None:
-            raise ValueError("a learner is given a data set: from, class_names, loss and weight_decay are of files")
+            raise ValueError(
+                "a learner is given a data set: from, class_names, loss and weight_decay are of files"
+            )
         tried = (_PENALTY if learner == "linear" else _RATE) if rate is None else rate
         setting = Setting("small-cnn", Recipe(epochs, 64, tried), rounds=rounds, learner=learner)
         data = _of_learner(path, target, columns, learner, setting, seed, say)

@@ -126,7 +126,9 @@ class Advice:
             "notes": list(self.notes),
             "objective": self.objective.text,
             "value": _value_of(self),
-            "minimum": None if minimum is None else dict(zip(_MINIMUM, (self.class_names[minimum[0]], *minimum), strict=True)),
+            "minimum": None
+            if minimum is None
+            else dict(zip(_MINIMUM, (self.class_names[minimum[0]], *minimum), strict=True)),
             "costs": None if self.costs is None else self.costs.tolist(),
             "class_names": list(self.class_names),
             "samples": list(self.samples),
@@ -172,7 +174,9 @@ def _sentence(advice: Advice) -> str:
         what = _VALUES[advice.objective.name]
         told += f": {what} {sign * chosen.value:.4g}"
         if chosen is not plain:
-            told += f" instead of {sign * plain.value:.4g}, {_by(chosen.gain, chosen.interval)} better (95%, paired)"
+            told += (
+                f" instead of {sign * plain.value:.4g}, {_by(chosen.gain, chosen.interval)} better (95%, paired)"
+            )
     if chosen is plain:
         others = [way for way in advice.table[1:] if way.allowed]
         best = max(others, key=lambda way: way.value)

@@ -1,7 +1,7 @@
 """What to do for an objective, tried on out-of-fold rows: weights, a shift of the logits, or thresholds."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -328,7 +328,9 @@ def _weights(schemes: Sequence[Scheme] | Mapping[str, Vector] | None, counts: Te
         raise TypeError(f"schemes must be a sequence of names, got the text {schemes!r}")
     size = len(counts)
     if isinstance(schemes, Mapping):
-        given = {name: check_vector(f"schemes[{name!r}]", w, size, low=0, positive=True) for name, w in schemes.items()}
+        given = {
+            name: check_vector(f"schemes[{name!r}]", w, size, low=0, positive=True) for name, w in schemes.items()
+        }
     else:
         given = {name: class_weights(counts, name, dtype=torch.float64) for name in schemes}
     found: dict[str, Tensor] = {}
