@@ -3,10 +3,10 @@
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from steelyard._version import __version__ as __version__
+
 if TYPE_CHECKING:
     from steelyard._public import *  # noqa: F403  for type checkers
-
-__version__ = "0.1.0"
 
 
 def __getattr__(name: str) -> object:

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 from torch import Tensor
 
 from steelyard._common.checks import check_choice
+from steelyard._version import __version__
 from steelyard.auditing.binary import Ratio, ratio_of
 from steelyard.auditing.catalogue import SEVERITIES, names_of
 from steelyard.auditing.findings import Finding, Numbers
@@ -182,12 +183,10 @@ class AuditReport:
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, strings and lists for JSON, None for what is not known; without the K x K
         arrays."""
-        import steelyard  # for its version; the package's own __init__ imports this file
-
         n = self.numbers
         hypotheses = [h.to_dict() | {"text": clause(h, n)} for h in n.hypotheses]
         return {
-            "version": steelyard.__version__,
+            "version": __version__,
             "headline": self.headline,
             "verdicts": [verdict.to_dict() for verdict in self.verdicts],
             "findings": [finding.to_dict() for finding in self.findings],

@@ -68,12 +68,6 @@ class Objective:
         recall = own / count
         return torch.where(recall >= self.minimum[1] - _ENOUGH, own / decided.clamp(min=1), recall + _SHORT)
 
-    def recall(self, confusion: Tensor) -> Tensor:
-        """Return the recall of the class that has a minimum."""
-        assert self.minimum is not None
-        k = self.minimum[0]
-        return confusion[..., k, k] / confusion[..., k, :].sum(-1)
-
     def gains(self, counts: Tensor) -> Tensor:
         """Return U, (K, K)."""
         if self.costs is not None:
@@ -98,6 +92,11 @@ class Objective:
             return torch.where(which == self.minimum[0], own / decided.clamp(min=1), 0.0)
         total = counts.sum(-1, keepdim=True) if of is None else counts.sum(-1)
         return (-own if self.name == "cost" else own) / total
+
+    @property
+    def linear(self) -> bool:
+        """Return whether f is linear in A and the same for every D."""
+        return self.name in ("accuracy", "balanced-accuracy", "cost")
 
     @property
     def limits(self) -> tuple[float, float]:

@@ -1,7 +1,8 @@
 """Thresholds found on held-out rows, judged on rows that they were not found on."""
 
 import math
-from dataclasses import dataclass
+import warnings
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -15,6 +16,7 @@ from steelyard.deciding.search import best_offsets, confusion_of
 from steelyard.targets import layout_of, read_dense, read_labels
 
 _NORMAL = 1.959963984540054
+_AIMS = 40  # steps from the wanted recall to 1
 Interval = tuple[float, float]
 
 
@@ -35,6 +37,7 @@ class Thresholds:
         folds: into how many they were split.
         recall: for ``"min-recall"``, the recall that was reached on rows of the other folds, else None.
         recall_interval: 95%, of `recall`.
+        doubts: sentences that say what was not met; they were also warned of.
         kind: ``"classes"``, ``"one output"`` or ``"multi-hot"``.
     """
 
@@ -49,6 +52,7 @@ class Thresholds:
     folds: int
     recall: float | None
     recall_interval: Interval | None
+    doubts: tuple[str, ...]
     kind: Literal["classes", "one output", "multi-hot"]
 
     @property
@@ -128,33 +132,33 @@ def thresholds(
         if int(counts.min()) < 2:
             what = f"of class {int(counts.argmin())}" + (f" of output {t}" if len(y) > 1 else "")
             raise ValueError(f"target must have at least two rows of each class, got {int(counts.min())} {what}")
-    offsets = _found(rows.values, y, goal, seed)
     fold = _split(y, folds, seed)
-    decided = torch.zeros_like(y)
-    for one in range(folds):
-        held = fold == one
-        moved = _found(rows.values[:, ~held], y[:, ~held], goal, seed)
-        decided[:, held] = _decided(rows.values[:, held], moved)
+    decided, searched = _crossed(rows.values, y, fold, goal, seed)
+    doubts: tuple[str, ...] = ()
+    if goal.minimum is not None:
+        goal, decided, doubts = _aimed(rows.values, y, fold, goal, decided)
+    offsets = _found(rows.values, y, goal, seed)
     plain = rows.values.argmax(2)
     fitted, own = _influence(goal, y, decided, size), _influence(goal, y, plain, size)
     recall, recall_interval = None, None
     if goal.minimum is not None:
-        table = confusion_of(y[0][y[0] >= 0], decided[0][y[0] >= 0], size)
-        recall = float(goal.recall(table))
-        recall_interval = _wilson(recall, float(table[goal.minimum[0]].sum()))
+        recall, recall_interval = _recall(goal.minimum[0], y, decided)
+    for doubt in doubts:
+        warnings.warn(doubt, stacklevel=2)
     low, high = goal.limits
     return Thresholds(
         offsets if len(offsets) > 1 else offsets[0],
         goal.text,
         fitted[0],
-        _around(fitted[0], fitted[1], low, high),
+        _around(fitted[0], fitted[1], fitted[2], searched, low, high),
         own[0],
         fitted[0] - own[0],
-        _around(fitted[0] - own[0], fitted[1] - own[1], low - high, high - low),
+        _around(fitted[0] - own[0], fitted[1] - own[1], fitted[2], searched, low - high, high - low),
         int((y >= 0).any(0).sum()),
         folds,
         recall,
         recall_interval,
+        doubts,
         rows.kind,
     )
 
@@ -169,12 +173,10 @@ def _goal(objective: str | Objective | None, costs: Costs | None, rows: Rows) ->
         goal = objective
     else:
         text = "balanced-accuracy" if objective is None else objective
-        if rows.kind == "multi-hot" and text == "macro-f1":
-            return create_objective("f1", ["0", "1"])
         goal = create_objective(text, [str(k) for k in range(size)])
     if rows.kind == "multi-hot":
-        if goal.name == "macro-f1":
-            return create_objective("f1", ["0", "1"])
+        if goal.name == "macro-f1":  # the mean of the outputs' own
+            return replace(create_objective("f1", ["0", "1"]), text=goal.text)
         if goal.minimum is not None:
             raise ValueError(f"objective {goal.text!r} is of one output: give its logits alone, of shape (N,)")
     if goal.costs is not None and len(goal.costs) != size:
@@ -216,6 +218,63 @@ def _found(values: Tensor, y: Tensor, goal: Objective, seed: int) -> Tensor:
     )
 
 
+def _crossed(values: Tensor, y: Tensor, fold: Tensor, goal: Objective, seed: int) -> tuple[Tensor, float]:
+    """Return the (T, N) decisions by the offsets that were found on the other folds, and the variance of the search.
+
+    The variance is the jackknife's, of what the offsets of each fold are worth on the same rows.
+    """
+    decided, worth = torch.zeros_like(y), list[float]()
+    for one in range(int(fold.max()) + 1):
+        held = fold == one
+        moved = _found(values[:, ~held], y[:, ~held], goal, seed)
+        decided[:, held] = _decided(values[:, held], moved)
+        worth.append(_influence(goal, y, _decided(values, moved), values.shape[2])[0])
+    return decided, (len(worth) - 1) * float(torch.tensor(worth, dtype=torch.float64).var(correction=0))
+
+
+def _aimed(
+    values: Tensor, y: Tensor, fold: Tensor, goal: Objective, decided: Tensor
+) -> tuple[Objective, Tensor, tuple[str, ...]]:
+    """Return the objective with the least aim of the search by which rows of other folds have the wanted recall.
+
+    A search that reaches a recall on its own rows falls short of it on others about every second time. So it aims
+    higher, a step at a time.
+    """
+    assert goal.minimum is not None
+    k, wanted = goal.minimum
+    own = y[0] == k
+    reach = float((values[0, own, k] > -torch.inf).double().mean())
+    if reach < wanted - 1e-9:
+        raise ValueError(
+            f"objective {goal.text!r} cannot be met: no threshold gives class {k} a recall above {reach:.3f}, as "
+            f"{int((values[0, own, k] == -torch.inf).sum())} of its {int(own.sum())} rows have probability 0"
+        )
+    best, high = (goal, decided), _recall(k, y, decided)[0]
+    step = max(1 / float(own.sum()), (1 - wanted) / _AIMS)
+    aim = wanted
+    while high < wanted - 1e-9 and aim < reach - 1e-9:
+        aim = min(aim + step, reach)
+        tried = replace(goal, minimum=(k, aim))
+        decided, _ = _crossed(values, y, fold, tried, 0)
+        recall = _recall(k, y, decided)[0]
+        if recall > high:
+            best, high = (tried, decided), recall
+    doubts: tuple[str, ...] = ()
+    if high < wanted - 1e-9:
+        recall, (low, top) = _recall(k, y, best[1])
+        doubts = (
+            f"objective {goal.text!r} was not met on rows of other folds: class {k} reached a recall of {recall:.3f} "
+            f"({low:.3f} to {top:.3f}) there",
+        )
+    return *best, doubts
+
+
+def _recall(k: int, y: Tensor, decided: Tensor) -> tuple[float, Interval]:
+    own = decided[0][y[0] == k]
+    share = float((own == k).double().mean())
+    return share, _wilson(share, len(own))
+
+
 def _decided(values: Tensor, offsets: Tensor) -> Tensor:
     return (values + offsets.reshape(-1, 1, values.shape[2])).argmax(2)
 
@@ -230,18 +289,25 @@ def _split(y: Tensor, folds: int, seed: int) -> Tensor:
     return fold
 
 
-def _influence(goal: Objective, y: Tensor, decided: Tensor, size: int) -> tuple[float, Tensor]:
-    """Return the value of decisions (T, N), and how much each row moves it, (N,)."""
+def _influence(goal: Objective, y: Tensor, decided: Tensor, size: int) -> tuple[float, Tensor, Tensor]:
+    """Return the value of decisions (T, N), how much each row moves it, (N,), and an error of a row, (T, C)."""
     tables = torch.stack([confusion_of(a[a >= 0], b[a >= 0], size) for a, b in zip(y, decided, strict=True)])
     tables.requires_grad_()
     value = goal.value(tables).mean()
     (slope,) = torch.autograd.grad(value, tables)
     moved = slope[torch.arange(len(y))[:, None], y.clamp(min=0), decided]
-    return float(value.detach()), torch.where(y >= 0, moved, 0.0).sum(0)
+    right = slope.diagonal(dim1=1, dim2=2)
+    error = right - (slope.sum(2) - right) / (size - 1)
+    return float(value.detach()), torch.where(y >= 0, moved, 0.0).sum(0), error
 
 
-def _around(value: float, moved: Tensor, low: float, high: float) -> Interval:
-    half = _NORMAL * float(moved.square().sum().sqrt())
+def _around(value: float, moved: Tensor, error: Tensor, searched: float, low: float, high: float) -> Interval:
+    """Return the 95% interval by the delta method.
+
+    Beside the rows two errors more or less in each class count, as in the interval of Agresti and Coull, without
+    which a class of few rows, all told right, would be sure; and the variance of the search.
+    """
+    half = _NORMAL * math.sqrt(float(moved.square().sum() + 2 * error.square().sum()) + searched)
     return max(value - half, low), min(value + half, high)
 
 
