@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import steelyard
-from steelyard.deciding.trials import advise, stratified_folds, train_heads
+from steelyard.deciding import advise, train_heads
 
 NORMAL = torch.distributions.Normal(0.0, 1.0)
 
@@ -45,7 +45,9 @@ def test_plain_training_is_advised_for_accuracy():
     found = advise(features, target, objective="accuracy")
     assert found.chosen is found.table[0]
     assert (found.chosen.gain, found.class_weights, found.offsets) == (0.0, None, None)
-    assert found.sentence.startswith("Train without class weights and take the most probable class: accuracy 0.9")
+    assert found.sentence.startswith(
+        "Train without class weights and take the class of the largest logit: accuracy 0.9"
+    )
     assert "; nothing that was tried is surely better (the best, " in found.sentence
 
 
@@ -64,7 +66,7 @@ def test_thresholds_keep_a_minimal_recall():
     features, target = _two_normals((1800, 200), 2.0)
     found = advise(features, target, objective="min-recall:rare=0.9", class_names=["common", "rare"])
     assert found.chosen.rule in ("thresholds", "shift")
-    assert float(found.chosen.recall[1]) > 0.85
+    assert float(found.chosen.recall[1]) >= 0.9
     assert not found.table[0].allowed  # plain training finds half of them
     assert "precision of rare 0." in found.sentence
     assert "where plain training and argmax have precision" in found.sentence
@@ -135,16 +137,6 @@ def test_weights_are_taken_out_before_thresholds():
     torch.testing.assert_close(
         weighted.offsets, plain.offsets - torch.tensor([-1.0, 1.0]).double() * math.log(9) / 2, rtol=0, atol=0.4
     )
-
-
-def test_folds_spread_every_class():
-    target = torch.cat([torch.zeros(50), torch.ones(7), torch.full((2,), 2)]).long()
-    fold = stratified_folds(target, 5, seed=0)
-    assert torch.bincount(fold).tolist() == [12, 12, 12, 12, 11]
-    for k, (low, high) in enumerate([(10, 10), (1, 2), (0, 1)]):
-        counts = torch.bincount(fold[target == k], minlength=5)
-        assert (int(counts.min()), int(counts.max())) == (low, high)
-    assert not torch.equal(fold, stratified_folds(target, 5, seed=1))
 
 
 def test_to_dict_is_plain():

@@ -15,8 +15,8 @@ from steelyard.cli.tables import print_advice
     default="balanced-accuracy",
     show_default=True,
     help="What is to be best: accuracy, balanced-accuracy, macro-f1, f1 (of the second of two classes), "
-    "cost:FILE.csv (rows: true class, columns: decision) or min-recall:CLASS=0.9, the best precision of a class at "
-    "no less than that recall.",
+    "cost:FILE.csv (rows: true class, columns: decision) or min-recall:CLASS=0.9, the best precision of a class "
+    "at no less than that recall.",
 )
 @click.option(
     "--learner",
@@ -37,7 +37,8 @@ from steelyard.cli.tables import print_advice
     "--logits",
     "columns",
     metavar="COLUMNS",
-    help="Columns of these numbers, comma-separated; patterns such as 'f*' are allowed.  [default: by their names]",
+    help="Columns of these numbers, comma-separated; patterns such as 'f*' are allowed.  "
+    "[default: by their names]",
 )
 @click.option(
     "--target", metavar="COLUMN", help="Label column.  [default: target, label, labels, y, y_true or label_ids]"

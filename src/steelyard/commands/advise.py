@@ -254,7 +254,7 @@ def _of_learner(
             )
         return lambda asked: model.logits(fitted.inputs("train", asked))
 
-    words = f"{name}: {learner.words(setting)}"
+    words = learner.words(setting)
     return _Data(torch.arange(len(data.train_target)), data.train_target, data.class_names, train, words)
 
 

@@ -180,12 +180,14 @@ def _sentence(advice: Advice) -> str:
     if chosen is plain:
         others = [way for way in advice.table[1:] if way.allowed]
         best = max(others, key=lambda way: way.value)
-        return f"{told}; nothing that was tried is surely better (the best, {best.name}, by {_by(best.gain, best.interval)})."
+        by = _by(best.gain, best.interval)
+        return f"{told}; nothing that was tried is surely better (the best, {best.name}, by {by})."
     if advice.rival is None or advice.over_rival is None:
         return f"{told}."
     gain, (low, high) = advice.over_rival
     if chosen.class_weights is None:
-        return f"{told}; no class weights surely beat that (the best, {advice.rival.name}, by {_by(-gain, (-high, -low))})."
+        by = _by(-gain, (-high, -low))
+        return f"{told}; no class weights surely beat that (the best, {advice.rival.name}, by {by})."
     return f"{told}; that is {_by(gain, (low, high))} above the best without class weights, {advice.rival.name}."
 
 
@@ -202,7 +204,7 @@ def _to_do(way: Way) -> str:
     else:
         told = f"Train with the class weights of {way.scheme} and "
     if way.rule == "argmax":
-        return told + "take the most probable class"
+        return told + "take the class of the largest logit"
     if way.rule == "costs":
         undo = "" if way.class_weights is None else "take them out of the logits again and "
         return told + undo + "take the decision of the least expected cost"

@@ -15,7 +15,8 @@ from steelyard.deciding.costs import Costs, read_costs
 from steelyard.deciding.objectives import Objective, cost_objective, create_objective
 from steelyard.deciding.paired import Paired, paired
 from steelyard.deciding.rows import read_rows
-from steelyard.deciding.search import best_offsets, confusion_of
+from steelyard.deciding.search import confusion_of
+from steelyard.deciding.thresholds import folds_of, judged_offsets
 from steelyard.forecasting.head import Head, checked_features, fit_head
 from steelyard.posterior import log_posterior
 from steelyard.weights.class_weights import Scheme, class_weights
@@ -26,6 +27,7 @@ Train = Callable[[Tensor, Tensor, Tensor | None], Model]
 """From inputs (n, ...), labels (n,) and class weights (K,), or None, to a model trained under softmax loss."""
 
 _TOLERANCE = 1e-6  # of the gradient of a head
+_ENOUGH = 1e-9  # that a recall may be short of its minimum, by rounding
 _SAME = 1e-5  # relative, of weights that are multiples of others
 
 
@@ -57,8 +59,8 @@ def advise(
       are first taken out of its logits, as :func:`steelyard.log_posterior` does.
 
     A way is advised if nothing simpler is as good: going from simple to involved, it must beat the best so far by
-    a gain whose interval is above 0; of equally simple ones the first within a standard error of the best stands. The intervals of all pairs of ways hold together, so the search is counted;
-    :func:`steelyard.deciding.paired.paired` says how they are made.
+    a gain whose interval is above 0; of equally simple ones the first within a standard error of the best stands.
+    The intervals of all ways hold together, so that the search is counted.
 
     Args:
         inputs: (N, D) features: what the last linear layer takes, margins of trees, or what `train` takes. With
@@ -108,7 +110,7 @@ def advise(
         raise ValueError("class_counts belong to train='none'; else they are those of the target")
     counts = samples if class_counts is None else check_vector("class_counts", class_counts, size, low=1)
     weights = _weights(schemes, counts)
-    fold = stratified_folds(labels, number, seed)
+    fold = folds_of(labels, number, seed)
     if train == "none":
         posteriors: dict[str | None, Tensor] = {None: values}
     else:
@@ -184,11 +186,8 @@ def _trials(
         if scheme is None:
             for one, v in weights.items():
                 add("shift", _centred(v.log()), (log_p + v.log()).argmax(1), f"shift by {one}")
-        rows = torch.empty_like(target)
-        for f in range(int(fold.max()) + 1):
-            own = fold == f
-            rows[own] = (log_p[own] + best_offsets(log_p[~own], target[~own], aim, seed)).argmax(1)
-        offsets = _centred(best_offsets(log_p, target, aim, seed) - log_w)
+        searched, rows = judged_offsets(log_p, target, fold, aim, seed)
+        offsets = _centred(searched - log_w)
         add("thresholds", offsets, rows, "thresholds" if scheme is None else f"{name} + thresholds")
     return sorted(found, key=lambda one: one.simplicity)
 
@@ -197,24 +196,16 @@ def _ways(trials: list[_Trial], judged: Paired, target: Tensor, aim: Objective, 
     found = []
     for i, one in enumerate(trials):
         confusion = confusion_of(target, one.decided, size)
+        recall = confusion.diagonal() / confusion.sum(1)
+        kept = aim.minimum is None or float(recall[aim.minimum[0]]) >= aim.minimum[1] - _ENOUGH
         gain, interval = judged.gain(i, 0)
         found.append(
             Way(
                 one.name, one.scheme, one.class_weights, one.rule, one.offsets, float(judged.values[i]), gain,
-                interval, confusion.diagonal() / confusion.sum(1), one.simplicity, _allowed(one, confusion, aim),
+                interval, recall, one.simplicity, kept,
             )
         )  # fmt: skip
     return found
-
-
-def _allowed(one: _Trial, confusion: Tensor, aim: Objective) -> bool:
-    """Return whether the minimum is kept: of what was searched for it, whether the rows do not deny that."""
-    if aim.minimum is None:
-        return True
-    k, least = aim.minimum
-    recall, number = float(aim.recall(confusion)), float(confusion[k].sum())
-    slack = 1.645 * (least * (1 - least) / number) ** 0.5 if one.rule == "thresholds" else 0.0
-    return recall >= least - slack - 1e-9
 
 
 def _choose(ways: list[Way], judged: Paired, minimum: int) -> int:
@@ -258,25 +249,6 @@ def _out_of_fold(
                 )
             setup = TrainingSetup("softmax", class_weights=w)
             found[scheme][own] = log_posterior(logits.double(), setup)
-    return found
-
-
-def stratified_folds(target: Tensor, folds: int, seed: int) -> Tensor:
-    """Return the fold of each row, (N,) int64: every class is spread over the folds as evenly as it can be.
-
-    Args:
-        target: (N,) labels.
-        folds: how many.
-        seed: which rows.
-
-    Example:
-        >>> stratified_folds(torch.tensor([0, 0, 1, 1]), 2, seed=0)[:2].sum()
-        tensor(1)
-    """
-    order = torch.randperm(len(target), generator=torch.Generator().manual_seed(seed))
-    order = order[target[order].argsort(stable=True)]  # class by class, at random within each
-    found = torch.empty_like(target)
-    found[order] = torch.arange(len(target)) % folds
     return found
 
 
