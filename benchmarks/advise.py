@@ -128,7 +128,7 @@ def write(path, rows):
     writer = csv.DictWriter(text, FIELDS, lineterminator="\n")
     writer.writeheader()
     for row in rows:
-        writer.writerow({key: f"{v:.6g}" if isinstance(v := row[key], float) else v for key in FIELDS})
+        writer.writerow({key: f"{v:.6g}" if isinstance(v := row.get(key, ""), float) else v for key in FIELDS})
     write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
