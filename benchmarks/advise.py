@@ -53,7 +53,7 @@ def rows_of(data, seed, tables):
         with (tables / f"{data}.csv").open(encoding="utf-8") as file:
             lines = list(csv.reader(file))[1:]
         X, y = (
-            np.array([line[:-1] for line in lines], float),
+            np.array([[cell or "nan" for cell in line[:-1]] for line in lines], float),
             LabelEncoder().fit_transform([line[-1] for line in lines]),
         )
         return train_test_split(X, y, test_size=min(len(y) // 2, MOST_TEST), stratify=y, random_state=seed)

@@ -115,7 +115,9 @@ def advise(
         posteriors: dict[str | None, Tensor] = {None: values}
     else:
         made = train_heads(size, weight_decay=weight_decay) if isinstance(train, str) else train
-        posteriors = _out_of_fold(values, labels, fold, {None: None, **weights}, made, size)
+        tried: dict[str | None, Tensor | None] = {None: None}
+        tried |= weights
+        posteriors = _out_of_fold(values, labels, fold, tried, made, size)
     trials = _trials(posteriors, weights, labels, fold, aim, seed)
     judged = paired(torch.stack([one.decided for one in trials]), labels, fold, aim.value, size, seed=seed)
     ways = _ways(trials, judged, labels, aim, size)
