@@ -116,7 +116,7 @@ def advise(
     else:
         made = train_heads(size, weight_decay=weight_decay) if isinstance(train, str) else train
         tried: dict[str | None, Tensor | None] = {None: None}
-        tried |= weights
+        tried.update(weights.items())
         posteriors = _out_of_fold(values, labels, fold, tried, made, size)
     trials = _trials(posteriors, weights, labels, fold, aim, seed)
     judged = paired(torch.stack([one.decided for one in trials]), labels, fold, aim.value, size, seed=seed)
