@@ -1,4 +1,4 @@
-"""Decisions from honest probabilities: by costs, or by thresholds found on held-out rows; and what to do at all."""
+"""Decisions from honest probabilities: by costs or by thresholds; and advice on what to do at all."""
 
 from steelyard.deciding.advice import Advice, Way
 from steelyard.deciding.costs import decide, expected_costs
