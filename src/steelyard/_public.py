@@ -3,7 +3,7 @@
 from steelyard.auditing import BalanceWarning, BalanceWatch, assert_balanced, audit, audit_model
 from steelyard.balance.setup import TrainingSetup
 from steelyard.corrected import CorrectedModel
-from steelyard.deciding import decide, expected_costs, thresholds
+from steelyard.deciding import advise, decide, expected_costs, thresholds
 from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
 from steelyard.losses.accumulation import exact_accumulation
 from steelyard.posterior import log_posterior
@@ -23,6 +23,7 @@ __all__ = [
     "LogisticLoss",
     "SoftmaxLoss",
     "TrainingSetup",
+    "advise",
     "assert_balanced",
     "audit",
     "audit_model",

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 import steelyard
+from steelyard.cli.advising import advise
 from steelyard.cli.deciding import correct, decide
 from steelyard.cli.options import CLASS_NAMES, names_of, stated, tell
 from steelyard.cli.progress import Display
@@ -22,6 +23,8 @@ def commands() -> None:
 
 commands.add_command(correct)
 commands.add_command(decide)
+commands.add_command(advise)
+
 
 _BACKBONES = (
     "Network: mlp, one hidden layer, for features and images; for images also small-cnn; resnet32 (32 x 32); or a "

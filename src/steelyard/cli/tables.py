@@ -111,6 +111,39 @@ def print_weights(found: dict[str, Any]) -> None:
         click.echo("\n".join(f"  {line}" for line in text.splitlines()))  # not wrapped: to paste
 
 
+def print_advice(found: dict[str, Any]) -> None:
+    """What to do, what everything that was tried is worth, code."""
+    console = _console()
+    console.print(Padding(_plain(found["sentence"]), (0, 0, 1, 0), expand=False), style="bold")
+    for note in found["notes"]:
+        console.print(_plain(note))
+    minimum = found["minimum"]
+    titles = [
+        *([f"recall of {minimum['class']}"] if minimum else []),
+        found["value"],
+        "gain over plain",
+        "95%, all together",
+    ]
+    lines = [
+        (
+            ("> " if way["name"] == found["chosen"] else "  ") + way["name"],
+            [
+                *([f"{way['recall'][minimum['position']]:.3f}"] if minimum else []),
+                f"{way['value']:.4f}",
+                f"{way['gain']:+.4f}",
+                f"{way['interval'][0]:+.4f} to {way['interval'][1]:+.4f}",
+            ],
+        )
+        for way in found["ways"]
+    ]
+    _print_rows(
+        console, "way", titles, lines, _plain(f"{found['model']}; {found['folds']} folds, out-of-fold rows")
+    )
+    for library, text in found["code"].items():
+        console.print(Text(f"\n{library}", style="bold"))
+        click.echo("\n".join(f"  {line}" for line in text.splitlines()))  # not wrapped: to paste
+
+
 def print_forecast(found: "ForecastResults") -> None:
     """The metrics of each weighting and of its rivals, the recall of classes, and what is guaranteed."""
     console = _console()

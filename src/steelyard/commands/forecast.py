@@ -229,14 +229,14 @@ def _of_features(
         raise ValueError(
             f"{path} has its labels in another file, of which there is one: save {test} and it as .npz"
         )
-    rows, labels = _whole(opened)
+    rows, labels = read_whole(opened)
     names = opened.class_names
-    size = _classes(opened, labels)
+    size = size_of(opened, labels)
     held_out = None
     if test is not None:
         found_names = names or tuple(str(k) for k in range(size))
         columns = list(opened.columns)
-        held_out = _whole(
+        held_out = read_whole(
             open_predictions(test, target=target, columns=columns, values="features", class_names=found_names)
         )
     judged_by = None if test is None else test.name
@@ -259,12 +259,13 @@ def _check_run(path: Path) -> None:
             raise ValueError(f"{path} holds more than features: name {features}")
 
 
-def _whole(opened: Predictions) -> tuple[Tensor, Tensor]:
+def read_whole(opened: Predictions) -> tuple[Tensor, Tensor]:
+    """Return all numbers and labels of a file."""
     parts = list(opened.batches())
     return torch.cat([rows for rows, _ in parts]), torch.cat([labels for _, labels in parts])
 
 
-def _classes(opened: Predictions, labels: Tensor) -> int:
+def size_of(opened: Predictions, labels: Tensor) -> int:
     """Return how many classes there are: as many as names, or else labels that are all there from 0 on."""
     if opened.class_names is not None:
         return len(opened.class_names)

@@ -315,3 +315,19 @@ def _wilson(share: float, rows: float) -> Interval:
     z2 = _NORMAL**2 / rows
     middle, half = share + z2 / 2, math.sqrt(z2 * (share * (1 - share) + z2 / 4))
     return max((middle - half) / (1 + z2), 0.0), min((middle + half) / (1 + z2), 1.0)
+
+
+def folds_of(target: Tensor, folds: int, seed: int) -> Tensor:
+    """Return the fold of each row, (N,): every class is spread over the folds as evenly as it can be."""
+    return _split(target[None], folds, seed)
+
+
+def judged_offsets(
+    values: Tensor, target: Tensor, fold: Tensor, goal: Objective, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Return offsets (K,) found on all rows (N, K), and the decisions (N,) by those found on the other folds."""
+    rows, y = values[None], target[None]
+    decided, _ = _crossed(rows, y, fold, goal, seed)
+    if goal.minimum is not None:
+        goal, decided, _ = _aimed(rows, y, fold, goal, decided)
+    return _found(rows, y, goal, seed)[0], decided[0]
