@@ -158,11 +158,6 @@ class Binary(nn.Module):
         return self.loss(logits[:, 0], target.float())
 
 
-def batch_of(rows: int) -> int:
-    """Return the size of the batches of a network that is trained on so many rows."""
-    return BATCH if rows < 1000 else 2 * BATCH if rows < 2500 else 4 * BATCH
-
-
 def network(kind: str, loss: str, rate: float = 0.03) -> Callable[[Data, Plan], Logits]:
     """Train a network with SGD and momentum, in larger batches on more rows.
 
@@ -186,12 +181,10 @@ def network(kind: str, loss: str, rate: float = 0.03) -> Callable[[Data, Plan], 
             "mixup": lambda: nn.CrossEntropyLoss(weight=weights),
             "smoothed": lambda: nn.CrossEntropyLoss(weight=weights, label_smoothing=SMOOTHING),
             "one-vs-all": lambda: LogisticLoss(class_weights=weights),
-            "focal": lambda: FocalLoss(gamma=GAMMA, class_weights=weights),
             "lgl-inr": LGLINRLoss,
-            "lgl-inr, detached": lambda: LGLINRLoss(detach_weights=True),
             "binary": lambda: Binary(weights[1] / weights[0]),
         }[loss]()
-        batch = batch_of(len(y))
+        batch = BATCH if len(y) < 1000 else 2 * BATCH if len(y) < 2500 else 4 * BATCH
         part, recipe = (x, y), Recipe(plan.epochs, batch, rate)
         if plan.sampler is not None or loss == "mixup":  # all epochs in one, so that each row is drawn by itself
             chances = torch.ones(len(y)) if plan.sampler is None else torch.tensor(plan.sampler)[y]

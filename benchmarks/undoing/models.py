@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from xgboost import XGBClassifier
 
 from evidence import frozen
-from evidence.data import Data
-from evidence.models import GAMMA, SMOOTHING, Plan, batch_of, network
+from evidence.models import BATCH, GAMMA, SMOOTHING, Perceptron
 from prior_calibration import ESTIMATORS as KNOWN
 from steelyard import TrainingSetup
 from steelyard.balance import mean_confusion
+from steelyard.losses import FocalLoss, LGLINRLoss
+from steelyard.training import SmallCNN, predict
 from undoing.data import Rows
 
 ESTIMATORS: dict[str, BaseEstimator] = {
@@ -27,10 +28,10 @@ ESTIMATORS: dict[str, BaseEstimator] = {
     "CatBoost": CatBoostClassifier(iterations=200, thread_count=1, verbose=0, allow_writing_files=False),
     "TF-IDF, logistic regression": make_pipeline(TfidfVectorizer(), LogisticRegression(C=10, max_iter=2000)),
 }
-NETWORKS = {"MLP": "mlp", "MLP on MiniLM": "mlp", "CNN": "cnn"}
+NETWORKS = ("MLP", "MLP on MiniLM", "CNN")
 WEIGHTED = ("class weights", "sampler", "scale_pos_weight", "pos_weight", "focal", "label smoothing")
 TREATMENTS = (*WEIGHTED, "LGL-INR")
-EPOCHS, IMAGE_EPOCHS = 40, 12
+EPOCHS, IMAGE_EPOCHS = 20, 10
 _TREE = 0.005  # half a tree of a forest of 100, where no tree votes for a class
 
 
@@ -92,43 +93,66 @@ def _train_estimator(model: str, treatment: str, rows: Rows, seed: int) -> Train
 def _train_network(model: str, treatment: str, rows: Rows, seed: int) -> Trained:
     if treatment == "scale_pos_weight":
         raise ValueError(f"{model} has no scale_pos_weight")
-    parts = _network_inputs(model, rows)
-    data = Data(parts[0], rows.y, np.concatenate(parts[1:]), None)
-    counts, weights = rows.counts, weights_of(treatment, rows.counts)
-    ones = np.ones(len(counts))
-    loss = {
-        "pos_weight": "binary",
-        "focal": "focal",
-        "label smoothing": "smoothed",
-        "LGL-INR": "lgl-inr, detached",
-    }.get(treatment, "torch")
-    acts = ones if treatment in ("", "sampler", "LGL-INR") else weights
-    epochs = IMAGE_EPOCHS if parts[0].ndim == 4 and parts[0].shape[-1] > 8 else EPOCHS
-    plan = Plan(acts, weights if treatment == "sampler" else None, epochs, seed)
+    parts, y = [torch.from_numpy(part) for part in _network_inputs(model, rows)], torch.from_numpy(rows.y)
+    loss, sampler = _loss(treatment, rows.counts), weights_of("sampler", rows.counts)
+    torch.manual_seed(seed)
+    outputs = 1 if treatment == "pos_weight" else len(rows.counts)
+    net = SmallCNN(parts[0], outputs) if model == "CNN" else Perceptron(parts[0].shape[1], outputs)
+    epochs = IMAGE_EPOCHS if parts[0].dim() == 4 and parts[0].shape[-1] > 8 else EPOCHS
+    batch = BATCH if len(y) < 1000 else 2 * BATCH
     rate = 0.1 if treatment == "LGL-INR" else 0.03
-    own, held = (torch.from_numpy(part).double() for part in network(NETWORKS[model], loss, rate)(data, plan))
+    chances = torch.from_numpy(sampler)[y] if treatment == "sampler" else None
+    _fit(net, loss, parts[0], y, epochs, batch, rate, chances)
+    own, validation, test = (predict(net, part).squeeze(1).double() for part in parts)
     confusion = None
     if treatment == "LGL-INR":
-        confusion, _ = mean_confusion(own, torch.from_numpy(rows.y), link="logistic")
-    validation, test = held.split([len(rows.validation_y), len(rows.test_y)])
-    return Trained(validation, test, _setup(treatment, counts, weights), confusion)
+        confusion, _ = mean_confusion(own, y, link="logistic")
+    setup = TrainingSetup(
+        loss,
+        sampler_weights=sampler if treatment == "sampler" else None,
+        class_counts=rows.counts,
+        batch_size=batch,
+    )
+    return Trained(validation, test, setup, confusion)
 
 
-def _setup(treatment: str, counts: np.ndarray, weights: np.ndarray) -> TrainingSetup:
-    w = torch.tensor(weights)
-    return {
-        "": lambda: TrainingSetup("softmax", class_counts=counts),
-        "class weights": lambda: TrainingSetup("softmax", class_weights=w, class_counts=counts),
-        "sampler": lambda: TrainingSetup("softmax", sampler_weights=w, class_counts=counts),
-        "pos_weight": lambda: TrainingSetup(nn.BCEWithLogitsLoss(pos_weight=w[1:]), class_counts=counts),
-        "focal": lambda: TrainingSetup("focal", gamma=GAMMA, class_weights=w, class_counts=counts),
-        "label smoothing": lambda: TrainingSetup(
-            nn.CrossEntropyLoss(weight=w, label_smoothing=SMOOTHING), class_counts=counts
-        ),
-        "LGL-INR": lambda: TrainingSetup(
-            "lgl-inr", detach_weights=True, batch_size=batch_of(int(counts.sum())), class_counts=counts
-        ),
-    }[treatment]()
+def _fit(
+    net: nn.Module,
+    loss: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    epochs: int,
+    batch: int,
+    rate: float,
+    chances: Tensor | None,
+) -> None:
+    """Train with SGD and Nesterov momentum, whole batches only; chances draw rows with replacement."""
+    optimizer = torch.optim.SGD(net.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
+    steps = len(y) // batch * epochs
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
+    net.train()
+    for _ in range(epochs):
+        order = torch.randperm(len(y)) if chances is None else torch.multinomial(chances, len(y), replacement=True)
+        for part in order[: len(y) // batch * batch].split(batch):
+            z = net(x[part])
+            value = loss(z[:, 0], y[part].float()) if z.shape[1] == 1 else loss(z, y[part])
+            optimizer.zero_grad()
+            value.backward()
+            optimizer.step()
+            schedule.step()
+
+
+def _loss(treatment: str, counts: np.ndarray) -> nn.Module:
+    w = torch.tensor(weights_of(treatment, counts), dtype=torch.float32)
+    if treatment == "class weights":
+        return nn.CrossEntropyLoss(weight=w)
+    if treatment == "pos_weight":
+        return nn.BCEWithLogitsLoss(pos_weight=w[1:])
+    if treatment == "focal":
+        return FocalLoss(gamma=GAMMA, class_weights=w)
+    if treatment == "label smoothing":
+        return nn.CrossEntropyLoss(weight=w, label_smoothing=SMOOTHING)
+    return LGLINRLoss(detach_weights=True) if treatment == "LGL-INR" else nn.CrossEntropyLoss()
 
 
 def _network_inputs(model: str, rows: Rows) -> list[np.ndarray]:
