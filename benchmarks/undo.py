@@ -85,7 +85,7 @@ def read(path: Path) -> list[dict[str, object]]:
         found = csv.DictReader(file)
         if found.fieldnames != list(FIELDS):
             raise SystemExit(f"{path} must have the columns of this version to go on with it; name another file")
-        return list(found)
+        return [{name: _value(name, cell) for name, cell in row.items()} for row in found]
 
 
 def fill(path: Path, chosen: list[Setting], seeds: list[int], files: dict[str, str], workers: int) -> None:
@@ -128,7 +128,14 @@ def _guarded(chosen: list[Setting], seed: int, files: dict[str, str]) -> tuple[s
 
 
 def _cell(value: object) -> object:
-    return f"{value:.5g}" if isinstance(value, float) else value
+    """Return five digits of a float, as a number: text that begins with a minus is taken for a formula."""
+    return float(f"{value:.5g}") if isinstance(value, float) else value
+
+
+def _value(name: str, cell: str) -> object:
+    if name in ("model", "data", "treatment", "use", "variant"):
+        return cell
+    return int(cell) if name in ("seed", "classes", "train_rows", "test_rows") else float(cell)
 
 
 def main() -> None:
