@@ -145,6 +145,7 @@ def test_a_run_that_was_stopped_goes_on(tmp_path):
     second = out.read_text().splitlines()
     assert second[: len(first)] == marked, "what was done was done again"
     assert len(second) == 2 * len(first) - 1
+    assert "'" not in out.read_text(), "a negative number was taken for a formula"
     assert not list(tmp_path.glob(".*"))
 
 
