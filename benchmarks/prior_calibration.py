@@ -49,15 +49,15 @@ VARIANTS = ("plain", "plain_temperature", "weighted", "all_out", "out")
 MOST_ROWS = 2000
 
 
-def rows_of(name, seed):
-    """Rows and labels, the labels imbalanced."""
+def rows_of(name, seed, simulated=2000):
+    """Rows and labels, the labels imbalanced; of data that are simulated at will so many rows."""
     if name == "binary":
         return make_classification(
-            2000, n_informative=8, weights=[0.95], flip_y=0.02, class_sep=0.8, random_state=seed
+            simulated, n_informative=8, weights=[0.95], flip_y=0.02, class_sep=0.8, random_state=seed
         )
     if name == "five classes":
         return make_classification(
-            2000, n_informative=10, n_classes=5, weights=[0.55, 0.25, 0.12, 0.05], random_state=seed
+            simulated, n_informative=10, n_classes=5, weights=[0.55, 0.25, 0.12, 0.05], random_state=seed
         )
     if name == "hastie":
         X, y = make_hastie_10_2(12_000, random_state=seed)

@@ -1,0 +1,1 @@
+"""What class weights leave in probabilities, and what taking them out gives; see ``benchmarks/undo.py``."""
