@@ -32,7 +32,9 @@ def test_values_are_scikit_learns(name, peer):
 def test_f1_and_precision_are_of_one_class():
     target, decided = _decisions(2)
     table = confusion_of(target, decided, 2)
-    assert float(create_objective("f1", ["a", "b"]).value(table)) == pytest.approx(metrics.f1_score(target, decided))
+    assert float(create_objective("f1", ["a", "b"]).value(table)) == pytest.approx(
+        metrics.f1_score(target, decided)
+    )
     goal = create_objective("min-recall:a=0.1", ["a", "b"])
     wanted = metrics.precision_score(target, decided, pos_label=0)
     assert float(goal.value(table)) == pytest.approx(wanted)
@@ -62,15 +64,23 @@ def test_tables_come_in_any_number(name):
 def test_classes_without_rows_do_not_count(name):
     table = torch.tensor([[8.0, 2.0, 0.0], [0.0, 10.0, 0.0], [0.0, 0.0, 0.0]], dtype=torch.float64)
     goal = create_objective(name, list("abc"))
-    assert float(goal.value(table)) == pytest.approx(float(create_objective(name, ["a", "b"]).value(table[:2, :2])))
+    assert float(goal.value(table)) == pytest.approx(
+        float(create_objective(name, ["a", "b"]).value(table[:2, :2]))
+    )
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("accuracy2", r"unknown objective 'accuracy2' \(did you mean 'accuracy'\?\); choose from accuracy, balanced"),
+        (
+            "accuracy2",
+            r"unknown objective 'accuracy2' \(did you mean 'accuracy'\?\); choose from accuracy, balanced",
+        ),
         ("min-recall:froud=0.9", r"unknown class 'froud' \(did you mean 'fraud'\?\); there are honest, fraud"),
-        ("min-recall:fraud=1.2", r"must be min-recall:CLASS=RECALL with 0 < RECALL <= 1, got 'min-recall:fraud=1.2'"),
+        (
+            "min-recall:fraud=1.2",
+            r"must be min-recall:CLASS=RECALL with 0 < RECALL <= 1, got 'min-recall:fraud=1.2'",
+        ),
         ("min-recall:fraud=nan", "0 < RECALL <= 1"),
         ("min-recall:fraud", "0 < RECALL <= 1"),
         (3, "objective must be a text or an Objective, got int"),

@@ -61,7 +61,9 @@ def test_line_search_is_brute_force(seed, classes, name, grid):
     cuts = _between(margins)
     best = max(with_offset(float(t)) for t in cuts)
     assert found.score == pytest.approx(best, abs=1e-9)
-    assert with_offset(found.offset) == pytest.approx(best, abs=1e-9), "the offset does not give the score that it claims"
+    assert with_offset(found.offset) == pytest.approx(best, abs=1e-9), (
+        "the offset does not give the score that it claims"
+    )
     assert float((margins - found.offset).abs().min()) > 1e-12, "the offset lies on a row"
 
 
@@ -85,7 +87,10 @@ def test_two_largest_follow_every_move(seed, classes):
     generator = torch.Generator().manual_seed(seed)
     tops = _Tops(values, torch.zeros(classes, dtype=torch.float64))
     for _ in range(6):
-        tops.move(int(torch.randint(classes, (1,), generator=generator)), float(torch.randint(-2, 3, (1,), generator=generator)))
+        tops.move(
+            int(torch.randint(classes, (1,), generator=generator)),
+            float(torch.randint(-2, 3, (1,), generator=generator)),
+        )
         expected = _Tops(values, tops.offsets)
         assert torch.equal(tops.first, expected.first)
         assert torch.equal(tops.second, expected.second)

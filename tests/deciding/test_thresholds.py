@@ -22,7 +22,9 @@ def _rows(number=600, share=(0.8, 0.15, 0.05), spread=1.5, seed=0):
 
 
 def _value(name, target, decided, classes):
-    return float(create_objective(name, [str(k) for k in range(classes)]).value(confusion_of(target, decided, classes)))
+    return float(
+        create_objective(name, [str(k) for k in range(classes)]).value(confusion_of(target, decided, classes))
+    )
 
 
 @pytest.mark.parametrize("name", ["accuracy", "balanced-accuracy", "macro-f1"])
@@ -30,7 +32,7 @@ def test_offsets_are_those_of_all_rows_and_plain_is_the_argmax(name):
     rows, target = _rows()
     found = thresholds(rows, target, objective=name)
     goal = create_objective(name, ["0", "1", "2"])
-    assert torch.equal(found.offsets, best_offsets(rows.double(), target, goal))
+    torch.testing.assert_close(found.offsets, best_offsets(rows.double(), target, goal), rtol=0, atol=1e-6)
     assert torch.equal(found.decide(rows), (rows.double() + found.offsets).argmax(1))
     assert float(found.offsets.sum()) == pytest.approx(0, abs=1e-12)
     assert found.plain == pytest.approx(_value(name, target, rows.argmax(1), 3))
@@ -59,7 +61,10 @@ def test_noise_gains_nothing():
 
 def test_one_output_is_two_classes():
     rows, target = _rows(500, (0.9, 0.1))
-    one, two = thresholds(rows[:, 1] - rows[:, 0], target, objective="f1"), thresholds(rows, target, objective="f1")
+    one, two = (
+        thresholds(rows[:, 1] - rows[:, 0], target, objective="f1"),
+        thresholds(rows, target, objective="f1"),
+    )
     torch.testing.assert_close(one.offsets, two.offsets, rtol=0, atol=1e-5)
     assert one.value == two.value
     logit = (rows[:, 1] - rows[:, 0]).double()
@@ -81,7 +86,9 @@ def test_each_output_of_multi_hot_has_its_own_threshold():
     kept = torch.arange(400) != 5
     alone = thresholds(z[kept, 1], target[kept, 1], objective="f1")
     assert float(found.threshold[1]) == pytest.approx(float(alone.threshold), abs=1e-5)
-    f1 = [_value("f1", target[:, j][target[:, j] >= 0], (z[:, j] > 0).long()[target[:, j] >= 0], 2) for j in range(3)]
+    f1 = [
+        _value("f1", target[:, j][target[:, j] >= 0], (z[:, j] > 0).long()[target[:, j] >= 0], 2) for j in range(3)
+    ]
     assert found.plain == pytest.approx(sum(f1) / 3)
     assert found.objective == "macro-f1"
     json.dumps(found.to_dict(), allow_nan=False)
@@ -131,7 +138,9 @@ def test_a_recall_that_is_missed_on_other_folds_is_said():
     """The two rows of class 1 lie far apart: each fold's search has only the likely one, or the other."""
     logit = torch.cat([torch.linspace(-3, -1, 60), torch.tensor([-6.0, 4.0])])
     target = torch.cat([torch.zeros(60, dtype=torch.long), torch.ones(2, dtype=torch.long)])
-    with pytest.warns(UserWarning, match=r"was not met on rows of other folds: class 1 reached a recall of 0.500 \(0.0"):
+    with pytest.warns(
+        UserWarning, match=r"was not met on rows of other folds: class 1 reached a recall of 0.500 \(0.0"
+    ):
         found = thresholds(logit, target, objective="min-recall:1=0.9")
     assert found.recall == 0.5
     assert len(found.doubts) == 1
@@ -142,14 +151,18 @@ def test_a_recall_that_no_threshold_gives_is_refused():
     impossible = rows.clone()
     first = (target == 1).nonzero()[:10, 0]
     impossible[first] = torch.tensor([0.0, -torch.inf])
-    with pytest.raises(ValueError, match=r"cannot be met: no threshold gives class 1 a recall above 0\.\d+, as 10 of its \d+ rows"):
+    with pytest.raises(
+        ValueError, match=r"cannot be met: no threshold gives class 1 a recall above 0\.\d+, as 10 of its \d+ rows"
+    ):
         thresholds(impossible, target, objective="min-recall:1=0.95")
 
 
 def test_rows_of_another_kind_are_refused():
     rows, target = _rows()
     found = thresholds(rows, target)
-    with pytest.raises(ValueError, match=r"must have shape \(N, 3\), as the rows that the thresholds were found on, got \(5,\)"):
+    with pytest.raises(
+        ValueError, match=r"must have shape \(N, 3\), as the rows that the thresholds were found on, got \(5,\)"
+    ):
         found.decide(torch.zeros(5))
     with pytest.raises(ValueError, match="must hold no NaN, got one in row 0"):
         found.decide(torch.full((2, 3), torch.nan))
