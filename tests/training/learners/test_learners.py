@@ -8,7 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from steelyard import class_weights
 from steelyard.balance import TrainingSetup, law
+from steelyard.integrations.boosting import objective
 from steelyard.losses.registry import LOSSES
 from steelyard.notation import parse_loss
 from steelyard.training import Diverged, Recipe
@@ -112,7 +114,31 @@ def test_images_are_rows_of_pixels(tmp_path):
 
 
 def test_weights_of_presets_are_weights_of_rows(tmp_path):
-    """An objective that makes weights itself, and rows that have them: they count once."""
+    """A preset's weights count once, with mean 1 over the rows, as rows of a built-in loss and in an objective."""
+    xgboost = pytest.importorskip("xgboost")
+    inputs, target = rows()
+    counts = torch.bincount(target)
+    w = class_weights(counts, "effective_number", beta=0.999).double()
+    w = w * counts.sum() / (w * counts).sum()
+    settings = {
+        "eta": 0.1, "seed": 0, "colsample_bynode": 0.8, "tree_method": "hist", "num_class": SIZE, "nthread": 1,
+        "objective": "multi:softprob",
+    }  # fmt: skip
+    weighted = xgboost.DMatrix(inputs.numpy(), label=target.numpy(), weight=w[target].numpy())
+    trees = xgboost.train(settings, weighted, num_boost_round=SETTING.rounds)
+    ours = find_learner("xgboost").fit(task("class-balanced", tmp_path), SETTING)
+    theirs = trees.predict(xgboost.DMatrix(inputs.numpy()), output_margin=True)
+    np.testing.assert_allclose(ours.logits(inputs).numpy(), theirs, atol=1e-5)
+
+    plain = xgboost.DMatrix(inputs.numpy(), label=target.numpy())
+    own = objective("focal", library="xgboost", link="logistic", gamma=1.0, class_weights=w)
+    trees = xgboost.train(settings | {"base_score": 0.0}, plain, num_boost_round=SETTING.rounds, obj=own)
+    ours = find_learner("xgboost").fit(task("class-balanced-focal:gamma=1", tmp_path), SETTING)
+    theirs = trees.predict(xgboost.DMatrix(inputs.numpy()), output_margin=True)
+    np.testing.assert_allclose(ours.logits(inputs).numpy(), theirs, atol=1e-5)
+
+
+def test_what_a_model_of_boosting_saves(tmp_path):
     saved = find_learner("xgboost").fit(task("softmax:inverse", tmp_path), SETTING).save(tmp_path)
     assert saved == ["model.ubj"]
     assert (tmp_path / "model.ubj").stat().st_size > 0
