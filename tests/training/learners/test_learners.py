@@ -175,7 +175,7 @@ def test_unknown_learner(name):
 
 def test_learners_on_the_cpu_have_one_device():
     with pytest.raises(ValueError, match="learner linear trains on one CPU, got accelerator gpu with devices 1"):
-        find_learner("linear").check_inputs(rows()[0], Setting("mlp", SETTING.recipe, accelerator="gpu"))
+        find_learner("linear").check_inputs(rows()[0], SIZE, Setting("mlp", SETTING.recipe, accelerator="gpu"))
 
 
 OWN = """
@@ -213,6 +213,47 @@ def test_a_classifier_of_ones_own_has_class_weights_as_weights_of_rows(tmp_path)
         ValueError, match=r"own_learners:regression cannot train lgl-inr; .* takes softmax with class"
     ):
         find_learner("own_learners:regression").fit(task("lgl-inr", tmp_path), SETTING)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("lgl-inr", "cannot train lgl-inr; .* takes softmax with class"),
+        ("softmax:inverse:from=2", "has no epochs"),
+    ],
+)
+def test_losses_of_ones_own_are_refused_before_work_starts(loss, message):
+    learner = find_learner("own_learners:regression")
+    learner.check_inputs(rows()[0], SIZE, SETTING)
+    learner.check(parse_loss("softmax:inverse"))
+    with pytest.raises(ValueError, match=message):
+        learner.check(parse_loss(loss))
+    network = find_learner("own_learners:network")
+    network.check_inputs(rows()[0], SIZE, SETTING)
+    network.check(parse_loss(loss))
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("name", ["regression", "network"])
+def test_pixels_reach_ones_own_as_they_are_stored(tmp_path, name):
+    """A model without a penalty on its scale would hide it: the coefficients are those of pixels from 0 to 255."""
+    images = torch.randint(256, (60, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    seen = []
+    learner = find_learner(f"own_learners:{name}")
+    made = (
+        learner.make((1, 2, 2), 3, 0.1, 0)
+        if name == "regression"
+        else nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    )
+    if name == "regression":
+        fit = made.fit
+        made.fit = lambda X, y, sample_weight: seen.append(X) or fit(X, y, sample_weight)
+    else:
+        made.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    learner.make = lambda *_: made
+    learner.fit(task("softmax", tmp_path, train=(images, torch.arange(60) % 3)), SETTING)
+    assert float(torch.as_tensor(seen[0]).max()) > 200
 
 
 @pytest.mark.usefixtures("own")

@@ -188,7 +188,7 @@ class BoostingLearner(Learner):
                 "with class weights"
             )
 
-    def check_inputs(self, inputs: Tensor, setting: Setting) -> None:
+    def check_inputs(self, inputs: Tensor, num_classes: int, setting: Setting) -> None:
         """Accept images too: a row is then all pixels."""
         check_on_cpu(self.name, setting)
 
