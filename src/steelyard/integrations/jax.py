@@ -273,7 +273,7 @@ def law(
 def _is_of_outputs(loss: Callable[[Array, Array], Array], z: Array, y: Array) -> bool:
     """Return whether one sample more leaves the shape of the losses as it is."""
     more = [jax.ShapeDtypeStruct((len(x) + 1, *x.shape[1:]), x.dtype) for x in (z, y)]
-    return jax.eval_shape(loss, *more).shape == y.shape
+    return bool(jax.eval_shape(loss, *more).shape == y.shape)
 
 
 class _Rows(NamedTuple):
