@@ -45,6 +45,35 @@ def test_no_other_frequencies_are_likelier(seed, size, rows, apart):
     torch.testing.assert_close(prior.sum().item(), 1.0)
 
 
+def likeliest(size, rows, seed=0):
+    """Return how far the gradient of the likelihood is from 1 at the frequencies that are found, and these."""
+    random = torch.Generator().manual_seed(seed)
+    mean = torch.randn(size, 64, generator=random, dtype=torch.float64) * 3 / 8
+    y = torch.multinomial(torch.rand(size, generator=random).square(), rows, replacement=True, generator=random)
+    x = mean[y] + torch.randn(rows, 64, generator=random, dtype=torch.float64)
+    ratio = (x @ mean.T - mean.square().sum(1) / 2).softmax(1) * size
+    prior = most_likely(ratio)
+    gradient = (ratio / (ratio @ prior)[:, None]).mean(0)
+    return float(gradient.max()) - 1, float((prior * (gradient - 1)).abs().max()), prior
+
+
+@pytest.mark.parametrize("size", [200, pytest.param(1000, marks=pytest.mark.slow)])
+def test_many_classes_take_few_steps(monkeypatch, size):
+    """Newton's method on the classes that have a frequency: EM alone needs thousands of steps."""
+    monkeypatch.setattr("steelyard.prior._MOST_STEPS", 8)
+    over, off, prior = likeliest(size, 20 * size)
+    assert over < 1e-9
+    assert off < 1e-12
+    assert 0 < int((prior == 0).sum()) < size / 2
+
+
+def test_classes_without_a_row_and_rows_without_mass_are_nothing():
+    ratio = torch.tensor([[2.0, 0.0, 0.0], [1.0, 1.0, 0.0], [0.0, 0.0, 5.0]], dtype=torch.float64)
+    assert most_likely(ratio, torch.tensor([1.0, 1.0, 0.0]).double()).tolist() == pytest.approx(
+        [1, 0, 0], abs=1e-9
+    )
+
+
 def test_classes_told_apart_without_doubt_have_wilsons_interval():
     q = torch.eye(2, dtype=torch.float64)[[0] * 3 + [1] * 97]
     for rows in ((q + 1e-300).log(), torch.where(q[:, 1] > 0, 700.0, -700.0)):  # two columns; one output

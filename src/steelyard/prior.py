@@ -13,7 +13,8 @@ from steelyard._common.checks import Vector, check_choice, check_vector
 from steelyard.targets import check_target
 
 _NORMAL = 1.959963984540054  # 95% of a normal distribution lie within so many standard deviations
-_MOST_STEPS = 3000
+_FIRST_STEPS, _MOST_STEPS = 20, 100
+_RIDGE = 1e-12  # beside a diagonal of 1
 _TOO_WIDE = 0.5
 _ANYTHING = 1.0  # variance of what the rows do not tell: with it an interval holds all frequencies there are
 
@@ -76,7 +77,7 @@ def estimate_prior(
     cover in 93 to 99% of cases, a class each; those of ``"bbse"`` in 84 to 97% where classes have 60 to 150
     held-out rows, and in 93 to 98% from 300 on.
 
-    It is meant for up to a few hundred classes: 1,000 classes with two rows each take about a minute.
+    20,000 rows of 1,000 classes take about 10 s on one core.
 
     Args:
         log_posterior: (N, K) log-probabilities of rows of use; (N,) or (N, 1) for one output: its logit. As
@@ -133,8 +134,9 @@ def estimate_prior(
 def most_likely(ratio: Tensor, mass: Tensor | None = None) -> Tensor:
     r"""Return the (K,) frequencies that maximise :math:`\sum_i m_i \log \sum_k r_{ik} \pi_k`, sum 1.
 
-    The problem is concave. EM climbs, with squared extrapolation (Varadhan and Roland, 2008); Newton's method ends
-    it on the classes that are left.
+    The problem is concave. A few steps of EM come near; then each step maximises the quadratic model of
+    :math:`\sum_i m_i \log \sum_k r_{ik} \pi_k - \sum_k \pi_k` over all :math:`\pi \ge 0`, which has the same
+    maximum (Kim, Carbonetto, Stephens, Anitescu, JCGS 2020).
 
     Args:
         ratio: (N, K) float64, not negative, no row all 0.
@@ -144,65 +146,68 @@ def most_likely(ratio: Tensor, mass: Tensor | None = None) -> Tensor:
         ArithmeticError: the search has not settled.
     """
     m = ratio.new_full((len(ratio),), 1 / len(ratio)) if mass is None else mass / mass.sum()
+    ratio, m = ratio[m > 0], m[m > 0]
     p = ratio.new_full((ratio.shape[1],), 1 / ratio.shape[1])
 
-    def step(p: Tensor) -> Tensor:
-        return p * (ratio.T @ (m / (ratio @ p)))
-
     def height(p: Tensor) -> float:
-        return float(m @ (ratio @ p).log())
+        return float(m @ (ratio @ p).log() - p.sum())
 
-    near = 1e-4
+    for _ in range(_FIRST_STEPS):
+        p = p * (ratio.T @ (m / (ratio @ p)))
     for _ in range(_MOST_STEPS):
-        one = step(p)
-        two = step(one)
-        first, second = one - p, (two - one) - (one - p)
-        moved = float(first.abs().sum())
-        if moved < near:
-            near = moved / 10  # where Newton's method failed from
-            ended = _newton(ratio, m, p)
-            if ended is not None:
-                return ended
-        if moved < 1e-15:
-            return p
-        length = -min(float(first.norm() / second.norm().clamp(min=1e-300)), 1e6)
-        far = p - 2 * length * first + length**2 * second
-        p = two
-        if length < -1 and bool((far > 0).all()):
-            far = step(far / far.sum())
-            p = far if height(far) >= height(two) else two
+        score = ratio / (ratio @ p)[:, None]
+        gradient = m @ score
+        over = float(gradient.max()) - 1
+        if over < 1e-9 and float((p * (gradient - 1)).abs().sum()) < 1e-12:
+            return p / p.sum()
+        kept = (p > 0) | (gradient > 1)
+        score = score[:, kept]
+        change = torch.zeros_like(p)
+        change[kept] = _highest(score.T @ (score * m[:, None]), p[kept], gradient[kept]) - p[kept]
+        start, slope, length = height(p), float(change @ (gradient - 1)), 1.0
+        while not height(p + length * change) >= start + 1e-4 * length * slope - 1e-15 and length > 1e-9:
+            length /= 2  # of a row that would be impossible the height is -inf
+        if length <= 1e-9:
+            break
+        p = (p + length * change).clamp(min=0)
+        p = p / p.sum()
     # The log-likelihood of all rows is at most N times the gap below its maximum.
-    gap = float((ratio.T @ (m / (ratio @ p))).max()) - 1
-    if len(ratio) * gap < 1e-3:
+    gap = len(ratio) * over
+    if gap < 1e-3:
         return p
     raise ArithmeticError(
         f"the search for the prior has not settled after {_MOST_STEPS} steps: the log-likelihood may be "
-        f"{len(ratio) * gap:.2g} below its maximum"
+        f"{gap:.2g} below its maximum"
     )
 
 
-def _newton(ratio: Tensor, m: Tensor, p: Tensor) -> Tensor | None:
-    """Return the maximum near p by Newton's method on the classes that it keeps, or None if it is not there."""
-    kept = p > 0
-    for _ in range(50):
-        q = p[kept]
-        score = ratio[:, kept] / (ratio[:, kept] @ q)[:, None]
-        gradient = m @ score
-        if float((q * (gradient - 1)).abs().sum()) < 1e-14:
-            everywhere = m @ (ratio / (ratio[:, kept] @ q)[:, None])
-            return p if float(everywhere.max()) < 1 + 1e-9 else None
-        change = _on_simplex(score.T @ (score * m[:, None])) @ gradient
-        if bool((q + change < 0).any()):
-            kept = kept.clone()
-            kept[kept.nonzero()[:, 0][q + change < 0]] = False
-            if not bool(kept.any()):
-                return None
-            p = p * kept
-            p = p / p.sum()
-            continue
-        p = p.clone()
-        p[kept] = (q + change) / (q + change).sum()
-    return None
+def _highest(information: Tensor, p: Tensor, gradient: Tensor) -> Tensor:
+    r"""Return the x >= 0 at which :math:`(x - p)^T (g - 1) - \tfrac12 (x - p)^T I (x - p)` is highest.
+
+    Block principal pivoting (Portugal, Judice, Vicente 1994): all that is on the wrong side changes sides, and
+    where that does not help the last of it alone.
+    """
+    scale = information.diagonal().sqrt()
+    matrix = information / scale[:, None] / scale
+    matrix.diagonal().add_(_RIDGE)  # classes that are the same keep their places
+    aim = matrix @ (p * scale) + (gradient - 1) / scale
+    free, x = p > 0, torch.zeros_like(p)
+    fewest, patience = len(p) + 1, 3
+    for _ in range(10 * len(p) + 100):
+        x = torch.zeros_like(p)
+        x[free] = torch.cholesky_solve(aim[free][:, None], torch.linalg.cholesky(matrix[free][:, free]))[:, 0]
+        wrong = (free & (x < 0)) | (~free & (aim - matrix @ x > 1e-13))
+        number = int(wrong.sum())
+        if number == 0:
+            break
+        if number < fewest:
+            fewest, patience = number, 3
+        elif patience:
+            patience -= 1
+        else:
+            wrong = torch.arange(len(p)) == int(wrong.nonzero()[-1])
+        free = free ^ wrong
+    return x.clamp(min=0) / scale
 
 
 def _on_simplex(information: Tensor, unseen: float = 0.0) -> Tensor:

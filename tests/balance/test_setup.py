@@ -1,11 +1,13 @@
 """What was done in training: read off losses, stated once, refused where it contradicts itself."""
 
 import dataclasses
+import functools
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from steelyard import TrainingSetup
 from steelyard.losses import LGLINRLoss, LogisticLoss, SoftmaxLoss
@@ -147,6 +149,32 @@ def test_what_contradicts_itself_is_refused_in_one_sentence(arguments, error, me
     with pytest.raises(error, match=message) as caught:
         TrainingSetup(**arguments)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        (nn.NLLLoss(), "NLLLoss takes log-probabilities: give CrossEntropyLoss, which is the same of logits"),
+        (F.nll_loss, "nll_loss takes log-probabilities: give CrossEntropyLoss"),
+        (
+            functools.partial(F.nll_loss, reduction="none"),
+            "nll_loss takes log-probabilities: give CrossEntropyLoss",
+        ),
+        (nn.BCELoss(reduction="none"), "BCELoss takes probabilities: give BCEWithLogitsLoss"),
+        (F.binary_cross_entropy, "binary_cross_entropy takes probabilities: give BCEWithLogitsLoss"),
+        (nn.MSELoss(), "MSELoss is no loss of logits and classes: give CrossEntropyLoss or BCEWithLogitsLoss"),
+        (nn.KLDivLoss(), "KLDivLoss is no loss of logits and classes"),
+        (nn.MultiMarginLoss(), "MultiMarginLoss must have reduction=\"none\", a loss for each sample, got 'mean'"),
+    ],
+)
+def test_losses_of_torch_that_take_no_logits_are_refused_with_what_to_give(loss, message):
+    with pytest.raises(ValueError, match=f"loss cannot be read: {message}"):
+        TrainingSetup(loss)
+
+
+def test_losses_of_torch_that_give_each_sample_its_own_are_read():
+    assert TrainingSetup(nn.MultiMarginLoss(reduction="none")).reading.foreign
+    assert TrainingSetup(functools.partial(F.cross_entropy, reduction="none")).reading.foreign
 
 
 def test_the_link_of_a_function_needs_its_number_of_classes():

@@ -1,16 +1,23 @@
 """Class weights for a file of labels: what is said holds, the code runs, and only labels are read."""
 
+import ast
+import importlib
 import json
+import os
+import subprocess
+import sys
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from hypothesis import example, given
+from hypothesis import strategies as st
 from sklearn.linear_model import LogisticRegression
 
 import steelyard
-from steelyard.commands.weights import notes, scheme_rows, weights_of_file
+from steelyard.commands.weights import code, notes, scheme_rows, weights_of_file
 from steelyard.data.predictions import count_classes
 from tests.helpers import run_command
 
@@ -125,14 +132,97 @@ def test_the_code_runs_and_weighs_as_it_says(table):
     balanced = LogisticRegression(class_weight="balanced").fit(X, names)
     np.testing.assert_allclose(known["model"].fit(X, names).coef_, balanced.coef_, atol=1e-3)
 
-    class Model:
-        def fit(self, X, y, class_weight):
-            self.given = class_weight
 
-    known["model"] = Model()
-    exec(found["code"]["keras"], known)
-    np.testing.assert_allclose([known["model"].given[k] for k in range(4)], expected, rtol=1e-5)
-    compile(found["code"]["transformers"], "code", "exec")
+HOSTILE = [
+    "a\nimport os",
+    "b\rraise",
+    "'",
+    '"',
+    "\\",
+    "\\'",
+    '"""',
+    "{x}",
+    "#",
+    "\u2028",
+    "\x00",
+    "\ud800",
+    "\x0c",
+    "",
+]
+
+
+@given(st.lists(st.text(st.characters()) | st.sampled_from(HOSTILE), min_size=2, max_size=5, unique=True))
+@example(HOSTILE)
+def test_the_code_is_code_whatever_the_classes_are_called(names):
+    """Each snippet has the statements of plain names, and scikit-learn's dictionary has the names themselves."""
+    weights = [1.0 + k for k in range(len(names))]
+    found, plain = code(names, weights), code([f"c{k}" for k in range(len(names))], weights)
+    for library, text in found.items():
+        tree, other = ast.parse(text), ast.parse(plain[library])
+        assert len(text.splitlines()) == len(plain[library].splitlines()), library
+        if library != "scikit-learn":
+            assert ast.dump(tree) == ast.dump(other), library
+    weighs = {}
+    exec(found["scikit-learn"], {"LogisticRegression": lambda class_weight: weighs.update(class_weight)})
+    assert weighs == dict(zip(names, weights, strict=True))
+
+
+KERAS = """
+import keras, numpy as np
+X, y = np.zeros((32, 2)), np.repeat(np.arange(4), [16, 8, 1, 7])
+model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(4, kernel_initializer="zeros")])
+loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+model.compile(keras.optimizers.SGD(1.0), loss)
+{code}
+print(*model.layers[0].bias.numpy().tolist())
+"""
+
+
+@pytest.mark.slow
+def test_the_code_for_keras_weighs_as_it_says(table):
+    """One step from zero on one batch moves the biases by minus the gradient of the mean of the weighted losses."""
+    pytest.importorskip("keras")
+    found = weights_of_file(table, target="kind", scheme="balanced")["code"]["keras"]
+    ran = subprocess.run(
+        [sys.executable, "-c", KERAS.format(code=found)],
+        env=os.environ | {"KERAS_BACKEND": "torch"}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    w = steelyard.class_weights([60, 30, 1, 9], "balanced").double()
+    y = torch.arange(4).repeat_interleave(torch.tensor([16, 8, 1, 7]))
+    step = (w[y][:, None] * (torch.nn.functional.one_hot(y, 4) - 0.25)).mean(0)
+    found = torch.tensor([float(each) for each in ran.stdout.split()[-4:]], dtype=torch.float64)
+    torch.testing.assert_close(found, step, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.slow
+def test_the_code_for_transformers_weighs_as_it_says(table, tmp_path):
+    """The mean loss of a training without steps is that of our weighted softmax over all rows."""
+    transformers = pytest.importorskip("transformers")
+    datasets = pytest.importorskip("datasets")
+    importlib.import_module("steelyard.integrations.huggingface")
+    found = weights_of_file(table, target="kind", scheme="balanced")["code"]["transformers"]
+    torch.manual_seed(0)
+    config = transformers.BertConfig(
+        hidden_size=8, num_hidden_layers=1, num_attention_heads=2, intermediate_size=8, vocab_size=20,
+        max_position_embeddings=8, num_labels=4, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0,
+    )  # fmt: skip
+    model = transformers.BertForSequenceClassification(config)
+    y = torch.arange(4).repeat_interleave(torch.tensor([16, 8, 1, 7]))
+    ids = torch.randint(20, (32, 5))
+    with torch.no_grad():
+        weights = steelyard.class_weights([60, 30, 1, 9], "balanced")
+        loss = steelyard.create_loss("softmax", class_weights=weights, normalization="count")
+        expected = loss(model(input_ids=ids).logits, y)
+    arguments = transformers.TrainingArguments(
+        str(tmp_path / "out"), per_device_train_batch_size=32, num_train_epochs=1, learning_rate=0.0, use_cpu=True,
+        report_to="none", save_strategy="no", disable_tqdm=True, logging_steps=1,
+    )  # fmt: skip
+    data = datasets.Dataset.from_dict({"input_ids": ids.tolist(), "labels": y.tolist()})
+    known = {"steelyard": steelyard, "Trainer": transformers.Trainer, "more": {"model": model, "args": arguments, "train_dataset": data}}  # fmt: skip
+    exec(found.replace("...", "**more"), known)
+    loss = known["trainer"].train().training_loss
+    assert loss == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_command_prints_all(capsys, table):

@@ -271,7 +271,7 @@ def test_hub_that_cannot_be_reached_says_so(monkeypatch):
     def refuse(name):
         raise OSError("no route to host")
 
-    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    monkeypatch.setattr(datasets, "load_dataset_builder", refuse)
     with pytest.raises(
         ConnectionError,
         match=r"neither built in .digits, digits-rotated, .*. nor a folder .*no route.* name a local folder",

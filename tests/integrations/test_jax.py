@@ -149,6 +149,33 @@ def test_a_label_out_of_range_is_an_error_or_nan(name):
     assert bool(jnp.isnan(jax.jit(loss)(z, y)))
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64, np.uint32])
+@pytest.mark.parametrize("name", LOSSES)
+def test_labels_that_do_not_fit_do_not_wrap(name, dtype):
+    """2**32 + 1 is not 1, and 2**32 - 100 is not -100, whichever dtype holds them."""
+    loss = LOSSES[name][0]
+    z, y = np.eye(3), np.array([0, 1, 2])
+    y[1] = 2**32 - 100 if dtype is np.uint32 else 2**32 + 1
+    with pytest.raises(ValueError, match=f"target must hold labels from 0 to 2 or .*, got {y[1]} at position 1"):
+        loss(z, y.astype(dtype))
+    assert bool(jnp.isnan(jax.jit(loss)(z, y.astype(dtype))))
+    with jax.enable_x64(False), pytest.raises(ValueError, match=f"got {y[1]} at position 1"):
+        loss(z, y.astype(dtype))
+
+
+@pytest.mark.parametrize("index", [-(2**40), 2**31])
+def test_an_index_to_ignore_fits_labels(index):
+    with pytest.raises(ValueError, match=f"ignore_index must be an int of 32 bits, got {index}"):
+        softmax(np.eye(2), np.array([0, index]), ignore_index=index)
+
+
+@pytest.mark.parametrize("outputs", [3, 4])
+def test_losses_of_outputs_are_no_losses_of_samples(outputs):
+    z, y = _batch(outputs)
+    with pytest.raises(ValueError, match="loss must give a number or one loss a sample"):
+        law(partial(lgl_inr, reduction="none"), z[:3], y[:3])
+
+
 @pytest.mark.parametrize(
     ("call", "message"),
     [

@@ -165,6 +165,8 @@ def test_a_sampler_is_taken_out_where_it_is_stated():
             "criterion must have a posterior of the logits alone; that of lgl-inr",
         ),
         ({"prior": "unifrom"}, "prior must be 'uniform' or class frequencies, got 'unifrom'"),
+        ({"predict_nonlinearity": torch.exp}, "predict_nonlinearity must be 'auto', .*got <built-in method exp"),
+        ({"predict_nonlinearity": None}, "predict_nonlinearity must be 'auto', .*got None"),
         ({"criterion__class_weights": "inverce"}, "scheme must be .*got 'inverce'"),
     ],
 )

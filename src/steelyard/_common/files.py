@@ -93,6 +93,15 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def check_inside(files: Iterable[Path], folders: list[Path]) -> None:
+    """Refuse files that, once links are followed, lie in none of the folders."""
+    real = [folder.resolve() for folder in folders]
+    for file in files:
+        whole = None if "\0" in str(file) else Path(os.path.realpath(file))
+        if whole is None or not any(whole.is_relative_to(folder) for folder in real):
+            raise ValueError(f"file {str(file)!r} lies outside {folders[0]}, and no such file is read")
+
+
 @contextmanager
 def held_folder(folder: Path) -> Iterator[None]:
     """Hold a folder for this process; it is made where there is none.

@@ -4,6 +4,7 @@ One function for each origin: our modules, torch's, and any other callable. What
 `setup`.
 """
 
+import functools
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -109,8 +110,34 @@ def read_loss(
         return _binary_cross_entropy(loss)
     if isinstance(loss, type) or not callable(loss):
         raise TypeError(f"loss must be a name, a module or a function, got {loss!r}")
+    _refuse_torch(loss)
     name = getattr(loss, "__name__", type(loss).__name__)
     return Reading(name if name.isidentifier() else "the function", loss, None, foreign=True)
+
+
+_OF_SAMPLES = (nn.MultiMarginLoss, nn.MultiLabelSoftMarginLoss)  # of logits, with reduction="none"
+_LOG = "takes log-probabilities: give CrossEntropyLoss, which is the same of logits"
+_PROBABILITIES = "takes probabilities: give BCEWithLogitsLoss, which is the same of logits"
+_NO_LOGITS = {
+    nn.NLLLoss: _LOG,
+    F.nll_loss: _LOG,
+    nn.BCELoss: _PROBABILITIES,
+    F.binary_cross_entropy: _PROBABILITIES,
+}
+
+
+def _refuse_torch(loss: nn.Module | PerSample) -> None:
+    """Refuse a loss of torch that is none of logits and classes, or that gives no loss of each sample."""
+    kind = type(loss) if isinstance(loss, nn.Module) else loss
+    kind = kind.func if isinstance(kind, functools.partial) else kind
+    why = next((why for other, why in _NO_LOGITS.items() if kind is other), None)
+    if why is None and isinstance(loss, nn.Module) and kind.__module__ == "torch.nn.modules.loss":
+        if kind not in _OF_SAMPLES:
+            why = "is no loss of logits and classes: give CrossEntropyLoss or BCEWithLogitsLoss"
+        elif loss.reduction != "none":
+            why = f'must have reduction="none", a loss for each sample, got {loss.reduction!r}'
+    if why is not None:
+        raise ValueError(f"loss cannot be read: {kind.__name__} {why}")
 
 
 def _ours(loss: Loss) -> Reading:

@@ -190,7 +190,7 @@ def _check_data(jobs: dict[str, dict[str, Any]], on_data: Callable[[str], None])
         on_data(data.reading)
         first = data.prepare(torch.arange(len(data.train_target))).inputs("train", torch.arange(1))
         learner, how = find_learner(job["learner"]), setting(job)
-        learner.check_inputs(first, how)
+        learner.check_inputs(first, len(data.class_names), how)
         for other in jobs.values():
             if "loss" in other:
                 learner.check(parse_loss(other["loss"]))

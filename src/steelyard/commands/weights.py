@@ -173,7 +173,7 @@ def code(classes: Sequence[str | int], weights: Sequence[float]) -> dict[str, st
     listed_weights = "[" + ", ".join(f"{w:.6g}" for w in weights) + "]"
     by_class = "{" + ", ".join(f"{c!r}: {w:.6g}" for c, w in zip(classes, weights, strict=True)) + "}"
     by_position = "{" + ", ".join(f"{k}: {w:.6g}" for k, w in enumerate(weights)) + "}"
-    order = f"# y from 0 to {len(classes) - 1}: {', '.join(str(c) for c in classes)}"
+    order = f"# y from 0 to {len(classes) - 1}: {', '.join(map(repr, classes))}"  # a name may hold a line break
     return {
         "torch": f"{order}\nloss = torch.nn.CrossEntropyLoss(weight=torch.tensor({listed_weights}))",
         "scikit-learn": f"model = LogisticRegression(class_weight={by_class})",

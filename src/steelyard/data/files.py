@@ -7,8 +7,8 @@ from steelyard._common.files import file_digest
 from steelyard.data.dataset import Dataset
 from steelyard.data.predictions.arrays import load_npz
 from steelyard.data.predictions.shards import TABLES, suffix_of
-from steelyard.data.predictions.tables import read_table
-from steelyard.data.tabular import NULLS, Asked, from_tables
+from steelyard.data.several import read_tables
+from steelyard.data.tabular import Asked, from_tables
 from steelyard.data.values import from_values
 
 KINDS = (*TABLES, ".npz")
@@ -32,7 +32,7 @@ def from_file(path: Path, asked: Asked) -> Dataset:
         return from_values(str(path), load_npz(path), asked, digest=file_digest(path))
     beside = path.with_name(path.name.removeprefix("train_"))
     tables = [path, *([beside] if beside != path and beside.is_file() else [])]
-    train, *test = (read_table(each, NULLS) for each in tables)
+    train, *test = read_tables(tables)
     notes = [f"test: {each.name}" for each in tables[1:]]
     return from_tables(
         str(path),

@@ -18,6 +18,7 @@ from steelyard.data.dataset import Dataset
 from steelyard.data.images import decode_images
 from steelyard.data.local import open_folder, roots
 from steelyard.data.making import Part, code_labels, make_dataset, place_labels
+from steelyard.data.several import read_splits
 from steelyard.data.tabular import Asked, from_tables
 
 _TEST_SPLITS = ("test", "validation", "valid")
@@ -162,6 +163,7 @@ def _labels_of(features: Any) -> list[str]:
 def _open(name: str) -> tuple[Any, list[Path]]:
     """Return the splits of a folder or a hub name, and the folders that files of its images lie in."""
     import datasets
+    from huggingface_hub.constants import HF_HUB_CACHE
 
     try:
         path = Path(name).expanduser()
@@ -183,7 +185,8 @@ def _open(name: str) -> tuple[Any, list[Path]]:
     try:
         if local:
             return open_folder(path), roots(path.resolve())
-        return datasets.load_dataset(name), [datasets.config.HF_DATASETS_CACHE, Path(datasets.config.HF_HUB_CACHE)]
+        caches = [Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
+        return read_splits(datasets.load_dataset_builder(name)), caches
     except Exception as error:
         reason = reason_of(error.__cause__ or error, 500)
         if local:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard.data.local import check_inside
+from steelyard._common.files import check_inside
 
 _SHOWN = 10
 _LARGEST_IN_MEMORY = 4 << 30  # bytes of decoded ones

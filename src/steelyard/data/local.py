@@ -1,14 +1,15 @@
 """A folder of data is read without leaving it: its README, its links and its images lead to no file outside."""
 
 import json
-import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from steelyard._common.files import check_inside
 from steelyard._common.text import listed
+from steelyard.data.several import read_splits
 
 _KINDS = ("arrow", "csv", "imagefolder", "json", "parquet", "webdataset")  # none of them executes what it reads
 
@@ -39,8 +40,7 @@ def open_folder(folder: Path) -> Any:
     check_inside(
         (Path(file) for files in (builder.config.data_files or {}).values() for file in files), roots(folder)
     )
-    builder.download_and_prepare()
-    return builder.as_dataset()
+    return read_splits(builder)
 
 
 def _saved(folder: Path) -> Any:
@@ -69,15 +69,6 @@ def roots(folder: Path) -> list[Path]:
 
     blobs = [folder.parents[1] / "blobs"] if folder.parent.name == "snapshots" else []
     return [folder, *blobs, Path(datasets.config.EXTRACTED_DATASETS_PATH)]
-
-
-def check_inside(files: Iterable[Path], folders: list[Path]) -> None:
-    """Refuse files that, once links are followed, lie in none of the folders."""
-    real = [folder.resolve() for folder in folders]
-    for file in files:
-        whole = None if "\0" in str(file) else Path(os.path.realpath(file))
-        if whole is None or not any(whole.is_relative_to(folder) for folder in real):
-            raise ValueError(f"file {str(file)!r} lies outside {folders[0]}, and no such file is read")
 
 
 def _metadata(file: Path) -> Any:

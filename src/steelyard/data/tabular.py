@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from steelyard.data.dataset import Dataset
 from steelyard.data.making import Part, code_labels, make_dataset, missing, place_labels
 from steelyard.data.predictions.columns import Choice, choose, told
-from steelyard.data.predictions.source import Opened
-from steelyard.data.predictions.tables import describe_table, list_column
+from steelyard.data.predictions.source import Opened, check_kinds
+from steelyard.data.predictions.tables import describe_table, kinds_in, list_column
 from steelyard.data.preparing import MOST_WORDS, Columns, Fit, fit_matrix
 
 NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")  # cells of CSV that are missing
@@ -71,10 +71,12 @@ def from_tables(
         raise ValueError(f"group must be a column of its own in dataset {name!r}, got {group!r}")
     label = choice.labels[0]
     parts = {"train": train} | ({} if test is None else {"test": test})
+    used = [*choice.columns, label, *([group] if group else ())]
     for split, table in parts.items():
-        absent = [c for c in (*choice.columns, label, *([group] if group else ())) if c not in table.column_names]
+        absent = [c for c in used if c not in table.column_names]
         if absent:
             raise ValueError(f"dataset {name!r}, split {split} has no column {absent[0]!r}, which the other has")
+    _check_same(name, parts, [c for c in used if c not in choice.columns])
     where = f"dataset {name!r}, {{}}column {label!r}"
     target, names, classes = code_labels(where.format(""), cells(train, label), class_names)
     targets = {"train": target}
@@ -88,6 +90,7 @@ def from_tables(
         fit, left_out = fit_matrix, {n: "" for n in choice.left_out if n != group}
     else:
         kinds, left_out = _sort(opened, train, choice, group, named=asked.features is not None)
+        _check_same(name, parts, [*kinds.numbers, *kinds.categories, *kinds.texts])
         inputs, fit, found = (
             {s: _frame(name, t, kinds) for s, t in parts.items()},
             kinds.fit,
@@ -134,6 +137,10 @@ def _column(opened: Opened, name: str) -> str:
     if name not in (names := [f.name for f in opened.fields]):
         raise ValueError(f"dataset {str(opened.path)!r} has no column {name!r} for group: it has {told(names)}")
     return name
+
+
+def _check_same(name: str, parts: dict[str, Any], columns: list[str]) -> None:
+    check_kinds({f"dataset {name!r}, split {s}": kinds_in(table.select(columns)) for s, table in parts.items()})
 
 
 def _sort(
@@ -199,10 +206,7 @@ def _frame(name: str, table: Any, kinds: Columns) -> Any:
 
     columns: dict[str, Any] = {}
     for each in kinds.numbers:
-        values = cells(table, each)
-        if values.dtype.kind not in "biuf":
-            raise ValueError(f"dataset {name!r}, column {each!r} must hold numbers in every split")
-        columns[each] = finite(f"dataset {name!r}, column {each!r}", values.astype(np.float64))
+        columns[each] = finite(f"dataset {name!r}, column {each!r}", cells(table, each).astype(np.float64))
     for each in (*kinds.categories, *kinds.texts):
         empty = "" if each in kinds.texts else "(missing)"
         texts = [empty if v is None or v != v else str(v) for v in cells(table, each).tolist()]

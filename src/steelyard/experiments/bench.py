@@ -81,7 +81,7 @@ class Bench:
             learner=config.learner,
         )
         self.learner = find_learner(config.learner)
-        self.learner.check_inputs(splits.train[0], self.setting)
+        self.learner.check_inputs(splits.train[0], len(self.class_counts), self.setting)
         for spec in parse_losses(",".join(config.losses)):
             self.learner.check(spec)
         in_batches = self.learner.in_batches

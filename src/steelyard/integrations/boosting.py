@@ -23,7 +23,7 @@ Array = np.ndarray[Any, np.dtype[Any]]
 Library = Literal["xgboost", "lightgbm", "catboost"]
 _LEAST = 1e-16  # of a hessian: positive in float32
 _WEIGH_ROWS = ("class_weight", "class_weights", "auto_class_weights", "scale_pos_weight", "is_unbalance")
-_MEANINGLESS = ("reduction", "normalization", "class_dim", "ignore_index", "statistics", "process_group")
+MEANINGLESS = ("reduction", "normalization", "class_dim", "ignore_index", "statistics", "process_group")
 
 
 class Objective:
@@ -212,7 +212,7 @@ def objective(
                [1.78, 1.78, 1.78]], dtype=float32)
     """
     check_choice("library", library, get_args(Library))
-    for name in _MEANINGLESS:
+    for name in MEANINGLESS:
         if name in options:
             raise TypeError(f"an objective takes no {name}: a booster sums over all rows of its training data")
     made = Objective(loss, library, class_weights, class_counts, options)

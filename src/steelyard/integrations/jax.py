@@ -7,7 +7,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from steelyard._common.checks import REDUCTIONS, Beta, Reduction, check_beta, check_choice, check_number
+from steelyard._common.checks import (
+    REDUCTIONS,
+    Beta,
+    Reduction,
+    check_beta,
+    check_choice,
+    check_integer,
+    check_number,
+)
 from steelyard.losses.options import NORMALIZATIONS, Normalization
 
 try:
@@ -45,7 +53,8 @@ def softmax(
 
     Args:
         logits: (..., K), floating, classes last. float64 is computed in float64, any other in float32.
-        target: (...) labels from 0 to K - 1. A label out of range is an error, under ``jit`` a loss of NaN.
+        target: (...) labels from 0 to K - 1. A label out of range is an error, under ``jit`` a loss of NaN (where
+            ``jax_enable_x64`` is off, JAX itself wraps labels of 64 bits that are given to a jitted function).
         class_weights, logit_adjustment: (K,). Default: none.
         label_smoothing: epsilon in [0, 1].
         ignore_index: label of positions that count for nothing.
@@ -241,6 +250,10 @@ def law(
     shape = jax.eval_shape(loss, rows.z, labels).shape
     if shape not in ((), rows.y.shape):
         raise ValueError(f"loss must give a number or one loss a sample, {rows.y.shape}, got shape {shape}")
+    if shape == (size,) and len(rows.y) == size and _is_of_outputs(loss, rows.z, labels):
+        raise ValueError(
+            f"loss must give a number or one loss a sample, ({size},), got one loss for each of {size} outputs"
+        )
     if class_weights is not None and shape == ():
         raise ValueError("class_weights must be None for the loss of a batch, which has no loss of a sample")
     weights, mass = jnp.ones(len(rows.y), rows.z.dtype), jnp.ones((), rows.z.dtype)
@@ -257,6 +270,12 @@ def law(
     return Balance(jnp.where(bad, jnp.nan, pull), jnp.where(bad, jnp.nan, push))
 
 
+def _is_of_outputs(loss: Callable[[Array, Array], Array], z: Array, y: Array) -> bool:
+    """Return whether one sample more leaves the shape of the losses as it is."""
+    more = [jax.ShapeDtypeStruct((len(x) + 1, *x.shape[1:]), x.dtype) for x in (z, y)]
+    return bool(jax.eval_shape(loss, *more).shape == y.shape)
+
+
 class _Rows(NamedTuple):
     """Logits (M, K), 0 where ignored; labels (M,), 0 where ignored or `bad`, which is out of range."""
 
@@ -267,32 +286,39 @@ class _Rows(NamedTuple):
 
 
 def _read(logits: ArrayLike, target: ArrayLike, ignore_index: int) -> _Rows:
-    z, y = jnp.asarray(logits), jnp.asarray(target)
+    z = jnp.asarray(logits)
+    known = not isinstance(target, jax.core.Tracer)
+    y = np.asarray(target) if known else target  # JAX would wrap labels of 64 bits
+    if not -(2**31) <= check_integer("ignore_index", ignore_index) < 2**31:
+        raise ValueError(f"ignore_index must be an int of 32 bits, got {ignore_index}")
     if not jnp.issubdtype(z.dtype, jnp.floating):
         raise TypeError(f"logits must be floating point, got {z.dtype}")
     if not (jnp.issubdtype(y.dtype, jnp.integer) or y.dtype == bool):
         raise TypeError(f"target must hold class labels, one a sample, of an integer dtype, got {y.dtype}")
     if z.ndim < 2 or z.shape[-1] == 0 or y.shape != z.shape[:-1]:
         raise ValueError(f"logits must have shape (..., K) and target (...), got {z.shape} and {y.shape}")
-    if not isinstance(y, jax.core.Tracer):  # in NumPy: under jit JAX traces constants too
-        given, classes = np.asarray(y).reshape(-1), max(z.shape[-1], 2)
+    if known:  # in NumPy: under jit JAX traces constants too
+        given, classes = y.reshape(-1), max(z.shape[-1], 2)
         odd = (given != ignore_index) & ((given < 0) | (given >= classes))
         if odd.any():
             raise ValueError(
                 f"target must hold labels from 0 to {classes - 1} or ignore_index {ignore_index}, "
                 f"got {given[odd.argmax()]} at position {odd.argmax()}"
             )
+        y = jnp.asarray(y.astype(np.int32))
     return _Rows(*_rows_of(z, y, ignore_index))
 
 
-@functools.partial(jax.jit)  # by partial, for type checkers
+@functools.partial(jax.jit, static_argnames="ignore_index")
 def _rows_of(z: Array, y: Array, ignore_index: int) -> tuple[Array, Array, Array, Array]:
     size = z.shape[-1]
     z = z.reshape(-1, size).astype(jnp.float64 if z.dtype == jnp.float64 else jnp.float32)
-    labels = y.reshape(-1).astype(jnp.int32)
-    ignored = labels == ignore_index
-    bad = ~ignored & ((labels < 0) | (labels >= max(size, 2)))
-    return jnp.where(ignored[:, None], 0.0, z), jnp.where(ignored | bad, 0, labels), ignored, bad
+    y = y.reshape(-1)
+    y = y.astype(jnp.int32) if y.dtype.itemsize < 4 else y  # wider ones only once they are known to fit
+    limits = jnp.iinfo(y.dtype)
+    ignored = y == ignore_index if limits.min <= ignore_index <= limits.max else jnp.zeros(y.shape, bool)
+    bad = ~ignored & ((y < 0) | (y >= max(size, 2)))
+    return jnp.where(ignored[:, None], 0.0, z), jnp.where(ignored | bad, 0, y).astype(jnp.int32), ignored, bad
 
 
 def _vector(name: str, values: ArrayLike, size: int, beside: Array) -> Array:

@@ -49,8 +49,9 @@ class HonestNetClassifier(skorch.NeuralNetClassifier):  # type: ignore[misc]
     Raises:
         TypeError, ValueError: in ``fit``: another criterion, such as ``torch.nn.NLLLoss``, or one without a
             posterior of the logits alone (:class:`~steelyard.LGLINRLoss`); a
-            scheme or prior without class labels; a ``WeightedRandomSampler`` without ``sampler_weights``. In
-            ``predict_proba``: outputs of which a sample may have several.
+            scheme or prior without class labels; a ``predict_nonlinearity`` of your own; a
+            ``WeightedRandomSampler`` without ``sampler_weights``. In ``predict_proba``: outputs of which a sample
+            may have several.
 
     Source:
         As :func:`~steelyard.log_posterior`.
@@ -135,6 +136,11 @@ class HonestNetClassifier(skorch.NeuralNetClassifier):  # type: ignore[misc]
         """Return what was done in training, as far as it can be seen from here."""
         if isinstance(self.prior, str) and self.prior != "uniform":
             raise ValueError(f"prior must be 'uniform' or class frequencies, got {self.prior!r}")
+        if not (isinstance(self.predict_nonlinearity, str) and self.predict_nonlinearity == "auto"):
+            raise ValueError(
+                "predict_nonlinearity must be 'auto', since the criterion says what its logits stand for, "
+                f"got {self.predict_nonlinearity!r}"
+            )
         sampler = self.get_params_for("iterator_train").get("sampler")
         if isinstance(sampler, WeightedRandomSampler) and self.sampler_weights is None:
             raise ValueError("sampler_weights must say how a WeightedRandomSampler weighs the classes, got None")

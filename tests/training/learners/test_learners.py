@@ -8,7 +8,9 @@ import torch
 from sklearn.linear_model import LogisticRegression
 from torch import nn
 
+from steelyard import class_weights
 from steelyard.balance import TrainingSetup, law
+from steelyard.integrations.boosting import objective
 from steelyard.losses.registry import LOSSES
 from steelyard.notation import parse_loss
 from steelyard.training import Diverged, Recipe
@@ -112,7 +114,31 @@ def test_images_are_rows_of_pixels(tmp_path):
 
 
 def test_weights_of_presets_are_weights_of_rows(tmp_path):
-    """An objective that makes weights itself, and rows that have them: they count once."""
+    """A preset's weights count once, with mean 1 over the rows, as rows of a built-in loss and in an objective."""
+    xgboost = pytest.importorskip("xgboost")
+    inputs, target = rows()
+    counts = torch.bincount(target)
+    w = class_weights(counts, "effective_number", beta=0.999).double()
+    w = w * counts.sum() / (w * counts).sum()
+    settings = {
+        "eta": 0.1, "seed": 0, "colsample_bynode": 0.8, "tree_method": "hist", "num_class": SIZE, "nthread": 1,
+        "objective": "multi:softprob",
+    }  # fmt: skip
+    weighted = xgboost.DMatrix(inputs.numpy(), label=target.numpy(), weight=w[target].numpy())
+    trees = xgboost.train(settings, weighted, num_boost_round=SETTING.rounds)
+    ours = find_learner("xgboost").fit(task("class-balanced", tmp_path), SETTING)
+    theirs = trees.predict(xgboost.DMatrix(inputs.numpy()), output_margin=True)
+    np.testing.assert_allclose(ours.logits(inputs).numpy(), theirs, atol=1e-5)
+
+    plain = xgboost.DMatrix(inputs.numpy(), label=target.numpy())
+    own = objective("focal", library="xgboost", link="logistic", gamma=1.0, class_weights=w)
+    trees = xgboost.train(settings | {"base_score": 0.0}, plain, num_boost_round=SETTING.rounds, obj=own)
+    ours = find_learner("xgboost").fit(task("class-balanced-focal:gamma=1", tmp_path), SETTING)
+    theirs = trees.predict(xgboost.DMatrix(inputs.numpy()), output_margin=True)
+    np.testing.assert_allclose(ours.logits(inputs).numpy(), theirs, atol=1e-5)
+
+
+def test_what_a_model_of_boosting_saves(tmp_path):
     saved = find_learner("xgboost").fit(task("softmax:inverse", tmp_path), SETTING).save(tmp_path)
     assert saved == ["model.ubj"]
     assert (tmp_path / "model.ubj").stat().st_size > 0
@@ -149,7 +175,7 @@ def test_unknown_learner(name):
 
 def test_learners_on_the_cpu_have_one_device():
     with pytest.raises(ValueError, match="learner linear trains on one CPU, got accelerator gpu with devices 1"):
-        find_learner("linear").check_inputs(rows()[0], Setting("mlp", SETTING.recipe, accelerator="gpu"))
+        find_learner("linear").check_inputs(rows()[0], SIZE, Setting("mlp", SETTING.recipe, accelerator="gpu"))
 
 
 OWN = """
@@ -187,6 +213,47 @@ def test_a_classifier_of_ones_own_has_class_weights_as_weights_of_rows(tmp_path)
         ValueError, match=r"own_learners:regression cannot train lgl-inr; .* takes softmax with class"
     ):
         find_learner("own_learners:regression").fit(task("lgl-inr", tmp_path), SETTING)
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize(
+    ("loss", "message"),
+    [
+        ("lgl-inr", "cannot train lgl-inr; .* takes softmax with class"),
+        ("softmax:inverse:from=2", "has no epochs"),
+    ],
+)
+def test_losses_of_ones_own_are_refused_before_work_starts(loss, message):
+    learner = find_learner("own_learners:regression")
+    learner.check_inputs(rows()[0], SIZE, SETTING)
+    learner.check(parse_loss("softmax:inverse"))
+    with pytest.raises(ValueError, match=message):
+        learner.check(parse_loss(loss))
+    network = find_learner("own_learners:network")
+    network.check_inputs(rows()[0], SIZE, SETTING)
+    network.check(parse_loss(loss))
+
+
+@pytest.mark.usefixtures("own")
+@pytest.mark.parametrize("name", ["regression", "network"])
+def test_pixels_reach_ones_own_as_they_are_stored(tmp_path, name):
+    """A model without a penalty on its scale would hide it: the coefficients are those of pixels from 0 to 255."""
+    images = torch.randint(256, (60, 1, 2, 2), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    seen = []
+    learner = find_learner(f"own_learners:{name}")
+    made = (
+        learner.make((1, 2, 2), 3, 0.1, 0)
+        if name == "regression"
+        else nn.Sequential(nn.Flatten(), nn.Linear(4, 3))
+    )
+    if name == "regression":
+        fit = made.fit
+        made.fit = lambda X, y, sample_weight: seen.append(X) or fit(X, y, sample_weight)
+    else:
+        made.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    learner.make = lambda *_: made
+    learner.fit(task("softmax", tmp_path, train=(images, torch.arange(60) % 3)), SETTING)
+    assert float(torch.as_tensor(seen[0]).max()) > 200
 
 
 @pytest.mark.usefixtures("own")

@@ -3,7 +3,7 @@
 import gzip
 import re
 import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,8 +31,8 @@ class Delimited:
     signs: tuple[str, str]
 
 
-def open_delimited(path: Path, nulls: Sequence[str] = ("",)) -> Delimited:
-    """Open a CSV; cells that hold one of `nulls` and nothing else are missing."""
+def open_delimited(path: Path, nulls: Sequence[str] = ("",), texts: Collection[str] = ()) -> Delimited:
+    """Open a CSV; cells that hold one of `nulls` and nothing else are missing, columns of `texts` are text."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -70,6 +70,7 @@ def open_delimited(path: Path, nulls: Sequence[str] = ("",)) -> Delimited:
         names[name.strip()] = name
     types = {name: schema.field(given).type for name, given in names.items()}
     types = {name: pa.float64() if pa.types.is_null(kind) else kind for name, kind in types.items()}
+    types |= {name: pa.string() for name in texts if name in types}
 
     def batches(columns: Sequence[str], labels: Sequence[str], rows: int) -> Iterator[Any]:
         kinds = {name: pa.float64() for name in columns} | {

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from steelyard.data.local import check_inside
+from steelyard._common.files import check_inside
 from steelyard.data.predictions.columns import Choice
 from steelyard.data.predictions.source import Opened, list_names
 

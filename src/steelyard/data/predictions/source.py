@@ -1,6 +1,6 @@
 """What every format gives: the fields of an opened file, and a way to read some of them as a stream."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -95,6 +95,35 @@ def check_magic(path: Path, kind: str, *magics: bytes) -> bytes:
     if found is None:
         raise ValueError(f"{path} is not {kind}: it begins with {start!r}")
     return found
+
+
+_HOLDS = {
+    "number": "numbers",
+    "bool": "true and false",
+    "text": "texts",
+    "list": "lists of numbers",
+    "other": "neither numbers nor text",
+}
+
+
+def check_kinds(kinds: Mapping[Any, Mapping[str, str]]) -> None:
+    """Refuse a column that is of different kinds in two tables.
+
+    Args:
+        kinds: by what to call a table, the kinds of its columns; one that is "empty" goes with any.
+
+    Raises:
+        ValueError: the sentence names both tables and the column.
+    """
+    seen: dict[str, tuple[str, Any]] = {}
+    for table, columns in kinds.items():
+        for name, kind in columns.items():
+            if kind == "empty":
+                continue
+            holds = _HOLDS["number" if kind == "integer" else kind]
+            first, where = seen.setdefault(name, (holds, table))
+            if first != holds:
+                raise ValueError(f"{table}, column {name!r} must hold {first} as in {where}, got {holds}")
 
 
 def list_names(names: Sequence[str], most: int = _SHOWN) -> str:

@@ -4,7 +4,7 @@ import itertools
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,16 +51,37 @@ def open_table(path: Path, target: str | None) -> Opened:
     return _opened(path, found, metadata)
 
 
-def read_table(path: Path, nulls: Sequence[str]) -> Any:
+def kinds_of(path: Path, nulls: Sequence[str]) -> dict[str, str]:
+    """Return what each column of a table holds: a kind of `Field`, or "empty" if its first rows have nothing."""
+    found = _format(path, nulls)
+    return _kinds(found.schema, found.head)
+
+
+def kinds_in(table: Any) -> dict[str, str]:
+    """Return what each column of a table in memory holds, as for a file."""
+    return _kinds(table.schema, table if table.num_rows else None)
+
+
+def _kinds(schema: Any, head: Any) -> dict[str, str]:
+    import pyarrow as pa
+
+    if head is None:
+        return dict.fromkeys(schema.names, "empty")
+    kinds = [_field(column, None, lambda name: iter(())).kind for column in schema]
+    empty = [pa.types.is_null(column.type) for column in head.columns]
+    return {name: "empty" if e else k for name, k, e in zip(schema.names, kinds, empty, strict=True)}
+
+
+def read_table(path: Path, nulls: Sequence[str], texts: Collection[str] = ()) -> Any:
     """Return a whole table as pyarrow holds it; of CSV numbers are float64, and texts have no spaces around them.
 
     Columns that are neither numbers, booleans, texts nor lists of numbers are null. `nulls` are the cells of CSV
-    that count as missing.
+    that count as missing; its columns of `texts` are text, whatever they look like.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found = _format(path, nulls)
+    found = _format(path, nulls, texts)
     fields = {column.name: _field(column, None, lambda name: iter(())).kind for column in found.schema}
     numbers = [name for name, kind in fields.items() if kind in ("integer", "number", "list")]
     others = [name for name, kind in fields.items() if kind in ("bool", "text")]
@@ -101,7 +122,7 @@ def list_column(where: str, table: Any, name: str, width: int) -> Array:
     return _rows_of_list(where, table.column(name).combine_chunks(), width, 0, True)
 
 
-def _format(path: Path, nulls: Sequence[str] = ("",)) -> _Format:
+def _format(path: Path, nulls: Sequence[str] = ("",), texts: Collection[str] = ()) -> _Format:
     try:
         import pyarrow as pa
     except ImportError:
@@ -109,7 +130,7 @@ def _format(path: Path, nulls: Sequence[str] = ("",)) -> _Format:
         raise ImportError(f"reading {kind} needs pyarrow: pip install 'steelyard[train]'") from None
     try:
         if path.name.lower().endswith(CSV_SUFFIXES):
-            found = _csv(open_delimited(path, nulls))
+            found = _csv(open_delimited(path, nulls, texts))
         else:
             found = _parquet(path) if path.suffix.lower() == ".parquet" else _ipc(path)
         if found.head is not None:

@@ -103,14 +103,14 @@ class Learner(ABC):
 
     @abstractmethod
     def check(self, spec: LossSpec) -> None:
-        """Refuse a loss that the learner cannot train.
+        """Refuse a loss that the learner cannot train; a learner may need to see inputs first.
 
         Raises:
             ValueError: such a loss; the sentence says which it takes.
         """
 
     @abstractmethod
-    def check_inputs(self, inputs: Tensor, setting: Setting) -> None:
+    def check_inputs(self, inputs: Tensor, num_classes: int, setting: Setting) -> None:
         """Refuse inputs, or a setting of them, that the learner cannot take.
 
         Raises:

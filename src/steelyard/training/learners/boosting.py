@@ -18,7 +18,7 @@ from torch import Tensor
 
 from steelyard._common.files import write_atomically
 from steelyard._common.text import listed
-from steelyard.integrations.boosting import Objective, objective
+from steelyard.integrations.boosting import MEANINGLESS, Objective, objective
 from steelyard.notation import LossSpec
 from steelyard.training.learners.base import (
     Learner,
@@ -188,7 +188,7 @@ class BoostingLearner(Learner):
                 "with class weights"
             )
 
-    def check_inputs(self, inputs: Tensor, setting: Setting) -> None:
+    def check_inputs(self, inputs: Tensor, num_classes: int, setting: Setting) -> None:
         """Accept images too: a row is then all pixels."""
         check_on_cpu(self.name, setting)
 
@@ -199,11 +199,13 @@ class BoostingLearner(Learner):
         loss: str | Objective | None = plain_loss(task.spec)
         weights = row_weights(task)
         if loss is None or loss not in self.library.built_in:
-            options, library = task.spec.made(counts, len(target)), self.name
-            if "class_weights" in options:
+            made = task.spec.loss(counts, len(target))  # of a preset: what it is made of
+            given = made.defaults["module"].keys() - MEANINGLESS
+            options = {key: value for key, value in made.chosen().items() if key in given}
+            if options.get("class_weights") is not None:
                 w = options["class_weights"].double()
                 options["class_weights"] = w * counts.sum() / (counts * w).sum()
-            loss = objective(task.spec.name, library=library, class_counts=counts, **options)  # type: ignore[arg-type]
+            loss = objective(made.name, library=self.name, class_counts=counts, **options)  # type: ignore[arg-type]
             weights = None  # they are in the objective
         goal = Goal(
             flat(inputs).numpy(),

@@ -31,7 +31,7 @@ class LinearLearner(Learner):
         """Refuse what is of epochs and batches."""
         refuse_late_weights(self.name, spec)
 
-    def check_inputs(self, inputs: Tensor, setting: Setting) -> None:
+    def check_inputs(self, inputs: Tensor, num_classes: int, setting: Setting) -> None:
         """Accept images too: a row is then all pixels."""
         check_on_cpu(self.name, setting)
 

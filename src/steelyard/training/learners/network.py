@@ -34,7 +34,7 @@ class NetworkLearner(Learner):
     def check(self, spec: LossSpec) -> None:
         """Accept every loss."""
 
-    def check_inputs(self, inputs: Tensor, setting: Setting) -> None:
+    def check_inputs(self, inputs: Tensor, num_classes: int, setting: Setting) -> None:
         """Refuse what the backbone or the augmentation cannot take."""
         check_takes(self.backbone(setting), inputs, setting.recipe.augmentation)
 

@@ -37,6 +37,8 @@ class OwnLearner(Learner):
       under any loss. If it has ``forward_features`` and a linear ``head``, features are written too.
     - a classifier with ``fit(X, y, sample_weight=...)`` and ``predict_proba``. Its loss is its own: it is taken
       for softmax, with class weights as weights of rows, and every other loss is refused. Images come as rows.
+
+    Pixels come as they are stored, from 0 to 255: which scale a model needs, only its author knows.
     """
 
     settings = OF_NETWORKS
@@ -45,6 +47,7 @@ class OwnLearner(Learner):
     def __init__(self, name: str) -> None:
         self.name = name
         self._make = load_object("learner", name)
+        self._is_classifier = False  # as far as is known
         if not callable(self._make):
             raise TypeError(f"learner {name!r} must be a function, got {type(self._make).__name__}")
 
@@ -69,10 +72,22 @@ class OwnLearner(Learner):
         return made
 
     def check(self, spec: LossSpec) -> None:
-        """Accept every loss until it is known what the function makes."""
+        """Refuse what a classifier cannot train; before inputs were seen nobody knows whether it is one."""
+        if not self._is_classifier:
+            return
+        refuse_late_weights(self.name, spec)
+        if plain_loss(spec) != "softmax":
+            raise ValueError(
+                f"learner {self.name} cannot train {spec.label}; a classifier with a loss of its own takes "
+                "softmax with class weights"
+            )
 
-    def check_inputs(self, inputs: Tensor, setting: Setting) -> None:
-        """Accept all: what the function makes refuses what it cannot take."""
+    def check_inputs(self, inputs: Tensor, num_classes: int, setting: Setting) -> None:
+        """Call the function once, so that losses and settings are refused before work starts."""
+        made = self.make(tuple(inputs.shape[1:]), num_classes, setting.recipe.learning_rate, 0)
+        self._is_classifier = not isinstance(made, nn.Module)
+        if self._is_classifier:
+            check_on_cpu(self.name, setting)
 
     def fit(self, task: Task, setting: Setting) -> Model:
         """Train a network as others are trained, or call the classifier's own ``fit``."""
@@ -94,13 +109,9 @@ class OwnLearner(Learner):
                 schedule=schedule,
                 on_epoch=task.on_epoch,
             )
+        self._is_classifier = True
         check_on_cpu(self.name, setting)
-        refuse_late_weights(self.name, task.spec)
-        if plain_loss(task.spec) != "softmax":
-            raise ValueError(
-                f"learner {self.name} cannot train {task.spec.label}; a classifier with a loss of its own takes "
-                "softmax with class weights"
-            )
+        self.check(task.spec)
         weights = row_weights(task)
         made.fit(flat(inputs).numpy(), target.numpy(), sample_weight=None if weights is None else weights.numpy())
         if list(made.classes_) != list(range(size)):
