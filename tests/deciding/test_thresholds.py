@@ -32,7 +32,7 @@ def test_offsets_are_those_of_all_rows_and_plain_is_the_argmax(name):
     rows, target = _rows()
     found = thresholds(rows, target, objective=name)
     goal = create_objective(name, ["0", "1", "2"])
-    assert torch.equal(found.offsets, best_offsets(rows.double(), target, goal))
+    torch.testing.assert_close(found.offsets, best_offsets(rows.double(), target, goal), rtol=0, atol=1e-6)
     assert torch.equal(found.decide(rows), (rows.double() + found.offsets).argmax(1))
     assert float(found.offsets.sum()) == pytest.approx(0, abs=1e-12)
     assert found.plain == pytest.approx(_value(name, target, rows.argmax(1), 3))
