@@ -157,7 +157,7 @@ def test_what_does_not_fit_is_refused():
         CorrectedModel(_network(4), setup, "estimate")
     with pytest.raises(ValueError, match="prior must sum to 1, got 2"):
         CorrectedModel(_network(4), setup, [0.5] * 4)
-    with pytest.raises(ValueError, match="prior must have 4 values"):
+    with pytest.raises(ValueError, match=r"prior must have shape \(4,\), got \(2,\)"):
         CorrectedModel(_network(4), setup, [0.5, 0.5])
     with pytest.raises(ValueError, match="class_counts of the setup"):
         CorrectedModel(_network(4), TrainingSetup("softmax"), PRIOR)
