@@ -418,9 +418,9 @@ def parse_objective(text: str, class_names: Sequence[str]) -> Objective:
 def load_costs(path: Path, class_names: Sequence[str]) -> Tensor:
     """Return the (K, K) costs, ``[true, decided]``, that a CSV file holds.
 
-    The file has one of three forms: K rows of K numbers, in the order of the classes; the same with the names of the
-    decisions above and of the true classes at the left, in any order; or two columns with a header, ``class,cost``:
-    the cost of missing each class.
+    The file has one of three forms: K rows of K numbers, in the order of the classes; the same with the names of
+    the decisions above and of the true classes at the left, in any order; or two columns with a header,
+    ``class,cost``: the cost of missing each class.
 
     Raises:
         ValueError: another form, a name that is no class, a cost that is no number.
@@ -432,8 +432,8 @@ def load_costs(path: Path, class_names: Sequence[str]) -> Tensor:
     form = (len(rows), len(rows[0]) if rows else 0)
     if any(len(row) != form[1] for row in rows) or form not in ((size, size), (size + 1, size + 1), (size + 1, 2)):
         raise ValueError(
-            f"costs {path} must be {size} rows of {size} numbers, the same with names of the {size} classes above and "
-            f"at the left, or rows of class,cost under such a header, got {form[0]} rows"
+            f"costs {path} must be {size} rows of {size} numbers, the same with names of the {size} classes above "
+            f"and at the left, or rows of class,cost under such a header, got {form[0]} rows"
             + (
                 f" of {form[1]} cells"
                 if rows and all(len(row) == form[1] for row in rows)

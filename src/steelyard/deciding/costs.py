@@ -24,8 +24,8 @@ def decide(
 
     .. math:: d_i = \arg\min_j \sum_k q_{ik} C_{kj}
 
-    With a `reject_cost` c a row is rejected, -1, where every decision is expected to cost more than c. With costs of 1
-    for each error that is Chow's rule: reject where :math:`\max_k q_{ik} < 1 - c`.
+    With a `reject_cost` c a row is rejected, -1, where every decision is expected to cost more than c. With costs
+    of 1 for each error that is Chow's rule: reject where :math:`\max_k q_{ik} < 1 - c`.
 
     It believes the probabilities, so they must be honest: take weights out of them first
     (:func:`steelyard.log_posterior`). Of two decisions that cost the same, the first class is taken.
@@ -33,8 +33,8 @@ def decide(
     Args:
         log_posterior: (N, K) log-probabilities whose rows sum to 1; (N,) or (N, 1) for one output: its logit; with
             ``targets="multi-hot"`` (N, K) log-probabilities of outputs that stand for themselves.
-        costs: (K, K), where ``costs[true, decided]`` is the cost of a decision (negative: a gain), or (K,), the cost
-            of missing each class. K is 2 for one output, and for each output of multi-hot, which share them.
+        costs: (K, K), where ``costs[true, decided]`` is the cost of a decision (negative: a gain), or (K,), the
+            cost of missing each class. K is 2 for one output, and for each output of multi-hot, which share them.
             Default: 1 for each error.
         reject_cost: of leaving a row to somebody else. Default: no row is rejected.
         targets: ``"classes"`` or ``"multi-hot"``.
@@ -48,8 +48,8 @@ def decide(
             like gains.
 
     Source:
-        Elkan, The foundations of cost-sensitive learning, IJCAI 2001; Chow, On optimum recognition error and reject
-        tradeoff, IEEE Transactions on Information Theory 1970.
+        Elkan, The foundations of cost-sensitive learning, IJCAI 2001; Chow, On optimum recognition error and
+        reject tradeoff, IEEE Transactions on Information Theory 1970.
 
     Example:
         >>> q = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.2, 0.8]]).log()

@@ -22,20 +22,20 @@ class Objective:
 
     with C[k, j] the rows of class k that were decided j, and :math:`n_k` the rows of class k:
 
-    ==================== ================================================ ==========================================
-    name                 value                                            U, f
-    ==================== ================================================ ==========================================
-    accuracy             share of rows that were told right               U = 1 on the diagonal, f = A / N
-    balanced-accuracy    mean recall of the classes that have rows        f = A / n_j / K
-    macro-f1             mean F1 of the classes that have rows            f = 2 A / (n_j + D_j) / K
-    f1                   F1 of class 1 of two                             f = 2 A / (n_1 + D_1) of class 1
-    cost                 minus the mean cost of a row                     U = costs, f = -A / N
-    min-recall           precision of one class, under a minimum of its   f = A / D of the class
+    ==================== =============================================== ===============================
+    name                 value                                           U, f
+    ==================== =============================================== ===============================
+    accuracy             share of rows that were told right              U = 1 on the diagonal, f = A / N
+    balanced-accuracy    mean recall of the classes that have rows       f = A / n_j / K
+    macro-f1             mean F1 of the classes that have rows           f = 2 A / (n_j + D_j) / K
+    f1                   F1 of class 1 of two                            f = 2 A / (n_1 + D_1) of class 1
+    cost                 minus the mean cost of a row                    U = costs, f = -A / N
+    min-recall           precision of one class, under a minimum of its  f = A / D of the class
                          recall
-    ==================== ================================================ ==========================================
+    ==================== =============================================== ===============================
 
-    Higher is better. So moving one row from a decision to another changes two columns, which makes a search exact and
-    fast.
+    Higher is better. So moving one row from a decision to another changes two columns, which makes a search exact
+    and fast.
 
     Attributes:
         name: one of these.

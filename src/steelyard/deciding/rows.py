@@ -17,8 +17,8 @@ class Rows(NamedTuple):
     """Log-probabilities of T decisions on each of N rows, each among C choices.
 
     Attributes:
-        values: (T, N, C) float64 on the CPU, normalised: (1, N, K) for classes, (1, N, 2) for one output, (K, N, 2)
-            for K outputs that stand for themselves.
+        values: (T, N, C) float64 on the CPU, normalised: (1, N, K) for classes, (1, N, 2) for one output,
+            (K, N, 2) for K outputs that stand for themselves.
         kind: ``"classes"``, ``"one output"`` or ``"multi-hot"``.
     """
 

@@ -19,8 +19,8 @@ _KICK = 0.5  # by a standard deviation of so much, in log-probability
 def best_offsets(values: Tensor, target: Tensor, objective: Objective, seed: int = 0) -> Tensor:
     """Return the (C,) offsets, mean 0, under which the argmax of rows (N, C) has the best score found.
 
-    For two choices, and for an objective with a minimum, which moves the offset of its class alone, that is the best
-    there is. For more it is where no single offset can be moved for the better, from several starts.
+    For two choices, and for an objective with a minimum, which moves the offset of its class alone, that is the
+    best there is. For more it is where no single offset can be moved for the better, from several starts.
     """
     size = values.shape[1]
     counts = torch.bincount(target, minlength=size).double()

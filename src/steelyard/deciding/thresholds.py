@@ -25,10 +25,11 @@ class Thresholds:
     """Thresholds, and what they are worth on rows that they were not found on.
 
     Attributes:
-        offsets: (K,) float64, mean 0, that are added to the log-probabilities before the argmax; (2,) for one output;
-            (K, 2) for the two choices of each output of multi-hot.
+        offsets: (K,) float64, mean 0, that are added to the log-probabilities before the argmax; (2,) for one
+            output; (K, 2) for the two choices of each output of multi-hot.
         objective: its text.
-        value: of the objective, where the offsets were found on the other folds; for ``"cost"`` minus the mean cost.
+        value: of the objective, where the offsets were found on the other folds; for ``"cost"``
+            minus the mean cost.
         interval: 95%, of `value`.
         plain: the value of the argmax without offsets on the same rows.
         gain: `value` less `plain`.
@@ -77,8 +78,8 @@ class Thresholds:
         if rows.kind != self.kind or came != shape:
             wanted = {"classes": f"(N, {shape[1]})", "one output": "(N,)", "multi-hot": f"(N, {shape[0]})"}
             raise ValueError(
-                f"log_posterior must have shape {wanted[self.kind]}, as the rows that the thresholds were found on, "
-                f"got {tuple(log_posterior.shape)}"
+                f"log_posterior must have shape {wanted[self.kind]}, as the rows that the thresholds were found "
+                f"on, got {tuple(log_posterior.shape)}"
             )
         return rows.restore(_decided(rows.values, self.offsets), log_posterior)
 
@@ -104,6 +105,17 @@ def thresholds(
 
     .. math:: d_i = \arg\max_k (\log q_{ik} + o_k)
 
+    For two choices, and for each output of multi-hot, the search is exact. For more classes it moves one offset at a
+    time to the best place there is, halfway between two rows, from several starts. For a wanted recall only the
+    offset of its class moves, and the search aims higher until the rows of the other folds have that recall.
+
+    The intervals are made by the delta method on the decisions of other folds, with two more errors in each class
+    and the jackknife variance of the search. In simulations with 20 to 50 rows of the rarest class they hold what
+    the offsets give on fresh rows in 93 to 100% of cases (value and gain; 92 to 94% for a recall).
+
+    It is meant for up to a hundred classes: 20,000 rows of 10 classes take seconds, of 100 classes about a minute. The
+    time grows with rows times classes: 1,000 classes take ten times as long, and N x K numbers several times over.
+
     Args:
         log_posterior: as :func:`steelyard.decide` takes it, of rows that the model was not trained on.
         target: (N,) labels; for multi-hot (N, K) of 0 and 1; -100 is ignored.
@@ -115,7 +127,8 @@ def thresholds(
         targets: ``"classes"`` or ``"multi-hot"``.
 
     Returns:
-        The thresholds, found on all rows, and what they are worth, each row judged by offsets found on other folds.
+        The thresholds, found on all rows, and what they are worth, each row judged by offsets found on other
+        folds.
 
     Raises:
         TypeError, ValueError: arguments of another type, shape or value than described.
