@@ -24,9 +24,10 @@ def _nll(log_p, codes, log_w, g):
 @settings(max_examples=15, deadline=None)
 @given(seed=st.integers(0, 2**32 - 1), power=st.floats(-1, 2))
 def test_the_power_that_is_in_the_probabilities_is_found_within_its_error(seed, power):
-    found = power_of(*_rows(seed, 2000, power))
+    log_p, codes, log_w = _rows(seed, 2000, power)
+    found = power_of(log_p, codes, log_w)
     assert abs(found.power - power) < 5 * found.standard_error
-    assert found.standard_error < 0.2
+    assert found.standard_error * log_w[0].std() < 0.2  # weights that are nearly equal by chance tell less
 
 
 @settings(max_examples=25, deadline=None)

@@ -75,7 +75,9 @@ def advise(
     out: Path | None,
     **options: Any,
 ) -> None:
-    """Say what to do for an objective: class weights, a shift of the logits, thresholds, or nothing.
+    """Say what to do for an objective, on rows out of fold.
+
+    That is class weights, a shift of the logits, thresholds, or nothing.
 
     FILE holds the features of the training samples and their labels. All is tried on rows that the model was not
     trained on; the network itself is not trained again.

@@ -237,7 +237,7 @@ def _of_learner(
     def train(rows: Tensor, labels: Tensor, weights: Tensor | None) -> Model:
         fitted = prepared(rows)
         inputs = fitted.inputs("train", rows)
-        learner.check_inputs(inputs, setting)
+        learner.check_inputs(inputs, size, setting)
         spec = plain if weights is None else _Weighted(plain.label, plain.name, given=weights)
         with tempfile.TemporaryDirectory() as folder:
             model = learner.fit(

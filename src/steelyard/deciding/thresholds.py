@@ -114,7 +114,8 @@ def thresholds(
     the offsets give on fresh rows in 93 to 100% of cases (value and gain; 92 to 94% for a recall).
 
     It is meant for up to a hundred classes: 20,000 rows of 10 classes take seconds, of 100 classes about a minute.
-    The time grows with rows times classes: 1,000 classes take ten times as long, and N x K numbers several times over.
+    The time grows with rows times classes: 1,000 classes take ten times as long, and several times N x K
+    numbers.
 
     Args:
         log_posterior: as :func:`steelyard.decide` takes it, of rows that the model was not trained on.

@@ -70,7 +70,7 @@ def fit_head(
         loss: a :class:`~steelyard.TrainingSetup`, or what it takes for a loss: any sum over samples that can be
             differentiated twice. Its adjustment, weights of positives and smoothing are in the objective. The head
             has one output for a setup with ``targets="binary"``, for ``torch.nn.BCEWithLogitsLoss`` with (N,)
-            labels, and for a target (N, 1).
+            labels 0 and 1, and for a target (N, 1).
         class_weights: (K,) :math:`w`, per sample of each class; (2,) for one output; none for a multi-hot target.
             Default: the setup's, else all 1.
         weight_decay: :math:`\lambda`.
@@ -304,8 +304,8 @@ def setup_of(loss: LossLike, target: Tensor, size: int | None = None) -> Trainin
     targets: Targets | None = None
     if isinstance(target, Tensor) and target.dim() == 2:
         targets = "binary" if target.shape[1] == 1 else "multi-hot"
-    elif isinstance(loss, nn.BCEWithLogitsLoss):
-        targets = "binary"
+    elif isinstance(loss, nn.BCEWithLogitsLoss):  # labels of more classes are one-vs-all
+        targets = "labels" if isinstance(target, Tensor) and bool((target > 1).any()) else "binary"
     if size is not None and targets == "binary":
         size = 2
     return TrainingSetup(loss, targets=targets, class_counts=None if size is None else [1.0] * size)

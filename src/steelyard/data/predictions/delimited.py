@@ -31,8 +31,8 @@ class Delimited:
     signs: tuple[str, str]
 
 
-def open_delimited(path: Path, nulls: Sequence[str] = ("",), texts: Collection[str] = ()) -> Delimited:
-    """Open a CSV; cells that hold one of `nulls` and nothing else are missing, columns of `texts` are text."""
+def open_delimited(path: Path, nulls: Sequence[str] = ("",), as_text: Collection[str] = ()) -> Delimited:
+    """Open a CSV; cells that hold one of `nulls` and nothing else are missing, columns of `as_text` are text."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -70,7 +70,7 @@ def open_delimited(path: Path, nulls: Sequence[str] = ("",), texts: Collection[s
         names[name.strip()] = name
     types = {name: schema.field(given).type for name, given in names.items()}
     types = {name: pa.float64() if pa.types.is_null(kind) else kind for name, kind in types.items()}
-    types |= {name: pa.string() for name in texts if name in types}
+    types |= {name: pa.string() for name in as_text if name in types}
 
     def batches(columns: Sequence[str], labels: Sequence[str], rows: int) -> Iterator[Any]:
         kinds = {name: pa.float64() for name in columns} | {

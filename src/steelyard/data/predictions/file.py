@@ -95,7 +95,9 @@ class Predictions:
             for values, _ in file.records(self.columns, self._rows, self._missing):
                 yield torch.from_numpy(_floats(values))
 
-    def rewrite(self, out: Path, change: Change, *, replace: bool, metadata: Mapping[str, str]) -> None:
+    def rewrite(
+        self, out: str | os.PathLike[str], change: Change, *, replace: bool, metadata: Mapping[str, str]
+    ) -> None:
         """Write the rows once more, with other columns in place of the numbers or behind all columns.
 
         Args:
@@ -112,7 +114,7 @@ class Predictions:
         rewrite(
             self._files,
             self.columns,
-            out,
+            Path(out),
             lambda values: change(torch.from_numpy(_floats(values))),
             replace=replace,
             metadata=metadata,
