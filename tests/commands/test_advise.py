@@ -138,6 +138,15 @@ def test_logits_of_training_rows_are_warned_of(tmp_path):
     assert "advice needs logits of held-out ones" in said[1]
 
 
+@pytest.mark.parametrize(("split", "warned"), [("train", True), ("test", False)])
+def test_features_of_rows_that_the_network_was_trained_on_are_warned_of(tmp_path, split, warned):
+    target = torch.arange(60) % 3
+    rows = torch.eye(3)[target] + torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
+    file, said = _write(tmp_path / "t.parquet", "feature", rows, target, split=split), []
+    advise_file(file, objective="accuracy", schemes=["inverse"], say=said.append)
+    assert any("WARNING: the network was trained on the rows" in text for text in said) == warned
+
+
 @pytest.mark.parametrize("learner", ["linear", "hist-gradient-boosting"])
 def test_a_table_with_a_learner(learner, tmp_path):
     features, target = _samples((300, 60, 24))

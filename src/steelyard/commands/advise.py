@@ -167,6 +167,11 @@ def _of_features(
         raise ValueError(f"loss is that of logits; heads on features are trained with softmax, got {loss!r}")
     opened = open_predictions(path, target=target, columns=columns, values="features", class_names=class_names)
     say(opened.reading)
+    if opened.split == "train":
+        say(
+            f"WARNING: the network was trained on the rows of {path}, so its features tell their classes apart "
+            "better than those of new rows; features of held-out rows give surer advice"
+        )
     rows, labels = read_whole(opened)
     size = size_of(opened, labels)
     decay = opened.weight_decay if weight_decay is None else weight_decay
