@@ -105,16 +105,16 @@ def thresholds(
 
     .. math:: d_i = \arg\max_k (\log q_{ik} + o_k)
 
-    For two choices, and for each output of multi-hot, the search is exact. For more classes it moves one offset at a
-    time to the best place there is, halfway between two rows, from several starts. For a wanted recall only the
+    For two choices, and for each output of multi-hot, the search is exact. For more classes it moves one offset at
+    a time to the best place there is, halfway between two rows, from several starts. For a wanted recall only the
     offset of its class moves, and the search aims higher until the rows of the other folds have that recall.
 
     The intervals are made by the delta method on the decisions of other folds, with two more errors in each class
     and the jackknife variance of the search. In simulations with 20 to 50 rows of the rarest class they hold what
     the offsets give on fresh rows in 93 to 100% of cases (value and gain; 92 to 94% for a recall).
 
-    It is meant for up to a hundred classes: 20,000 rows of 10 classes take seconds, of 100 classes about a minute. The
-    time grows with rows times classes: 1,000 classes take ten times as long, and N x K numbers several times over.
+    It is meant for up to a hundred classes: 20,000 rows of 10 classes take seconds, of 100 classes about a minute.
+    The time grows with rows times classes: 1,000 classes take ten times as long, and N x K numbers several times over.
 
     Args:
         log_posterior: as :func:`steelyard.decide` takes it, of rows that the model was not trained on.
@@ -232,7 +232,7 @@ def _found(values: Tensor, y: Tensor, goal: Objective, seed: int) -> Tensor:
 
 
 def _crossed(values: Tensor, y: Tensor, fold: Tensor, goal: Objective, seed: int) -> tuple[Tensor, float]:
-    """Return the (T, N) decisions by the offsets that were found on the other folds, and the variance of the search.
+    """Return the (T, N) decisions by the offsets of the other folds, and the variance of the search.
 
     The variance is the jackknife's, of what the offsets of each fold are worth on the same rows.
     """
@@ -276,8 +276,8 @@ def _aimed(
     if high < wanted - 1e-9:
         recall, (low, top) = _recall(k, y, best[1])
         doubts = (
-            f"objective {goal.text!r} was not met on rows of other folds: class {k} reached a recall of {recall:.3f} "
-            f"({low:.3f} to {top:.3f}) there",
+            f"objective {goal.text!r} was not met on rows of other folds: class {k} reached a recall of "
+            f"{recall:.3f} ({low:.3f} to {top:.3f}) there",
         )
     return *best, doubts
 
