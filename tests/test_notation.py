@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from steelyard import TrainingSetup
-from steelyard.notation import parse_loss, parse_losses, parse_weights, setup_from_text
+from steelyard.notation import (
+    load_costs,
+    parse_loss,
+    parse_losses,
+    parse_objective,
+    parse_weights,
+    setup_from_text,
+)
 from steelyard.weights import class_weights, logit_adjustment
 
 COUNTS = torch.tensor([80, 15, 5])

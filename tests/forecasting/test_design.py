@@ -90,7 +90,10 @@ def test_one_output_is_two_classes(wish):
     one = (logits[:, 1] - logits[:, 0]).double()
     used = torch.tensor([1.0, 3.0])
     two = design_weights(logits, target, class_weights=used, **wish)
-    for same in (design_weights(one, target, class_weights=used, **wish), design_weights(one[:, None], target, class_weights=used, **wish)):
+    for same in (
+        design_weights(one, target, class_weights=used, **wish),
+        design_weights(one[:, None], target, class_weights=used, **wish),
+    ):
         for name, values in vars(two).items():
             torch.testing.assert_close(getattr(same, name), values, rtol=0, atol=1e-5)
 

@@ -10,7 +10,9 @@ from sklearn.model_selection import TunedThresholdClassifierCV
 from steelyard import thresholds
 
 
-@pytest.mark.parametrize(("ours", "scoring"), [("balanced-accuracy", "balanced_accuracy"), ("f1", "f1"), ("macro-f1", "f1_macro")])
+@pytest.mark.parametrize(
+    ("ours", "scoring"), [("balanced-accuracy", "balanced_accuracy"), ("f1", "f1"), ("macro-f1", "f1_macro")]
+)
 def test_threshold_is_at_least_as_good(ours, scoring):
     X, y = make_classification(1500, weights=[0.9], random_state=0)
     model = LogisticRegression().fit(X, y)

@@ -82,7 +82,9 @@ def design_weights(
     """
     layout_of(logits, binary=True)
     if logits.dim() > 2 or len(logits) == 0:
-        raise ValueError(f"logits must have shape (N, K), or (N,) for one output, N >= 1, got {tuple(logits.shape)}")
+        raise ValueError(
+            f"logits must have shape (N, K), or (N,) for one output, N >= 1, got {tuple(logits.shape)}"
+        )
     if logits.dim() == 1 or logits.shape[1] == 1:
         one = logits.reshape(-1)
         logits = torch.stack([torch.zeros_like(one), one], 1)
