@@ -7,7 +7,14 @@ import pytest
 import torch
 
 from steelyard import TrainingSetup
-from steelyard.notation import parse_loss, parse_losses, parse_weights, setup_from_text
+from steelyard.notation import (
+    load_costs,
+    parse_loss,
+    parse_losses,
+    parse_objective,
+    parse_weights,
+    setup_from_text,
+)
 from steelyard.weights import class_weights, logit_adjustment
 
 COUNTS = torch.tensor([80, 15, 5])
@@ -168,3 +175,38 @@ def test_a_setup_from_text_holds_what_the_loss_holds():
 def test_what_is_stated_twice_is_refused(text):
     with pytest.raises(ValueError, match="once, got it 2 times"):
         parse_loss(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "0,1\n5,0\n",
+        "true,ham,spam\nham,0,1\nspam,5,0\n",
+        "true,spam,ham\nspam,0,5\nham,1,0\n",
+        "class,cost\nspam,5\nham,1\n",
+    ],
+)
+def test_costs_come_in_three_forms(tmp_path, text):
+    path = tmp_path / "costs.csv"
+    path.write_text(text)
+    assert load_costs(path, ["ham", "spam"]).tolist() == [[0, 1], [5, 0]]
+    assert parse_objective(f"cost:{path}", ["ham", "spam"]).costs.tolist() == [[0, 1], [5, 0]]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0,1,2\n1,0,2\n", "must be 2 rows of 2 numbers, .*got 2 rows of 3 cells"),
+        ("0,1\n1\n", "got 2 rows of uneven length"),
+        ("", "got 0 rows"),
+        ("0,x\n1,0\n", "must hold numbers, got 'x'"),
+        ("true,ham,spam\nham,0,1\nham,5,0\n", "must name each class once, got 'ham' more than once"),
+        ("true,ham,eggs\nham,0,1\nspam,5,0\n", "has no entry for class 'spam'"),
+        ("9,1\n1,9\n", "give costs, not gains"),
+    ],
+)
+def test_bad_costs(tmp_path, text, message):
+    path = tmp_path / "costs.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_costs(path, ["ham", "spam"])

@@ -84,6 +84,20 @@ def test_refusals_are_right(seed, wanted):
     assert found or not possible
 
 
+@pytest.mark.parametrize("wish", [{"prior": torch.tensor([0.5, 0.5])}, {"min_recall": torch.tensor([0.5, 0.9])}])
+def test_one_output_is_two_classes(wish):
+    logits, target = _samples(2)
+    one = (logits[:, 1] - logits[:, 0]).double()
+    used = torch.tensor([1.0, 3.0])
+    two = design_weights(logits, target, class_weights=used, **wish)
+    for same in (
+        design_weights(one, target, class_weights=used, **wish),
+        design_weights(one[:, None], target, class_weights=used, **wish),
+    ):
+        for name, values in vars(two).items():
+            torch.testing.assert_close(getattr(same, name), values, rtol=0, atol=1e-5)
+
+
 def test_two_classes_at_the_edge():
     logits = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 3.0], [0.0, 2.5], [0.0, 4.0]])
     target = torch.tensor([0, 0, 0, 1, 1])
@@ -116,7 +130,8 @@ def test_classes_without_samples_ask_for_nothing():
         ({"prior": torch.ones(5)}, "prior must be positive and sum to 1"),
         ({"prior": torch.ones(4) / 4}, r"prior must have shape \(5,\), got \(4,\)"),
         ({"min_recall": 0.5, "logits": torch.full((500, 5), torch.nan)}, "logits must be finite, got row 0"),
-        ({"min_recall": 0.5, "logits": torch.zeros(500, 1)}, r"logits must have shape \(N, K\) with N >= 1 and K >= 2"),
+        ({"min_recall": 0.5, "logits": torch.zeros(500, 1)}, "target must hold labels from 0 to 1"),
+        ({"min_recall": 0.5, "logits": torch.zeros(500, 2, 2)}, r"logits must have shape \(N, K\), or \(N,\) for one output, N >= 1"),
     ],
 )  # fmt: skip
 def test_bad_input(change, message):

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_number, check_vector
-from steelyard.targets import check_logits, check_target
+from steelyard.targets import check_target, layout_of
 
 _MOST_SWEEPS = 20_000
 
@@ -56,7 +56,8 @@ def design_weights(
     meets it.
 
     Args:
-        logits: (N, K) of held-out samples, with what was used in training still in them.
+        logits: (N, K) of held-out samples, with what was used in training still in them; (N,) or (N, 1) for one
+            output, whose classes 0 and 1 then have K = 2: its shift is the difference of the two.
         target: (N,) labels.
         prior: (K,) wanted mean probabilities, positive, summing to 1.
         min_recall: wanted recall, one number or (K,), in [0, 1]. Exactly one of the two is given.
@@ -79,9 +80,14 @@ def design_weights(
         >>> design_weights(logits, target, min_recall=torch.tensor([0.3, 1.0])).recall
         tensor([0.6667, 1.0000], dtype=torch.float64)
     """
-    check_logits(logits)
-    if logits.dim() != 2 or logits.shape[1] < 2 or len(logits) == 0:
-        raise ValueError(f"logits must have shape (N, K) with N >= 1 and K >= 2, got {tuple(logits.shape)}")
+    layout_of(logits, binary=True)
+    if logits.dim() > 2 or len(logits) == 0:
+        raise ValueError(
+            f"logits must have shape (N, K), or (N,) for one output, N >= 1, got {tuple(logits.shape)}"
+        )
+    if logits.dim() == 1 or logits.shape[1] == 1:
+        one = logits.reshape(-1)
+        logits = torch.stack([torch.zeros_like(one), one], 1)
     size = logits.shape[1]
     check_target(logits, target, num_labels=size, ignore_index=-100, validate=True)
     z, y = logits.detach().cpu().double(), target.detach().cpu().long()
