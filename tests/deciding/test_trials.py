@@ -176,3 +176,15 @@ def test_logits_of_another_width_are_refused():
     found = advise(*_two_normals((90, 30), 2.0))
     with pytest.raises(ValueError, match=r"logits must have shape \(N, 2\), got \(5, 3\)"):
         found.decide(torch.zeros(5, 3))
+
+
+def test_weights_are_advised_where_only_a_weighted_model_learns_anything():
+    def train(rows, labels, weights):
+        if weights is None:
+            return lambda rows: torch.tensor([1.0, -1.0], dtype=rows.dtype).expand(len(rows), 2)
+        shift = torch.stack([torch.zeros_like(weights[0]), (weights[1] / weights[0]).log()])
+        return lambda rows: torch.stack([torch.zeros(len(rows)).to(rows), 6 * rows[:, 0] - 9], 1) + shift
+
+    found = advise(*_two_normals((400, 100), 3.0), objective="balanced-accuracy", train=train)
+    assert found.class_weights is not None
+    assert found.sentence.endswith("without class weights nothing that was tried beats plain training.")

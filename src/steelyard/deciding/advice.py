@@ -188,6 +188,8 @@ def _sentence(advice: Advice) -> str:
     if chosen.class_weights is None:
         by = _by(-gain, (-high, -low))
         return f"{told}; no class weights surely beat that (the best, {advice.rival.name}, by {by})."
+    if advice.rival is plain:
+        return f"{told}; without class weights nothing that was tried beats plain training."
     return f"{told}; that is {_by(gain, (low, high))} above the best without class weights, {advice.rival.name}."
 
 
