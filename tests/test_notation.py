@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from steelyard import TrainingSetup
+from steelyard.deciding.cost_files import load_costs
 from steelyard.notation import (
-    load_costs,
     parse_loss,
     parse_losses,
     parse_objective,

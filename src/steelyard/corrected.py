@@ -1,13 +1,13 @@
 """A model and what undoes its training, in one module that is exported, saved and compiled as any other."""
 
 import json
-from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from steelyard._common.checks import Vector, check_number, check_vector
+from steelyard._common.outputs import logits_of
 from steelyard._common.text import listed
 from steelyard.balance.setup import TrainingSetup
 from steelyard.posterior import log_posterior
@@ -79,14 +79,7 @@ class CorrectedModel(nn.Module):
 
     def forward(self, *inputs: Any, **named: Any) -> Tensor:
         """Return log-probabilities in the shape of the model's logits; for one output the corrected logit."""
-        output = self.model(*inputs, **named)
-        if isinstance(output, Mapping):
-            output = output.get("logits")
-        elif not hasattr(output, "logits") and isinstance(output, tuple | list) and output:
-            output = output[0]
-        logits = getattr(output, "logits", output)
-        if not isinstance(logits, Tensor):
-            raise TypeError(f"model must give logits, got {type(logits).__name__}")
+        logits = logits_of(self.model(*inputs, **named))
         return log_posterior(
             logits, self.setup, self.prior, temperature=self.temperature, mean_confusion=self.mean_confusion
         )
@@ -99,9 +92,10 @@ class CorrectedModel(nn.Module):
         """Refuse the state of a model of which something else was undone."""
         try:
             found = json.loads(bytes(state.cpu().tolist()))
-            assert isinstance(found, dict)
-        except (AttributeError, TypeError, ValueError, AssertionError, RecursionError):
-            raise ValueError("the state must say what is undone, as CorrectedModel saves it") from None
+        except (AttributeError, TypeError, ValueError, RecursionError):
+            found = None
+        if not isinstance(found, dict):
+            raise ValueError("the state must say what is undone, as CorrectedModel saves it")
         own = self._undone()
         differ = sorted(key for key in own | found if own.get(key) != found.get(key))
         if differ:

@@ -1,6 +1,5 @@
 """Losses as the command line names them: `softmax:inverse`, `lgl-inr:beta=5`, `softmax:power@0.5:from=10`."""
 
-import csv
 import re
 import sys
 from collections.abc import Sequence
@@ -14,10 +13,10 @@ from torch import Tensor
 from steelyard._common.checks import check_beta, check_number
 from steelyard._common.files import read_json
 from steelyard._common.labelled import by_class
-from steelyard._common.text import nearest
+from steelyard._common.text import NUMBER, nearest
 from steelyard.balance.setup import TrainingSetup
 from steelyard.deciding import Objective, cost_objective, create_objective
-from steelyard.deciding.costs import read_costs
+from steelyard.deciding.cost_files import load_costs
 from steelyard.losses import Loss, create_loss
 from steelyard.losses.options import Link
 from steelyard.losses.presets import PRESETS
@@ -30,7 +29,6 @@ _SCHEMES = get_args(Scheme)
 _WEIGHTS = ("pos_weight", "output_weights")  # beside class weights, which need no name
 _NOT_TEXT = ("process_group", "mean_confusion", "validate", "class_dim", "ignore_index")
 _LONGEST = 200  # characters of a loss, whose slug names a folder
-_NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,3})?", re.IGNORECASE)
 _SCHEME_OPTION = {"effective_number": "beta", "power": "exponent"}
 
 
@@ -309,7 +307,7 @@ def parse_scheme(text: str) -> tuple[Scheme, dict[str, float]]:
 
 def is_scheme(text: str) -> bool:
     """Return whether weights as :func:`parse_weights` takes them are made from the class counts."""
-    is_numbers = all(_NUMBER.fullmatch(part.strip()) for part in text.split(","))
+    is_numbers = all(NUMBER.fullmatch(part.strip()) for part in text.split(","))
     return text != "none" and not text.endswith(".json") and not is_numbers
 
 
@@ -341,7 +339,7 @@ def parse_weights(
         names = class_names if class_names is not None else [str(k) for k in range(size)]
         labelled = by_class(f"{option} {text}", values, names)
         values = values if labelled is None else labelled.values
-    elif all(_NUMBER.fullmatch(part.strip()) for part in text.split(",")):
+    elif all(NUMBER.fullmatch(part.strip()) for part in text.split(",")):
         values = [float(part) for part in text.split(",")]
     else:
         try:
@@ -381,7 +379,7 @@ def parse_pos_weights(text: str, samples: Tensor, names: Sequence[str] | None = 
         tensor([9.], dtype=torch.float64)
     """
     parts = text.split(",")
-    numbers = all(_NUMBER.fullmatch(part.strip()) for part in parts)
+    numbers = all(NUMBER.fullmatch(part.strip()) for part in parts)
     if len(samples) == 1 and numbers and len(parts) > 1:
         raise ValueError(
             "pos-weights must be one number for one output, how many times a positive weighs a negative, "
@@ -399,7 +397,7 @@ def parse_objective(text: str, class_names: Sequence[str]) -> Objective:
     Args:
         text: ``accuracy``, ``balanced-accuracy``, ``macro-f1``, ``f1`` (of the second of two classes),
             ``min-recall:CLASS=0.9`` (a recall of CLASS of at least 0.9 at the best precision of CLASS), or
-            ``cost:FILE.csv`` (see :func:`load_costs`).
+            ``cost:FILE.csv`` (see :func:`steelyard.deciding.cost_files.load_costs`).
         class_names: in the order of the classes.
 
     Raises:
@@ -415,71 +413,17 @@ def parse_objective(text: str, class_names: Sequence[str]) -> Objective:
     return create_objective(text, class_names)
 
 
-def load_costs(path: Path, class_names: Sequence[str]) -> Tensor:
-    """Return the (K, K) costs, ``[true, decided]``, that a CSV file holds.
-
-    The file has one of three forms: K rows of K numbers, in the order of the classes; the same with the names of
-    the decisions above and of the true classes at the left, in any order; or two columns with a header,
-    ``class,cost``: the cost of missing each class.
-
-    Raises:
-        ValueError: another form, a name that is no class, a cost that is no number.
-        FileNotFoundError: no such file.
-    """
-    with path.open(newline="", encoding="utf-8-sig") as file:
-        rows = [[cell.strip() for cell in row] for row in csv.reader(file) if any(cell.strip() for cell in row)]
-    size, names = len(class_names), [str(one) for one in class_names]
-    form = (len(rows), len(rows[0]) if rows else 0)
-    if any(len(row) != form[1] for row in rows) or form not in ((size, size), (size + 1, size + 1), (size + 1, 2)):
-        raise ValueError(
-            f"costs {path} must be {size} rows of {size} numbers, the same with names of the {size} classes above "
-            f"and at the left, or rows of class,cost under such a header, got {form[0]} rows"
-            + (
-                f" of {form[1]} cells"
-                if rows and all(len(row) == form[1] for row in rows)
-                else " of uneven length"
-            )
-        )
-    if form == (size, size):
-        return read_costs([_costs(path, row) for row in rows], size)
-    body = [(row[0], _costs(path, row[1:])) for row in rows[1:]]
-    true = by_class(f"costs {path}", dict(_once(path, body)), names)
-    assert true is not None
-    if form == (size + 1, 2):
-        return read_costs([cells[0] for cells in true.values], size)
-    columns = [
-        by_class(f"costs {path}", dict(_once(path, list(zip(rows[0][1:], cells, strict=True)))), names)
-        for cells in true.values
-    ]
-    return read_costs([one.values for one in columns if one is not None], size)
-
-
-def _once(path: Path, pairs: list[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    names = [name for name, _ in pairs]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ValueError(f"costs {path} must name each class once, got {twice!r} more than once")
-    return pairs
-
-
-def _costs(path: Path, cells: list[str]) -> list[float]:
-    odd = next((cell for cell in cells if not _NUMBER.fullmatch(cell)), None)
-    if odd is not None:
-        raise ValueError(f"costs {path} must hold numbers, got {odd!r}")
-    return [float(cell) for cell in cells]
-
-
 def _value(text: str) -> object:
     """Return a flag, a number, or the text itself."""
     if text.lower() in ("true", "false"):
         return text.lower() == "true"
     if re.fullmatch("[-+]?[0-9]+", text):
         return int(text)
-    return _number(text) if _NUMBER.fullmatch(text) else text
+    return _number(text) if NUMBER.fullmatch(text) else text
 
 
 def _number(text: str) -> float:
     """Return the number that a text is, and nothing that would be computed."""
-    if not _NUMBER.fullmatch(text.strip()):
+    if not NUMBER.fullmatch(text.strip()):
         raise ValueError(f"{text!r} is no number")
     return float(text)

@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import Vector, check_choice, check_vector
+from steelyard._common.intervals import wilson
 from steelyard.targets import check_target
 
-_NORMAL = 1.959963984540054  # 95% of a normal distribution lie within so many standard deviations
 _FIRST_STEPS, _MOST_STEPS = 20, 100
 _RIDGE = 1e-12  # beside a diagonal of 1
 _TOO_WIDE = 0.5
@@ -249,17 +249,10 @@ def _explained(q: Tensor, held: Tensor, target: Tensor) -> tuple[Tensor, Tensor]
 
 
 def _intervals(prior: Tensor, variance: Tensor, rows: int) -> tuple[Tensor, Tensor]:
-    """Return the (K, 2) intervals and how many labelled rows would tell as much.
-
-    The ends solve (prior - t)^2 = z^2 (doubt + t (1 - t) / N) for t.
-    """
+    """Return the (K, 2) intervals and how many labelled rows would tell as much."""
     drawn = prior * (1 - prior)
     doubt = (variance - drawn / rows).clamp(min=0)
-    z2 = _NORMAL**2
-    a, b, c = 1 + z2 / rows, prior + z2 / (2 * rows), prior**2 - z2 * doubt
-    half = (b**2 - a * c).clamp(min=0).sqrt()
-    ends = torch.stack([b - half, b + half], 1) / a
-    return ends.clamp(0, 1), torch.where(prior > 0, drawn / variance, torch.nan)
+    return wilson(prior, rows, doubt), torch.where(prior > 0, drawn / variance, torch.nan)
 
 
 def _too_wide(interval: Tensor, variance: Tensor) -> list[str]:

@@ -10,10 +10,11 @@ from torchmetrics.functional.classification import multiclass_calibration_error
 
 from steelyard import TrainingSetup
 from steelyard._common.folds import stratified_folds
+from steelyard._common.intervals import wilson
 from steelyard.auditing import audit
 from steelyard.balance import implied_weights, law, mean_confusion, one_vs_all_law, softmax_law
 from steelyard.forecasting import binary_ratio, fit_head, forecast
-from steelyard.forecasting.scores import judge, wilson
+from steelyard.forecasting.scores import judge
 
 WEIGHTS = torch.tensor([1.0, 5.0, 0.3, 2.0], dtype=torch.float64)
 
@@ -241,7 +242,9 @@ def test_wilson_and_calibration_are_those_of_others():
     assert found.ece == pytest.approx(theirs.item(), abs=1e-6)
     for hits, rows in ((0, 5), (3, 7), (20, 20)):
         theirs = binomtest(hits, rows).proportion_ci(method="wilson")
-        assert wilson(torch.tensor(hits), torch.tensor(rows)).tolist() == pytest.approx([theirs.low, theirs.high])
+        assert wilson(torch.tensor(hits / rows, dtype=torch.float64), rows).tolist() == pytest.approx(
+            [theirs.low, theirs.high]
+        )
 
 
 @pytest.mark.slow

@@ -4,6 +4,9 @@ import difflib
 import re
 import unicodedata
 
+NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,3})?", re.IGNORECASE)
+"""A finite number as people write it."""
+
 
 def nearest(word: str, choices: list[str] | tuple[str, ...]) -> str:
     match = difflib.get_close_matches(word, choices, n=1)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from steelyard._common.checks import Vector
+from steelyard._common.outputs import logits_of
 from steelyard.auditing.audit import audit_evidence
 from steelyard.auditing.gather import Evidence
 from steelyard.auditing.report import AuditReport
@@ -144,16 +145,10 @@ def _parts(batch: Any) -> tuple[tuple[Any, ...], dict[str, Any], Any]:
 
 
 def _logits(output: Any) -> Tensor:
-    if isinstance(output, Mapping):
-        output = output.get("logits")
-    elif not hasattr(output, "logits") and isinstance(output, tuple | list) and output:
-        output = output[0]
-    output = getattr(output, "logits", output)
-    if not isinstance(output, Tensor):
-        raise TypeError(f"model must give logits, got {type(output).__name__}")
-    if output.dim() == 0:
+    logits = logits_of(output)
+    if logits.dim() == 0:
         raise ValueError("model must give logits of samples, (N,) or (N, K), got a single number")
-    return output
+    return logits
 
 
 def _device(model: nn.Module) -> torch.device:

@@ -16,7 +16,7 @@ from steelyard._common.files import read_json
 from steelyard.data import open_predictions
 from steelyard.data.predictions import CORRECTED, are_independent, check_out, corrected_columns, is_text_file
 from steelyard.deciding import Thresholds, decide, expected_costs
-from steelyard.notation import load_costs
+from steelyard.deciding.cost_files import load_costs
 
 REJECTED = "rejected"
 
@@ -60,8 +60,8 @@ def decide_file(
 
     Args:
         path: file of corrected probabilities, or a folder or glob of such.
-        costs: CSV file as :func:`steelyard.notation.load_costs` takes it; for outputs that stand for themselves of
-            the classes 0 and 1, for all of them the same. Default: 1 for each error.
+        costs: CSV file as :func:`steelyard.deciding.cost_files.load_costs` takes it; for outputs that stand for
+            themselves of the classes 0 and 1, for all of them the same. Default: 1 for each error.
         reject_cost: of leaving a row to somebody else. Default: no row is rejected.
         offsets: JSON file of :meth:`steelyard.deciding.Thresholds.to_dict`, in place of costs.
         class_names: K. Default: what the file says.

@@ -9,13 +9,14 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_integer
+from steelyard._common.folds import stratified_folds
+from steelyard._common.intervals import NORMAL, wilson
 from steelyard.deciding.costs import Costs, read_costs
 from steelyard.deciding.objectives import Objective, cost_objective, create_objective
 from steelyard.deciding.rows import Rows, Targets, read_rows
 from steelyard.deciding.search import best_offsets, confusion_of
 from steelyard.targets import layout_of, read_dense, read_labels
 
-_NORMAL = 1.959963984540054
 _AIMS = 40  # steps from the wanted recall to 1
 Interval = tuple[float, float]
 
@@ -146,7 +147,8 @@ def thresholds(
         if int(counts.min()) < 2:
             what = f"of class {int(counts.argmin())}" + (f" of output {t}" if len(y) > 1 else "")
             raise ValueError(f"target must have at least two rows of each class, got {int(counts.min())} {what}")
-    fold = _split(y, folds, seed)
+    kinds = y[0] if len(y) == 1 else torch.zeros(number)  # an output's share of positives is left to chance
+    fold = stratified_folds(kinds, folds, seed=seed)
     crossed = _crossed(rows.values, y, fold, goal, seed)
     doubts: tuple[str, ...] = ()
     if goal.minimum is not None:
@@ -254,7 +256,8 @@ def _crossed(values: Tensor, y: Tensor, fold: Tensor, goal: Objective, seed: int
         return _Crossed(decided, _jackknife(worth), None, None)
     recall = _recall(goal.minimum[0], y, decided)
     own = int((y[0] == goal.minimum[0]).sum())
-    return _Crossed(decided, _jackknife(worth), recall, _wilson(recall, own, _jackknife(recalls)))
+    ends = wilson(torch.tensor(recall, dtype=torch.float64), own, _jackknife(recalls))
+    return _Crossed(decided, _jackknife(worth), recall, (float(ends[0]), float(ends[1])))
 
 
 def _jackknife(values: list[float]) -> float:
@@ -307,16 +310,6 @@ def _decided(values: Tensor, offsets: Tensor) -> Tensor:
     return (values + offsets.reshape(-1, 1, values.shape[2])).argmax(2)
 
 
-def _split(y: Tensor, folds: int, seed: int) -> Tensor:
-    """Return the (N,) fold of each row: of each class equally many in each fold, as far as they go round."""
-    order = torch.randperm(y.shape[1], generator=torch.Generator().manual_seed(seed))
-    if len(y) == 1:
-        order = order[torch.sort(y[0][order], stable=True).indices]
-    fold = torch.empty_like(order)
-    fold[order] = torch.arange(len(order)) % folds
-    return fold
-
-
 def _influence(goal: Objective, y: Tensor, decided: Tensor, size: int) -> tuple[float, Tensor, Tensor]:
     """Return the value of decisions (T, N), how much each row moves it, (N,), and an error of a row, (T, C)."""
     tables = torch.stack([confusion_of(a[a >= 0], b[a >= 0], size) for a, b in zip(y, decided, strict=True)])
@@ -335,21 +328,8 @@ def _around(value: float, moved: Tensor, error: Tensor, searched: float, low: fl
     Beside the rows two errors more or less in each class count, as in the interval of Agresti and Coull, without
     which a class of few rows, all told right, would be sure; and the variance of the search.
     """
-    half = _NORMAL * math.sqrt(float(moved.square().sum() + 2 * error.square().sum()) + searched)
+    half = NORMAL * math.sqrt(float(moved.square().sum() + 2 * error.square().sum()) + searched)
     return max(value - half, low), min(value + half, high)
-
-
-def _wilson(share: float, rows: int, searched: float) -> Interval:
-    """Return the 95% interval of a share: the t with (share - t)^2 = z^2 (searched + t (1 - t) / rows)."""
-    z2 = _NORMAL**2
-    a, b, c = 1 + z2 / rows, share + z2 / (2 * rows), share**2 - z2 * searched
-    half = math.sqrt(b**2 - a * c)
-    return max((b - half) / a, 0.0), min((b + half) / a, 1.0)
-
-
-def folds_of(target: Tensor, folds: int, seed: int) -> Tensor:
-    """Return the fold of each row, (N,): every class is spread over the folds as evenly as it can be."""
-    return _split(target[None], folds, seed)
 
 
 def judged_offsets(

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import Vector, check_choice, check_integer, check_names, check_vector
+from steelyard._common.folds import stratified_folds
 from steelyard._common.text import listed
 from steelyard.balance.setup import TrainingSetup
 from steelyard.deciding.advice import Advice, Rule, Way, decided
@@ -16,7 +17,7 @@ from steelyard.deciding.objectives import Objective, cost_objective, create_obje
 from steelyard.deciding.paired import Paired, paired
 from steelyard.deciding.rows import read_rows
 from steelyard.deciding.search import confusion_of
-from steelyard.deciding.thresholds import folds_of, judged_offsets
+from steelyard.deciding.thresholds import judged_offsets
 from steelyard.forecasting.head import Head, checked_features, fit_head
 from steelyard.posterior import log_posterior
 from steelyard.weights.class_weights import Scheme, class_weights
@@ -110,7 +111,7 @@ def advise(
         raise ValueError("class_counts belong to train='none'; else they are those of the target")
     counts = samples if class_counts is None else check_vector("class_counts", class_counts, size, low=1)
     weights = _weights(schemes, counts)
-    fold = folds_of(labels, number, seed)
+    fold = stratified_folds(labels, min(number, len(labels)), seed=seed)
     if train == "none":
         posteriors: dict[str | None, Tensor] = {None: values}
     else:

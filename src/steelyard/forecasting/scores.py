@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from steelyard._common.intervals import NORMAL, wilson
 from steelyard.balance.means import Link, mean_confusion
 
 _BINS = 15
-_QUANTILE = 1.959964  # 97.5% point of the normal distribution
 _NUMBERS = ("accuracy", "balanced_accuracy", "nll", "ece")
 _VECTORS = ("recall", "precision")
 
@@ -71,7 +71,7 @@ def judge(logits: Tensor, target: Tensor, link: Link) -> Scores:
     losses = -log_p.gather(1, target[:, None])[:, 0]
     confidence = log_p.amax(1).exp()
     ece, of_ece = _calibration(confidence[:, None], right[:, None])
-    of_recall = wilson(hits, rows)
+    of_recall = wilson(recall, rows)
     return Scores(
         mean_confusion=mean_confusion(logits, target, link=link)[0],
         recall=recall,
@@ -81,23 +81,14 @@ def judge(logits: Tensor, target: Tensor, link: Link) -> Scores:
         nll=losses.mean().item(),
         ece=ece,
         intervals={
-            "accuracy": wilson(right.sum(), torch.tensor(len(right))),
+            "accuracy": wilson(right.mean(), len(right)),
             "balanced_accuracy": _of_mean(recall, of_recall),
             "nll": _of_losses(losses),
             "ece": of_ece,
             "recall": of_recall,
-            "precision": wilson(hits, decided),
+            "precision": wilson(hits / decided, decided),
         },
     )
-
-
-def wilson(hits: Tensor, rows: Tensor) -> Tensor:
-    """Return Wilson's 95% interval of a share, (..., 2) float64, of hits among rows; NaN of no rows."""
-    n, square = rows.double(), _QUANTILE**2
-    share = hits / n
-    middle = (share + square / (2 * n)) / (1 + square / n)
-    half = _QUANTILE / (1 + square / n) * (share * (1 - share) / n + square / (4 * n**2)).sqrt()
-    return torch.stack([(middle - half).clamp(min=0), (middle + half).clamp(max=1)], -1)
 
 
 def plain(value: float | Tensor) -> Any:
@@ -134,12 +125,12 @@ def _judge_outputs(logits: Tensor, target: Tensor) -> Scores:
         intervals={
             "accuracy": _of_losses(per_row).clamp(0, 1),
             "balanced_accuracy": torch.tensor(
-                [balanced - _QUANTILE * error, balanced + _QUANTILE * error], dtype=torch.float64
+                [balanced - NORMAL * error, balanced + NORMAL * error], dtype=torch.float64
             ).clamp(0, 1),
             "nll": _of_losses(losses),
             "ece": of_ece,
-            "recall": wilson(hits[1], rows[1]),
-            "precision": wilson(hits[1], taken.sum(0)),
+            "recall": wilson(shares[1], rows[1]),
+            "precision": wilson(hits[1] / taken.sum(0), taken.sum(0)),
         },
     )
 
@@ -153,7 +144,7 @@ def _of_mean(shares: Tensor, ends: Tensor) -> Tensor:
 
 def _of_losses(values: Tensor) -> Tensor:
     """Return the normal interval of a mean over rows, (2,); NaN of one row."""
-    half = _QUANTILE * values.std() / len(values) ** 0.5 if len(values) > 1 else values.new_tensor(math.nan)
+    half = NORMAL * values.std() / len(values) ** 0.5 if len(values) > 1 else values.new_tensor(math.nan)
     return torch.stack([values.mean() - half, values.mean() + half])
 
 
@@ -175,4 +166,4 @@ def _calibration(confidence: Tensor, right: Tensor) -> tuple[float, Tensor]:
     noise = torch.randn(4000, _BINS, dtype=torch.float64, generator=torch.Generator().manual_seed(0)) @ root.T
     chance = float(noise.abs().sum(1).quantile(0.975))
     deviation = float((gaps @ gaps.sum(0).sign()).norm())
-    return ece, torch.tensor([max(ece - chance, 0.0), min(ece + _QUANTILE * deviation, 1.0)], dtype=torch.float64)
+    return ece, torch.tensor([max(ece - chance, 0.0), min(ece + NORMAL * deviation, 1.0)], dtype=torch.float64)
