@@ -44,7 +44,12 @@ def test_it_gives_what_log_posterior_gives(name):
     assert not torch.allclose(expected, model.model(_rows()))
 
 
-@pytest.mark.parametrize("name", SETUPS)
+_QUICK = ("softmax, weights", "one output")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] * (name not in _QUICK)) for name in SETUPS]
+)
 def test_exported_to_a_graph_and_to_onnx_the_numbers_are_the_same(name, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

@@ -280,7 +280,7 @@ def test_bad_input_gets_one_sentence(logits, setup, options, message):
     assert "\n" not in str(caught.value)
 
 
-@pytest.fixture(scope="module", params=[0.0, 2.0])
+@pytest.fixture(scope="module", params=[pytest.param(0.0, marks=pytest.mark.slow), 2.0])
 def trained_in_batches(request):
     """A table of logits trained by LGL-INR in batches of 16 that often lack the rarer classes."""
     generator = torch.Generator().manual_seed(0)
@@ -682,7 +682,10 @@ def test_compile_in_one_graph(name):
     torch.testing.assert_close(compiled(_some()), head(_some()), rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("name", CLOSED_GRAPHS)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=[pytest.mark.slow] * (name not in ("focal", "lgl-inr"))) for name in CLOSED_GRAPHS],
+)
 def test_onnx_runs_in_onnxruntime(name, tmp_path):
     pytest.importorskip("onnxscript")
     runtime = pytest.importorskip("onnxruntime")

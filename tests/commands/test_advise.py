@@ -60,8 +60,22 @@ def test_a_file_of_features_gives_what_the_tensors_give(features, tmp_path):
     assert float(rows[0]["value"]) == direct.table[0].value
 
 
-@pytest.mark.parametrize("objective", ["balanced-accuracy", "cost:costs.csv", "accuracy"])
-@pytest.mark.parametrize("chosen", [None, "weights"])
+@pytest.mark.parametrize(
+    ("objective", "chosen"),
+    [
+        ("cost:costs.csv", "weights"),
+        ("balanced-accuracy", None),
+        *(
+            pytest.param(objective, chosen, marks=pytest.mark.slow)
+            for objective, chosen in [
+                ("balanced-accuracy", "weights"),
+                ("cost:costs.csv", None),
+                ("accuracy", None),
+                ("accuracy", "weights"),
+            ]
+        ),
+    ],
+)
 def test_the_code_decides_as_the_advice_does(objective, chosen, features, tmp_path, monkeypatch):
     """Of a model trained as advised; with weights too, which are advised here by leaving all else out."""
     from dataclasses import replace

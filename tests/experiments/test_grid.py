@@ -77,7 +77,7 @@ def see_gpus(job):
 JOBS = {f"job-{x}": {"x": x} for x in range(5)}
 
 
-@pytest.mark.parametrize("workers", [1, 2])
+@pytest.mark.parametrize("workers", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_records_come_in_the_order_of_the_jobs(tmp_path, workers):
     told = []
     records = run_grid(tmp_path, JOBS, square, workers=workers, on_done=lambda *outcome: told.append(outcome))
