@@ -147,8 +147,8 @@ class LGLINRLoss(Loss):
         "have the class: counts enter by it alone"
     )
     formula_text = (
-        "of a batch, summed over outputs j: the mean of `−log pⱼ` over class j, and the mean of `−log(1 − pⱼ)` over each "
-        "other class k, weighed by `ω[k,j] ∝ exp(beta P[k,j])`"
+        "of a batch, summed over outputs j: the mean of `−log pⱼ` over class j, and that of `−log(1 − pⱼ)` over "
+        "each other class k, weighed by `ω[k,j] ∝ exp(beta P[k,j])`"
     )
     posterior_text = "solved from its law; needs the mean confusion of the training rows"
     use_text = (

@@ -32,7 +32,7 @@ PRESETS: dict[str, Preset] = {
     "balanced-softmax": Preset(
         "softmax",
         "Ren et al., NeurIPS 2020; Menon et al., ICLR 2021 (logit adjustment, tau = 1)",
-        "Most classes have few samples and all classes count the same: the best on our leaderboard.",
+        "Most classes have few samples and all classes count the same. It leads our leaderboard.",
         of_counts=lambda counts: {"logit_adjustment": logit_adjustment(counts)},
     ),
     "class-balanced": Preset(

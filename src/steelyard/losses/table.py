@@ -7,7 +7,6 @@ from steelyard.losses.base import Loss
 from steelyard.losses.presets import PRESETS
 from steelyard.losses.registry import LOSSES
 
-
 MEANINGS = {
     "class_weights": "the samples of a class",
     "pos_weight": "the positives of an output",
