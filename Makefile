@@ -13,7 +13,7 @@ demo: .venv/demo.stamp
 	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
 
 docs: .venv/docs.stamp
-	$(BIN)/properdocs build --strict --quiet --config-file mkdocs.yml
+	$(BIN)/properdocs build --strict --config-file mkdocs.yml
 	@echo "The site is in site/index.html."
 
 test: .venv/dev.stamp

@@ -1,4 +1,4 @@
-"""Docstrings as Markdown: what Sphinx calls roles becomes links and formulas. griffe loads this."""
+"""Docstrings as Markdown: what Sphinx calls roles becomes links and formulas. griffe loads this extension."""
 
 import re
 from typing import Any
@@ -33,8 +33,25 @@ def markdown(text: str, scope: str = "") -> str:
     return REFERENCE.sub(link, MATH.sub(r"\\(\1\\)", text))
 
 
-class Roles(griffe.Extension):  # type: ignore[misc]
-    """Turns the docstrings of all that griffe loads into Markdown."""
+class Package(griffe.Extension):  # type: ignore[misc]
+    """Turns docstrings into Markdown, and takes `steelyard.auditing.audit` for the function, not for its file."""
+
+    def on_package(self, *, pkg: Any, **_: Any) -> None:
+        modules = [pkg]
+        for module in modules:
+            modules += [one for one in module.modules.values() if not one.is_alias]
+        aliases = [one for module in modules for one in module.members.values() if one.is_alias]
+        for module in modules:
+            for name, path in module.imports.items():
+                file = module.members.get(name)
+                if file is None or file.is_alias or not file.is_module or not path.startswith(f"{file.path}."):
+                    continue
+                for alias in aliases:  # they lead to the file or through it, and it is out of the way from here on
+                    if alias.target_path.startswith(f"{file.path}."):
+                        alias.target = file[alias.target_path.removeprefix(f"{file.path}.")]
+                    elif alias.target_path == file.path or (alias.resolved and alias.final_target is file):
+                        alias.target = file[name]
+                module.members[name] = griffe.Alias(name, file[name], parent=module)
 
     def on_object(self, *, obj: Any, **_: Any) -> None:
         if obj.docstring:

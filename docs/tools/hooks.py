@@ -1,7 +1,8 @@
 """What the site makes of the pages of docs/: links that hold in the repository hold there, and the API pages.
 
-The pages are written for readers of the repository first. Three of their habits are turned into those of a site:
-links to files outside docs/, which are copied, Python with prompts, and headings between two `tabs` marks.
+The pages are written for readers of the repository first. Four of their habits are turned into those of a site:
+links to files outside docs/, which are copied, Python with prompts, headings between two `tabs` marks,
+and the words of the glossary.
 """
 
 import ast
@@ -40,6 +41,7 @@ API = {
 LINK = re.compile(r"(?<=\]\()([^)#:\s]+)(?=[)#])")
 PROMPTS = re.compile(r"^( *)```python\n(?= *>>> )", re.MULTILINE)
 TABS = re.compile(r"^<!-- tabs -->\n(.*?)^<!-- /tabs -->\n", re.MULTILINE | re.DOTALL)
+WORD = re.compile(r"^\*\*(.+?)\.\*\* ", re.MULTILINE)
 MATH = re.compile(r'<(span|div) class="arithmatex">\\[(\[](.*?)\\[)\]]</\1>', re.DOTALL)
 
 
@@ -65,33 +67,13 @@ def public_names(module: str) -> list[str]:
     return sorted((name for name in own if not name.startswith("_")), key=str.lower)
 
 
-def origin(module: str, name: str) -> str:
-    """Return where a public name is defined: the module that the imports lead to, and the name there."""
-    for node in body_of(module):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                if (alias.asname or alias.name) == name:
-                    return origin(node.module, alias.name)
-    return f"{module}.{name}"
-
-
-def hidden(module: str, name: str) -> bool:
-    """Return whether a file on the way to a name is called as it is: griffe then takes the module for the name."""
-    return any(part == name for part in origin(module, name).split(".")[:-1])
-
-
 def api_page(module: str) -> str:
     """Return the page of a module: its names in a list, then one after the other."""
     names = public_names(module)
     lines = [f"# {module}", "", API[module], ""]
     lines += [" · ".join(f"[`{name}`][{module}.{name}]" for name in names), ""]
     for name in names:
-        path = f"{module}.{name}"
-        lines += (
-            [f"[](){{#{path}}}", f"::: {origin(module, name)}", ""]
-            if hidden(module, name)
-            else [f"::: {path}", ""]
-        )
+        lines += [f"::: {module}.{name}", ""]
     return "\n".join(lines)
 
 
@@ -181,6 +163,8 @@ def on_page_markdown(markdown: str, page: Any, **_: Any) -> str:
     if page.file.src_uri.startswith("api/"):
         return markdown
     text = TABS.sub(tabbed, moved(markdown, page.file.src_uri))
+    if page.file.src_uri == "glossary.md":
+        text = WORD.sub(r"## \1\n\n", text)
     return PROMPTS.sub(r"\1```pycon\n", text)
 
 
