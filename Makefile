@@ -7,10 +7,14 @@ INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steely
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
-.PHONY: demo test test-slow chaos mutants bench accuracy lint clean
+.PHONY: demo docs test test-slow chaos mutants bench accuracy lint clean
 
 demo: .venv/demo.stamp
 	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
+
+docs: .venv/docs.stamp
+	$(BIN)/properdocs build --strict --config-file mkdocs.yml
+	@echo "The site is in site/index.html."
 
 test: .venv/dev.stamp
 	$(TESTS)
@@ -46,6 +50,10 @@ clean:
 
 .venv/demo.stamp: .venv/bin/python $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train]"
+	touch $@
+
+.venv/docs.stamp: .venv/bin/python $(INSTALLED)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[docs]"
 	touch $@
 
 .venv/dev.stamp: .venv/bin/python $(INSTALLED)

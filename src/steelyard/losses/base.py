@@ -56,7 +56,8 @@ class Loss(nn.Module):
         link: ``"softmax"`` where classes compete, ``"logistic"`` where each output is a binary problem.
         separable_over: ``"rows"``: a sum over samples; ``"columns"``: over outputs, of the whole batch.
         refuses: options of this class that the loss does not have, each with the reason.
-        law_text: its balance law in a line.
+        formula_text, law_text, posterior_text: its loss of a sample, balance law and posterior in a line each.
+        use_text: when to use it, in a sentence.
     """
 
     name: ClassVar[str]
@@ -68,6 +69,9 @@ class Loss(nn.Module):
     """Which option torch's `weight` is, in a checkpoint of its counterpart."""
     refuses: ClassVar[Mapping[str, str]] = {}
     law_text: ClassVar[str] = "Σᵢ w(yᵢ) ∂ℓ(zᵢ, yᵢ)/∂zⱼ = 0: pull equals push in every output"
+    formula_text: ClassVar[str] = "see its file"
+    posterior_text: ClassVar[str] = "`q` with `Σₖ qₖ wₖ ∂ℓ(z, k)/∂z = 0`, by differentiation"
+    use_text: ClassVar[str] = "As its source says."
     function: ClassVar[LossFunction]
     options: ClassVar[dict[str, Option]] = {}
     defaults: ClassVar[dict[str, dict[str, Any]]] = {}

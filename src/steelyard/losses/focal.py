@@ -97,6 +97,12 @@ class FocalLoss(Loss):
     name = "focal"
     link: Link = option("softmax", "``softmax`` or ``logistic``.", kind="choice", choices=("softmax", "logistic"))
     formula = staticmethod(focal)
+    formula_text = "that of `softmax` or `logistic`, each term times its miss to the power `gamma`"
+    posterior_text = (
+        "softmax: `p / (w c(p))`, normalised, with `c(p) = (1 − p)^(gamma − 1) (1 − p − gamma p log p)`; "
+        "logistic: by differentiation"
+    )
+    use_text = "Easy samples outnumber hard ones by far. Its softmax is no probability until corrected."
 
     gamma: float = option(2.0, "power of the miss; 0 is the loss without it.", kind="number", low=0, high=1000)
     pos_weight: Tensor | None = POS_WEIGHT

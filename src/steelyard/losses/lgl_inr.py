@@ -146,6 +146,15 @@ class LGLINRLoss(Loss):
         "uⱼ ρⱼ (1 − P[j,j]) = Σₖ≠ⱼ ω[k,j] P̃[k,j], ω summing to 1 in each column, ρ the share of batches that "
         "have the class: counts enter by it alone"
     )
+    formula_text = (
+        "of a batch, summed over outputs j: the mean of `−log pⱼ` over class j, and that of `−log(1 − pⱼ)` over "
+        "each other class k, weighed by `ω[k,j] ∝ exp(beta P[k,j])`"
+    )
+    posterior_text = "solved from its law; needs the mean confusion of the training rows"
+    use_text = (
+        "One-vs-all outputs under imbalance, each balanced by itself. With 40 classes or more take `beta=10` and "
+        "adjusted logits."
+    )
 
     beta: Beta = option(1.0, 'stress on hard classes, or ``"auto"``.')
     detach_weights: bool = option(False, "treat the weights of classes as constants.", kind="flag")

@@ -65,8 +65,9 @@ def lgl_inr_linear(
         linear_weight: (K, D), as of :class:`torch.nn.Linear`; under ``column_group`` this process's rows of it.
         target: (N,) or (...), integer labels from 0 to K - 1.
         linear_bias: (K,). Default: none.
-        beta, detach_weights, output_weights, pos_weight, logit_adjustment, ignore_index, reduction,
-            validate: as in :class:`~steelyard.LGLINRLoss`. Weights get no gradient.
+        beta, detach_weights, output_weights, pos_weight, logit_adjustment: as in :class:`~steelyard.LGLINRLoss`.
+            Weights get no gradient.
+        ignore_index, reduction, validate: as in :class:`~steelyard.LGLINRLoss`.
         num_sampled: take, beside the columns of the classes in the batch, only so many columns, drawn at random
             from all K, and scale those of absent classes by K / ``num_sampled``: an unbiased estimate of loss and
             gradient for less work. Not with ``reduction="none"`` or ``column_group``. Default: all columns.
@@ -161,8 +162,9 @@ def logistic_linear(
 
     Args:
         input, linear_weight, target, linear_bias: as in :func:`lgl_inr_linear`.
-        output_weights, pos_weight, class_weights, logit_adjustment, ignore_index, reduction, normalization,
-            validate: as in :class:`~steelyard.LogisticLoss`. Weights get no gradient.
+        output_weights, pos_weight, class_weights, logit_adjustment: as in :class:`~steelyard.LogisticLoss`.
+            Weights get no gradient.
+        ignore_index, reduction, normalization, validate: as in :class:`~steelyard.LogisticLoss`.
         num_sampled, generator, column_group, num_classes, chunk_size: as in :func:`lgl_inr_linear`.
 
     Returns:

@@ -67,6 +67,9 @@ class LogisticLoss(Loss):
     formula = staticmethod(logistic)
     torch_weight = "output_weights"
     law_text = "uⱼ wⱼNⱼ (1 − P[j,j]) = Σₖ≠ⱼ wₖNₖ P[k,j]: only the average over the other classes is tied"
+    formula_text = "`−log p_y − Σⱼ≠y log(1 − pⱼ)`, `p = sigmoid(z)`"
+    posterior_text = "`sigmoid(z − log u) / w`, normalised over classes; of several labels `sigmoid(z − log u)`"
+    use_text = "A sample may have several labels or none, or there is one binary output."
 
     pos_weight: Tensor | None = POS_WEIGHT
     output_weights: Tensor | None = OUTPUT_WEIGHTS

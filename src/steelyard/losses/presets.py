@@ -16,12 +16,14 @@ class Preset:
     Attributes:
         loss: its name.
         source: who proposed the combination.
+        use: when to use it, in a sentence.
         options: fixed ones.
         of_counts: those that are made from the class counts.
     """
 
     loss: str
     source: str
+    use: str
     options: Mapping[str, Any] = field(default_factory=dict)
     of_counts: Callable[[Counts], dict[str, Any]] | None = None
 
@@ -30,20 +32,25 @@ PRESETS: dict[str, Preset] = {
     "balanced-softmax": Preset(
         "softmax",
         "Ren et al., NeurIPS 2020; Menon et al., ICLR 2021 (logit adjustment, tau = 1)",
+        "Most classes have few samples and all classes count the same. It leads our leaderboard.",
         of_counts=lambda counts: {"logit_adjustment": logit_adjustment(counts)},
     ),
     "class-balanced": Preset(
         "softmax",
         "Cui et al., CVPR 2019 (effective number, beta = 0.999)",
+        "To compare with its paper. It is not on our leaderboard.",
         of_counts=lambda counts: {"class_weights": class_weights(counts, "effective_number", beta=0.999)},
     ),
     "class-balanced-focal": Preset(
         "focal",
         "Cui et al., CVPR 2019 (effective number, beta = 0.999, on the sigmoid focal loss)",
+        "To compare with its paper. It is not on our leaderboard.",
         {"link": "logistic"},
         of_counts=lambda counts: {"class_weights": class_weights(counts, "effective_number", beta=0.999)},
     ),
-    "sigmoid-focal": Preset("focal", "Lin et al., ICCV 2017", {"link": "logistic"}),
+    "sigmoid-focal": Preset(
+        "focal", "Lin et al., ICCV 2017", "Binary outputs that are nearly all negative.", {"link": "logistic"}
+    ),
 }
 
 
