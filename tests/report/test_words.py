@@ -29,9 +29,9 @@ def test_words_are_those_of_the_documentation():
 def test_every_finding_says_what_it_means_and_what_to_do():
     for kind in KINDS.values():
         words = finding_words(kind.code)
-        assert words.meaning.endswith("."), kind.code
-        assert words.mend, kind.code
-        assert all(item and "](" not in item for item in words.mend), kind.code
+        assert words["meaning"].endswith("."), kind.code
+        assert words["mend"], kind.code
+        assert all(item and "](" not in item for item in words["mend"]), kind.code
 
 
 def test_a_word_that_the_glossary_lacks_is_an_error():

@@ -122,7 +122,8 @@ def _card_of(results: Comparison, metric: Metric) -> list[Card]:
         ends = f"{number_in(metric, first.low)} to {number_in(metric, first.high)}"
         interval = f"{'95% interval' if sure else 'seeds from'} {ends}"
     others = "; ".join(f"{one} {number_in(metric, summary.mean)}" for one, summary in ranked[1:4])
-    text = f"{metric.title}: {label}{' is best.' if best else ' leads, but chance may explain it.' if len(ranked) > 1 else '.'}"
+    said = " is best." if best else " leads, but chance may explain it." if len(ranked) > 1 else "."
+    text = f"{metric.title}: {label}{said}"
     text += f" Then {others}." if others else ""
     told = "best" if best else "unclear" if len(ranked) > 1 else ""
     return [

@@ -61,6 +61,22 @@ def page_of(folder: Path) -> Page | None:
     return None
 
 
+def page_in(folder: Path) -> Path:
+    """Return the path of the page that a folder holds.
+
+    Raises:
+        FileNotFoundError: it is no folder, or holds no page; the sentence says how to get one.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"{folder} is no folder: name the folder of a run, such as runs/digits")
+    page = page_of(folder)
+    if page is not None:
+        return page.file
+    if any((folder / held).is_file() for held in KINDS):
+        raise FileNotFoundError(f"{folder} holds results and no page: `steelyard report {folder}` writes it")
+    raise FileNotFoundError(f"{folder} holds no page: there is no report.html and no index.html")
+
+
 def pages_of(folder: Path) -> list[Page]:
     """Return the pages of the run that a folder belongs to, the overview first, then by kind and name."""
     root = folder.parent if page_of(folder.parent) is not None else folder

@@ -3,37 +3,30 @@
 import functools
 import json
 import re
-from dataclasses import dataclass
 from importlib.resources import files
+from typing import TypedDict
 
 from markupsafe import Markup, escape
 
 
-@dataclass(frozen=True)
-class FindingWords:
-    """What the page of a finding in docs/findings says.
+class FindingWords(TypedDict):
+    """What the page of a finding in docs/findings says: what it means, the law behind it, and what to do."""
 
-    Attributes:
-        code: of the finding, such as "SY012".
-        meaning: what it means.
-        law: the law behind it.
-        mend: what to do, an entry each.
-    """
-
-    code: str
     meaning: str
     law: str
-    mend: tuple[str, ...]
+    mend: list[str]
 
 
-def finding_words(code: str) -> FindingWords:
-    """Return what the documentation says of a finding.
+class Words(TypedDict):
+    """What words.json holds: findings by code, and the glossary."""
 
-    Raises:
-        KeyError: no finding has this code.
-    """
-    found = _words()["findings"][code]
-    return FindingWords(code, found["meaning"], found["law"], tuple(found["mend"]))
+    findings: dict[str, FindingWords]
+    glossary: dict[str, str]
+
+
+def finding_words(code: str) -> FindingWords | None:
+    """Return what the documentation says of a finding, or None for a code that it does not have."""
+    return _words()["findings"].get(code)
 
 
 def glossary(*words: str) -> list[tuple[str, str]]:
@@ -42,7 +35,7 @@ def glossary(*words: str) -> list[tuple[str, str]]:
     Raises:
         KeyError: a word is not in the glossary.
     """
-    entries: dict[str, str] = _words()["glossary"]
+    entries = _words()["glossary"]
     for word in words:
         entries[word]
     return [(word, meaning) for word, meaning in entries.items() if not words or word in words]
@@ -55,7 +48,7 @@ def marked(text: str) -> Markup:
     )
 
 
-def read_documentation(findings: dict[str, str], words: str) -> dict[str, object]:
+def read_documentation(findings: dict[str, str], words: str) -> Words:
     """Return what words.json holds, from the texts of the pages of docs/findings by code, and of the glossary.
 
     A link becomes its text: a page that was moved has no other page beside it.
@@ -89,8 +82,6 @@ def _line(found: re.Match[str] | None) -> str:
 
 
 @functools.cache
-def _words() -> dict[str, dict[str, dict[str, object]]]:
-    found: dict[str, dict[str, dict[str, object]]] = json.loads(
-        files("steelyard.report").joinpath("words.json").read_text(encoding="utf-8")
-    )
+def _words() -> Words:
+    found: Words = json.loads(files("steelyard.report").joinpath("words.json").read_text(encoding="utf-8"))
     return found
