@@ -10,6 +10,7 @@ import click
 import steelyard
 from steelyard.cli.advising import advise
 from steelyard.cli.deciding import correct, decide
+from steelyard.cli.opening import open_page
 from steelyard.cli.options import CLASS_NAMES, names_of, stated, tell
 from steelyard.cli.progress import Display
 from steelyard.cli.tables import print_audit, print_forecast, print_table, print_weights
@@ -24,6 +25,7 @@ def commands() -> None:
 commands.add_command(correct)
 commands.add_command(decide)
 commands.add_command(advise)
+commands.add_command(open_page)
 
 
 _BACKBONES = (
@@ -457,12 +459,21 @@ def _parts(text: str) -> list[str]:
 def report(folder: Path) -> None:
     """Write the report of a finished run again, from its files.
 
-    FOLDER holds a comparison, an audit, a forecast or a claim.
+    FOLDER holds a comparison, an audit, a forecast or a claim. If it holds folders of these, it gets an index page
+    that leads to their pages.
     """
-    from steelyard.report import write_audit_page, write_claim_page, write_forecast_page, write_report
+    from steelyard.report import (
+        write_audit_page,
+        write_claim_page,
+        write_forecast_page,
+        write_index,
+        write_report,
+    )
 
-    write = write_report
+    folders = folder.iterdir() if folder.is_dir() else ()
+    write = write_index if any((one / "report.html").is_file() for one in folders) else write_report
     for name, other in (
+        ("results.json", write_report),
         ("audit.json", write_audit_page),
         ("forecast.json", write_forecast_page),
         ("claim.json", write_claim_page),

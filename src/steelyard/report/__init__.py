@@ -3,6 +3,15 @@
 from steelyard.report.audit_page import write_audit_page
 from steelyard.report.claim_page import write_claim_page
 from steelyard.report.compare_page import write_report
+from steelyard.report.family import page_in
 from steelyard.report.forecast_page import write_forecast_page
+from steelyard.report.index_page import write_index
 
-__all__ = ["write_audit_page", "write_claim_page", "write_forecast_page", "write_report"]
+__all__ = [
+    "page_in",
+    "write_audit_page",
+    "write_claim_page",
+    "write_forecast_page",
+    "write_index",
+    "write_report",
+]
