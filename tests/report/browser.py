@@ -4,6 +4,7 @@ import functools
 import os
 import shutil
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 
 import pytest
 
@@ -20,11 +21,42 @@ _thread = ThreadPoolExecutor(1)
 def check_page(path, widths=(360, 1280), least=10, figures=4):
     """No console message, no error, no request but the page itself, at least so many marks in every figure, no
     sideways scroll."""
+    _needed()
+    _thread.submit(_check, path, widths, least, figures).result()
+
+
+@contextmanager
+def opened(path, width=1400, dark=False):
+    """Return a function that runs an expression in the page, or a function of the page of Playwright, and the list
+    of what the console said."""
+    _needed()
+    said, page = [], _thread.submit(_open, path, width, dark).result()
+    _thread.submit(_listen, page, said, path).result()
+    ask = lambda what: _thread.submit(lambda: what(page) if callable(what) else page.evaluate(what)).result()  # noqa: E731
+    try:
+        yield ask, said
+    finally:
+        _thread.submit(page.context.close).result()
+
+
+def _open(path, width, dark):
+    context = _started()[1].new_context(color_scheme="dark" if dark else "light", accept_downloads=True)
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": 900})
+    return page
+
+
+def _listen(page, said, path):
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(path.resolve().as_uri())
+
+
+def _needed():
     if _chromium() is None:
         if os.environ.get("CI"):
             pytest.fail("CI needs Chromium to open the report")
         pytest.skip("no Chromium on this machine")
-    _thread.submit(_check, path, widths, least, figures).result()
 
 
 def close_browser():

@@ -21,6 +21,7 @@ from tests.report.browser import check_page
 def make_run(folder, names, *, seeds=2, losses=("softmax", "softmax:inverse", "lgl-inr"), few=True):
     """A run folder with random results of the right shape."""
     random, size = np.random.default_rng(0), len(names)
+    folder.mkdir(exist_ok=True)
     counts = [max(1, int(500 * 0.5 ** (10 * k / size))) for k in range(size)]
     groups = {"many": [0], "medium": list(range(1, size // 2)), "few": list(range(size // 2, size)) if few else []}
 
@@ -137,8 +138,9 @@ def test_page_of_a_real_run(tmp_path):
 
 
 def test_names_are_escaped_and_control_characters_replaced(tmp_path):
-    text = write_report(make_run(tmp_path, NASTY)).read_text()
-    assert "<script>" not in text
+    plain = write_report(make_run(tmp_path / "plain", [str(k) for k in range(len(NASTY))])).read_text()
+    text = write_report(make_run(tmp_path / "nasty", NASTY)).read_text()
+    assert text.count("<script") == plain.count("<script")
     assert "&lt;script&gt;" in text
     assert "made &lt;up&gt;" in text
     assert not any(ord(c) < 32 and c not in "\n\t" for c in text)

@@ -53,9 +53,10 @@ def write_csv(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]
     write_text(path, text.getvalue())
 
 
-def to_json(value: object) -> str:
+def to_json(value: object, *, indent: int | None = 1) -> str:
     """Return JSON; what UTF-8 cannot hold, such as bytes of a file's name, becomes its escape as text."""
-    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=1)
+    separators = (",", ":") if indent is None else None
+    text = json.dumps(value, allow_nan=False, ensure_ascii=False, indent=indent, separators=separators)
     return re.sub("[\ud800-\udfff]", lambda sign: f"\\\\u{ord(sign[0]):04x}", text)
 
 
