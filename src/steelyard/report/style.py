@@ -1,23 +1,17 @@
-"""What all figures share: style, class names on an axis, and SVG text as output."""
+"""What all figures share: style, and class names on an axis."""
 
-import io
-import re
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
+
+from steelyard.report.svg import COLOURS, INK, LINE, SOFT
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
-# Okabe and Ito's colours, which most colour-blind readers tell apart; markers tell them apart in print too.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D31")
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
@@ -26,15 +20,22 @@ STYLE = {
     "font.size": 10,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "axes.edgecolor": "#8a8a8a",
+    "figure.facecolor": "none",  # the page's own ground
+    "axes.facecolor": "none",
+    "savefig.facecolor": "none",
+    "text.color": INK,
+    "axes.labelcolor": INK,
+    "axes.titlecolor": INK,
+    "axes.edgecolor": SOFT,
     "axes.titlesize": 10.5,
     "axes.titlelocation": "left",
-    "xtick.color": "#444444",
-    "ytick.color": "#444444",
-    "grid.color": "#e4e4e4",
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "grid.color": LINE,
     "legend.frameon": False,
 }
-WIDTH = 9.2  # inches; the page scales it
 _LONGEST_NAME = 18
 NAMED_TICKS = 30  # more classes than this are numbered by rank, not named
 
@@ -62,16 +63,20 @@ def shown(name: str, longest: int = _LONGEST_NAME) -> str:
     return clean if len(clean) <= longest else clean[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
-def class_axis(axes: Axes, classes: Classes, order: Indices, *, label: bool = True, counts: bool = True) -> None:
-    """Name the classes under an axis, or number them by rank where there are many."""
+def class_axis(
+    axes: Axes, classes: Classes, order: Indices, *, width: float, label: bool = True, counts: bool = True
+) -> None:
+    """Name the classes under an axis of that width in inches, or number them by rank where there are many."""
     if len(order) <= NAMED_TICKS:
         names = [shown(classes.names[k]) + (f"\n{classes.counts[k]}" if counts else "") for k in order]
         longest = max(len(name.split("\n")[0]) for name in names)
-        turned = longest * len(order) > 80
+        turned = (
+            longest * len(order) > 9 * width or max(len(str(n)) for n in classes.counts) * len(order) > 9 * width
+        )
         axes.set_xticks(np.arange(len(order)), names, rotation=90 if turned else 0, fontsize=8.5)
         text = "class, with its training samples" if counts else "class, from frequent to rare"
     else:
-        places = np.linspace(0, len(order) - 1, 9).round().astype(int)
+        places = np.linspace(0, len(order) - 1, 9 if width > 6 else 5).round().astype(int)
         axes.set_xticks(places, [f"{i + 1}\n({classes.counts[order[i]]})" for i in places], fontsize=8.5)
         text = "classes ranked from frequent to rare (training samples)"
     if label:
@@ -87,27 +92,5 @@ def log_axis(axes: Axes) -> None:
 
 def look(index: int) -> tuple[str, str]:
     """Colour and marker of the series of that number; from the ninth on a colour comes with another marker."""
-    turn = index // len(_COLOURS)
-    return _COLOURS[index % len(_COLOURS)], _MARKERS[(index + 3 * turn) % len(_MARKERS)]
-
-
-def svg(figure: Figure, name: str, title: str) -> str:
-    """Return the figure as one SVG element whose ids no other figure on the page has."""
-    with mpl.rc_context({"svg.hashsalt": name}), warnings.catch_warnings():
-        # Measured in matplotlib's font, shown in the reader's, which may well have the sign.
-        warnings.filterwarnings("ignore", message="Glyph .* missing from font")
-        buffer = io.StringIO()
-        FigureCanvasSVG(figure).print_svg(buffer, metadata={"Date": None})
-    text = buffer.getvalue()
-    text = text[text.index("<svg") :]
-    text = re.sub(r'\bid="', f'id="{name}-', text)
-    text = re.sub(r'(xlink:href="#|url\(#)', rf"\g<1>{name}-", text)
-    text = re.sub(r"<metadata>.*?</metadata>", "", text, flags=re.DOTALL)
-    # width and height are the page's business; the view box keeps the shape
-    text = re.sub(r'(<svg[^>]*?) width="[^"]*"', r"\1", text, count=1)
-    text = re.sub(r'(<svg[^>]*?) height="[^"]*"', r"\1", text, count=1)
-    return text.replace("<svg", f'<svg role="img" aria-label="{_attribute(title)}"', 1)
-
-
-def _attribute(text: str) -> str:
-    return text.replace("&", "&amp;").replace('"', "&quot;").replace("<", "&lt;")
+    turn = index // len(COLOURS)
+    return COLOURS[index % len(COLOURS)], _MARKERS[(index + 3 * turn) % len(_MARKERS)]
