@@ -10,7 +10,7 @@ import click
 import steelyard
 from steelyard.cli.advising import advise
 from steelyard.cli.deciding import correct, decide
-from steelyard.cli.options import CLASS_NAMES, names_of, stated, tell
+from steelyard.cli.options import CLASS_NAMES, names_of, no_rows, stated, tell
 from steelyard.cli.progress import Display
 from steelyard.cli.tables import print_audit, print_forecast, print_table, print_weights
 
@@ -138,6 +138,7 @@ def _of_columns(command: Any) -> Any:
     show_default=True,
     help="How many trainings run at a time, each in a process of its own; they share the CPU's threads.",
 )
+@no_rows
 @click.pass_obj
 def compare(
     command: str,
@@ -148,6 +149,7 @@ def compare(
     accelerator: str,
     devices: int,
     workers: int,
+    rows: bool,
     **options: Any,
 ) -> None:
     """Train a model under each loss and compare the losses.
@@ -185,6 +187,7 @@ def compare(
             accelerator=accelerator,
             devices=devices,
             workers=workers,
+            rows=rows,
             progress=display,
         )
     print_table(results)
@@ -318,6 +321,7 @@ def audit(
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
 )
+@no_rows
 @click.pass_obj
 def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path | None, **options: Any) -> None:
     """Say what other class weights would do, before training again.
@@ -454,17 +458,27 @@ def _parts(text: str) -> list[str]:
 
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
+@no_rows
+def report(folder: Path, rows: bool) -> None:
     """Write the report of a finished run again, from its files.
 
-    FOLDER holds a comparison, an audit, a forecast or a claim.
+    FOLDER holds a comparison, an audit, a forecast, advice or a claim.
     """
-    from steelyard.report import write_audit_page, write_claim_page, write_forecast_page, write_report
+    from functools import partial
 
-    write = write_report
+    from steelyard.report import (
+        write_advise_page,
+        write_audit_page,
+        write_claim_page,
+        write_forecast_page,
+        write_report,
+    )
+
+    write = partial(write_report, rows=rows)
     for name, other in (
         ("audit.json", write_audit_page),
-        ("forecast.json", write_forecast_page),
+        ("forecast.json", partial(write_forecast_page, rows=rows)),
+        ("advise.json", partial(write_advise_page, rows=rows)),
         ("claim.json", write_claim_page),
     ):
         if (folder / name).is_file():

@@ -59,6 +59,7 @@ class Forecast(Scores):
         gradient: largest entry of the gradient there.
         features_per_sample: D over the training samples; see :data:`CAUTION`.
         features_per_rarest: D over those of the rarest class that has any.
+        held_out: logits of the head without weights on the rows that judge, (M, K), and their labels.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Forecast(Scores):
     gradient: float
     features_per_sample: float
     features_per_rarest: float
+    held_out: tuple[Tensor, Tensor]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists for JSON, None for what is not finite; without mean confusions."""
@@ -193,6 +195,7 @@ def forecast(
                 gradient=head.gradient,
                 features_per_sample=h.shape[1] / len(h),
                 features_per_rarest=h.shape[1] / float(counts[counts > 0].min()),
+                held_out=(plain_logits, judged),
             )
         )
     return tuple(found)

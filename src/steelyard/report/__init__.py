@@ -1,8 +1,17 @@
 """Reports from results on disk."""
 
+from steelyard.report.advise_page import write_advise_page
 from steelyard.report.audit_page import write_audit_page
 from steelyard.report.claim_page import write_claim_page
 from steelyard.report.compare_page import write_report
+from steelyard.report.explorer_page import write_explorer
 from steelyard.report.forecast_page import write_forecast_page
 
-__all__ = ["write_audit_page", "write_claim_page", "write_forecast_page", "write_report"]
+__all__ = [
+    "write_advise_page",
+    "write_audit_page",
+    "write_claim_page",
+    "write_explorer",
+    "write_forecast_page",
+    "write_report",
+]

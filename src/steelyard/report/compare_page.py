@@ -3,10 +3,12 @@
 import json
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from steelyard._common.files import write_text
+from steelyard.report.compare_rows import explorer_of_comparison
 from steelyard.report.figures import Series, balance_figure, confusion_figure, curves_figure, recall_figure
 from steelyard.report.html import render_template
 from steelyard.report.intervals import FEWEST
@@ -14,11 +16,12 @@ from steelyard.report.results import ComparedLearner, ComparedLoss, Comparison, 
 from steelyard.report.style import Array, Classes, shown
 
 
-def write_report(folder: str | PathLike[str]) -> Path:
+def write_report(folder: str | PathLike[str], *, rows: bool = True) -> Path:
     """Write `report.html` into a run folder, from the results that lie there.
 
     Args:
         folder: holds results.json and each run's mean_confusion.npz.
+        rows: whether the page has an explorer, with test logits of the first seed, where they are in the folder.
 
     Returns:
         The page's path. It is self-contained: no script, no request.
@@ -29,10 +32,13 @@ def write_report(folder: str | PathLike[str]) -> Path:
     """
     folder = Path(folder)
     results = Comparison.read(folder)
-    return write_text(folder / "report.html", render(results, _confusions(folder, results)))
+    explorer = explorer_of_comparison(folder, results) if rows else None
+    return write_text(folder / "report.html", render(results, _confusions(folder, results), explorer))
 
 
-def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
+def render(
+    results: Comparison, confusions: list[tuple[str, Array]], explorer: dict[str, Any] | None = None
+) -> str:
     """Return the page's text from the results and each loss's test mean confusion (mean over seeds)."""
     data, losses, config = results.data, results.losses, results.config
     learner = results.learner or ComparedLearner(
@@ -42,6 +48,7 @@ def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
     columns = list(results.groups_of())
     return render_template(
         "compare.html.j2",
+        explorer=explorer,
         name=shown(results.name, 80),
         config=config,
         dataset=shown(Path(config["dataset"]).name, 80),

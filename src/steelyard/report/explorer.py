@@ -1,25 +1,32 @@
 """The explorer of a page: held-out rows packed small, and what a page's script needs besides."""
 
 import datetime
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
+from steelyard.balance.setup import TrainingSetup
+from steelyard.posterior import log_posterior
 from steelyard.report.results.rows import HeldOutRows, PackedRows, Words, pack_words
 from steelyard.report.style import Array, Indices, shown
 
 MOST_ROWS = 4000
 MOST_MODELS = 6
-BUDGET = 700_000
+BUDGET = 450_000
 """Characters of packed rows in a page, of all models together."""
+_MANY, _MANY_BUDGET = 300, 300_000  # classes, whose figures need room too
 _FINE, _COARSE = 1 / 64, 1 / 16  # steps of the scores
 _CHOICES = (64, 32)  # scores of a row that are kept where all are too many
 _LEAST = 0.4  # characters that a number takes at least
 _EXPONENTS = (-0.5, 0.0, 0.5, 1.0)  # of the weights under which the cost of packing is measured
 _SAME = 1e-3  # relative, of weights that are a power of the counts
+_TRIED = 64  # rows on which a posterior is looked at
+_SAME_LOG = 1e-6
 _CHUNK = 1 << 22  # numbers at a time
 
 
@@ -77,6 +84,7 @@ def pack_rows(models: Sequence[Model], size: int, *, budget: int = BUDGET) -> He
         ValueError: scores that are NaN or plus infinity.
     """
     chosen = list(models)[:MOST_MODELS]
+    budget = min(budget, _MANY_BUDGET) if size > _MANY else budget
     packed = [_pack(model, size, budget // len(chosen)) for model in chosen]
     whole = [one for one in packed if one is not None]
     if len(whole) < len(chosen):
@@ -163,6 +171,24 @@ def exponent_of(weights: Sequence[float | None] | None, counts: Sequence[int]) -
     x, y = x - x.mean(), y - y.mean()
     slope = float(x @ y / (x @ x)) if x @ x > 0 else 0.0
     return round(slope, 6) if float(np.abs(y - slope * x).max()) <= _SAME else None
+
+
+def undo_of(logits: Tensor, setup: TrainingSetup) -> list[float] | None:
+    """Return the (K,) vector that makes log-probabilities of logits (N, K), up to a number for each row.
+
+    Under softmax loss it is minus the log of the class weights. None where the posterior is no such sum, as under
+    one-vs-all losses, or where the loss has none.
+    """
+    some = logits[:_TRIED].double()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # rows without a posterior are NaN, which is looked at here
+            apart = log_posterior(some, setup) - some
+    except (ValueError, TypeError, ArithmeticError):
+        return None
+    apart = apart - apart.mean(1, keepdim=True)
+    first: Tensor = apart[0]
+    return first.tolist() if bool(((apart - first).abs() <= _SAME_LOG).all()) else None
 
 
 def _pack(model: Model, size: int, budget: int) -> PackedRows | None:

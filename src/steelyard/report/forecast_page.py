@@ -1,51 +1,71 @@
 """The page of a forecast, from its folder to one HTML file that opens anywhere."""
 
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from steelyard._common.files import write_text
+from steelyard.report.explorer import Mark, exponent_of, explorer_of, read_rows
 from steelyard.report.figures import Series, confusion_figure, recall_figure
 from steelyard.report.html import render_template
-from steelyard.report.results import ForecastResults, read_confusions
+from steelyard.report.results import ForecastResults, HeldOutRows, read_confusions
+from steelyard.report.results.forecast import Ends, Row, Scored
 from steelyard.report.style import Array, Classes, shown
 
 _MOST_ROWS = 50
 
 
-def write_forecast_page(folder: str | PathLike[str]) -> Path:
-    """Write `report.html` into a forecast's folder, from forecast.json and mean_confusion.npz there.
+def write_forecast_page(folder: str | PathLike[str], *, rows: bool = True) -> Path:
+    """Write `report.html` into a forecast's folder, from the files there, and return its path.
+
+    Args:
+        folder: holds forecast.json and mean_confusion.npz; explorer.json where the page shall have an explorer.
+        rows: whether explorer.json is used, where there is one.
 
     Raises:
         FileNotFoundError: a file is missing.
-        ValueError: forecast.json is not one of ours, or a file was cut off or edited; the sentence names it.
+        ValueError: a file is not one of ours, or was cut off or edited; the sentence names it.
     """
     folder = Path(folder)
     found = ForecastResults.read(folder)
-    confusions = read_confusions(folder / "mean_confusion.npz", len(found.class_names))
-    return write_text(folder / "report.html", render_forecast(found, confusions))
+    size = len(found.class_names)
+    confusions = read_confusions(folder / "mean_confusion.npz", size)
+    return write_text(
+        folder / "report.html", render_forecast(found, confusions, read_rows(folder, size) if rows else None)
+    )
 
 
-def render_forecast(found: ForecastResults, confusions: dict[str, Array]) -> str:
+def render_forecast(found: ForecastResults, confusions: dict[str, Array], held_out: HeldOutRows | None = None) -> str:
     """Return the page's text."""
     classes, rows = Classes(found.class_names, found.class_counts), found.tables
-    best = {
-        "accuracy": max(row.scores.accuracy for row in rows),
-        "balanced_accuracy": max(row.scores.balanced_accuracy for row in rows),
-        "nll": min((row.scores.nll for row in rows if row.scores.nll is not None), default=None),
-        "ece": min(row.scores.ece for row in rows),
-    }
     return render_template(
         "forecast.html.j2",
         found=found,
         name=shown(found.name, 80),
         classes=len(classes.names),
+        advice=_advice(rows),
+        rarest=int(np.argmin(np.where(np.asarray(classes.counts) > 0, classes.counts, np.inf))),
         rows=[(shown(row.label, 60), row) for row in rows],
-        best=best,
+        best={
+            "accuracy": _best(rows, lambda one: (one.accuracy, one.intervals.accuracy), 1),
+            "balanced_accuracy": _best(rows, _balanced, 1),
+            "nll": _best(rows, lambda one: (one.nll, one.intervals.nll), -1),
+            "ece": _best(rows, lambda one: (one.ece, one.intervals.ece), -1),
+        },
         order=classes.by_count().tolist()[:_MOST_ROWS],
         names=[shown(name, 40) for name in classes.names],
         left_out=max(0, len(classes.names) - _MOST_ROWS),
+        explorer=explorer_of(
+            held_out,
+            found.class_names,
+            found.class_counts,
+            _marks(found),
+            bases=[(one.label, 0.0) for one in held_out.models] if held_out else (),
+            marks_are="refitted with weights",
+        ),
         figures={
             "recall": recall_figure(
                 [Series(row.label, np.asarray([row.scores.recall], dtype=np.float64)) for row in rows],
@@ -57,3 +77,103 @@ def render_forecast(found: ForecastResults, confusions: dict[str, Array]) -> str
             ),
         },
     )
+
+
+@dataclass(frozen=True)
+class _Advice:
+    """What the forecast says to do for balanced accuracy.
+
+    Attributes:
+        badge: what kind of step it is, and the class of its colour.
+        sentence: what to do and what it buys.
+        now, shift, refit: rows without weights, and the best of each way.
+        best: the one of them that is advised.
+    """
+
+    badge: tuple[str, str]
+    sentence: str
+    now: Row
+    shift: Row | None
+    refit: Row | None
+    best: Row
+
+
+def _advice(rows: Sequence[Row]) -> _Advice:
+    """Return what to do: the cheapest way that no dearer one surely beats, by intervals that do not overlap."""
+    of = {how: [row for row in rows if row.how == how] for how in ("no change", "shift", "refit")}
+    now, shift, refit = (max(some, key=_value, default=None) for some in of.values())
+    assert now is not None
+    if shift is None or refit is None:
+        told = "Only the head without weights was asked for: " + _told(now) + "."
+        return _Advice(("nothing to compare", ""), told, now, None, None, now)
+    if _surely(refit, now) and _surely(refit, shift):
+        told = (
+            f"Train again with the weights {_weights(refit)}: {_told(refit)} on held-out rows, {_told(now)} without "
+            f"weights, and {_told(shift)} from the best shift of the logits."
+        )
+        return _Advice(("train again", "warning"), told, now, shift, refit, refit)
+    if _surely(shift, now):
+        more = "gives surely no more" if _value(refit) >= _value(shift) else "gives no more"
+        told = (
+            f"Add the log of the weights {_weights(shift)} to the logits: {_told(shift)} in place of {_told(now)}; "
+            f"training the head again {more} ({_told(refit)} from {_weights(refit)})."
+        )
+        return _Advice(("shift the logits", "fine"), told, now, shift, refit, shift)
+    best = max(shift, refit, key=_value)
+    told = (
+        f"Change nothing: no weights surely raise balanced accuracy; {_told(now)} without weights, and the best, "
+        f"{best.label}, has {_told(best)}."
+    )
+    return _Advice(("nothing to change", "fine"), told, now, shift, refit, now)
+
+
+def _weights(row: Row) -> str:
+    return f"{row.weights} ({row.loss})"
+
+
+def _balanced(one: Scored) -> tuple[float, Ends]:
+    return one.balanced_accuracy, one.intervals.balanced_accuracy
+
+
+def _value(row: Row) -> float:
+    return row.scores.balanced_accuracy
+
+
+def _surely(one: Row, other: Row) -> bool:
+    low, high = _balanced(one.scores)[1][0], _balanced(other.scores)[1][1]
+    return low is not None and high is not None and low > high
+
+
+def _told(row: Row) -> str:
+    value, (low, high) = _balanced(row.scores)
+    between = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
+    return f"balanced accuracy {100 * value:.1f}%{between}"
+
+
+def _best(rows: Sequence[Row], of: Callable[[Scored], tuple[float | None, Ends]], sign: int) -> Row | None:
+    """Return the row whose interval overlaps with no other's, if there is one; sign 1 where higher is better."""
+    ends = []
+    for row in rows:
+        value, (low, high) = of(row.scores)
+        if value is None or low is None or high is None:
+            return None
+        ends.append((sign * value, *sorted((sign * low, sign * high)), row))
+    if len(ends) < 2:
+        return None
+    _, low, _, row = max(ends, key=lambda one: one[0])
+    return row if all(low > high for _, _, high, other in ends if other is not row) else None
+
+
+def _marks(found: ForecastResults) -> list[Mark]:
+    """Return the refitted heads."""
+    return [
+        Mark(
+            f"{one.loss}:{one.name}",
+            one.loss,
+            exponent_of(one.class_weights, found.class_counts),
+            (one.balanced_accuracy, *one.intervals.balanced_accuracy),
+            (one.accuracy, *one.intervals.accuracy),
+        )
+        for one in found.forecasts
+        if one.weighs
+    ]
