@@ -16,11 +16,12 @@ from steelyard._common.files import check_folder, filled_folder, write_atomicall
 from steelyard._common.memory import check_memory
 from steelyard.data import Predictions, load_dataset, open_predictions
 from steelyard.forecasting import CAUTION, GUARANTEE, Forecast, binary_ratio, forecast
+from steelyard.forecasting.scores import paired_gain
 from steelyard.notation import parse_loss, parse_weights, setup_from_text
 from steelyard.report import write_forecast_page
 from steelyard.report.explorer import Model, pack_rows, undo_of
 from steelyard.report.results import ForecastResults
-from steelyard.report.results.forecast import Row
+from steelyard.report.results.forecast import Row, best_of
 
 _WEIGHT_DECAY = 5e-4
 _NUMBERS = ("accuracy", "balanced_accuracy", "nll", "ece")
@@ -150,7 +151,9 @@ def forecast_file(
         "caution": CAUTION,
         "no_change": [{"loss": loss} | one.no_change.to_dict() for loss, one in dict(found).items()],
         "forecasts": [_entry(loss, one) | _law(loss, one, counts) for loss, one in found],
+        "gains": [],
     }
+    result["gains"] = _gains(found, ForecastResults.from_dict(result).tables, size)
     if out is not None:
         tables = ForecastResults.from_dict(result).tables
         P = {}
@@ -170,11 +173,45 @@ def forecast_file(
     return result
 
 
+def _gains(found: Sequence[tuple[str, Forecast]], tables: Sequence[Row], size: int) -> list[dict[str, object]]:
+    """Return the paired gains in balanced accuracy of all rows over the best head without weights, and of refits
+    over the best shift."""
+    decided = {}
+    for loss, one in found:
+        assert one.class_weights is not None
+        decided[f"{loss}: no change"] = one.held_out.no_change.argmax(1)
+        decided[f"{loss}:{one.name}"] = one.held_out.refit.argmax(1)
+        decided[f"{loss}:{one.name}, shift"] = (one.held_out.no_change + one.class_weights.log()).argmax(1)
+    now, shift = (best_of(tables, how) for how in ("no change", "shift"))
+    pairs = [(row, now) for row in tables if now is not None and row is not now]
+    pairs += [(row, shift) for row in tables if shift is not None and row.how == "refit"]
+    first = found[0][1]
+    keys = ("gain", "low", "high")
+    return [
+        {"row": row.label, "over": other.label}
+        | dict(
+            zip(
+                keys,
+                paired_gain(
+                    decided[row.label],
+                    decided[other.label],
+                    first.held_out.target,
+                    size,
+                    folds=first.folds is not None,
+                    comparisons=len(pairs),
+                ),
+                strict=True,
+            )
+        )
+        for row, other in pairs
+    ]
+
+
 def _models(found: Sequence[tuple[str, Forecast]], counts: Tensor, batch_size: int | None) -> list[Model]:
     """Return the head without weights of each loss."""
     models = []
     for loss, one in dict(found).items():
-        logits, target = one.held_out
+        logits, _, target = one.held_out
         undo = undo_of(logits, setup_from_text(loss, counts, batch_size=batch_size))
         models.append(Model(loss, logits.numpy(), target.numpy(), undo))
     return models

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 
 from steelyard._common.files import write_text
-from steelyard.report.explorer import Mark, exponent_of, explorer_of, read_rows
+from steelyard.report.explorer import Mark, explorer_of, exponent_of, read_rows
 from steelyard.report.html import render_template
 from steelyard.report.results import AdviceResults, HeldOutRows
 from steelyard.report.results.advice import AdvisedWay
@@ -54,7 +54,12 @@ def render_advice(found: AdviceResults, rows: HeldOutRows | None) -> str:
         way=way,
         plain=plain,
         badge=_badge(way, plain),
-        rarest=(shown(found.class_names[rarest], 40), plain.recall[rarest], way.recall[rarest], found.samples[rarest]),
+        rarest=(
+            shown(found.class_names[rarest], 40),
+            plain.recall[rarest],
+            way.recall[rarest],
+            found.samples[rarest],
+        ),
         weighed=max((one for one in found.ways if one.class_weights), key=lambda one: one.value, default=None),
         order=classes.by_count().tolist()[:_MOST_ROWS],
         left_out=max(0, len(classes.names) - _MOST_ROWS),

@@ -8,14 +8,14 @@ import torch
 
 from steelyard.data import open_predictions
 from steelyard.notation import setup_from_text
-from steelyard.report.explorer import Mark, Model, exponent_of, explorer_of, pack_rows, undo_of
+from steelyard.report.explorer import Mark, Model, explorer_of, exponent_of, pack_rows, undo_of
 from steelyard.report.results import ComparedLoss, Comparison
 
 _FILE = "predictions.parquet"
 
 
 def explorer_of_comparison(folder: Path, results: Comparison) -> dict[str, Any] | None:
-    """Return what the explorer of a comparison's page takes; None where a loss's predictions are not in the folder.
+    """Return what the explorer of a comparison's page takes; None where predictions are not in the folder.
 
     Raises:
         ValueError: a file of predictions that is damaged or does not fit the results; the sentence names it.

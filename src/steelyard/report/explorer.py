@@ -248,7 +248,7 @@ def _drawn(kinds: Indices, held_out: Indices, most: int) -> tuple[Indices, Indic
 
 
 def _likely(scores: Array, choices: int, step: float, log_w: Array) -> list[Array | Indices | Words]:
-    """Return steps below the largest score of each row; where not all are kept, those of likely classes, and these.
+    """Return steps below the largest score of each row; where not all are kept, of likely classes, and which.
 
     A class is as likely as it is near to the decision, without weights or under inverse ones.
     """

@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from steelyard._common.files import write_text
-from steelyard.report.explorer import Mark, exponent_of, explorer_of, read_rows
+from steelyard.report.explorer import Mark, explorer_of, exponent_of, read_rows
 from steelyard.report.figures import Series, confusion_figure, recall_figure
 from steelyard.report.html import render_template
 from steelyard.report.results import ForecastResults, HeldOutRows, read_confusions
-from steelyard.report.results.forecast import Ends, Row, Scored
+from steelyard.report.results.forecast import Ends, Gain, Row, Scored, best_of
 from steelyard.report.style import Array, Classes, shown
 
 _MOST_ROWS = 50
@@ -38,7 +38,9 @@ def write_forecast_page(folder: str | PathLike[str], *, rows: bool = True) -> Pa
     )
 
 
-def render_forecast(found: ForecastResults, confusions: dict[str, Array], held_out: HeldOutRows | None = None) -> str:
+def render_forecast(
+    found: ForecastResults, confusions: dict[str, Array], held_out: HeldOutRows | None = None
+) -> str:
     """Return the page's text."""
     classes, rows = Classes(found.class_names, found.class_counts), found.tables
     return render_template(
@@ -46,12 +48,14 @@ def render_forecast(found: ForecastResults, confusions: dict[str, Array], held_o
         found=found,
         name=shown(found.name, 80),
         classes=len(classes.names),
-        advice=_advice(rows),
+        advice=_advice(found),
         rarest=int(np.argmin(np.where(np.asarray(classes.counts) > 0, classes.counts, np.inf))),
         rows=[(shown(row.label, 60), row) for row in rows],
         best={
             "accuracy": _best(rows, lambda one: (one.accuracy, one.intervals.accuracy), 1),
-            "balanced_accuracy": _best(rows, _balanced, 1),
+            "balanced_accuracy": _best(
+                rows, lambda one: (one.balanced_accuracy, one.intervals.balanced_accuracy), 1
+            ),
             "nll": _best(rows, lambda one: (one.nll, one.intervals.nll), -1),
             "ece": _best(rows, lambda one: (one.ece, one.intervals.ece), -1),
         },
@@ -98,56 +102,54 @@ class _Advice:
     best: Row
 
 
-def _advice(rows: Sequence[Row]) -> _Advice:
-    """Return what to do: the cheapest way that no dearer one surely beats, by intervals that do not overlap."""
-    of = {how: [row for row in rows if row.how == how] for how in ("no change", "shift", "refit")}
-    now, shift, refit = (max(some, key=_value, default=None) for some in of.values())
+def _advice(found: ForecastResults) -> _Advice:
+    """Return what to do: the cheapest way that no dearer one surely beats."""
+    rows = found.tables
+    now, shift, refit = (best_of(rows, how) for how in ("no change", "shift", "refit"))
     assert now is not None
     if shift is None or refit is None:
         told = "Only the head without weights was asked for: " + _told(now) + "."
         return _Advice(("nothing to compare", ""), told, now, None, None, now)
-    if _surely(refit, now) and _surely(refit, shift):
+    gain = {(one.row, one.over): one for one in found.gains}
+    of_shift, of_refit, over_shift = (
+        gain[one.label, other.label] for one, other in ((shift, now), (refit, now), (refit, shift))
+    )
+    if of_refit.low > 0 and over_shift.low > 0:
         told = (
-            f"Train again with the weights {_weights(refit)}: {_told(refit)} on held-out rows, {_told(now)} without "
-            f"weights, and {_told(shift)} from the best shift of the logits."
+            f"Train again with the weights {_weights(refit)}: {_told(refit)} in place of {_told(now)}, "
+            f"{_points(of_refit)} more (95%, paired). The best shift of the logits has {_told(shift)}, "
+            f"{_points(over_shift)} less."
         )
         return _Advice(("train again", "warning"), told, now, shift, refit, refit)
-    if _surely(shift, now):
-        more = "gives surely no more" if _value(refit) >= _value(shift) else "gives no more"
+    if of_shift.low > 0:
+        sure = "is worse" if over_shift.high < 0 else "is not surely better"
         told = (
-            f"Add the log of the weights {_weights(shift)} to the logits: {_told(shift)} in place of {_told(now)}; "
-            f"training the head again {more} ({_told(refit)} from {_weights(refit)})."
+            f"Add the log of the weights {_weights(shift)} to the logits: {_told(shift)} in place of "
+            f"{_told(now)}, {_points(of_shift)} more (95%, paired). The best head that is trained again, with "
+            f"{_weights(refit)}, {sure}: {_points(over_shift)}."
         )
         return _Advice(("shift the logits", "fine"), told, now, shift, refit, shift)
-    best = max(shift, refit, key=_value)
+    best, by = max(((shift, of_shift), (refit, of_refit)), key=lambda one: one[1].gain)
     told = (
-        f"Change nothing: no weights surely raise balanced accuracy; {_told(now)} without weights, and the best, "
-        f"{best.label}, has {_told(best)}."
+        f"Change nothing: no weights surely raise balanced accuracy, which is {_told(now).removeprefix(_WHAT)} "
+        f"without weights. The best, {best.label}, has {_points(by)} more (95%, paired)."
     )
     return _Advice(("nothing to change", "fine"), told, now, shift, refit, now)
+
+
+_WHAT = "balanced accuracy "
 
 
 def _weights(row: Row) -> str:
     return f"{row.weights} ({row.loss})"
 
 
-def _balanced(one: Scored) -> tuple[float, Ends]:
-    return one.balanced_accuracy, one.intervals.balanced_accuracy
-
-
-def _value(row: Row) -> float:
-    return row.scores.balanced_accuracy
-
-
-def _surely(one: Row, other: Row) -> bool:
-    low, high = _balanced(one.scores)[1][0], _balanced(other.scores)[1][1]
-    return low is not None and high is not None and low > high
-
-
 def _told(row: Row) -> str:
-    value, (low, high) = _balanced(row.scores)
-    between = "" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]"
-    return f"balanced accuracy {100 * value:.1f}%{between}"
+    return f"{_WHAT}{100 * row.scores.balanced_accuracy:.1f}%"
+
+
+def _points(one: Gain) -> str:
+    return f"{100 * one.gain:.1f} points [{100 * one.low:.1f}, {100 * one.high:.1f}]"
 
 
 def _best(rows: Sequence[Row], of: Callable[[Scored], tuple[float | None, Ends]], sign: int) -> Row | None:

@@ -351,6 +351,14 @@
     curve = null;
     setExponent(0);
   });
+  const advised = get("x-advised");
+  if (advised) advised.addEventListener("click", () => {
+    setExponent(0);
+    own.set(data.advised);
+    curve = null;
+    ask();
+  });
+  addEventListener("resize", ask);
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ask);
   new MutationObserver(ask).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   get("x-search-box").hidden = size <= MOST;

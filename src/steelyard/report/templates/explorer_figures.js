@@ -1,7 +1,7 @@
 "use strict";
 // What both explorers draw and write: curves, elements, numbers as text, the announcement, the code to copy.
 const explorerFigures = (() => {
-  const WIDTH = 520, HEIGHT = 300, LEFT = 44, RIGHT = 14, TOP = 22, BOTTOM = 40;
+  const HEIGHT = 300, LEFT = 44, RIGHT = 14, TOP = 22, BOTTOM = 40;
   const percent = (value) => (Number.isFinite(value) ? `${(100 * value).toFixed(1)}%` : "–");
 
   function make(tag, attributes = {}, ...inside) {
@@ -14,6 +14,7 @@ const explorerFigures = (() => {
 
   // Axes with grid lines in an <svg>; returns the places of numbers and a group to draw in.
   function axes(svg, { x, y, xTicks, yTicks, xTitle, yTitle }) {
+    const WIDTH = Math.max(300, Math.min(576, svg.clientWidth || 520));  // letters keep their size
     svg.setAttribute("viewBox", `0 0 ${WIDTH} ${HEIGHT}`);
     const px = (value) => LEFT + ((value - x[0]) / (x[1] - x[0])) * (WIDTH - LEFT - RIGHT);
     const py = (value) => HEIGHT - BOTTOM - ((value - y[0]) / (y[1] - y[0])) * (HEIGHT - TOP - BOTTOM);
