@@ -293,7 +293,7 @@ def _measured(packed: PackedRows, model: Model, scores: Array, size: int) -> Pac
 
 def decide_packed(rows: Any, shift: Array, step: float) -> Indices:
     """Return the decisions (n,) on unpacked rows under a shift (K,), as a page's script makes them."""
-    index = np.arange(rows.steps.shape[1])[None] if rows.index is None else rows.index.astype(np.int64)
+    index = np.arange(rows.steps.shape[1])[None] if rows.classes is None else rows.classes.astype(np.int64)
     scores = shift[index] - step * rows.steps
     best = scores.max(1, keepdims=True)
     return np.asarray(np.where(scores == best, index, 65536).min(1), dtype=np.int64)

@@ -20,13 +20,13 @@ class Unpacked(NamedTuple):
     Attributes:
         target: (n,) class of each row; of several outputs the kind of row that was drawn by.
         steps: (n, m) steps below the row's largest score; of several outputs steps above -32768.
-        index: (n, m) class of each score, or None where all K are there in their order.
+        classes: (n, m) of each score, or None where all K are there in their order.
         truth: (n, K) of 0 and 1, of several outputs; else None.
     """
 
     target: Words
     steps: Words
-    index: Words | None
+    classes: Words | None
     truth: Words | None
 
 
@@ -46,7 +46,7 @@ class PackedRows(Record):
         undo: (K,) what makes log-probabilities of the scores, up to a number for each row; None where no vector
             does.
         words: 16-bit numbers, first their low bytes, then their high bytes, deflated, in base64: target, steps,
-            then index where scores were left out, then truth of several outputs.
+            then classes where scores were left out, then truth of several outputs.
     """
 
     label: str
