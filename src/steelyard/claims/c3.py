@@ -1,5 +1,6 @@
 """C3: one-vs-all logistic losses tie only the average over the other classes, and a hard class hides behind it."""
 
+import math
 import statistics
 from typing import Any
 
@@ -63,13 +64,14 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
     }
     numbers = []
     for loss, part in of.items():
-        for key, text in (
-            ("ratio", "hardest over average false probability, median column"),
-            ("largest", "hardest false probability, median column"),
-            ("averaged_away", "pairs averaged away"),
-            ("balanced_accuracy", "balanced accuracy"),
+        for key, text, high in (
+            ("ratio", "hardest over average false probability, median column", math.inf),
+            ("largest", "hardest false probability, median column", 1.0),
+            ("averaged_away", "pairs averaged away", math.inf),
+            ("balanced_accuracy", "balanced accuracy", 1.0),
         ):
-            numbers.append(Number(f"{loss}: {text}", *mean_interval([r[key] for r in part])))
+            found = mean_interval([r[key] for r in part], low=0, high=high)
+            numbers.append(Number(f"{loss}: {text}", *found))
     held: Held = "partly"
     words = "It cannot be judged without logistic and lgl-inr among the losses."
     if "logistic" in of and "lgl-inr" in of:

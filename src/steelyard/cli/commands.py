@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import click
 import steelyard
 from steelyard.cli.advising import advise
 from steelyard.cli.deciding import correct, decide
+from steelyard.cli.opening import open_page
 from steelyard.cli.options import CLASS_NAMES, names_of, no_rows, stated, tell
 from steelyard.cli.progress import Display
 from steelyard.cli.tables import print_audit, print_forecast, print_table, print_weights
@@ -24,6 +26,7 @@ def commands() -> None:
 commands.add_command(correct)
 commands.add_command(decide)
 commands.add_command(advise)
+commands.add_command(open_page)
 
 
 _BACKBONES = (
@@ -462,7 +465,8 @@ def _parts(text: str) -> list[str]:
 def report(folder: Path, rows: bool) -> None:
     """Write the report of a finished run again, from its files.
 
-    FOLDER holds a comparison, an audit, a forecast, advice or a claim.
+    FOLDER holds a comparison, an audit, a forecast, advice or a claim. If it holds folders of these, it gets an
+    index page that leads to their pages.
     """
     from functools import partial
 
@@ -471,11 +475,16 @@ def report(folder: Path, rows: bool) -> None:
         write_audit_page,
         write_claim_page,
         write_forecast_page,
+        write_index,
         write_report,
     )
 
-    write = partial(write_report, rows=rows)
+    folders = folder.iterdir() if folder.is_dir() else ()
+    write: Callable[[Path], Path] = (
+        write_index if any((one / "report.html").is_file() for one in folders) else write_report
+    )
     for name, other in (
+        ("results.json", partial(write_report, rows=rows)),
         ("audit.json", write_audit_page),
         ("forecast.json", partial(write_forecast_page, rows=rows)),
         ("advise.json", partial(write_advise_page, rows=rows)),

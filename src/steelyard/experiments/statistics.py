@@ -35,14 +35,19 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def mean_interval(values: Sequence[float | None]) -> Estimate:
-    """Return the mean of what is not None and the ends of its 95% Student interval, None for one value."""
+def mean_interval(values: Sequence[float | None], *, low: float = -math.inf, high: float = math.inf) -> Estimate:
+    """Return the mean of what is not None and the ends of its 95% Student interval, None for one value.
+
+    Args:
+        values: at least one that is not None.
+        low, high: between which every value lies by its definition, and so the interval.
+    """
     known = _known(values)
     if not len(known):
         raise ValueError("values must not be empty")
     mean = math.fsum(known) / len(known)
     half = None if len(known) == 1 else float(half_interval(known))
-    return mean, None if half is None else mean - half, None if half is None else mean + half
+    return mean, None if half is None else max(mean - half, low), None if half is None else min(mean + half, high)
 
 
 def in_words(number: Estimate, style: str) -> str:

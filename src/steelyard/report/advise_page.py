@@ -5,8 +5,9 @@ from pathlib import Path
 
 import numpy as np
 
-from steelyard._common.files import write_text
+from steelyard.report.cards import Badge, Card, Headline
 from steelyard.report.explorer import Mark, explorer_of, exponent_of, read_rows
+from steelyard.report.family import write_page
 from steelyard.report.html import render_template
 from steelyard.report.results import AdviceResults, HeldOutRows
 from steelyard.report.results.advice import AdvisedWay
@@ -28,7 +29,7 @@ def write_advise_page(folder: str | PathLike[str], *, rows: bool = True) -> Path
     """
     folder = Path(folder)
     found = AdviceResults.read(folder)
-    return write_text(
+    return write_page(
         folder / "report.html",
         render_advice(found, read_rows(folder, len(found.class_names)) if rows else None),
     )
@@ -38,7 +39,6 @@ def render_advice(found: AdviceResults, rows: HeldOutRows | None) -> str:
     """Return the page's text."""
     counts = [round(n) for n in found.class_counts or found.samples]
     classes, way, plain = Classes(found.class_names, counts), found.way, found.plain
-    rarest = int(np.argmin(np.where(np.asarray(found.samples) > 0, counts, np.inf)))
     explorer = explorer_of(
         rows, found.class_names, counts, _marks(found), bases=[("", 0.0)], marks_are="trained with weights"
     )
@@ -48,19 +48,12 @@ def render_advice(found: AdviceResults, rows: HeldOutRows | None) -> str:
         "advise.html.j2",
         found=found,
         name=shown(found.name, 80),
-        sentence=shown(found.sentence, 1000),
+        head=advice_headline(found),
+        findings=_cards(found, counts),
         value=shown(found.value, 60),
         names=[shown(name, 40) for name in found.class_names],
         way=way,
         plain=plain,
-        badge=_badge(way, plain),
-        rarest=(
-            shown(found.class_names[rarest], 40),
-            plain.recall[rarest],
-            way.recall[rarest],
-            found.samples[rarest],
-        ),
-        weighed=max((one for one in found.ways if one.class_weights), key=lambda one: one.value, default=None),
         order=classes.by_count().tolist()[:_MOST_ROWS],
         left_out=max(0, len(classes.names) - _MOST_ROWS),
         counts=counts,
@@ -68,13 +61,47 @@ def render_advice(found: AdviceResults, rows: HeldOutRows | None) -> str:
     )
 
 
-def _badge(way: AdvisedWay, plain: AdvisedWay) -> tuple[str, str]:
-    """Return what kind of step it is, and the class of its colour."""
+def advice_headline(found: AdviceResults) -> Headline:
+    """Return what to do and what it buys."""
+    way, kinds = found.way, {"out of reach": "fault", "train again": "warning"}
+    label = "nothing to change" if way is found.plain else "change the decision"
+    if way.class_weights is not None:
+        label = "train again"
     if not way.allowed:
-        return "out of reach", "fault"
-    if way is plain:
-        return "nothing to change", "fine"
-    return ("train again", "warning") if way.class_weights is not None else ("change the decision", "fine")
+        label = "out of reach"
+    badge: Badge = kinds.get(label, "fine")  # type: ignore[assignment]
+    return Headline(shown(found.sentence, 1000), (), badge, label)
+
+
+def _cards(found: AdviceResults, counts: list[int]) -> list[Card]:
+    way, plain, value = found.way, found.plain, shown(found.value, 60)
+    cards = [_card(way, "advised", value, "It is the simplest of all ways; none beats it surely.")]
+    weighed = max((one for one in found.ways if one.class_weights), key=lambda one: one.value, default=None)
+    if way is not plain:
+        cards[0] = _card(
+            way, "advised", value, f"It gains {_gain(way)} over plain training and the largest logit."
+        )
+    if weighed is not None and weighed is not way:
+        text = f"It gains {_gain(weighed)} over plain and needs another training."
+        cards.append(_card(weighed, "best with weights", value, text))
+    if way is not plain:
+        rarest = int(np.argmin(np.where(np.asarray(found.samples) > 0, counts, np.inf)))
+        name, now, then = shown(found.class_names[rarest], 40), plain.recall[rarest], way.recall[rarest]
+        text = f"Plain training has {_share(now)}. Judged by {found.samples[rarest]} rows out of fold."
+        cards.append(Card(f"Recall of {name}", text, "note", "rarest class", _share(then), link="part-classes"))
+    return cards
+
+
+def _card(way: AdvisedWay, label: str, value: str, text: str) -> Card:
+    return Card(way.name, f"{value.capitalize()}. {text}", "note", label, f"{way.value:.4g}", link="part-results")
+
+
+def _gain(way: AdvisedWay) -> str:
+    return f"{way.gain:.3g} [{way.interval[0]:.3g}, {way.interval[1]:.3g}]"
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else f"{100 * value:.1f}%"
 
 
 def _marks(found: AdviceResults) -> list[Mark]:

@@ -8,10 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from steelyard._common.files import write_text
+from steelyard.report.cards import Badge, Card, Headline
+from steelyard.report.family import write_page
 from steelyard.report.figures import (
     QUANTILE,
     balance_figure,
+    confusion_cells,
     confusion_figure,
     misfit_figure,
     trades_figure,
@@ -19,9 +21,19 @@ from steelyard.report.figures import (
 )
 from steelyard.report.html import render_template
 from steelyard.report.results import Audit, read_confusions
+from steelyard.report.results.audit import VerdictResult
 from steelyard.report.style import Array, Classes, shown
+from steelyard.report.words import finding_words, glossary
 
-_MOST_ROWS = 50  # of more classes the table shows those that are most off
+_EVIDENCE = {
+    "weights": "part-weights",
+    "double counting": "part-weights",
+    "groups": "part-weights",
+    "loss": "part-misfit",
+    "balance": "part-balance",
+    "hard classes": "part-classes",
+}
+"""Where the page shows what a finding rests on, by its topic."""
 
 
 def write_audit_page(folder: str | PathLike[str]) -> Path:
@@ -35,7 +47,19 @@ def write_audit_page(folder: str | PathLike[str]) -> Path:
     found = Audit.read(folder)
     file = folder / "mean_confusion.npz"
     P = read_confusions(file, len(found.class_names), "mean_confusion")["mean_confusion"]
-    return write_text(folder / "report.html", render_audit(found, P))
+    return write_page(folder / "report.html", render_audit(found, P))
+
+
+def audit_headline(found: Audit) -> Headline:
+    """Return the answer of an audit, and what the documentation says is to do about it."""
+    first = next(
+        (v for v in found.verdicts if v.severity != "note"),
+        next((v for v in found.verdicts if v.topic == "weights"), None),
+    )
+    words = None if first is None else finding_words(first.code)
+    badge: Badge = "fine" if first is None or first.severity == "note" else first.severity
+    label = {"fault": "fault", "warning": "warning"}.get(badge, "no fault")
+    return Headline(_clean(found.headline), () if words is None else tuple(words["mend"]), badge, label)
 
 
 def render_audit(found: Audit, mean_confusion: Array) -> str:
@@ -44,7 +68,7 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
     residual, implied = found.residual, found.implied_weights
     pull, push = _array(residual.pull_up), _array(residual.push_down)
     misplaced = max(float(push.sum()), 1e-300)
-    rows = found.classes
+    rows, confusions = found.classes, [("audited samples", mean_confusion)]
     return render_template(
         "audit.html.j2",
         found=found,
@@ -52,10 +76,16 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
         classes=len(classes.names),
         fewest=min(n for n in classes.counts if n > 0),
         most=max(classes.counts),
-        headline=_clean(found.headline),
-        verdicts=[replace(v, text=_clean(v.text)) for v in found.verdicts],
-        rows=[replace(row, name=shown(row.name, 40)) for row in rows[:_MOST_ROWS]],
-        left_out=max(0, len(rows) - _MOST_ROWS),
+        head=audit_headline(found),
+        findings=[_card(verdict) for verdict in found.verdicts],
+        findings_words=[
+            (v.code, v.name.replace("_", " "), words)
+            for v in found.verdicts
+            if (words := finding_words(v.code)) is not None
+        ],
+        glossary=glossary(),
+        rows=[replace(row, name=shown(row.name, 40)) for row in rows],
+        cells=confusion_cells(confusions, classes),
         softmax=implied is not None,
         stated=found.stated_weights is not None,
         figures={
@@ -72,9 +102,7 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
                 classes,
                 title="Pull up and push down of each class, with the residual",
             ),
-            "confusion": confusion_figure(
-                [("audited samples", mean_confusion)], classes, title="Mean confusion on the audited samples"
-            ),
+            "confusion": confusion_figure(confusions, classes, title="Mean confusion on the audited samples"),
             "trades": found.trades
             and trades_figure(
                 [
@@ -89,6 +117,22 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
                 title="Which pairs of classes give each other most probability",
             ),
         },
+    )
+
+
+def _card(verdict: VerdictResult) -> Card:
+    words = finding_words(verdict.code)
+    return Card(
+        f"{verdict.topic.capitalize()}: {verdict.name.replace('_', ' ')}",
+        _clean(verdict.text),
+        verdict.severity,
+        "" if verdict.severity == "note" else verdict.severity,
+        "" if verdict.value is None else f"{verdict.value:.3g}",
+        ""
+        if verdict.low is None or verdict.high is None
+        else f"95% interval {verdict.low:.3g} to {verdict.high:.3g}",
+        _EVIDENCE.get(verdict.topic, ""),
+        "" if words is None else verdict.code,
     )
 
 

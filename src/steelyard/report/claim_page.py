@@ -1,16 +1,19 @@
 """The page of a claim, from its folder to one HTML file that opens anywhere."""
 
 import json
+import re
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
-from steelyard._common.files import write_text
+from steelyard.report.cards import Badge, Headline
+from steelyard.report.family import write_page
 from steelyard.report.figures import points_figure
 from steelyard.report.html import render_template
 from steelyard.report.intervals import FEWEST
 from steelyard.report.results import Claim, Number, PointsFigure
+from steelyard.report.words import glossary
 
 
 def write_claim_page(folder: str | PathLike[str]) -> Path:
@@ -21,7 +24,19 @@ def write_claim_page(folder: str | PathLike[str]) -> Path:
         ValueError: it is not one of ours, or was cut off or edited; the sentence names it.
     """
     folder = Path(folder)
-    return write_text(folder / "report.html", render_claim(Claim.read(folder)))
+    return write_page(folder / "report.html", render_claim(Claim.read(folder)))
+
+
+def claim_headline(found: Claim) -> Headline:
+    """Return whether a claim held, and what this means for a reader."""
+    badge: Badge = {"yes": "fine", "no": "fault", "partly": "warning"}[found.held]  # type: ignore[assignment]
+    did = {"yes": "It held here.", "no": "It did not hold here.", "partly": "It held in part."}[found.held]
+    todo = {
+        "yes": "Rely on it for data and networks like these; `steelyard reproduce` tries it on yours.",
+        "no": "Do not rely on it for data like these.",
+        "partly": "Look at the evidence below before you rely on it: intervals or seeds leave it open.",
+    }[found.held]
+    return Headline(f"{did} {_first(found.verdict)}", (todo,), badge, did.rstrip("."))
 
 
 def render_claim(found: Claim) -> str:
@@ -30,11 +45,19 @@ def render_claim(found: Claim) -> str:
     return render_template(
         "claim.html.j2",
         found=found,
+        head=claim_headline(found),
+        rest=found.verdict.removeprefix(_first(found.verdict)),
+        glossary=glossary("Balance", "Interval", "Law", "Mean confusion", "Misfit", "One-vs-all"),
         beside="95% intervals" if found.config["seeds"] >= FEWEST else "the least and the largest of them",
         figures=[(figure, _drawn(figure)) for figure in found.figures],
         settings=[(key, json.dumps(value, ensure_ascii=False)) for key, value in found.config.items()],
-        numbers=[(number.name, _shown(number)) for number in numbers],
+        numbers=[(number, *_shown(number)) for number in numbers],
     )
+
+
+def _first(text: str) -> str:
+    """Return the first sentence of a text."""
+    return re.split(r"(?<=[.:]) (?=[A-Z])", text, maxsplit=1)[0]
 
 
 def _drawn(figure: PointsFigure) -> str:
@@ -50,7 +73,8 @@ def _drawn(figure: PointsFigure) -> str:
     )
 
 
-def _shown(number: Number) -> str:
+def _shown(number: Number) -> tuple[str, str]:
+    """Return a number and its interval as the page shows them; the interval may be empty."""
     value, low, high = number.value, number.low, number.high
     text = f"{value:.3g}" if isinstance(value, float) else f"{value}"
-    return text if low is None or high is None else f"{text} [{low:.3g}, {high:.3g}]"
+    return text, "" if low is None or high is None else f"{low:.3g} to {high:.3g}"

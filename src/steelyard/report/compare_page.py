@@ -7,13 +7,31 @@ from typing import Any
 
 import numpy as np
 
-from steelyard._common.files import write_text
+from steelyard.report.compare_findings import at_edge, best_of, compare_cards, compare_headline
 from steelyard.report.compare_rows import explorer_of_comparison
-from steelyard.report.figures import Series, balance_figure, confusion_figure, curves_figure, recall_figure
+from steelyard.report.family import write_page
+from steelyard.report.figures import (
+    Series,
+    balance_figure,
+    confusion_cells,
+    confusion_figure,
+    curves_figure,
+    drawn_in_groups,
+    recall_figure,
+)
 from steelyard.report.html import render_template
 from steelyard.report.intervals import FEWEST
-from steelyard.report.results import ComparedLearner, ComparedLoss, Comparison, Metric, Summary, read_confusions
+from steelyard.report.results import (
+    ComparedData,
+    ComparedLearner,
+    ComparedLoss,
+    Comparison,
+    Metric,
+    Summary,
+    read_confusions,
+)
 from steelyard.report.style import Array, Classes, shown
+from steelyard.report.words import glossary
 
 
 def write_report(folder: str | PathLike[str], *, rows: bool = True) -> Path:
@@ -24,7 +42,7 @@ def write_report(folder: str | PathLike[str], *, rows: bool = True) -> Path:
         rows: whether the page has an explorer, with test logits of the first seed, where they are in the folder.
 
     Returns:
-        The page's path. It is self-contained: no script, no request.
+        The page's path. It is one file that requests nothing; other pages of the run get a link to it.
 
     Raises:
         FileNotFoundError: the folder holds no finished run, or a run's mean confusions are missing.
@@ -33,7 +51,7 @@ def write_report(folder: str | PathLike[str], *, rows: bool = True) -> Path:
     folder = Path(folder)
     results = Comparison.read(folder)
     explorer = explorer_of_comparison(folder, results) if rows else None
-    return write_text(folder / "report.html", render(results, _confusions(folder, results), explorer))
+    return write_page(folder / "report.html", render(results, _confusions(folder, results), explorer))
 
 
 def render(
@@ -63,6 +81,15 @@ def render(
         tested=sum(data.test_counts),
         validated=sum(data.validation_counts),
         columns=columns,
+        head=compare_headline(results),
+        findings=compare_cards(results),
+        labels=[shown(loss.label, 60) for loss in losses],
+        by_class=_by_class(losses, data, classes),
+        cells=confusion_cells(confusions, classes),
+        grouped=drawn_in_groups(len(classes.names), len(losses)),
+        glossary=glossary(
+            "Balance", "Interval", "Law", "Mean confusion", "Misfit", "One-vs-all", "Relative residual"
+        ),
         rows=_rows(losses, results.metrics, spread=results.seeds_differ),
         laws=[(shown(loss.label, 60), loss.law) for loss in losses],
         searches=[_search(loss) for loss in losses],
@@ -120,7 +147,7 @@ def _confusions(folder: Path, results: Comparison) -> list[tuple[str, Array]]:
 
 
 def _rows(losses: list[ComparedLoss], metrics: list[Metric], *, spread: bool) -> list[dict[str, object]]:
-    best = {metric.key: _best([loss.summary[metric.key] for loss in losses], metric) for metric in metrics}
+    best = {metric.key: best_of([loss.summary[metric.key] for loss in losses], metric) for metric in metrics}
     if not spread:
         best = dict.fromkeys(best)
     return [
@@ -132,20 +159,23 @@ def _rows(losses: list[ComparedLoss], metrics: list[Metric], *, spread: bool) ->
     ]
 
 
-def _best(summaries: list[Summary | None], metric: Metric) -> Summary | None:
-    """Return the best of several, if its interval overlaps with no other; few seeds have no intervals."""
-    known = [one for one in summaries if one is not None and one.n >= FEWEST]
-    if len(known) < 2 or len(known) < len([one for one in summaries if one is not None]):
-        return None
-    sign = 1 if metric.better == "higher" else -1
-    first, *others = sorted(known, key=lambda one: -sign * one.mean)
-    ends = [(sign * (one.low or 0.0), sign * (one.high or 0.0)) for one in (first, *others)]
-    return first if min(ends[0]) > max(max(pair) for pair in ends[1:]) else None
+def _by_class(losses: list[ComparedLoss], data: ComparedData, classes: Classes) -> list[dict[str, object]]:
+    """Return the rows of the table of classes, from frequent to rare: recall in percent, mean over seeds."""
+    recall = [100 * _array([run.recall for run in loss.runs]).mean(0) for loss in losses]
+    return [
+        {
+            "name": shown(classes.names[k], 40),
+            "trained": data.train_counts[k],
+            "tested": data.test_counts[k],
+            "recall": ["–" if np.isnan(of[k]) else f"{of[k]:.1f}" for of in recall],
+        }
+        for k in classes.by_count()
+    ]
 
 
 def _cell(value: Summary | None, unit: str, best: Summary | None, *, spread: bool) -> dict[str, object]:
     if value is None:
-        return {"mean": "–", "interval": "", "best": False}
+        return {"mean": "–", "interval": "", "best": False, "value": None}
     scale, digits = (100, 1) if unit == "%" else (1, 3)
     low, high = value.low, value.high
     return {
@@ -154,6 +184,9 @@ def _cell(value: Summary | None, unit: str, best: Summary | None, *, spread: boo
         if low is None or high is None or not spread
         else f"{scale * low:.{digits}f} to {scale * high:.{digits}f}",
         "best": value is best,
+        "value": f"{scale * value.mean:.6g}",
+        "low": low and f"{scale * low:.6g}",
+        "high": high and f"{scale * high:.6g}",
     }
 
 
@@ -165,8 +198,7 @@ def _search(loss: ComparedLoss) -> dict[str, object]:
         + (", but another seed diverged" if t.diverged_later else "")
         for t in tried
     ]
-    at_edge = bool(tried) and loss.lr in (tried[0].lr, tried[-1].lr)
-    return {"label": shown(loss.label, 60), "lr": loss.lr, "tried": "; ".join(scores), "at_edge": at_edge}
+    return {"label": shown(loss.label, 60), "lr": loss.lr, "tried": "; ".join(scores), "at_edge": at_edge(loss)}
 
 
 def _array(values: object) -> Array:

@@ -17,6 +17,7 @@ from steelyard.report.style import (
     STYLE,
     Array,
     Classes,
+    Indices,
     class_axis,
     log_axis,
     look,
@@ -103,16 +104,9 @@ def confusion_figure(
 
     Of more than 100 classes the 50 with the largest mean probability given to others are shown.
     """
-    order = classes.by_count()
-    note = ""
-    if len(order) > _LARGEST_HEATMAP:
-        wrong = sum(
-            np.nan_to_num(P).sum(0) + np.nan_to_num(P).sum(1) - 2 * np.nan_to_num(P.diagonal())
-            for _, P in confusions
-        )
-        chosen = set(np.argsort(-np.asarray(wrong))[:50].tolist())
-        note = f"; the 50 of {len(order)} classes most confused"
-        order = np.asarray([k for k in order if k in chosen])
+    order = _confused(confusions, classes)
+    cut = len(order) < len(classes.names)
+    note = f"; the {len(order)} of {len(classes.names)} classes most confused" if cut else ""
     most = 4 if len(order) <= 20 else 2
     columns = min(most if width == WIDE else most // 2, len(confusions))
     rows = -(-len(confusions) // columns)
@@ -161,6 +155,37 @@ def confusion_figure(
             bar.ax.tick_params(rotation=90 if width < WIDE else 0)
             bar.outline.set_visible(False)
         return svg(figure, "confusion", title)
+
+
+def confusion_cells(confusions: Sequence[tuple[str, Array]], classes: Classes) -> dict[str, object]:
+    """Return the numbers of a confusion figure for page.js: the names of its classes and its panels, in order.
+
+    Numbers have three digits; a class without samples has None.
+    """
+    order = _confused(confusions, classes)
+    panels = []
+    for label, P in confusions:
+        rows = [[None if np.isnan(v) else float(f"{v:.3g}") for v in row] for row in P[np.ix_(order, order)]]
+        panels.append({"label": shown(label, 40), "values": rows})
+    cut = len(order) < len(classes.names)
+    note = f"of the {len(order)} classes most confused" if cut else ""
+    return {"names": [shown(classes.names[k], 40) for k in order], "panels": panels, "note": note}
+
+
+def _confused(confusions: Sequence[tuple[str, Array]], classes: Classes) -> Indices:
+    """Return the classes of a confusion figure from frequent to rare: of more than 100 the 50 most confused."""
+    order = classes.by_count()
+    if len(order) <= _LARGEST_HEATMAP:
+        return order
+    filled = [np.nan_to_num(P) for _, P in confusions]
+    wrong = sum(P.sum(0) + P.sum(1) - 2 * P.diagonal() for P in filled)
+    chosen = set(np.argsort(-np.asarray(wrong))[:50].tolist())
+    return np.asarray([k for k in order if k in chosen])
+
+
+def drawn_in_groups(classes: int, laws: int) -> bool:
+    """Return whether a balance figure has too many classes to draw each."""
+    return classes * laws > _MOST_DOTS
 
 
 @both_widths
@@ -221,7 +246,7 @@ def balance_figure(width: float, laws: Sequence[tuple[str, Array, Array]], class
     rows = -(-len(laws) // columns)
     # laws add up: of very many points, sums over groups of neighbouring classes say the same
     parts = [np.array([k]) for k in order]
-    few = len(order) * len(laws) <= _MOST_DOTS and (width == WIDE or len(order) <= NAMED_TICKS)
+    few = not drawn_in_groups(len(order), len(laws)) and (width == WIDE or len(order) <= NAMED_TICKS)
     if not few:
         parts = np.array_split(order, min(len(order), 40))
     x = np.array(

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from steelyard._common.files import write_text
+from steelyard.report.cards import Badge, Card, Headline
 from steelyard.report.explorer import Mark, explorer_of, exponent_of, read_rows
+from steelyard.report.family import write_page
 from steelyard.report.figures import Series, confusion_figure, recall_figure
 from steelyard.report.html import render_template
 from steelyard.report.results import ForecastResults, HeldOutRows, read_confusions
@@ -33,7 +34,7 @@ def write_forecast_page(folder: str | PathLike[str], *, rows: bool = True) -> Pa
     found = ForecastResults.read(folder)
     size = len(found.class_names)
     confusions = read_confusions(folder / "mean_confusion.npz", size)
-    return write_text(
+    return write_page(
         folder / "report.html", render_forecast(found, confusions, read_rows(folder, size) if rows else None)
     )
 
@@ -48,8 +49,8 @@ def render_forecast(
         found=found,
         name=shown(found.name, 80),
         classes=len(classes.names),
-        advice=_advice(found),
-        rarest=int(np.argmin(np.where(np.asarray(classes.counts) > 0, classes.counts, np.inf))),
+        head=forecast_headline(found),
+        findings=_cards(found),
         rows=[(shown(row.label, 60), row) for row in rows],
         best={
             "accuracy": _best(rows, lambda one: (one.accuracy, one.intervals.accuracy), 1),
@@ -88,18 +89,68 @@ class _Advice:
     """What the forecast says to do for balanced accuracy.
 
     Attributes:
-        badge: what kind of step it is, and the class of its colour.
+        label, badge: what kind of step it is, and its colour.
         sentence: what to do and what it buys.
         now, shift, refit: rows without weights, and the best of each way.
         best: the one of them that is advised.
     """
 
-    badge: tuple[str, str]
+    label: str
+    badge: Badge
     sentence: str
     now: Row
     shift: Row | None
     refit: Row | None
     best: Row
+
+
+def forecast_headline(found: ForecastResults) -> Headline:
+    """Return what to do and what it buys."""
+    advice = _advice(found)
+    return Headline(advice.sentence, (), advice.badge, advice.label)
+
+
+def _cards(found: ForecastResults) -> list[Card]:
+    advice = _advice(found)
+    cards = [_card("No change", "costs nothing", advice.now, "The head without weights.")]
+    if advice.shift is None or advice.refit is None:
+        return cards
+    title, text = f"Shift by {advice.shift.weights}", "That head with log w added to its logits."
+    cards.append(_card(title, "costs nothing", advice.shift, text))
+    title, text = f"Refit with {advice.refit.weights}", "The head fitted again with these weights."
+    cards.append(_card(title, "train again", advice.refit, text))
+    rarest = int(np.argmin([count or np.inf for count in found.class_counts]))
+    other = advice.refit if advice.best is advice.now else advice.best
+    now, then = (_recall(row.scores, rarest) for row in (advice.now, other))
+    text = f"{other.label}; without weights {now[0]} {now[1]}."
+    cards.append(
+        Card(
+            f"Recall of {shown(found.class_names[rarest], 40)}",
+            text,
+            "note",
+            "rarest class",
+            *then,
+            "part-classes",
+        )
+    )
+    return cards
+
+
+def _card(title: str, label: str, row: Row, text: str) -> Card:
+    one = row.scores
+    told = f"Balanced accuracy; accuracy {' '.join(_percent(one.accuracy, one.intervals.accuracy))}. {text}"
+    shares = _percent(one.balanced_accuracy, one.intervals.balanced_accuracy)
+    return Card(title, told, "note", label, *shares, "part-results")
+
+
+def _recall(one: Scored, k: int) -> tuple[str, str]:
+    return _percent(one.recall[k], one.intervals.recall[k])
+
+
+def _percent(value: float | None, ends: Ends) -> tuple[str, str]:
+    low, high = ends
+    between = "" if low is None or high is None else f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return "–" if value is None else f"{100 * value:.1f}%", between
 
 
 def _advice(found: ForecastResults) -> _Advice:
@@ -109,7 +160,7 @@ def _advice(found: ForecastResults) -> _Advice:
     assert now is not None
     if shift is None or refit is None:
         told = "Only the head without weights was asked for: " + _told(now) + "."
-        return _Advice(("nothing to compare", ""), told, now, None, None, now)
+        return _Advice("nothing to compare", "note", told, now, None, None, now)
     gain = {(one.row, one.over): one for one in found.gains}
     of_shift, of_refit, over_shift = (
         gain[one.label, other.label] for one, other in ((shift, now), (refit, now), (refit, shift))
@@ -120,7 +171,7 @@ def _advice(found: ForecastResults) -> _Advice:
             f"{_points(of_refit)} more (95%, paired). The best shift of the logits has {_told(shift)}, "
             f"{_points(over_shift)} less."
         )
-        return _Advice(("train again", "warning"), told, now, shift, refit, refit)
+        return _Advice("train again", "warning", told, now, shift, refit, refit)
     if of_shift.low > 0:
         sure = "is worse" if over_shift.high < 0 else "is not surely better"
         told = (
@@ -128,13 +179,13 @@ def _advice(found: ForecastResults) -> _Advice:
             f"{_told(now)}, {_points(of_shift)} more (95%, paired). The best head that is trained again, with "
             f"{_weights(refit)}, {sure}: {_points(over_shift)}."
         )
-        return _Advice(("shift the logits", "fine"), told, now, shift, refit, shift)
+        return _Advice("shift the logits", "fine", told, now, shift, refit, shift)
     best, by = max(((shift, of_shift), (refit, of_refit)), key=lambda one: one[1].gain)
     told = (
         f"Change nothing: no weights surely raise balanced accuracy, which is {_told(now).removeprefix(_WHAT)} "
         f"without weights. The best, {best.label}, has {_points(by)} more (95%, paired)."
     )
-    return _Advice(("nothing to change", "fine"), told, now, shift, refit, now)
+    return _Advice("nothing to change", "fine", told, now, shift, refit, now)
 
 
 _WHAT = "balanced accuracy "

@@ -9,6 +9,7 @@ import jinja2
 from markupsafe import Markup
 
 from steelyard._common.files import to_json
+from steelyard.report.words import marked
 
 
 def render_template(template: str, **values: object) -> str:
@@ -22,6 +23,7 @@ def render_template(template: str, **values: object) -> str:
         loader=jinja2.PackageLoader("steelyard.report"), autoescape=True, undefined=jinja2.StrictUndefined
     )
     environment.filters["format"] = lambda pattern, value: pattern % value
+    environment.filters["marked"] = marked  # code between backticks
     hashes: list[str] = []  # base.html.j2 fills its body first and writes the policy after
     text: str = environment.get_template(template).render(
         **values, script=partial(_script, hashes), script_hashes=hashes, data=_data
