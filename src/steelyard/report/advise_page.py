@@ -116,12 +116,10 @@ def _marks(found: AdviceResults) -> list[Mark]:
             "balanced-accuracy": float(np.nanmean(recall)),
             "accuracy": float(np.nansum(recall * samples) / samples.sum()),
         }
-        ends = {
-            key: (value, *(found.plain.value + gain for gain in way.interval))
-            if key == found.objective
-            else (value, None, None)
-            for key, value in values.items()
-        }
+        ends: dict[str, tuple[float, float | None, float | None]] = {}
+        for key, value in values.items():
+            low, high = (found.plain.value + gain for gain in way.interval)
+            ends[key] = (value, low, high) if key == found.objective else (value, None, None)
         exponent = exponent_of(way.class_weights, [round(n) for n in found.class_counts or found.samples])
         marks.append(Mark(way.name, "", exponent, ends["balanced-accuracy"], ends["accuracy"]))
     return marks

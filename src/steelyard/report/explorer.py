@@ -154,6 +154,7 @@ def explorer_of(
                 model.to_dict() | {"label": shown(model.label, 60), "base": base, "exponent": exponent}
                 for model, (base, exponent) in zip(rows.models, places, strict=True)
             ],
+            "advised": None,
             "marks": [vars(mark) | {"label": shown(mark.label, 60)} for mark in marks],
         },
     }

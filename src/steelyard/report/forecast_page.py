@@ -205,16 +205,16 @@ def _points(one: Gain) -> str:
 
 def _best(rows: Sequence[Row], of: Callable[[Scored], tuple[float | None, Ends]], sign: int) -> Row | None:
     """Return the row whose interval overlaps with no other's, if there is one; sign 1 where higher is better."""
-    ends = []
+    ends: list[tuple[float, float, float, Row]] = []
     for row in rows:
         value, (low, high) = of(row.scores)
         if value is None or low is None or high is None:
             return None
-        ends.append((sign * value, *sorted((sign * low, sign * high)), row))
+        ends.append((sign * value, min(sign * low, sign * high), max(sign * low, sign * high), row))
     if len(ends) < 2:
         return None
-    _, low, _, row = max(ends, key=lambda one: one[0])
-    return row if all(low > high for _, _, high, other in ends if other is not row) else None
+    _, worst, _, first = max(ends, key=lambda one: one[0])
+    return first if all(worst > high for _, _, high, row in ends if row is not first) else None
 
 
 def _marks(found: ForecastResults) -> list[Mark]:
