@@ -11,7 +11,7 @@
   const logWeight = data.train.map((count) => Math.log(total / (size * Math.max(count, 1))));
   const rarest = data.train.indexOf(Math.min(...data.train));
   const loaded = new Map(), shift = new Float64Array(size), own = new Float64Array(size), cost = new Float64Array(size).fill(1);
-  let model, rows, decided, before, now, exponent = 0, curve = null, pr = null;
+  let touched = false, model, rows, decided, before, now, exponent = 0, curve = null, pr = null;
 
   const frequencies = () =>
     get("x-prior").value === "held"
@@ -60,7 +60,7 @@
     if (pr) showThreshold(prior);
     showCurve(prior);
     showCode();
-    say(`Balanced accuracy ${percent(now.balanced)}, accuracy ${percent(now.accuracy)}, macro-F1 ${percent(now.macro)}, ` +
+    if (touched) say(`Balanced accuracy ${percent(now.balanced)}, accuracy ${percent(now.accuracy)}, macro-F1 ${percent(now.macro)}, ` +
       `mean cost ${now.cost.toPrecision(3)}.`);
   }
 
@@ -208,13 +208,13 @@
   }
 
   // --- the curve over the exponent ---
-  let later = 0;
+  let resting = 0;
   function showCurve(prior) {
     const svg = get("x-curve");
     if (!curve) {
       svg.classList.add("x-stale");
-      clearTimeout(later);
-      later = setTimeout(() => { curve = alongExponent(); showCurve(frequencies()); }, svg.childNodes.length ? 150 : 0);
+      clearTimeout(resting);
+      resting = setTimeout(() => { curve = alongExponent(); showCurve(frequencies()); }, svg.childNodes.length ? 150 : 0);
       return;
     }
     svg.classList.remove("x-stale");
@@ -314,7 +314,8 @@
   }
 
   // --- hands ---
-  const ask = eachFrame(update);
+  const later = eachFrame(update);
+  const ask = () => { touched = true; later(); };
   const setExponent = (wanted, from) => {
     if (!Number.isFinite(wanted)) return;
     exponent = wanted;

@@ -7,7 +7,7 @@
   const data = JSON.parse(get("explorer-data").textContent);
   const size = data.names.length, MOST = 12, ZERO = 32768, loaded = new Map();
   const threshold = new Float64Array(size);
-  let outputs, weight, selected = data.train.indexOf(Math.min(...data.train));
+  let touched = false, outputs, weight, selected = data.train.indexOf(Math.min(...data.train));
 
   async function choose(place) {
     if (!loaded.has(place)) {
@@ -48,7 +48,7 @@
     if (document.activeElement !== get("x-cut")) get("x-cut").value = threshold[selected];
     if (document.activeElement !== get("x-cut-number")) get("x-cut-number").value = probability(threshold[selected]);
     showCode();
-    say(`${data.names[selected]}: recall ${percent(now.each[selected].recall)}, precision ${percent(now.each[selected].precision)}. Macro-F1 ${percent(now.macro)}.`);
+    if (touched) say(`${data.names[selected]}: recall ${percent(now.each[selected].recall)}, precision ${percent(now.each[selected].precision)}. Macro-F1 ${percent(now.macro)}.`);
   }
   const probability = (logit) => Number((1 / (1 + Math.exp(-logit))).toPrecision(4));
 
@@ -113,7 +113,8 @@
     }[get("x-library").value];
   }
 
-  const ask = eachFrame(update);
+  const later = eachFrame(update);
+  const ask = () => { touched = true; later(); };
   get("x-cut").addEventListener("input", () => set(selected, Number(get("x-cut").value)));
   get("x-cut-number").addEventListener("input", () => {
     const p = Number(get("x-cut-number").value);
