@@ -159,7 +159,7 @@ def _advice(found: ForecastResults) -> _Advice:
     now, shift, refit = (best_of(rows, how) for how in ("no change", "shift", "refit"))
     assert now is not None
     if shift is None or refit is None:
-        told = "Only the head without weights was asked for: " + _told(now) + "."
+        told = "Only the head without weights was asked for: balanced accuracy " + _told(now) + "."
         return _Advice("nothing to compare", "note", told, now, None, None, now)
     gain = {(one.row, one.over): one for one in found.gains}
     of_shift, of_refit, over_shift = (
@@ -167,7 +167,7 @@ def _advice(found: ForecastResults) -> _Advice:
     )
     if of_refit.low > 0 and over_shift.low > 0:
         told = (
-            f"Train again with the weights {_weights(refit)}: {_told(refit)} in place of {_told(now)}, "
+            f"Train again with the weights {_weights(refit)}: balanced accuracy {_told(refit)} in place of {_told(now)}, "
             f"{_points(of_refit)} more (95%, paired). The best shift of the logits has {_told(shift)}, "
             f"{_points(over_shift)} less."
         )
@@ -175,20 +175,17 @@ def _advice(found: ForecastResults) -> _Advice:
     if of_shift.low > 0:
         sure = "is worse" if over_shift.high < 0 else "is not surely better"
         told = (
-            f"Add the log of the weights {_weights(shift)} to the logits: {_told(shift)} in place of "
+            f"Add the log of the weights {_weights(shift)} to the logits: balanced accuracy {_told(shift)} in place of "
             f"{_told(now)}, {_points(of_shift)} more (95%, paired). The best head that is trained again, with "
             f"{_weights(refit)}, {sure}: {_points(over_shift)}."
         )
         return _Advice("shift the logits", "fine", told, now, shift, refit, shift)
     best, by = max(((shift, of_shift), (refit, of_refit)), key=lambda one: one[1].gain)
     told = (
-        f"Change nothing: no weights surely raise balanced accuracy, which is {_told(now).removeprefix(_WHAT)} "
+        f"Change nothing: no weights surely raise balanced accuracy, which is {_told(now)} "
         f"without weights. The best, {best.label}, has {_points(by)} more (95%, paired)."
     )
     return _Advice("nothing to change", "fine", told, now, shift, refit, now)
-
-
-_WHAT = "balanced accuracy "
 
 
 def _weights(row: Row) -> str:
@@ -196,7 +193,7 @@ def _weights(row: Row) -> str:
 
 
 def _told(row: Row) -> str:
-    return f"{_WHAT}{100 * row.scores.balanced_accuracy:.1f}%"
+    return f"{100 * row.scores.balanced_accuracy:.1f}%"
 
 
 def _points(one: Gain) -> str:

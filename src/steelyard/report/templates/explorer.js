@@ -11,7 +11,7 @@
   const logWeight = data.train.map((count) => Math.log(total / (size * Math.max(count, 1))));
   const rarest = data.train.indexOf(Math.min(...data.train));
   const loaded = new Map(), shift = new Float64Array(size), own = new Float64Array(size), cost = new Float64Array(size).fill(1);
-  let touched = false, model, rows, decided, before, now, exponent = 0, curve = null, pr = null;
+  let touched = false, model, rows, decided, asTrained, before, now, exponent = 0, curve = null, pr = null;
 
   const frequencies = () =>
     get("x-prior").value === "held"
@@ -23,6 +23,7 @@
     if (!loaded.has(place)) loaded.set(place, await unpack(model, size, false));
     rows = loaded.get(place);
     decided = new Uint16Array(rows.n);
+    asTrained = decide(rows, new Float64Array(size), new Uint16Array(rows.n));
     const cheapest = get("x-cheapest");
     cheapest.disabled = !model.undo;
     get("x-cheapest-hint").textContent = model.undo
@@ -50,7 +51,7 @@
   function update() {
     const prior = frequencies();
     for (let k = 0; k < size; k++) shift[k] = exponent * logWeight[k] + own[k];
-    before = worth(rows, decide(rows, new Float64Array(size), decided), prior, cost);
+    before = worth(rows, asTrained, prior, cost);
     now = worth(rows, decide(rows, shift, decided), prior, cost);
     get("x-share-out").textContent = get("x-prior").value === "held" ? "not in use"
       : `${percent(prior[rarest])} ${size > 2 ? "rarest" : data.names[rarest]}`;
@@ -173,7 +174,7 @@
     get("x-matrix").replaceChildren(make("table", { class: size > 6 ? "x-small" : "" }, make("thead", {}, head), make("tbody", {}, ...body)));
   }
 
-  let canvas = null;
+  let canvas = null, tones = null;
   function paint(table) {
     if (!canvas) {
       canvas = make("canvas", { width: size, height: size, role: "img", "aria-label": "Confusion matrix, classes from frequent to rare; the list below names the largest entries" });
@@ -187,10 +188,10 @@
     }
     canvas.table = table;
     const drawing = canvas.getContext("2d"), image = drawing.createImageData(size, size);
-    const [own, other, ground] = ["--c0", "--c1", "--ground"].map(colour);
+    const [same, other, ground] = (tones ||= ["--c0", "--c1", "--ground"].map(colour));
     for (let row = 0, p = 0; row < size; row++) {
       for (let column = 0; column < size; column++, p += 4) {
-        const share = Math.sqrt(table[order[row] * size + order[column]]), full = row === column ? own : other;
+        const share = Math.sqrt(table[order[row] * size + order[column]]), full = row === column ? same : other;
         for (let c = 0; c < 3; c++) image.data[p + c] = ground[c] + share * (full[c] - ground[c]);
         image.data[p + 3] = 255;
       }
@@ -359,9 +360,10 @@
     curve = null;
     ask();
   });
-  addEventListener("resize", ask);
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", ask);
-  new MutationObserver(ask).observe(document.documentElement, { attributeFilter: ["data-theme"] });
+  addEventListener("resize", later);
+  const repaint = () => { tones = null; later(); };
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", repaint);
+  new MutationObserver(repaint).observe(document.documentElement, { attributeFilter: ["data-theme"] });
   get("x-search-box").hidden = size <= MOST;
   get("x-body").hidden = false;
   await choose(0);

@@ -126,7 +126,7 @@
   get("x-library").addEventListener("change", showCode);
   get("x-copy").addEventListener("click", () => copy(get("x-code"), get("x-copy")));
   get("x-reset").addEventListener("click", () => { threshold.fill(0); ask(); });
-  addEventListener("resize", ask);
+  addEventListener("resize", later);
   get("explorer").classList.add("x-several");
   get("x-search-box").hidden = size <= MOST;
   get("x-body").hidden = false;
