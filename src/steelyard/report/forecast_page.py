@@ -167,17 +167,17 @@ def _advice(found: ForecastResults) -> _Advice:
     )
     if of_refit.low > 0 and over_shift.low > 0:
         told = (
-            f"Train again with the weights {_weights(refit)}: balanced accuracy {_told(refit)} in place of {_told(now)}, "
-            f"{_points(of_refit)} more (95%, paired). The best shift of the logits has {_told(shift)}, "
-            f"{_points(over_shift)} less."
+            f"Train again with the weights {_weights(refit)}: balanced accuracy {_told(refit)} in place of "
+            f"{_told(now)}, {_points(of_refit)} more (95%, paired). The best shift of the logits has "
+            f"{_told(shift)}, {_points(over_shift)} less."
         )
         return _Advice("train again", "warning", told, now, shift, refit, refit)
     if of_shift.low > 0:
         sure = "is worse" if over_shift.high < 0 else "is not surely better"
         told = (
-            f"Add the log of the weights {_weights(shift)} to the logits: balanced accuracy {_told(shift)} in place of "
-            f"{_told(now)}, {_points(of_shift)} more (95%, paired). The best head that is trained again, with "
-            f"{_weights(refit)}, {sure}: {_points(over_shift)}."
+            f"Add the log of the weights {_weights(shift)} to the logits: balanced accuracy {_told(shift)} in "
+            f"place of {_told(now)}, {_points(of_shift)} more (95%, paired). The best head that is trained again, "
+            f"with {_weights(refit)}, {sure}: {_points(over_shift)}."
         )
         return _Advice("shift the logits", "fine", told, now, shift, refit, shift)
     best, by = max(((shift, of_shift), (refit, of_refit)), key=lambda one: one[1].gain)

@@ -175,26 +175,33 @@
   }
 
   let canvas = null, tones = null;
+  const cells = Math.min(size, 100);  // neighbours in frequency share a cell, which shows the largest of theirs
   function paint(table) {
     if (!canvas) {
-      canvas = make("canvas", { width: size, height: size, role: "img", "aria-label": "Confusion matrix, classes from frequent to rare; the list below names the largest entries" });
-      const told = make("p", { class: "x-hint" }, "Rows are true classes, columns decisions, both from frequent to rare. Point at a cell to read it.");
+      canvas = make("canvas", { width: cells, height: cells, role: "img", "aria-label": "Confusion matrix, classes from frequent to rare; the list below names the largest entries" });
+      const told = make("p", { class: "x-hint" }, `Rows are true classes, columns decisions, both from frequent to rare.${cells < size ? " A cell shows the largest number of several classes." : ""} Point at a cell to read it.`);
       canvas.addEventListener("pointermove", (event) => {
-        const box = canvas.getBoundingClientRect(), place = (at, length) => Math.min(size - 1, Math.floor((at / length) * size));
-        const k = order[place(event.clientY - box.top, box.height)], j = order[place(event.clientX - box.left, box.width)];
-        if (k !== undefined && j !== undefined) told.textContent = `${data.names[k]} → ${data.names[j]}: ${percent(canvas.table[k * size + j])}`;
+        const box = canvas.getBoundingClientRect(), place = (at, length) => Math.min(cells - 1, Math.max(0, Math.floor((at / length) * cells)));
+        const at = canvas.largest[place(event.clientY - box.top, box.height) * cells + place(event.clientX - box.left, box.width)];
+        told.textContent = `${data.names[Math.floor(at / size)]} → ${data.names[at % size]}: ${percent(canvas.table[at])}`;
       });
       get("x-matrix").replaceChildren(canvas, told);
     }
     canvas.table = table;
-    const drawing = canvas.getContext("2d"), image = drawing.createImageData(size, size);
-    const [same, other, ground] = (tones ||= ["--c0", "--c1", "--ground"].map(colour));
-    for (let row = 0, p = 0; row < size; row++) {
-      for (let column = 0; column < size; column++, p += 4) {
-        const share = Math.sqrt(table[order[row] * size + order[column]]), full = row === column ? same : other;
-        for (let c = 0; c < 3; c++) image.data[p + c] = ground[c] + share * (full[c] - ground[c]);
-        image.data[p + 3] = 255;
+    canvas.largest = new Uint32Array(cells * cells);
+    const highest = new Float32Array(cells * cells).fill(-1), block = order.map((_, rank) => Math.floor((rank * cells) / size));
+    for (let row = 0; row < size; row++) {
+      for (let column = 0; column < size; column++) {
+        const at = order[row] * size + order[column], cell = block[row] * cells + block[column];
+        if (table[at] > highest[cell]) { highest[cell] = table[at]; canvas.largest[cell] = at; }
       }
+    }
+    const drawing = canvas.getContext("2d"), image = drawing.createImageData(cells, cells);
+    const [same, other, ground] = (tones ||= ["--c0", "--c1", "--ground"].map(colour));
+    for (let cell = 0; cell < cells * cells; cell++) {
+      const share = Math.sqrt(highest[cell]), full = cell % (cells + 1) === 0 ? same : other;
+      for (let c = 0; c < 3; c++) image.data[4 * cell + c] = ground[c] + share * (full[c] - ground[c]);
+      image.data[4 * cell + 3] = 255;
     }
     drawing.putImageData(image, 0, 0);
   }
