@@ -9,8 +9,16 @@ LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
 .PHONY: demo test test-slow chaos mutants bench accuracy lint clean
 
+DEMO := runs/demo
+TRAINED = $(DEMO)/compare/$(1)/seed-0/train_predictions.parquet
+
 demo: .venv/demo.stamp
-	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 3
+	rm -rf $(DEMO)
+	$(BIN)/steelyard compare --dataset digits --imbalance exponential:50 --losses $(LOSSES) --seeds 4 --out $(DEMO)/compare
+	$(BIN)/steelyard audit $(call TRAINED,softmax-inverse) --out $(DEMO)/audit-weighted
+	$(BIN)/steelyard audit $(call TRAINED,softmax) --out $(DEMO)/audit-unweighted
+	$(BIN)/steelyard report $(DEMO)
+	@echo "Open it: $(BIN)/steelyard open $(DEMO)"
 
 test: .venv/dev.stamp
 	$(TESTS)

@@ -2,13 +2,19 @@
 
 import functools
 import os
+import re
 import shutil
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
+import steelyard.report
+
+TEMPLATES = Path(steelyard.report.__file__).parent / "templates"
 _NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+_UNFOLD = "document.querySelectorAll('details').forEach(part => { part.open = true; })"
 _MARKS = """figure => [...figure.querySelectorAll('svg path, svg circle, svg rect, svg use, svg image')]
     .filter(e => { const b = e.getBoundingClientRect(); return b.width > 0 || b.height > 0; }).length"""
 
@@ -23,6 +29,16 @@ def check_page(path, widths=(360, 1280), least=10, figures=4):
     sideways scroll."""
     _needed()
     _thread.submit(_check, path, widths, least, figures).result()
+
+
+def check_scripts(text):
+    """Every script of a page is a file of ours, or a block of data."""
+    ours = {file.read_text() for file in TEMPLATES.glob("*.js")}
+    found = re.findall(r"<script([^>]*)>(.*?)</script", text, flags=re.DOTALL)
+    assert found
+    for attributes, body in found:
+        assert body in ours or attributes.startswith(' type="application/json"'), body[:80]
+    assert len(found) == text.lower().count("<script")
 
 
 @contextmanager
@@ -94,6 +110,7 @@ def _check(path, widths, least, figures):
         page.on("pageerror", lambda error: said.append(str(error)))
         page.on("request", lambda request: asked.append(request.url))
         page.goto(path.resolve().as_uri())
+        page.evaluate(_UNFOLD)
         found = page.query_selector_all("figure")
         marks = {figure.get_attribute("id"): figure.evaluate(_MARKS) for figure in found}
         assert len(marks) >= figures

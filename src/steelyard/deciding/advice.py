@@ -6,6 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from steelyard._common.notebook import table_html
 from steelyard.deciding.costs import cheapest
 from steelyard.deciding.objectives import Objective
 
@@ -119,6 +120,14 @@ class Advice:
     def sentence(self) -> str:
         """Return what to do and what it buys."""
         return _sentence(self)
+
+    def _repr_html_(self) -> str:
+        """Return what to do, and every way that was tried, as a table that notebooks show."""
+        rows = [
+            (way.name, f"{way.value:.4g}", f"{way.gain:+.3g}", f"{way.interval[0]:+.3g} to {way.interval[1]:+.3g}")
+            for way in self.table
+        ]
+        return table_html(self.sentence, ("way", self.objective.text, "gain over plain", "95% interval"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers, texts and lists for JSON, None for NaN."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from steelyard._common.checks import check_integer, check_number, check_vector
 from steelyard._common.folds import stratified_folds
+from steelyard._common.notebook import table_html
 from steelyard.balance.law import law
 from steelyard.balance.laws import Balance
 from steelyard.balance.means import Link
@@ -82,6 +83,17 @@ class Forecast(Scores):
     features_per_sample: float
     features_per_rarest: float
     held_out: HeldOut
+
+    def _repr_html_(self) -> str:
+        """Return the forecast and its two rivals as a table that notebooks show."""
+        share = "{:.1%}".format
+        rows = [
+            (how, share(one.accuracy), share(one.balanced_accuracy), f"{one.nll:.3f}", share(one.ece))
+            for how, one in (("refit", self), ("shift", self.shift), ("no change", self.no_change))
+        ]
+        judged = "held-out samples" if self.folds is None else f"{self.folds} folds"
+        sentence = f"Forecast for weights {self.name}, judged by {judged}"
+        return table_html(sentence, ("", "accuracy", "balanced accuracy", "NLL", "ECE"), rows)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain numbers and lists for JSON, None for what is not finite; without mean confusions."""

@@ -32,6 +32,7 @@ _EVIDENCE = {
     "loss": "part-misfit",
     "balance": "part-balance",
     "hard classes": "part-classes",
+    "trades": "part-trades",
 }
 """Where the page shows what a finding rests on, by its topic."""
 
@@ -54,7 +55,7 @@ def audit_headline(found: Audit) -> Headline:
     """Return the answer of an audit, and what the documentation says is to do about it."""
     first = next(
         (v for v in found.verdicts if v.severity != "note"),
-        next((v for v in found.verdicts if v.topic == "weights"), None),
+        next((v for v in found.verdicts if v.topic in ("weights", "balance")), None),
     )
     words = None if first is None else finding_words(first.code)
     badge: Badge = "fine" if first is None or first.severity == "note" else first.severity
@@ -123,11 +124,11 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
 def _card(verdict: VerdictResult) -> Card:
     words = finding_words(verdict.code)
     return Card(
-        f"{verdict.topic.capitalize()}: {verdict.name.replace('_', ' ')}",
+        f"{verdict.name.replace('_', ' ').capitalize()} ({verdict.code})",
         _clean(verdict.text),
         verdict.severity,
         "" if verdict.severity == "note" else verdict.severity,
-        "" if verdict.value is None else f"{verdict.value:.3g}",
+        "" if verdict.value is None or verdict.topic == "trades" else f"{verdict.value:.3g}",
         ""
         if verdict.low is None or verdict.high is None
         else f"95% interval {verdict.low:.3g} to {verdict.high:.3g}",

@@ -195,5 +195,5 @@ def _with_interval(metric: Metric, one: Summary, sure: bool) -> str:
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown_names = list(names[:3]) + ([f"{len(names) - 3} more"] if len(names) > 3 else [])
+    shown_names = list(names[:4]) + ([f"{len(names) - 4} more"] if len(names) > 4 else [])
     return " and ".join([", ".join(shown_names[:-1]), shown_names[-1]]) if len(shown_names) > 1 else shown_names[0]

@@ -79,7 +79,7 @@ def page_in(folder: Path) -> Path:
 
 def pages_of(folder: Path) -> list[Page]:
     """Return the pages of the run that a folder belongs to, the overview first, then by kind and name."""
-    root = folder.parent if page_of(folder.parent) is not None else folder
+    root = folder.parent if page_of(folder) is not None and page_of(folder.parent) is not None else folder
     folders = [root, *(one for one in root.iterdir() if one.is_dir() and not one.is_symlink())]
     found = [page for one in folders if (page := page_of(one)) is not None]
     order = ["", *KINDS.values()]

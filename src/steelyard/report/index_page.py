@@ -9,8 +9,12 @@ from steelyard.report.audit_page import audit_headline
 from steelyard.report.cards import Headline
 from steelyard.report.claim_page import claim_headline
 from steelyard.report.compare_findings import compare_headline
+<<<<<<< HEAD
 from steelyard.report.family import Page, page_of, write_page
 from steelyard.report.forecast_page import forecast_headline
+=======
+from steelyard.report.family import Page, pages_of, write_page
+>>>>>>> pages
 from steelyard.report.html import render_template
 from steelyard.report.results import AdviceResults, Audit, Claim, Comparison, ForecastResults
 from steelyard.report.results.records import Results
@@ -30,8 +34,7 @@ def write_index(folder: str | PathLike[str]) -> Path:
         ValueError: the results of one are not ours, or were cut off or edited; the sentence names the file.
     """
     folder = Path(folder)
-    found = [page_of(one) for one in sorted(folder.iterdir()) if one.is_dir() and not one.is_symlink()]
-    pages = [page for page in found if page is not None and page.kind]
+    pages = [page for page in pages_of(folder) if page.kind and page.file.parent != folder]
     if not pages:
         raise FileNotFoundError(f"{folder} holds no finished run, and no folder in it holds one with its page")
     text = render_template(

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, NotRequired
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
+from steelyard._common.notebook import table_html
 from steelyard.report.results.parts import Environment, Numbers, Sides
 from steelyard.report.results.records import Record, Results, check_sizes
 
@@ -218,6 +219,16 @@ class Comparison(Results):
         """Return whether some loss has other numbers with another seed; a single seed counts as different."""
         several = [loss.runs for loss in self.losses if len(loss.runs) > 1]
         return not several or any(run.metrics != runs[0].metrics for runs in several for run in runs)
+
+    def _repr_html_(self) -> str:
+        """Return the means over seeds as a table that notebooks show."""
+        rows = []
+        for loss in self.losses:
+            found = [loss.summary[metric.key] for metric in self.metrics]
+            rows.append((loss.label, *("–" if one is None else f"{one.mean:.3g}" for one in found)))
+        data, made, seeds = self.config["dataset"], self.config["imbalance"], self.config["seeds"]
+        sentence = f"{Path(data).name}, imbalance {made}: means over {seeds} seeds"
+        return table_html(sentence, ("loss", *(metric.title for metric in self.metrics)), rows)
 
     def groups_of(self) -> Iterator[tuple[Metric, int | None]]:
         """Return each metric, and for the recall of a group how many classes the group has."""
