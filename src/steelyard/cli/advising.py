@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from steelyard.cli.options import no_rows
 from steelyard.cli.tables import print_advice
 
 
@@ -63,7 +64,8 @@ from steelyard.cli.tables import print_advice
 @click.option("--loss", help="That the logits come from.  [default: what the file says, else softmax or logistic]")
 @click.option("--class-names", help="K class names, comma-separated, in the order of the classes.")
 @click.option("--json", "as_json", is_flag=True, help="Print all as JSON.")
-@click.option("--out", type=click.Path(path_type=Path), help="Folder for advise.json and advise.csv.")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, advise.json, advise.csv.")
+@no_rows
 @click.pass_obj
 def advise(
     command: str,
@@ -99,4 +101,4 @@ def advise(
     else:
         print_advice(found)
     if out is not None:
-        click.echo(f"results: {out}", err=as_json)
+        click.echo(f"report: {out / 'report.html'}", err=as_json)

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import steelyard
 from steelyard.cli.advising import advise
 from steelyard.cli.deciding import correct, decide
 from steelyard.cli.opening import open_page
-from steelyard.cli.options import CLASS_NAMES, names_of, stated, tell
+from steelyard.cli.options import CLASS_NAMES, names_of, no_rows, stated, tell
 from steelyard.cli.progress import Display
 from steelyard.cli.tables import print_audit, print_forecast, print_table, print_weights
 
@@ -140,6 +141,7 @@ def _of_columns(command: Any) -> Any:
     show_default=True,
     help="How many trainings run at a time, each in a process of its own; they share the CPU's threads.",
 )
+@no_rows
 @click.pass_obj
 def compare(
     command: str,
@@ -150,6 +152,7 @@ def compare(
     accelerator: str,
     devices: int,
     workers: int,
+    rows: bool,
     **options: Any,
 ) -> None:
     """Train a model under each loss and compare the losses.
@@ -187,6 +190,7 @@ def compare(
             accelerator=accelerator,
             devices=devices,
             workers=workers,
+            rows=rows,
             progress=display,
         )
     print_table(results)
@@ -320,6 +324,7 @@ def audit(
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
 )
+@no_rows
 @click.pass_obj
 def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path | None, **options: Any) -> None:
     """Say what other class weights would do, before training again.
@@ -456,13 +461,17 @@ def _parts(text: str) -> list[str]:
 
 @commands.command()
 @click.argument("folder", type=click.Path(path_type=Path))
-def report(folder: Path) -> None:
+@no_rows
+def report(folder: Path, rows: bool) -> None:
     """Write the report of a finished run again, from its files.
 
-    FOLDER holds a comparison, an audit, a forecast or a claim. If it holds folders of these, it gets an index page
-    that leads to their pages.
+    FOLDER holds a comparison, an audit, a forecast, advice or a claim. If it holds folders of these, it gets an
+    index page that leads to their pages.
     """
+    from functools import partial
+
     from steelyard.report import (
+        write_advise_page,
         write_audit_page,
         write_claim_page,
         write_forecast_page,
@@ -471,11 +480,14 @@ def report(folder: Path) -> None:
     )
 
     folders = folder.iterdir() if folder.is_dir() else ()
-    write = write_index if any((one / "report.html").is_file() for one in folders) else write_report
+    write: Callable[[Path], Path] = (
+        write_index if any((one / "report.html").is_file() for one in folders) else write_report
+    )
     for name, other in (
-        ("results.json", write_report),
+        ("results.json", partial(write_report, rows=rows)),
         ("audit.json", write_audit_page),
-        ("forecast.json", write_forecast_page),
+        ("forecast.json", partial(write_forecast_page, rows=rows)),
+        ("advise.json", partial(write_advise_page, rows=rows)),
         ("claim.json", write_claim_page),
     ):
         if (folder / name).is_file():

@@ -57,6 +57,17 @@ _OF_FILE: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
 )
 
 
+def no_rows(command: Any) -> Any:
+    """Add the option that leaves held-out rows out of a page."""
+    return click.option(
+        "--no-rows",
+        "rows",
+        flag_value=False,
+        default=True,
+        help="Leave the explorer and its held-out logits out of the page.",
+    )(command)
+
+
 def stated(counts: str) -> Callable[[Any], Any]:
     """Add the options that say how a model was trained and which columns a file of predictions has.
 

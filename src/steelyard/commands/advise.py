@@ -23,6 +23,10 @@ from steelyard.data import Dataset, load_dataset, open_predictions
 from steelyard.deciding import Advice, Model, Train, advise, train_heads
 from steelyard.notation import LossSpec, parse_loss, parse_objective, parse_weights, setup_from_text
 from steelyard.posterior import log_posterior
+from steelyard.report import write_advise_page
+from steelyard.report.explorer import Model as Shown
+from steelyard.report.explorer import pack_rows
+from steelyard.report.results import AdviceResults
 from steelyard.training import Recipe
 from steelyard.training.learners import Setting, Task, find_learner
 
@@ -55,6 +59,7 @@ def advise_file(
     seed: int = 0,
     weight_decay: float | None = None,
     out: str | PathLike[str] | None = None,
+    rows: bool = True,
     command: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -79,7 +84,8 @@ def advise_file(
         folds: how many.
         seed: of folds, draws and trainings.
         weight_decay: of the heads on features. Default: what the file says of its training, else 0.0005.
-        out: folder to write advise.json and advise.csv to; new or empty.
+        out: folder to write advise.json, advise.csv, explorer.json and report.html to; new or empty.
+        rows: whether explorer.json, and so the page, holds log-probabilities and labels of rows out of fold.
         command: the command line, to write down.
         say: told what was read as what.
 
@@ -127,18 +133,24 @@ def advise_file(
         seed=seed,
     )
     result = {
-        "schema": 1,
+        "schema": AdviceResults.SCHEMA,
         "name": Path(path).name,
         "model": data.model,
         "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "version": steelyard.__version__,
         "command": command,
     }
-    result |= found.to_dict() | {"code": code(found)}
+    result |= found.to_dict() | {"code": code(found), "class_counts": counts.tolist()}
     if out is not None:
         with filled_folder(out):
             write_csv(out / "advise.csv", _HEADER, _rows(found))
             write_json(out / "advise.json", result)
+            values_out, labels_out = (part.numpy() for part in found.held_out)
+            model = Shown("no weights", values_out, labels_out, [0.0] * size)
+            packed = pack_rows([model], size) if rows else None
+            if packed is not None:
+                write_json(out / packed.FILE, packed.to_dict())
+            write_advise_page(out)
     return result
 
 

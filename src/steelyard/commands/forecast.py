@@ -16,10 +16,12 @@ from steelyard._common.files import check_folder, filled_folder, write_atomicall
 from steelyard._common.memory import check_memory
 from steelyard.data import Predictions, load_dataset, open_predictions
 from steelyard.forecasting import CAUTION, GUARANTEE, Forecast, binary_ratio, forecast
-from steelyard.notation import parse_loss, parse_weights
+from steelyard.forecasting.scores import paired_gain
+from steelyard.notation import parse_loss, parse_weights, setup_from_text
 from steelyard.report import write_forecast_page
+from steelyard.report.explorer import Model, pack_rows, undo_of
 from steelyard.report.results import ForecastResults
-from steelyard.report.results.forecast import Row
+from steelyard.report.results.forecast import Row, best_of
 
 _WEIGHT_DECAY = 5e-4
 _NUMBERS = ("accuracy", "balanced_accuracy", "nll", "ece")
@@ -51,6 +53,7 @@ def forecast_file(
     inputs: bool = False,
     group: str | None = None,
     out: str | PathLike[str] | None = None,
+    rows: bool = True,
     command: str | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
@@ -72,8 +75,9 @@ def forecast_file(
             fitted on the training rows. The forecast is then that of a linear model of them, and it is judged by
             the test split.
         group: of a data set of inputs, a column of groups that its test split keeps whole.
-        out: folder to write forecast.json, forecast.csv, mean_confusion.npz and report.html to; new, empty,
-            or of a forecast that was stopped while it wrote.
+        out: folder to write forecast.json, forecast.csv, mean_confusion.npz, explorer.json and report.html to;
+            new, empty, or of a forecast that was stopped while it wrote.
+        rows: whether explorer.json, and so the page, holds logits and labels of judged rows to try weights on.
         command: the command line to show in the report.
         say: told what was taken from the file.
 
@@ -107,7 +111,7 @@ def forecast_file(
         data = _of_inputs(path, test, target, features, group, say)
     else:
         data = _of_features(Path(path), test, folds is None, target, features, class_names, say)
-    rows, labels, names, size = data.rows, data.labels, data.names, data.size
+    features_of, labels, names, size = data.rows, data.labels, data.names, data.size
     decay = data.weight_decay if weight_decay is None else weight_decay
     decay = _WEIGHT_DECAY if decay is None else decay
     check_memory("a forecast", size, 2 * len(specs) * len(weights) + 10)
@@ -119,7 +123,7 @@ def forecast_file(
     found: list[tuple[str, Forecast]] = []
     for spec in specs:
         for one in forecast(
-            rows,
+            features_of,
             labels,
             class_weights={k: torch.ones(size, dtype=torch.float64) if w is None else w for k, w in made.items()},
             loss=spec.loss(counts, data.batch_size or len(labels)),
@@ -140,14 +144,16 @@ def forecast_file(
         "class_names": named,
         "class_counts": counts.tolist(),
         "weight_decay": decay,
-        "features": rows.shape[1],
+        "features": features_of.shape[1],
         "features_per_sample": first.features_per_sample,
         "features_per_rarest": first.features_per_rarest,
         "guarantee": GUARANTEE,
         "caution": CAUTION,
         "no_change": [{"loss": loss} | one.no_change.to_dict() for loss, one in dict(found).items()],
         "forecasts": [_entry(loss, one) | _law(loss, one, counts) for loss, one in found],
+        "gains": [],
     }
+    result["gains"] = _gains(found, ForecastResults.from_dict(result).tables, size)
     if out is not None:
         tables = ForecastResults.from_dict(result).tables
         P = {}
@@ -160,8 +166,55 @@ def forecast_file(
             write_atomically(out / "mean_confusion.npz", lambda file: np.savez(file, **P))  # type: ignore[arg-type]
             write_csv(out / "forecast.csv", _HEADER, _rows(result, tables))
             write_json(out / "forecast.json", result)
+            packed = pack_rows(_models(found, counts, data.batch_size), size) if rows else None
+            if packed is not None:
+                write_json(out / packed.FILE, packed.to_dict())
             write_forecast_page(out)
     return result
+
+
+def _gains(found: Sequence[tuple[str, Forecast]], tables: Sequence[Row], size: int) -> list[dict[str, object]]:
+    """Return the paired gains in balanced accuracy of all rows over the best head without weights, and of refits
+    over the best shift."""
+    decided = {}
+    for loss, one in found:
+        assert one.class_weights is not None
+        decided[f"{loss}: no change"] = one.held_out.no_change.argmax(1)
+        decided[f"{loss}:{one.name}"] = one.held_out.refit.argmax(1)
+        decided[f"{loss}:{one.name}, shift"] = (one.held_out.no_change + one.class_weights.log()).argmax(1)
+    now, shift = (best_of(tables, how) for how in ("no change", "shift"))
+    pairs = [(row, now) for row in tables if now is not None and row is not now]
+    pairs += [(row, shift) for row in tables if shift is not None and row.how == "refit"]
+    first = found[0][1]
+    keys = ("gain", "low", "high")
+    return [
+        {"row": row.label, "over": other.label}
+        | dict(
+            zip(
+                keys,
+                paired_gain(
+                    decided[row.label],
+                    decided[other.label],
+                    first.held_out.target,
+                    size,
+                    folds=first.folds is not None,
+                    comparisons=len(pairs),
+                ),
+                strict=True,
+            )
+        )
+        for row, other in pairs
+    ]
+
+
+def _models(found: Sequence[tuple[str, Forecast]], counts: Tensor, batch_size: int | None) -> list[Model]:
+    """Return the head without weights of each loss."""
+    models = []
+    for loss, one in dict(found).items():
+        logits, _, target = one.held_out
+        undo = undo_of(logits, setup_from_text(loss, counts, batch_size=batch_size))
+        models.append(Model(loss, logits.numpy(), target.numpy(), undo))
+    return models
 
 
 @dataclass(frozen=True)

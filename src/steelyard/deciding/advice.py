@@ -69,6 +69,7 @@ class Advice:
         over_rival: gain of the chosen way over it, and its interval.
         notes: what could not be tried, and why, a sentence each.
         costs: (K, K) float64, for a cost.
+        held_out: log-posteriors of the rows out of fold without weights, (N, K) float64, and their labels, (N,).
     """
 
     objective: Objective
@@ -80,6 +81,7 @@ class Advice:
     rival: Way | None
     over_rival: tuple[float, tuple[float, float]] | None
     notes: tuple[str, ...]
+    held_out: tuple[Tensor, Tensor]
 
     @property
     def costs(self) -> Tensor | None:

@@ -138,6 +138,7 @@ def advise(
         None if rival is None else ways[rival],
         None if rival is None else judged.gain(chosen, rival),
         _notes(samples, names, number, train == "none"),
+        (posteriors[None], labels),
     )
 
 

@@ -42,6 +42,7 @@ def compare(
     accelerator: str = "auto",
     devices: int = 1,
     workers: int = 1,
+    rows: bool = True,
     progress: Progress | None = None,
 ) -> Comparison:
     """Run a comparison into `folder` and return what `results.json` holds.
@@ -57,6 +58,7 @@ def compare(
         accelerator, devices: that a training runs on, as :func:`fit` takes them; a run may go on with others.
         workers: trainings at a time, each in a process of its own where there are several. The CPU's threads are
             divided among them; a run may go on with another number.
+        rows: whether the page holds test logits of the first seed, to try weights on.
         progress: told what happens.
 
     Returns:
@@ -85,7 +87,7 @@ def compare(
             for run in (run for loss in found.losses for run in loss.runs):
                 remedy = f"remove {folder / Comparison.FILE} and {folder / run.folder} to train again"
                 check_files(folder / run.folder, run, remedy)
-            write_report(folder)
+            write_report(folder, rows=rows)
             return found
         bench = bench or make()
         progress = progress or Silent()
@@ -118,7 +120,7 @@ def compare(
         )
         _write_csv(folder / "results.csv", results)
         write_json(folder / "results.json", results.to_dict())
-        write_report(folder)
+        write_report(folder, rows=rows)
         clear_locks(folder)
         return results
 

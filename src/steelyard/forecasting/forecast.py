@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -44,6 +44,14 @@ _FOLDS = 5
 _ROUGH = 1e-6  # gradient to which heads are fitted that judge only
 
 
+class HeldOut(NamedTuple):
+    """Rows that judge: (M, K) logits, or (M, 1) of one output, and (M,) labels or (M, K) multi-hot targets."""
+
+    no_change: Tensor
+    refit: Tensor
+    target: Tensor
+
+
 @dataclass(frozen=True, kw_only=True)
 class Forecast(Scores):
     """What one weighting would do, beside its two rivals; the scores are those of the refitted head.
@@ -60,6 +68,7 @@ class Forecast(Scores):
         gradient: largest entry of the gradient there.
         features_per_sample: D over the training samples; see :data:`CAUTION`.
         features_per_rarest: D over those of the rarest class that has any.
+        held_out: the rows that judge, with the logits of the head without weights and of the refitted one.
     """
 
     name: str
@@ -73,6 +82,7 @@ class Forecast(Scores):
     gradient: float
     features_per_sample: float
     features_per_rarest: float
+    held_out: HeldOut
 
     def _repr_html_(self) -> str:
         """Return the forecast and its two rivals as a table that notebooks show."""
@@ -205,6 +215,7 @@ def forecast(
                 gradient=head.gradient,
                 features_per_sample=h.shape[1] / len(h),
                 features_per_rarest=h.shape[1] / float(counts[counts > 0].min()),
+                held_out=HeldOut(plain_logits, z, judged),
             )
         )
     return tuple(found)

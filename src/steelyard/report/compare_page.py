@@ -3,10 +3,12 @@
 import json
 from os import PathLike
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from steelyard.report.compare_findings import at_edge, best_of, compare_cards, compare_headline
+from steelyard.report.compare_rows import explorer_of_comparison
 from steelyard.report.family import write_page
 from steelyard.report.figures import (
     Series,
@@ -32,11 +34,12 @@ from steelyard.report.style import Array, Classes, shown
 from steelyard.report.words import glossary
 
 
-def write_report(folder: str | PathLike[str]) -> Path:
+def write_report(folder: str | PathLike[str], *, rows: bool = True) -> Path:
     """Write `report.html` into a run folder, from the results that lie there.
 
     Args:
         folder: holds results.json and each run's mean_confusion.npz.
+        rows: whether the page has an explorer, with test logits of the first seed, where they are in the folder.
 
     Returns:
         The page's path. It is one file that requests nothing; other pages of the run get a link to it.
@@ -47,10 +50,13 @@ def write_report(folder: str | PathLike[str]) -> Path:
     """
     folder = Path(folder)
     results = Comparison.read(folder)
-    return write_page(folder / "report.html", render(results, _confusions(folder, results)))
+    explorer = explorer_of_comparison(folder, results) if rows else None
+    return write_page(folder / "report.html", render(results, _confusions(folder, results), explorer))
 
 
-def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
+def render(
+    results: Comparison, confusions: list[tuple[str, Array]], explorer: dict[str, Any] | None = None
+) -> str:
     """Return the page's text from the results and each loss's test mean confusion (mean over seeds)."""
     data, losses, config = results.data, results.losses, results.config
     learner = results.learner or ComparedLearner(
@@ -60,6 +66,7 @@ def render(results: Comparison, confusions: list[tuple[str, Array]]) -> str:
     columns = list(results.groups_of())
     return render_template(
         "compare.html.j2",
+        explorer=explorer,
         name=shown(results.name, 80),
         config=config,
         dataset=shown(Path(config["dataset"]).name, 80),

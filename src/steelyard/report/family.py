@@ -18,7 +18,7 @@ KINDS = {
     "results.json": "Comparison",
     "audit.json": "Audit",
     "forecast.json": "Forecast",
-    "advice.json": "Advice",
+    "advise.json": "Advice",
     "claim.json": "Claim",
 }
 """What a page is of, by the file that makes it; in the order of the links."""

@@ -4,13 +4,19 @@ from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
 
+from steelyard.report.advise_page import advice_headline
 from steelyard.report.audit_page import audit_headline
 from steelyard.report.cards import Headline
 from steelyard.report.claim_page import claim_headline
 from steelyard.report.compare_findings import compare_headline
+<<<<<<< HEAD
+from steelyard.report.family import Page, page_of, write_page
+from steelyard.report.forecast_page import forecast_headline
+=======
 from steelyard.report.family import Page, pages_of, write_page
+>>>>>>> pages
 from steelyard.report.html import render_template
-from steelyard.report.results import Audit, Claim, Comparison
+from steelyard.report.results import AdviceResults, Audit, Claim, Comparison, ForecastResults
 from steelyard.report.results.records import Results
 from steelyard.report.style import shown
 
@@ -50,6 +56,8 @@ def _headline(folder: Path) -> Headline | None:
         (Comparison, compare_headline),
         (Audit, audit_headline),
         (Claim, claim_headline),
+        (ForecastResults, forecast_headline),
+        (AdviceResults, advice_headline),
     ]
     for results, headline in readers:
         if (folder / results.FILE).is_file():

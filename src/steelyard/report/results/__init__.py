@@ -1,5 +1,6 @@
 """What results on disk hold, as typed objects: made by who measures, written as JSON, read and checked here."""
 
+from steelyard.report.results.advice import AdviceResults
 from steelyard.report.results.arrays import read_confusions
 from steelyard.report.results.audit import Audit
 from steelyard.report.results.claim import (
@@ -25,8 +26,10 @@ from steelyard.report.results.comparison import (
 )
 from steelyard.report.results.forecast import ForecastResults
 from steelyard.report.results.parts import Environment, Estimate, Numbers, Sides
+from steelyard.report.results.rows import HeldOutRows, PackedRows
 
 __all__ = [
+    "AdviceResults",
     "Audit",
     "Claim",
     "ComparedData",
@@ -39,10 +42,12 @@ __all__ = [
     "Estimate",
     "ForecastResults",
     "Held",
+    "HeldOutRows",
     "Leaderboard",
     "Metric",
     "Number",
     "Numbers",
+    "PackedRows",
     "Points",
     "PointsFigure",
     "Run",

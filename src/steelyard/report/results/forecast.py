@@ -1,5 +1,6 @@
 """What forecast.json holds: what other weights would do, beside what costs nothing."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
@@ -78,17 +79,34 @@ class Row:
         return f"{self.loss}:{self.weights}" + (", shift" if self.how == "shift" else "")
 
 
+def best_of(rows: Sequence[Row], how: str) -> Row | None:
+    """Return the row of a kind with the best balanced accuracy; None where there is none."""
+    return max((row for row in rows if row.how == how), key=lambda row: row.scores.balanced_accuracy, default=None)
+
+
+@dataclass(frozen=True)
+class Gain(Record):
+    """By how much the balanced accuracy of one row is above that of another on the same samples, with the ends of
+    its interval; the intervals of all gains hold together with probability 0.95."""
+
+    row: str
+    over: str
+    gain: float
+    low: float
+    high: float
+
+
 @dataclass(frozen=True, kw_only=True)
 class ForecastResults(Results):
     """What forecast.json holds.
 
-    Schema 2 has the rivals, intervals and features per sample.
+    Schema 2 has the rivals, intervals and features per sample; schema 3 the paired gains.
     """
 
     FILE: ClassVar[str] = "forecast.json"
     KIND: ClassVar[str] = "a forecast"
     NONE: ClassVar[str] = "forecast"
-    SCHEMA: ClassVar[int] = 2
+    SCHEMA: ClassVar[int] = 3
 
     name: str
     judged_by: str
@@ -105,6 +123,7 @@ class ForecastResults(Results):
     caution: str
     no_change: list[Unchanged]
     forecasts: list[Forecasted]
+    gains: list[Gain]
 
     def __post_init__(self) -> None:
         if not self.forecasts:

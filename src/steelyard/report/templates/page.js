@@ -168,7 +168,7 @@
     target.scrollIntoView();
   }
 
-  document.querySelectorAll("table").forEach((table) => { withTools(table); sortable(table); });
+  document.querySelectorAll(".wide > table").forEach((table) => { withTools(table); sortable(table); });
   const labels = block("losses-data"), cells = block("confusion-data");
   if (labels && labels.length > 1 && document.querySelector("[data-losses]")) hideable(labels);
   if (cells) heatmap(document.getElementById("confusion"), cells);
