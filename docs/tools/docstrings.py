@@ -40,6 +40,7 @@ class Package(griffe.Extension):  # type: ignore[misc]
         modules = [pkg]
         for module in modules:
             modules += [one for one in module.modules.values() if not one.is_alias]
+        _translate(pkg)
         aliases = [one for module in modules for one in module.members.values() if one.is_alias]
         for module in modules:
             for name, path in module.imports.items():
@@ -53,7 +54,11 @@ class Package(griffe.Extension):  # type: ignore[misc]
                         alias.target = file[name]
                 module.members[name] = griffe.Alias(name, file[name], parent=module)
 
-    def on_object(self, *, obj: Any, **_: Any) -> None:
-        if obj.docstring:
-            scope = obj.path if obj.is_class or obj.is_module else obj.parent.path
-            obj.docstring.value = markdown(obj.docstring.value, scope)
+
+def _translate(one: Any) -> None:
+    """Turn the docstrings of an object, and of all that it holds, into Markdown."""
+    if one.docstring:
+        one.docstring.value = markdown(one.docstring.value, one.path if one.members else one.parent.path)
+    for member in one.members.values():
+        if not member.is_alias:
+            _translate(member)
