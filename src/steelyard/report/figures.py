@@ -27,7 +27,7 @@ from steelyard.report.svg import INK, LINE, SOFT, WIDE, both_widths, svg
 
 QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for the 16 folds of an audit
 _LARGEST_HEATMAP = 100
-_MOST_DOTS = 4000  # more points than this are drawn as groups of classes: a page stays below 1.5 MB
+_MOST_DOTS = 3000  # more points than this are drawn as groups of classes: a page stays below 1.5 MB
 
 
 @dataclass(frozen=True)
