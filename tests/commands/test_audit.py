@@ -1,8 +1,8 @@
 """Audits of files: every format the same, weights as the command line gives them, pages that open."""
 
 import json
-import re
 import math
+import re
 
 import numpy as np
 import pyarrow as pa
