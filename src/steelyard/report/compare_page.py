@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from steelyard.report.charts import curves_figure
 from steelyard.report.compare_findings import at_edge, best_of, compare_cards, compare_headline
 from steelyard.report.family import write_page
 from steelyard.report.figures import (
@@ -13,7 +14,6 @@ from steelyard.report.figures import (
     balance_figure,
     confusion_cells,
     confusion_figure,
-    curves_figure,
     drawn_in_groups,
     recall_figure,
 )
