@@ -111,11 +111,15 @@ CASES = {
         "names": [f"class number {k}" for k in range(100)],
         "losses": tuple(f"lgl-inr:beta={b}" for b in range(5)),
     },
-    "thousand classes": {"names": [f"c{k}" for k in range(1000)]},
+    "thousand classes": {"names": [f"class number {k}" for k in range(1000)]},
+    "thousand classes, eight losses": {
+        "names": [f"class number {k}" for k in range(1000)],
+        "losses": tuple(f"lgl-inr:beta={b}" for b in range(8)),
+    },
 }
 
 
-_SLOW = ("hundred classes", "thousand classes")
+_SLOW = ("hundred classes", "thousand classes", "thousand classes, eight losses")
 
 
 @pytest.mark.parametrize("case", [pytest.param(c, marks=[pytest.mark.slow] * (c in _SLOW)) for c in CASES])

@@ -9,20 +9,18 @@ from typing import Any
 import numpy as np
 
 from steelyard.report.cards import Badge, Card, Headline
+from steelyard.report.charts import misfit_figure, trades_figure
 from steelyard.report.family import write_page
 from steelyard.report.figures import (
-    QUANTILE,
     balance_figure,
     confusion_cells,
     confusion_figure,
-    misfit_figure,
-    trades_figure,
     weights_figure,
 )
 from steelyard.report.html import render_template
 from steelyard.report.results import Audit, read_confusions
 from steelyard.report.results.audit import VerdictResult
-from steelyard.report.style import Array, Classes, shown
+from steelyard.report.style import QUANTILE, Array, Classes, shown
 from steelyard.report.words import finding_words, glossary
 
 _EVIDENCE = {

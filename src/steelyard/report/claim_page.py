@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from steelyard.report.cards import Badge, Headline
+from steelyard.report.charts import points_figure
 from steelyard.report.family import write_page
-from steelyard.report.figures import points_figure
 from steelyard.report.html import render_template
 from steelyard.report.intervals import FEWEST
 from steelyard.report.results import Claim, Number, PointsFigure

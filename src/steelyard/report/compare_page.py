@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard.report.charts import curves_figure
 from steelyard.report.compare_findings import at_edge, best_of, compare_cards, compare_headline
 from steelyard.report.compare_rows import explorer_of_comparison
 from steelyard.report.family import write_page
@@ -15,7 +16,6 @@ from steelyard.report.figures import (
     balance_figure,
     confusion_cells,
     confusion_figure,
-    curves_figure,
     drawn_in_groups,
     recall_figure,
 )

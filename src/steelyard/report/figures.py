@@ -1,4 +1,4 @@
-"""Figures as SVG text from plain numbers; shared by every report. Readable from 2 classes to 1000."""
+"""Figures of classes as SVG text from plain numbers, readable from 2 classes to 1000."""
 
 import textwrap
 from collections.abc import Sequence
@@ -9,25 +9,26 @@ import numpy as np
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.ticker import FuncFormatter, LogLocator
+from matplotlib.ticker import LogLocator
 
 from steelyard.report.intervals import beside_mean
 from steelyard.report.style import (
     NAMED_TICKS,
+    QUANTILE,
     STYLE,
     Array,
     Classes,
     Indices,
     class_axis,
+    legend_above,
     log_axis,
     look,
     shown,
 )
 from steelyard.report.svg import INK, LINE, SOFT, WIDE, both_widths, svg
 
-QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for the 16 folds of an audit
 _LARGEST_HEATMAP = 100
-_MOST_DOTS = 4000  # more points than this are drawn as groups of classes: a page stays below 1.5 MB
+_MOST_DOTS = 3000  # more points than this are drawn as groups of classes: a page stays below 1.5 MB
 
 
 @dataclass(frozen=True)
@@ -92,7 +93,7 @@ def recall_figure(width: float, losses: Sequence[Series], classes: Classes, *, t
         axes.grid(axis="y")
         axes.set_axisbelow(True)
         class_axis(axes, classes, order, width=width)
-        _legend(figure, len(losses), width)
+        legend_above(figure, len(losses), width)
         return svg(figure, "recall", title, values)
 
 
@@ -189,49 +190,6 @@ def drawn_in_groups(classes: int, laws: int) -> bool:
 
 
 @both_widths
-def curves_figure(width: float, losses: Sequence[tuple[str, Array, Array]], *, title: str) -> str:
-    """Return learning curves as an SVG: validation balanced accuracy, and each loss's own training loss, by epoch.
-
-    Args:
-        width: of the figure, in inches.
-        losses: label, (seeds, epochs) balanced accuracy, (seeds, epochs) training loss.
-        title: for readers who cannot see it.
-    """
-    with mpl.rc_context(STYLE):
-        wide = width == WIDE
-        figure = Figure((width, 3.6 if wide else 6.2), layout="constrained")
-        left, right = figure.subplots(*((1, 2) if wide else (2, 1)))
-        for i, (label, accuracy, training) in enumerate(losses):
-            colour, marker = look(i)
-            epochs = np.arange(1, accuracy.shape[1] + 1)
-            every = max(1, len(epochs) // 8)
-            for axes, values in ((left, 100 * accuracy), (right, training)):
-                axes.plot(
-                    epochs,
-                    values.mean(0),
-                    color=colour,
-                    lw=1.5,
-                    marker=marker,
-                    ms=4.5,
-                    markevery=every,
-                    label=shown(label, 40) if axes is left else None,
-                    gid=f"series-{i}",
-                )
-                if len(values) > 1:
-                    low, high = values.min(0), values.max(0)
-                    axes.fill_between(epochs, low, high, color=colour, alpha=0.13, lw=0, gid=f"series-{i}")
-        left.set_title("validation balanced accuracy, %")
-        right.set_title("training loss, each in its own units (log scale)")
-        log_axis(right)
-        for axes in (left, right):
-            axes.set_xlabel("epoch")
-            axes.grid()
-            axes.set_axisbelow(True)
-        _legend(figure, len(losses), width)
-        return svg(figure, "curves", title)
-
-
-@both_widths
 def balance_figure(width: float, laws: Sequence[tuple[str, Array, Array]], classes: Classes, *, title: str) -> str:
     """Return an SVG of pull against push of each class under each loss, and beneath it the relative residual.
 
@@ -314,36 +272,6 @@ def balance_figure(width: float, laws: Sequence[tuple[str, Array, Array]], class
 
 
 @both_widths
-def misfit_figure(width: float, hypotheses: Sequence[tuple[str, float, float | None]], *, title: str) -> str:
-    """Return an SVG of how badly each hypothesis fits, from 0 (its law holds) to 1; the first is the stated one.
-
-    Args:
-        width: of the figure, in inches.
-        hypotheses: text, misfit, standard error or None.
-        title: for readers who cannot see it.
-    """
-    with mpl.rc_context(STYLE):
-        room = 62 if width == WIDE else 26
-        names = [textwrap.fill(shown(text, 62), room) for text, _, _ in hypotheses]
-        figure = Figure((width, 0.9 + 0.36 * sum(n.count("\n") * 0.5 + 1 for n in names)), layout="constrained")
-        axes = figure.subplots()
-        for y, (_, misfit, error) in enumerate(hypotheses):
-            colour = look(0)[0] if y == 0 else SOFT
-            axes.barh(y, misfit, color=colour, height=0.62)
-            if error is not None:
-                low, high = max(0.0, misfit - QUANTILE * error), min(1.0, misfit + QUANTILE * error)
-                axes.plot([low, high], [y, y], color=INK, lw=1.1, marker="|", ms=6)
-            axes.text(max(misfit, 0) + 0.008, y - 0.36, f"{misfit:.2f}", fontsize=8, va="center")
-        axes.set_yticks(range(len(hypotheses)), names, fontsize=10 if width == WIDE else 8.5)
-        axes.invert_yaxis()
-        axes.set_xlim(0, 1.04)
-        axes.set_xlabel("misfit")
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        return svg(figure, "misfit", title)
-
-
-@both_widths
 def weights_figure(
     width: float,
     values: Array,
@@ -395,104 +323,3 @@ def weights_figure(
         axes.set_axisbelow(True)
         class_axis(axes, classes, order, width=width)
         return svg(figure, "weights", title, values_of)
-
-
-@both_widths
-def trades_figure(width: float, trades: Sequence[tuple[str, str, float, float]], *, title: str) -> str:
-    """Return an SVG of what pairs of classes give each other, in percent; what comes back to the left.
-
-    Args:
-        width: of the figure, in inches.
-        trades: first class, second class, what the first gives the second, what it gets back.
-        title: for readers who cannot see it.
-    """
-    with mpl.rc_context(STYLE):
-        figure = Figure((width, 1.1 + 0.36 * max(len(trades), 2)), layout="constrained")
-        axes = figure.subplots()
-        for y, (_, _, there, back) in enumerate(trades):
-            axes.barh(y, there, color=look(0)[0], height=0.62, label="gives" if y == 0 else None)
-            axes.barh(y, -back, color=look(4)[0], height=0.62, label="gets back" if y == 0 else None)
-        most = 18 if width == WIDE else 11
-        names = [
-            f"{shown(first, most)} \N{RIGHTWARDS ARROW} {shown(second, most)}" for first, second, _, _ in trades
-        ]
-        axes.set_yticks(range(len(trades)), names)
-        axes.invert_yaxis()
-        axes.axvline(0, color=INK, lw=0.8)
-        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{abs(value):g}"))
-        axes.set_xlabel("percent of all misplaced weighted probability")
-        axes.grid(axis="x")
-        axes.set_axisbelow(True)
-        if trades:
-            axes.legend(loc="lower right", fontsize=8.5)
-        return svg(figure, "trades", title)
-
-
-@both_widths
-def points_figure(
-    width: float,
-    series: Sequence[tuple[str, Array]],
-    *,
-    name: str,
-    x: str,
-    y: str,
-    log: bool,
-    diagonal: bool,
-    title: str,
-    ticks: Sequence[str] | None = None,
-) -> str:
-    """Return an SVG of the points of several series.
-
-    Args:
-        width: of the figure, in inches.
-        series: label and (n, 2) points each.
-        name: of the figure, for its ids.
-        x, y: labels of the axes.
-        log: both axes logarithmic.
-        diagonal: draw the line on which both are equal.
-        title: for readers who cannot see it.
-        ticks: names of the values 0, 1, 2, ... of x, where the series are then drawn side by side.
-    """
-    with mpl.rc_context(STYLE):
-        figure = Figure((width, 4.4), layout="constrained")
-        axes = figure.subplots()
-        for i, (label, points) in enumerate(series):
-            colour, marker = look(i)
-            beside = 0.0 if ticks is None or len(series) < 2 else 0.5 * (i / (len(series) - 1) - 0.5)
-            if len(points):
-                axes.plot(
-                    points[:, 0] + beside,
-                    points[:, 1],
-                    marker,
-                    color=colour,
-                    ms=4.5,
-                    alpha=0.65,
-                    label=shown(label, 40),
-                    gid=f"series-{i}",
-                )
-        if log:
-            axes.set_xscale("log")
-            log_axis(axes)
-            axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
-        if diagonal:
-            low = max(axes.get_xlim()[0], axes.get_ylim()[0])
-            high = min(axes.get_xlim()[1], axes.get_ylim()[1])
-            axes.plot([low, high], [low, high], color=SOFT, lw=1, zorder=0)
-        if ticks is not None:
-            turned = width < WIDE and sum(len(shown(tick, 24)) for tick in ticks) > 50
-            axes.set_xticks(range(len(ticks)), [shown(tick, 24) for tick in ticks], rotation=90 if turned else 0)
-        axes.set_xlabel(x)
-        axes.set_ylabel(y)
-        axes.grid(axis="both" if ticks is None else "y")
-        axes.set_axisbelow(True)
-        _legend(figure, max(1, len(series)), width, fontsize=8.5)
-        return svg(figure, name, title)
-
-
-def _legend(figure: Figure, number: int, width: float, **look_of: float) -> None:
-    """A legend above the axes, whose entries page.js hides with their series."""
-    legend = figure.legend(loc="outside upper left", ncols=min(4 if width == WIDE else 2, number), **look_of)
-    for i, (handle, text) in enumerate(zip(legend.legend_handles, legend.get_texts(), strict=True)):
-        for part in (handle, text):
-            if part is not None:
-                part.set_gid(f"series-{i}")

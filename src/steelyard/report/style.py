@@ -5,9 +5,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from steelyard.report.svg import COLOURS, INK, LINE, SOFT
+from steelyard.report.svg import COLOURS, INK, LINE, SOFT, WIDE
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
@@ -37,6 +38,7 @@ STYLE = {
     "legend.frameon": False,
 }
 _LONGEST_NAME = 18
+QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for the 16 folds of an audit
 NAMED_TICKS = 30  # more classes than this are numbered by rank, not named
 
 
@@ -94,3 +96,12 @@ def look(index: int) -> tuple[str, str]:
     """Colour and marker of the series of that number; from the ninth on a colour comes with another marker."""
     turn = index // len(COLOURS)
     return COLOURS[index % len(COLOURS)], _MARKERS[(index + 3 * turn) % len(_MARKERS)]
+
+
+def legend_above(figure: Figure, number: int, width: float, **look_of: float) -> None:
+    """A legend above the axes, whose entries page.js hides with their series."""
+    legend = figure.legend(loc="outside upper left", ncols=min(4 if width == WIDE else 2, number), **look_of)
+    for i, (handle, text) in enumerate(zip(legend.legend_handles, legend.get_texts(), strict=True)):
+        for part in (handle, text):
+            if part is not None:
+                part.set_gid(f"series-{i}")
