@@ -9,12 +9,8 @@ from steelyard.report.audit_page import audit_headline
 from steelyard.report.cards import Headline
 from steelyard.report.claim_page import claim_headline
 from steelyard.report.compare_findings import compare_headline
-<<<<<<< HEAD
-from steelyard.report.family import Page, page_of, write_page
-from steelyard.report.forecast_page import forecast_headline
-=======
 from steelyard.report.family import Page, pages_of, write_page
->>>>>>> pages
+from steelyard.report.forecast_page import forecast_headline
 from steelyard.report.html import render_template
 from steelyard.report.results import AdviceResults, Audit, Claim, Comparison, ForecastResults
 from steelyard.report.results.records import Results
