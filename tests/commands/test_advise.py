@@ -8,10 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from markupsafe import escape
 
 from steelyard.commands.advise import advise_file
 from steelyard.deciding import train_heads
+from steelyard.report import write_advise_page
+from steelyard.report.explorer import decide_packed, read_rows
+from steelyard.report.results import AdviceResults
 from tests.helpers import run_command
+from tests.report.browser import check_page
 
 pytest.importorskip("sklearn")
 
@@ -51,7 +56,22 @@ def test_a_file_of_features_gives_what_the_tensors_give(features, tmp_path):
     assert found["sentence"] == direct.sentence
     for way, same in zip(found["ways"], direct.table, strict=True):
         assert (way["name"], way["value"], way["interval"]) == (same.name, same.value, same.interval)
-    assert {file.name for file in (tmp_path / "out").iterdir()} == {"advise.json", "advise.csv"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {
+        "advise.json", "advise.csv", "explorer.json", "report.html"
+    }  # fmt: skip
+    check_page(tmp_path / "out/report.html", figures=0)
+    text = (tmp_path / "out/report.html").read_text()
+    assert escape(direct.sentence) in text
+    assert write_advise_page(tmp_path / "out").read_text() == text
+    assert 'id="explorer"' not in write_advise_page(tmp_path / "out", rows=False).read_text()
+    read = AdviceResults.read(tmp_path / "out")
+    assert AdviceResults.from_dict(read.to_dict()) == read
+    rows = read_rows(tmp_path / "out", 3).models[0]
+    assert sum(rows.kept) == 540
+    decided = decide_packed(rows.unpack(3), np.zeros(3), rows.step)
+    own = rows.unpack(3).target
+    recall = [(decided[own == k] == k).mean() for k in range(3)]
+    assert recall == pytest.approx(direct.table[0].recall.tolist(), abs=rows.rounding * 3 + 1e-9)
     assert json.loads((tmp_path / "out/advise.json").read_text())["chosen"] == direct.chosen.name
     with (tmp_path / "out/advise.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))

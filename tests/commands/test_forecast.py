@@ -15,6 +15,7 @@ from steelyard.commands import forecast as commands
 from steelyard.commands.forecast import forecast_file
 from steelyard.data import load_dataset
 from steelyard.forecasting import forecast
+from steelyard.forecasting.scores import paired_gain
 from steelyard.report import write_forecast_page
 from steelyard.report.results import ForecastResults
 from tests.helpers import NASTY
@@ -127,6 +128,45 @@ def test_page_opens_without_a_word(tmp_path, names):
     check_scripts(text)
     assert "&lt;c&gt;" in text
     assert write_forecast_page(tmp_path / "out").read_text() == text
+    assert 'id="explorer-data"' in text
+    assert 'id="explorer"' not in write_forecast_page(tmp_path / "out", rows=False).read_text()
+
+
+def test_gains_are_paired_and_decide_what_is_advised(tmp_path):
+    """A shift is advised where it surely gains and no refit surely gains more, and its rows are the same samples."""
+    file = _write(tmp_path / "train_f.parquet", *_samples(3, 900, 0))
+    _write(tmp_path / "f.parquet", *(part := _samples(3, 900, 1)))
+    out = tmp_path / "out"
+    found = forecast_file(file, losses=["softmax"], weights=["none", "inverse"], out=out, rows=False)
+    assert not (out / "explorer.json").exists()
+    gains = {(one["row"], one["over"]): one for one in found["gains"]}
+    shift = gains["softmax:inverse, shift", "softmax: no change"]
+    same, other = found["no_change"][0], found["forecasts"][1]
+    assert shift["gain"] == pytest.approx(other["shift"]["balanced_accuracy"] - same["balanced_accuracy"])
+    assert gains["softmax:inverse", "softmax:inverse, shift"]["low"] < 0
+    assert shift["low"] > 0
+    text = (out / "report.html").read_text()
+    assert "Add the log of the weights inverse (softmax) to the logits" in text
+    assert f"{100 * shift['gain']:.1f} points [{100 * shift['low']:.1f}, {100 * shift['high']:.1f}] more" in text
+    assert len(part[1]) == 900
+
+
+def test_an_interval_of_a_paired_gain_holds_what_it_promises():
+    """Of many draws of rows on which the true gain is known, the interval covers it in about 95%."""
+    random, held = torch.Generator().manual_seed(0), 0
+    target = torch.repeat_interleave(torch.arange(3), torch.tensor([200, 60, 20]))
+    rates = torch.tensor([[0.9, 0.85], [0.6, 0.7], [0.4, 0.6]])  # of class k: right by the one, by the other
+    true = float((rates[:, 1] - rates[:, 0]).mean())
+    for _ in range(400):
+        luck = torch.rand(len(target), generator=random)  # the same for both, so that they agree on many rows
+        one, other = (torch.where(luck < rates[target, way], target, (target + 1) % 3) for way in (1, 0))
+        gain, low, high = paired_gain(one, other, target, 3, folds=False)
+        assert low < gain < high
+        held += low <= true <= high
+    assert 370 <= held <= 396
+    wide = paired_gain(one, other, target, 3, folds=True, comparisons=5)
+    assert wide[0] == gain
+    assert wide[2] - wide[1] > high - low
 
 
 @pytest.mark.parametrize(

@@ -8,11 +8,26 @@ import numpy as np
 import pytest
 import torch
 
+from steelyard.commands.advise import advise_file
 from steelyard.commands.audit import audit_file
 from steelyard.commands.forecast import forecast_file
 from steelyard.experiments.standings import stand
-from steelyard.report import write_audit_page, write_claim_page, write_forecast_page, write_report
-from steelyard.report.results import Audit, Claim, Comparison, Environment, ForecastResults, read_confusions
+from steelyard.report import (
+    write_advise_page,
+    write_audit_page,
+    write_claim_page,
+    write_forecast_page,
+    write_report,
+)
+from steelyard.report.results import (
+    AdviceResults,
+    Audit,
+    Claim,
+    Comparison,
+    Environment,
+    ForecastResults,
+    read_confusions,
+)
 from tests.report.test_page import make_run
 
 
@@ -28,12 +43,14 @@ def folders(tmp_path_factory):
     np.savez(root / "rows.npz", logits=rows.numpy(), features=rows.numpy(), target=target.numpy())
     audit_file(root / "rows.npz", loss="softmax", weights="inverse", out=root / "audit")
     forecast_file(root / "rows.npz", losses=["softmax"], weights=["none", "inverse"], out=root / "forecast")
+    advise_file(root / "rows.npz", folds=3, out=root / "advise")
     (root / "claim").mkdir()
     (root / "claim" / "claim.json").write_text(json.dumps(_claim().to_dict()))
     return {
         "compare": (root / "compare", Comparison, write_report),
         "audit": (root / "audit", Audit, write_audit_page),
         "forecast": (root / "forecast", ForecastResults, write_forecast_page),
+        "advise": (root / "advise", AdviceResults, write_advise_page),
         "claim": (root / "claim", Claim, write_claim_page),
     }
 
@@ -59,7 +76,7 @@ def _claim():
     )
 
 
-KINDS = ["compare", "audit", "forecast", "claim"]
+KINDS = ["compare", "audit", "forecast", "advise", "claim"]
 
 
 @pytest.mark.parametrize("kind", KINDS)

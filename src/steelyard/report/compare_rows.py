@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import torch
 
 from steelyard.data import open_predictions
@@ -15,7 +16,8 @@ _FILE = "predictions.parquet"
 
 
 def explorer_of_comparison(folder: Path, results: Comparison) -> dict[str, Any] | None:
-    """Return what the explorer of a comparison's page takes; None where predictions are not in the folder.
+    """Return what the explorer of a comparison's page takes; None where predictions are not in the folder,
+    or logits are not finite.
 
     Raises:
         ValueError: a file of predictions that is damaged or does not fit the results; the sentence names it.
@@ -24,7 +26,10 @@ def explorer_of_comparison(folder: Path, results: Comparison) -> dict[str, Any] 
     size = len(results.data.class_names)
     if size < 2 or not all(file.is_file() for file in files):
         return None
-    rows = pack_rows([_model(file, loss, results) for file, loss in zip(files, results.losses, strict=True)], size)
+    models = [_model(file, loss, results) for file, loss in zip(files, results.losses, strict=True)]
+    if not all(np.isfinite(model.scores).all() for model in models):
+        return None
+    rows = pack_rows(models, size)
     counts = results.data.train_counts
     places = [(_base(loss), exponent_of(loss.class_weights, counts)) for loss in results.losses]
     return explorer_of(
