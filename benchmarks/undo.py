@@ -49,7 +49,7 @@ GRID: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
 ]
 SENTENCES: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     (("MLP on MiniLM",), "docstrings", ("class weights", "focal", "label smoothing", "LGL-INR")),
-    ((FINE_TUNED,), "docstrings", ("class weights", "focal", "LGL-INR")),
+    ((FINE_TUNED,), "docstrings", WEIGHTS),
 ]
 ON_TABLES = ("logistic regression", NO_PENALTY, "HistGradientBoosting", "random forest", "MLP"), WEIGHTS
 ON_IMAGES = ("CNN",), ("class weights", "sampler", "focal", "LGL-INR")

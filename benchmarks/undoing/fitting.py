@@ -1,4 +1,4 @@
-"""Networks, fitted at the learning rate and for the epochs at which their own loss on validation rows is least."""
+"""Networks, trained at the learning rate and for the epochs that their own loss on validation rows asks for."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -11,7 +11,7 @@ from steelyard.training import predict
 
 
 class Plan(NamedTuple):
-    """How a network is trained: every rate is tried, and every epoch is judged."""
+    """How a network is trained: every rate is tried for a quarter of the epochs, the best one for all of them."""
 
     rates: tuple[float, ...]
     epochs: int
@@ -48,35 +48,47 @@ def fit(
     chances: Tensor | None,
     seed: int,
 ) -> Fitted:
-    """Return the network whose own loss on the validation rows is least, over all rates and epochs.
+    """Return the network after the epoch at which its own loss on the validation rows is least.
 
-    The loss there is the one that is trained: with its weights, its smoothing, its exponent. Chances draw training
-    rows with replacement, and a validation row then counts as often as its class is drawn.
+    Every rate of the plan is tried for a quarter of its epochs, and the one with the least loss is trained for all
+    of them. The loss is the one that is trained: with its weights, its smoothing, its exponent. Chances draw
+    training rows with replacement; the loss on validation rows is then a mean over classes.
 
     Raises:
         ArithmeticError: no rate gave a finite loss.
     """
-    least, found = float("inf"), None
-    for rate in plan.rates:
+
+    def tried(rate: float, epochs: int) -> tuple[float, Fitted | None]:
         torch.manual_seed(seed)
-        network = make()
-        for epoch, _ in enumerate(_epochs(network, loss, *train, plan, rate, chances), 1):
+        network, least, found = make(), float("inf"), None
+        for epoch, _ in enumerate(_epochs(network, loss, *train, plan, rate, epochs, chances), 1):
             value = _own_loss(network, loss, *validation, chances is not None)
             if value < least:
                 least, found = value, Fitted(copy.deepcopy(network), rate, epoch)
+        return least, found
+
+    probes = {rate: tried(rate, -(-plan.epochs // 4))[0] for rate in plan.rates}
+    _, found = tried(min(probes, key=lambda rate: probes[rate]), plan.epochs)
     if found is None:
         raise ArithmeticError(f"no learning rate of {plan.rates} gave a finite loss on the validation rows")
     return found
 
 
 def _epochs(
-    network: nn.Module, loss: nn.Module, x: Tensor, y: Tensor, plan: Plan, rate: float, chances: Tensor | None
+    network: nn.Module,
+    loss: nn.Module,
+    x: Tensor,
+    y: Tensor,
+    plan: Plan,
+    rate: float,
+    epochs: int,
+    chances: Tensor | None,
 ) -> Iterator[None]:
     """Train, whole batches only; yield after every epoch."""
     optimizer = plan.optimizer(network.parameters(), rate)
     steps = len(y) // plan.batch
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps * plan.epochs, pct_start=0.1)
-    for _ in range(plan.epochs):
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps * epochs, pct_start=0.1)
+    for _ in range(epochs):
         network.train()
         order = torch.randperm(len(y)) if chances is None else torch.multinomial(chances, len(y), replacement=True)
         for part in order[: steps * plan.batch].split(plan.batch):

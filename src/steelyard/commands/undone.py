@@ -46,7 +46,7 @@ class Numbers:
                 self.shown.see(rows.double() / self.unit)
             if self.shown.told is not None:
                 say(self.shown.told)
-        elif values is None and all(look_like_probabilities(rows, whole) for rows in _finite(opened)):
+        elif values is None and _all_look_like_probabilities(opened, whole):
             raise ValueError(
                 f"the numbers of {opened.path} may be probabilities, as all of them look like some: say "
                 "--from probabilities or --from logits"
@@ -218,6 +218,14 @@ def _smallest(rows: list[Tensor], keys: list[Tensor], most: int) -> tuple[list[T
 def _logits_of(log_q: Tensor) -> Tensor:
     """Return the logits of log-probabilities of outputs that stand for themselves."""
     return (log_q - (-torch.expm1(log_q)).log()).clamp(max=745)  # what logsigmoid still tells from 0
+
+
+def _all_look_like_probabilities(opened: Predictions, whole: bool) -> bool:
+    rows = None
+    for rows in _finite(opened):
+        if not look_like_probabilities(rows, whole):
+            return False
+    return rows is not None
 
 
 def _finite(opened: Predictions) -> Iterator[Tensor]:
