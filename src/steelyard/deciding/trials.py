@@ -4,11 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steelyard._common.checks import Vector, check_choice, check_integer, check_names, check_vector
-from steelyard._common.folds import stratified_folds
+from steelyard._common.folds import grouped_folds, stratified_folds
 from steelyard._common.text import listed
 from steelyard.balance.setup import TrainingSetup
 from steelyard.deciding.advice import Advice, Rule, Way, decided
@@ -44,6 +45,7 @@ def advise(
     train: Train | Literal["heads", "none"] = "heads",
     weight_decay: float = 5e-4,
     folds: int = 5,
+    groups: Tensor | None = None,
     seed: int = 0,
 ) -> Advice:
     r"""Return what to do for an objective: class weights, a shift of the logits, thresholds, or nothing.
@@ -78,6 +80,8 @@ def advise(
             inputs, labels and weights that returns a function from inputs to logits of a softmax loss.
         weight_decay: of heads.
         folds: how many; classes are spread evenly.
+        groups: (N,) integers; rows of one group stay in one fold, and are drawn together for the intervals. Needs
+            scikit-learn. Default: every row is one of its own.
         seed: of folds and draws.
 
     Returns:
@@ -85,7 +89,7 @@ def advise(
 
     Raises:
         TypeError, ValueError: arguments of another type, shape or value than described; a class with fewer than
-            two rows, which cannot be both learned and judged.
+            two rows or groups, which cannot be both learned and judged; a multi-hot target.
         ArithmeticError: a head could not be fitted.
 
     Source:
@@ -111,7 +115,11 @@ def advise(
         raise ValueError("class_counts belong to train='none'; else they are those of the target")
     counts = samples if class_counts is None else check_vector("class_counts", class_counts, size, low=1)
     weights = _weights(schemes, counts)
-    fold = stratified_folds(labels, min(number, len(labels)), seed=seed)
+    of_group = None if groups is None else _of_group(groups, len(labels))
+    if of_group is None:
+        fold = stratified_folds(labels, min(number, len(labels)), seed=seed)
+    else:
+        fold = grouped_folds(labels, of_group, number, seed=seed)
     if train == "none":
         posteriors: dict[str | None, Tensor] = {None: values}
     else:
@@ -120,7 +128,8 @@ def advise(
         tried.update(weights.items())
         posteriors = _out_of_fold(values, labels, fold, tried, made, size)
     trials = _trials(posteriors, weights, labels, fold, aim, seed)
-    judged = paired(torch.stack([one.decided for one in trials]), labels, fold, aim.value, size, seed=seed)
+    decisions = torch.stack([one.decided for one in trials])
+    judged = paired(decisions, labels, fold, aim.value, size, groups=of_group, seed=seed)
     ways = _ways(trials, judged, labels, aim, size)
     chosen = _choose(ways, judged, aim.minimum[0] if aim.minimum else 0)
     other = [
@@ -263,6 +272,11 @@ def _read(
     inputs: Tensor, target: Tensor, class_names: Sequence[str] | None, train: Train | Literal["heads", "none"]
 ) -> tuple[Tensor, Tensor, int]:
     """Return inputs, labels and K."""
+    if isinstance(target, Tensor) and target.dim() == 2 and target.shape[1] > 1:
+        raise ValueError(
+            "target must be one class a row, got a multi-hot one: ask thresholds(..., targets='multi-hot') for "
+            "the thresholds of its outputs"
+        )
     size = None if class_names is None else len(check_names(class_names))
     if isinstance(train, str):
         check_choice("train", train, ("heads", "none"))
@@ -278,6 +292,16 @@ def _read(
         inputs, size = rows, width
     _, labels, size = checked_features(torch.zeros(len(inputs), 1), target, size)
     return inputs, labels, size
+
+
+def _of_group(groups: Tensor, rows: int) -> Tensor:
+    """Return the groups as numbers from 0 on."""
+    if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
+        came = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
+        raise TypeError(f"groups must be a tensor of integers, got {came}")
+    if groups.shape != (rows,):
+        raise ValueError(f"groups must have shape ({rows},), one for each row, got {tuple(groups.shape)}")
+    return torch.from_numpy(np.unique(groups.cpu().numpy(), return_inverse=True)[1])
 
 
 def _objective(objective: str | Objective, costs: Costs | None, names: Sequence[str]) -> Objective:
