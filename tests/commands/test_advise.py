@@ -286,5 +286,5 @@ def test_outputs_that_stand_for_themselves_are_refused(tmp_path, values):
     name = "feature" if values == "features" else "logit"
     columns = {f"{name}_{k}": features[:, k].numpy() for k in range(3)}
     pq.write_table(pa.table(columns | labels), tmp_path / "x.parquet")
-    with pytest.raises(ValueError, match="one (class|label) a row, got"):
+    with pytest.raises(ValueError, match=r"one (class|label) a row, got"):
         advise_file(tmp_path / "x.parquet", values=values, target="label_*")

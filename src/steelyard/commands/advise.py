@@ -203,8 +203,8 @@ def _of_logits(
     say(opened.reading)
     if opened.multi_hot:
         raise ValueError(
-            f"{path} must have one class a row, got 0 and 1 for each output: for outputs that stand for themselves "
-            "ask thresholds(..., targets='multi-hot') in Python"
+            f"{path} must have one class a row, got 0 and 1 for each output: for outputs that stand for "
+            "themselves ask thresholds(..., targets='multi-hot') in Python"
         )
     if opened.split == "train":
         say(f"WARNING: {path} holds training samples, as it says itself; advice needs logits of held-out ones")
