@@ -1,6 +1,5 @@
 """Figures as SVG text from plain numbers; shared by every report. Readable from 2 classes to 1000."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -23,6 +22,7 @@ from steelyard.report.style import (
     look,
     shown,
     svg,
+    wrapped,
 )
 
 QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for the 16 folds of an audit
@@ -99,7 +99,7 @@ def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, 
     side = min(WIDTH / columns, 5.6)
     with mpl.rc_context(STYLE):
         room = max(12, int(7 * side))
-        titles = [textwrap.fill(shown(label, 40), room, break_on_hyphens=False) for label, _ in confusions]
+        titles = [wrapped(shown(label, 40), room) for label, _ in confusions]
         lines = max(title.count("\n") for title in titles)
         layout = ConstrainedLayoutEngine(h_pad=0.1)  # a reader's font may be taller than ours
         figure = Figure((WIDTH, rows * (side * 0.98 + 0.35 * lines) + 1.0), layout=layout)
