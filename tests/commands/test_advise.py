@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from steelyard.commands.advise import advise_file
+from steelyard.data import grouped_folds
 from steelyard.deciding import train_heads
 from tests.helpers import run_command
 
@@ -245,7 +246,14 @@ def test_groups_stay_in_one_fold(tmp_path, suffix):
     found = advise_file(file, group="patient", schemes=["1,1,5"], class_names=["a", "b", "c"])
     order = torch.from_numpy(np.unique([f"p{k}" for k in groups.tolist()], return_inverse=True)[1])
     weights = {"1,1,5": [1.0, 1, 5]}
-    direct = advise(values, labels, schemes=weights, groups=order, class_names=["a", "b", "c"])
+    direct = advise(
+        values,
+        labels,
+        schemes=weights,
+        folds=grouped_folds(labels, order, 5, seed=0),
+        groups=order,
+        class_names=["a", "b", "c"],
+    )
     assert [way["value"] for way in found["ways"]] == pytest.approx([way.value for way in direct.table])
     free = advise_file(file, schemes=["1,1,5"], class_names=["a", "b", "c"])
     assert found["ways"][0]["value"] < free["ways"][0]["value"] - 0.05, "rows of a group told each other"
@@ -288,3 +296,20 @@ def test_outputs_that_stand_for_themselves_are_refused(tmp_path, values):
     pq.write_table(pa.table(columns | labels), tmp_path / "x.parquet")
     with pytest.raises(ValueError, match=r"one (class|label) a row, got"):
         advise_file(tmp_path / "x.parquet", values=values, target="label_*")
+
+
+def test_groups_and_folds_of_tensors_must_fit():
+    from steelyard.deciding import advise
+
+    features, target = _samples((20, 20, 20))
+    groups = torch.arange(60) // 2
+    for folds, groups_of, message in [
+        (5, groups, "keep them whole, and folds are given by their number"),
+        (torch.arange(60) % 3, groups, "keep them whole, and folds tear some apart"),
+        (target, None, "rows of each class in two at least"),
+        (torch.arange(60) % 3 * 2, None, "from 0 on, two at least and none left out"),
+        (torch.arange(59) % 3, None, "must have shape"),
+        (torch.rand(60), None, "must be a tensor of integers"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            advise(features, target, folds=folds, groups=groups_of)

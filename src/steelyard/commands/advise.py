@@ -19,7 +19,7 @@ from steelyard._common.memory import check_memory
 from steelyard.auditing.probabilities import Probabilities
 from steelyard.commands.forecast import read_whole, size_of
 from steelyard.commands.weights import code as code_of_weights
-from steelyard.data import Dataset, Predictions, load_dataset, open_predictions
+from steelyard.data import Dataset, Predictions, grouped_folds, load_dataset, open_predictions
 from steelyard.deciding import Advice, Model, Train, advise, train_heads
 from steelyard.notation import LossSpec, parse_loss, parse_objective, parse_weights, setup_from_text
 from steelyard.posterior import log_posterior
@@ -126,7 +126,7 @@ def advise_file(
         class_counts=data.counts,
         class_names=data.names,
         train="none" if data.train is None else data.train,
-        folds=folds,
+        folds=folds if data.groups is None else grouped_folds(data.target, data.groups, folds, seed=seed),
         groups=data.groups,
         seed=seed,
     )

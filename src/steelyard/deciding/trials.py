@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import Vector, check_choice, check_integer, check_names, check_vector
-from steelyard._common.folds import grouped_folds, stratified_folds
+from steelyard._common.folds import stratified_folds
 from steelyard._common.text import listed
 from steelyard.balance.setup import TrainingSetup
 from steelyard.deciding.advice import Advice, Rule, Way, decided
@@ -44,7 +44,7 @@ def advise(
     class_counts: Vector | None = None,
     train: Train | Literal["heads", "none"] = "heads",
     weight_decay: float = 5e-4,
-    folds: int = 5,
+    folds: int | Tensor = 5,
     groups: Tensor | None = None,
     seed: int = 0,
 ) -> Advice:
@@ -79,9 +79,11 @@ def advise(
             ``"none"``: not at all, the inputs are log-posteriors; weights are then not tried. Or a function of
             inputs, labels and weights that returns a function from inputs to logits of a softmax loss.
         weight_decay: of heads.
-        folds: how many; classes are spread evenly.
-        groups: (N,) integers; rows of one group stay in one fold, and are drawn together for the intervals. Needs
-            scikit-learn. Default: every row is one of its own.
+        folds: how many, over which classes are spread evenly; or (N,) the fold of each row, from 0 on, no class in
+            one alone.
+        groups: (N,) integers; rows of one group are drawn together for the intervals. They need `folds` of each
+            row that keep groups whole, as :func:`steelyard.data.grouped_folds` gives them. Default: every row is
+            one of its own.
         seed: of folds and draws.
 
     Returns:
@@ -89,7 +91,7 @@ def advise(
 
     Raises:
         TypeError, ValueError: arguments of another type, shape or value than described; a class with fewer than
-            two rows or groups, which cannot be both learned and judged; a multi-hot target.
+            two rows, or in one fold alone, which cannot be both learned and judged; a multi-hot target.
         ArithmeticError: a head could not be fitted.
 
     Source:
@@ -109,17 +111,14 @@ def advise(
     names = tuple(str(k) for k in range(size)) if class_names is None else check_names(class_names)
     samples = torch.bincount(labels, minlength=size)
     aim = _objective(objective, costs, names)
-    number = check_integer("folds", folds, low=2)
     _check_samples(samples, names)
+    fold = _folds(folds, labels, seed, names)
+    number = check_integer("folds", folds, low=2) if isinstance(folds, int) else int(fold.max()) + 1
+    of_group = None if groups is None else _of_group(groups, fold, isinstance(folds, Tensor))
     if class_counts is not None and train != "none":
         raise ValueError("class_counts belong to train='none'; else they are those of the target")
     counts = samples if class_counts is None else check_vector("class_counts", class_counts, size, low=1)
     weights = _weights(schemes, counts)
-    of_group = None if groups is None else _of_group(groups, len(labels))
-    if of_group is None:
-        fold = stratified_folds(labels, min(number, len(labels)), seed=seed)
-    else:
-        fold = grouped_folds(labels, of_group, number, seed=seed)
     if train == "none":
         posteriors: dict[str | None, Tensor] = {None: values}
     else:
@@ -294,14 +293,47 @@ def _read(
     return inputs, labels, size
 
 
-def _of_group(groups: Tensor, rows: int) -> Tensor:
+def _folds(folds: int | Tensor, labels: Tensor, seed: int, names: Sequence[str]) -> Tensor:
+    """Return the fold of each row, (N,) int64."""
+    if not isinstance(folds, Tensor):
+        return stratified_folds(labels, min(check_integer("folds", folds, low=2), len(labels)), seed=seed)
+    found = _integers("folds", folds, len(labels))
+    number = int(found.max()) + 1
+    if int(found.min()) < 0 or len(np.unique(found.numpy())) != number or number < 2:
+        raise ValueError(
+            f"folds must be numbers from 0 on, two at least and none left out, got {number - 1} at most"
+        )
+    alone = [
+        names[k] for k in np.unique(labels.numpy()).tolist() if len(np.unique(found[labels == k].numpy())) < 2
+    ]
+    if alone:
+        raise ValueError(
+            f"folds must leave rows of each class in two at least, to learn from and to judge by, got one of "
+            f"{listed(alone, 5)}"
+        )
+    return found
+
+
+def _of_group(groups: Tensor, fold: Tensor, given: bool) -> Tensor:
     """Return the groups as numbers from 0 on."""
-    if not isinstance(groups, Tensor) or groups.is_floating_point() or groups.is_complex():
-        came = groups.dtype if isinstance(groups, Tensor) else type(groups).__name__
-        raise TypeError(f"groups must be a tensor of integers, got {came}")
-    if groups.shape != (rows,):
-        raise ValueError(f"groups must have shape ({rows},), one for each row, got {tuple(groups.shape)}")
-    return torch.from_numpy(np.unique(groups.cpu().numpy(), return_inverse=True)[1])
+    inverse = np.unique(_integers("groups", groups, len(fold)).numpy(), return_inverse=True)[1]
+    pairs = np.unique(np.stack([inverse, fold.numpy()]), axis=1)
+    if pairs.shape[1] > int(inverse.max()) + 1:
+        told = "folds tear some apart" if given else "folds are given by their number"
+        raise ValueError(
+            f"groups need folds that keep them whole, and {told}: give folds=steelyard.data.grouped_folds(target, "
+            "groups, 5, seed=0)"
+        )
+    return torch.from_numpy(inverse)
+
+
+def _integers(name: str, values: Tensor, rows: int) -> Tensor:
+    if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
+        came = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name} must be a tensor of integers, got {came}")
+    if values.shape != (rows,):
+        raise ValueError(f"{name} must have shape ({rows},), one for each row, got {tuple(values.shape)}")
+    return values.detach().cpu().long()
 
 
 def _objective(objective: str | Objective, costs: Costs | None, names: Sequence[str]) -> Objective:
