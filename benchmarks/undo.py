@@ -25,7 +25,7 @@ from evidence import frozen
 from steelyard._common.files import write_csv
 from undoing.data import make_rows
 from undoing.judging import FIELDS, judge
-from undoing.models import train
+from undoing.models import FINE_TUNED, NO_PENALTY, train
 from undoing.table import markdown
 
 WEIGHTS = ("class weights",)
@@ -33,7 +33,9 @@ NETWORK = ("class weights", "sampler", "focal", "label smoothing", "LGL-INR")
 # (models, data, treatments)
 GRID: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     (("logistic regression",), "binary", ("class weights", "sampler")),
-    (("logistic regression",), "five classes", WEIGHTS),
+    (("logistic regression", NO_PENALTY), "five classes", WEIGHTS),
+    ((NO_PENALTY,), "normal", WEIGHTS),
+    ((NO_PENALTY,), "normal, many rows", WEIGHTS),
     (("logistic regression",), "cancer", WEIGHTS),
     (("HistGradientBoosting", "random forest"), "binary", WEIGHTS),
     (("HistGradientBoosting", "LightGBM, 150 rounds", "CatBoost", "random forest"), "five classes", WEIGHTS),
@@ -45,8 +47,11 @@ GRID: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
     (("CNN",), "digits", NETWORK),
     (("TF-IDF, logistic regression",), "docstrings", ("class weights", "sampler")),
 ]
-SENTENCES = (("MLP on MiniLM",), "docstrings", ("class weights", "focal", "label smoothing", "LGL-INR"))
-ON_TABLES = ("logistic regression", "HistGradientBoosting", "random forest", "MLP"), WEIGHTS
+SENTENCES: list[tuple[tuple[str, ...], str, tuple[str, ...]]] = [
+    (("MLP on MiniLM",), "docstrings", ("class weights", "focal", "label smoothing", "LGL-INR")),
+    ((FINE_TUNED,), "docstrings", WEIGHTS),
+]
+ON_TABLES = ("logistic regression", NO_PENALTY, "HistGradientBoosting", "random forest", "MLP"), WEIGHTS
 ON_IMAGES = ("CNN",), ("class weights", "sampler", "focal", "LGL-INR")
 Setting = tuple[str, str, str]
 """Model, data, treatment."""
@@ -54,7 +59,7 @@ Setting = tuple[str, str, str]
 
 def settings(tables: dict[str, str], images: dict[str, str]) -> list[Setting]:
     """Return all settings that can be judged here."""
-    grid = [*GRID, *[SENTENCES] * frozen.sentences_here()]
+    grid = [*GRID, *SENTENCES * frozen.sentences_here()]
     grid += [(ON_TABLES[0], name, ON_TABLES[1]) for name in tables]
     grid += [(ON_IMAGES[0], name, ON_IMAGES[1]) for name in images]
     return [(model, data, one) for models, data, those in grid for model in models for one in those]
@@ -135,7 +140,7 @@ def _cell(value: object) -> object:
 def _value(name: str, cell: str) -> object:
     if name in ("model", "data", "treatment", "use", "variant"):
         return cell
-    return int(cell) if name in ("seed", "classes", "train_rows", "test_rows") else float(cell)
+    return int(cell) if name in ("seed", "classes", "train_rows", "test_rows", "epochs") else float(cell)
 
 
 def main() -> None:

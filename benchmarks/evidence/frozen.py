@@ -9,6 +9,7 @@ import tempfile
 import zipfile
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -50,7 +51,7 @@ def image_features(images: np.ndarray) -> np.ndarray:
 @torch.no_grad()
 def sentence_features(sentences: list[str]) -> np.ndarray:
     """Return (N, 384) features of sentences: the mean over their tokens, of length 1, as the model is used."""
-    tokenizer, network = _sentence_network()
+    tokenizer, network = sentence_network()
     parts: list[Tensor] = []
     for start in range(0, len(sentences), 128):
         tokens = tokenizer(sentences[start : start + 128], padding=True, return_tensors="pt")
@@ -81,7 +82,8 @@ def _image_network() -> torch.nn.Module:
 
 
 @cache
-def _sentence_network() -> tuple[object, torch.nn.Module]:
+def sentence_network() -> tuple[Any, torch.nn.Module]:
+    """Return the tokenizer and the network for sentences."""
     from all_minilm_l6_v2 import get_model_zip_path
     from transformers import AutoModel, AutoTokenizer
 

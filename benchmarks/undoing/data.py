@@ -15,7 +15,8 @@ from sklearn.model_selection import StratifiedKFold, train_test_split
 from prior_calibration import rows_of, thinned
 from steelyard.data import Dataset, load_dataset
 
-SIMULATED = ("binary", "five classes")
+NORMAL = {"normal": 4000, "normal, many rows": 40_000}
+SIMULATED = ("binary", "five classes", *NORMAL)
 BUILT_IN = (*SIMULATED, "hastie", "digits", "cancer", "docstrings")
 FOLDS, LEAST, MOST, SIMULATED_ROWS, LARGEST = 4, 20, 4000, 4000, 800
 PACKAGES = (
@@ -73,8 +74,14 @@ def _source(name: str, seed: int, file: str | None) -> Source:
         return _loaded(file, seed)
     if name == "docstrings":
         return _plain(*docstrings())
-    x, y = rows_of(name, seed, SIMULATED_ROWS)
-    return _plain(x, y)
+    return _plain(*(normal(NORMAL[name], seed) if name in NORMAL else rows_of(name, seed, SIMULATED_ROWS)))
+
+
+def normal(number: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Return rows of five normal classes of the same covariance: their posterior is a logistic regression."""
+    rng = np.random.default_rng(seed)
+    y = rng.choice(5, number, p=(0.55, 0.25, 0.12, 0.05, 0.03))
+    return rng.normal(size=(5, 10))[y] + 1.5 * rng.normal(size=(number, 10)), y
 
 
 def _plain(x: np.ndarray, y: np.ndarray) -> Source:

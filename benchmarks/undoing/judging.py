@@ -25,7 +25,7 @@ AS_TRAINING, EQUAL = "as in training", "equal classes"
 RIVALS = {"weighted": WEIGHTED, "plain": PLAIN, "plain_temperature": PLAIN_T}
 FIELDS = (
     "model", "data", "treatment", "seed", "classes", "train_rows", "test_rows", "power", "power_error",
-    "no_posterior", "use", "variant", "nll", "brier", "ece", "ece_low", "ece_high",
+    "rate", "epochs", "no_posterior", "use", "variant", "nll", "brier", "ece", "ece_low", "ece_high",
     *(f"{name}_{rival}" for rival in RIVALS for name in ("nll_over", "error_over")),
 )  # fmt: skip
 _BINS, _DRAWS = 15, 200
@@ -65,6 +65,8 @@ def judge(plain: Trained, trained: Trained, rows: Rows, seed: int) -> list[dict[
         "test_rows": len(truth),
         "power": found.power,
         "power_error": found.standard_error,
+        "rate": trained.rate,
+        "epochs": trained.epochs,
         "no_posterior": missing,
     }
     result = []

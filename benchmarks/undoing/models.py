@@ -21,14 +21,19 @@ from steelyard import TrainingSetup
 from steelyard.balance import mean_confusion
 from steelyard.losses import FocalLoss, LGLINRLoss
 from steelyard.training import SmallCNN, predict
+from undoing import texts
 from undoing.data import Rows
+from undoing.fitting import SGD, Plan, fit, sgd
 
+NO_PENALTY = "logistic regression, no penalty"
 ESTIMATORS: dict[str, BaseEstimator] = {
     **{name: KNOWN[name] for name in KNOWN if name != "MLP"},
     "CatBoost": CatBoostClassifier(iterations=200, thread_count=1, verbose=0, allow_writing_files=False),
+    NO_PENALTY: make_pipeline(StandardScaler(), LogisticRegression(C=np.inf, max_iter=5000)),
     "TF-IDF, logistic regression": make_pipeline(TfidfVectorizer(), LogisticRegression(C=10, max_iter=2000)),
 }
-NETWORKS = ("MLP", "MLP on MiniLM", "CNN")
+FINE_TUNED = "MiniLM, last layer trained"
+NETWORKS = ("MLP", "MLP on MiniLM", FINE_TUNED, "CNN")
 WEIGHTED = ("class weights", "sampler", "scale_pos_weight", "pos_weight", "focal", "label smoothing")
 TREATMENTS = (*WEIGHTED, "LGL-INR")
 EPOCHS, IMAGE_EPOCHS = 20, 10
@@ -42,6 +47,8 @@ class Trained(NamedTuple):
     test: Tensor
     setup: TrainingSetup
     mean_confusion: Tensor | None = None
+    rate: float = float("nan")
+    epochs: int = 0
 
 
 def train(model: str, treatment: str, rows: Rows, seed: int) -> Trained:
@@ -93,16 +100,19 @@ def _train_estimator(model: str, treatment: str, rows: Rows, seed: int) -> Train
 def _train_network(model: str, treatment: str, rows: Rows, seed: int) -> Trained:
     if treatment == "scale_pos_weight":
         raise ValueError(f"{model} has no scale_pos_weight")
-    parts, y = [torch.from_numpy(part) for part in _network_inputs(model, rows)], torch.from_numpy(rows.y)
+    parts = _network_inputs(model, rows)
+    y, validation_y = torch.from_numpy(rows.y), torch.from_numpy(rows.validation_y)
     loss, sampler = _loss(treatment, rows.counts), weights_of("sampler", rows.counts)
-    torch.manual_seed(seed)
     outputs = 1 if treatment == "pos_weight" else len(rows.counts)
-    net = SmallCNN(parts[0], outputs) if model == "CNN" else Perceptron(parts[0].shape[1], outputs)
-    epochs = IMAGE_EPOCHS if parts[0].dim() == 4 and parts[0].shape[-1] > 8 else EPOCHS
-    batch = BATCH if len(y) < 1000 else 2 * BATCH
-    rate = 0.1 if treatment == "LGL-INR" else 0.03
+
+    def make() -> nn.Module:
+        if model == FINE_TUNED:
+            return texts.FineTuned(outputs)
+        return SmallCNN(parts[0], outputs) if model == "CNN" else Perceptron(parts[0].shape[1], outputs)
+
     chances = torch.from_numpy(sampler)[y] if treatment == "sampler" else None
-    _fit(net, loss, parts[0], y, epochs, batch, rate, chances)
+    plan = plan_of(model, parts[0])
+    net, rate, epochs = fit(make, loss, (parts[0], y), (parts[1], validation_y), plan, chances, seed)
     own, validation, test = (predict(net, part).squeeze(1).double() for part in parts)
     confusion = None
     if treatment == "LGL-INR":
@@ -111,35 +121,17 @@ def _train_network(model: str, treatment: str, rows: Rows, seed: int) -> Trained
         loss,
         sampler_weights=sampler if treatment == "sampler" else None,
         class_counts=rows.counts,
-        batch_size=batch,
+        batch_size=plan.batch,
     )
-    return Trained(validation, test, setup, confusion)
+    return Trained(validation, test, setup, confusion, rate, epochs)
 
 
-def _fit(
-    net: nn.Module,
-    loss: nn.Module,
-    x: Tensor,
-    y: Tensor,
-    epochs: int,
-    batch: int,
-    rate: float,
-    chances: Tensor | None,
-) -> None:
-    """Train with SGD and Nesterov momentum, whole batches only; chances draw rows with replacement."""
-    optimizer = torch.optim.SGD(net.parameters(), rate, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    steps = len(y) // batch * epochs
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, rate, steps, pct_start=0.1)
-    net.train()
-    for _ in range(epochs):
-        order = torch.randperm(len(y)) if chances is None else torch.multinomial(chances, len(y), replacement=True)
-        for part in order[: len(y) // batch * batch].split(batch):
-            z = net(x[part])
-            value = loss(z[:, 0], y[part].float()) if z.shape[1] == 1 else loss(z, y[part])
-            optimizer.zero_grad()
-            value.backward()
-            optimizer.step()
-            schedule.step()
+def plan_of(model: str, x: Tensor) -> Plan:
+    """Return what is tried for a network, the same for every training of it."""
+    if model == FINE_TUNED:
+        return Plan((3e-4, 1e-3), 3, BATCH, torch.optim.AdamW)
+    epochs = IMAGE_EPOCHS if x.dim() == 4 and x.shape[-1] > 8 else EPOCHS
+    return sgd(SGD, epochs, BATCH if len(x) < 1000 else 2 * BATCH)
 
 
 def _loss(treatment: str, counts: np.ndarray) -> nn.Module:
@@ -155,22 +147,25 @@ def _loss(treatment: str, counts: np.ndarray) -> nn.Module:
     return LGLINRLoss(detach_weights=True) if treatment == "LGL-INR" else nn.CrossEntropyLoss()
 
 
-def _network_inputs(model: str, rows: Rows) -> list[np.ndarray]:
+def _network_inputs(model: str, rows: Rows) -> list[Tensor]:
     """Return training, validation and test inputs: images as bytes, features scaled by the training rows."""
     parts = [rows.x, rows.validation_x, rows.test_x]
+    if model == FINE_TUNED:
+        return [texts.states(part.tolist()) for part in parts]
     if model == "CNN":
-        return [(part.reshape(-1, 1, 8, 8) if part.ndim == 2 else part).astype(np.uint8) for part in parts]
+        images = ((part.reshape(-1, 1, 8, 8) if part.ndim == 2 else part).astype(np.uint8) for part in parts)
+        return [torch.from_numpy(part) for part in images]
     if model == "MLP on MiniLM":
         parts = [_embedded(part.tolist()) for part in parts]
     scaler = StandardScaler().fit(parts[0])
-    return [scaler.transform(part).astype(np.float32) for part in parts]
+    return [torch.from_numpy(scaler.transform(part).astype(np.float32)) for part in parts]
 
 
 _SENTENCES: dict[str, np.ndarray] = {}  # once a process: they are the same for every seed and treatment
 
 
-def _embedded(texts: list[str]) -> np.ndarray:
-    missing = sorted({text for text in texts if text not in _SENTENCES}, key=len)
+def _embedded(sentences: list[str]) -> np.ndarray:
+    missing = sorted({text for text in sentences if text not in _SENTENCES}, key=len)
     if missing:
         _SENTENCES.update(zip(missing, frozen.sentence_features(missing), strict=True))
-    return np.stack([_SENTENCES[text] for text in texts])
+    return np.stack([_SENTENCES[text] for text in sentences])

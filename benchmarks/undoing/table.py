@@ -24,7 +24,7 @@ Key = tuple[str, str, str]
 SHOWN = (PLAIN, PLAIN_T, WEIGHTED, WEIGHTED_S, UNDONE, UNDONE_T, POWER, POWER_T)
 SHIFTED = (PLAIN, PLAIN_T, WEIGHTED, UNDONE, POWER, POWER_T)
 CALIBRATED = (PLAIN_T, WEIGHTED, UNDONE, POWER, POWER_T)
-AT_OPTIMUM = ("logistic regression", "TF-IDF, logistic regression")
+AT_OPTIMUM = ("logistic regression", "logistic regression, no penalty", "TF-IDF, logistic regression")
 # (use, what, against what, as a column)
 COMPARED = (
     (AS_TRAINING, UNDONE, WEIGHTED, "weighted"),

@@ -5,12 +5,14 @@ import json
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
 from markupsafe import escape
 
 from steelyard.commands.advise import advise_file
+from steelyard.data import grouped_folds
 from steelyard.deciding import train_heads
 from steelyard.report import write_advise_page
 from steelyard.report.explorer import decide_packed, read_rows
@@ -253,3 +255,95 @@ def test_the_command_prints_the_advice_the_table_and_the_code(capsys, features, 
     assert set(found["code"]) == {"torch", "scikit-learn", "xgboost"}
     code, _, err = run_command(capsys, "advise", str(features), "--out", str(tmp_path / "out"))
     assert (code, err.count("\n")) == (2, 1)
+
+
+def _grouped(path, suffix=".parquet"):
+    """Twenty groups of rows that are the same but for a little noise."""
+    features, target = _samples((20, 20, 20))
+    rows = torch.arange(60).repeat_interleave(10)
+    noise = 0.01 * torch.randn(600, 3, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    values, labels = features[rows] + noise, target[rows]
+    table = pa.table(
+        {f"feature_{k}": values[:, k].numpy() for k in range(3)}
+        | {"target": labels.numpy(), "patient": [f"p{k}" for k in rows.tolist()], "visit": np.arange(600) % 10}
+    )
+    file = path / f"rows{suffix}"
+    (pq.write_table if suffix == ".parquet" else pa.csv.write_csv)(table, file)
+    return file, values, labels, rows
+
+
+@pytest.mark.parametrize("suffix", [".parquet", ".csv"])
+def test_groups_stay_in_one_fold(tmp_path, suffix):
+    from steelyard.deciding import advise
+
+    file, values, labels, groups = _grouped(tmp_path, suffix)
+    found = advise_file(file, group="patient", schemes=["1,1,5"], class_names=["a", "b", "c"])
+    order = torch.from_numpy(np.unique([f"p{k}" for k in groups.tolist()], return_inverse=True)[1])
+    weights = {"1,1,5": [1.0, 1, 5]}
+    direct = advise(
+        values,
+        labels,
+        schemes=weights,
+        folds=grouped_folds(labels, order, 5, seed=0),
+        groups=order,
+        class_names=["a", "b", "c"],
+    )
+    assert [way["value"] for way in found["ways"]] == pytest.approx([way.value for way in direct.table])
+    free = advise_file(file, schemes=["1,1,5"], class_names=["a", "b", "c"])
+    assert found["ways"][0]["value"] < free["ways"][0]["value"] - 0.05, "rows of a group told each other"
+
+
+def test_groups_of_a_learner_are_those_of_the_data_set(tmp_path, monkeypatch):
+    from steelyard.commands import advise as commands
+
+    file, *_ = _grouped(tmp_path, ".csv")
+    seen = {}
+    monkeypatch.setattr(commands, "advise", lambda *a, **options: seen.update(options) or 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        advise_file(file, learner="linear", target="target", group="patient")
+    assert len(seen["groups"].unique()) > 40
+
+
+@pytest.mark.parametrize("group", ["nobody", "feature_0", "target"])
+def test_a_column_that_is_no_group_is_refused(tmp_path, group):
+    file, *_ = _grouped(tmp_path)
+    with pytest.raises(ValueError, match=f"has no column '{group}' for group, only patient, visit"):
+        advise_file(file, group=group)
+
+
+def test_a_class_of_one_group_cannot_be_learned_and_judged(tmp_path):
+    features, target = _samples((40, 40))
+    pq.write_table(
+        pa.table({"features": features.tolist(), "target": target.numpy(), "g": (target * 9 % 7).numpy()}),
+        tmp_path / "x.parquet",
+    )
+    with pytest.raises(ValueError, match="no draw of groups does for class 0, which stands in 1 of them"):
+        advise_file(tmp_path / "x.parquet", group="g")
+
+
+@pytest.mark.parametrize("values", ["features", "logits"])
+def test_outputs_that_stand_for_themselves_are_refused(tmp_path, values):
+    features, target = _samples((40, 40, 40))
+    labels = {f"label_{k}": (target == k).long().numpy() for k in range(3)}
+    name = "feature" if values == "features" else "logit"
+    columns = {f"{name}_{k}": features[:, k].numpy() for k in range(3)}
+    pq.write_table(pa.table(columns | labels), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=r"one (class|label) a row, got"):
+        advise_file(tmp_path / "x.parquet", values=values, target="label_*")
+
+
+def test_groups_and_folds_of_tensors_must_fit():
+    from steelyard.deciding import advise
+
+    features, target = _samples((20, 20, 20))
+    groups = torch.arange(60) // 2
+    for folds, groups_of, message in [
+        (5, groups, "keep them whole, and folds are given by their number"),
+        (torch.arange(60) % 3, groups, "keep them whole, and folds tear some apart"),
+        (target, None, "rows of each class in two at least"),
+        (torch.arange(60) % 3 * 2, None, "from 0 on, two at least and none left out"),
+        (torch.arange(59) % 3, None, "must have shape"),
+        (torch.rand(60), None, "must be a tensor of integers"),
+    ]:
+        with pytest.raises((ValueError, TypeError), match=message):
+            advise(features, target, folds=folds, groups=groups_of)

@@ -11,12 +11,15 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 import torch
+from scipy.optimize import minimize_scalar
 from torch import nn
 
 from steelyard import TrainingSetup, estimate_prior, log_posterior
+from steelyard.balance import mean_confusion
 from steelyard.commands.audit import audit_file
 from steelyard.commands.correct import correct_file
 from steelyard.data.predictions import delimited, file, rewriting
+from steelyard.losses import LGLINRLoss
 
 NAMES, COUNTS = ("cat", "dog", "owl"), [900, 80, 20]
 INVERSE = 1000 / (3 * torch.tensor(COUNTS, dtype=torch.float64))
@@ -284,7 +287,7 @@ def test_priors(tmp_path):
 def test_a_prior_is_estimated_from_a_sample_of_many_rows(tmp_path, monkeypatch):
     z = _logits(3000)
     source = _save(tmp_path / "p.parquet", z)
-    monkeypatch.setattr("steelyard.commands.correct._SAMPLE", 3 * 500)
+    monkeypatch.setattr("steelyard.commands.undone.SAMPLE", 3 * 500)
     monkeypatch.setattr(file, "_NUMBERS", 300)
     said = []
     found = correct_file(source, tmp_path / "a.parquet", prior="estimate", say=said.append)
@@ -315,11 +318,184 @@ def test_outputs_that_stand_for_themselves(tmp_path):
         correct_file(
             tmp_path / "p.parquet", tmp_path / "x.parquet", targets="multi-hot", prior="uniform", **stated
         )
-    with pytest.raises(ValueError, match="LGL-INR cannot be undone from a file"):
-        correct_file(tmp_path / "p.parquet", tmp_path / "x.parquet", loss="lgl-inr", targets="classes")
+    with pytest.raises(ValueError, match="give --training-rows"):
+        correct_file(
+            tmp_path / "p.parquet",
+            tmp_path / "x.parquet",
+            loss="lgl-inr:detach_weights=true",
+            targets="classes",
+            class_counts="9,5,2",
+        )
     labels = _save(tmp_path / "labels.parquet", z)
     with pytest.raises(ValueError, match="targets must be classes, as the labels"):
         correct_file(labels, tmp_path / "x.parquet", targets="multi-hot", loss="logistic")
+
+
+LGL = {"loss": "lgl-inr:beta=2:detach_weights=true", "class_names": NAMES, "batch_size": 16}
+TRAIN, HELD_OUT = {"steelyard.split": "train"}, {"steelyard.split": "test"}
+
+
+def _lgl(z, train, labels, prior=None):
+    confusion, counts = mean_confusion(train, labels, link="logistic")
+    loss = LGLINRLoss(beta=2, detach_weights=True)
+    return log_posterior(
+        z, TrainingSetup(loss, class_counts=counts, batch_size=16), prior, mean_confusion=confusion
+    )
+
+
+def test_lgl_inr_is_undone_by_the_mean_confusion_of_the_training_rows(tmp_path):
+    train, z = _logits(300, seed=1), _logits()
+    labels = train.argmax(1)
+    expected = _lgl(z, train, labels).exp().numpy()
+    rows = _save(tmp_path / "train.csv", train)
+    source = _save(tmp_path / "p.csv", z, metadata=None)
+    correct_file(source, tmp_path / "a.csv", training_rows=rows, **LGL)
+    np.testing.assert_allclose(_read(tmp_path / "a.csv")[NEW].to_numpy(), expected, rtol=1e-9)
+    assert np.abs(expected - torch.sigmoid(z).numpy()).max() > 0.1, "nothing was undone"
+    held_out = _save(tmp_path / "p.parquet", z, metadata=HELD_OUT | {"steelyard.class_names": "\x1f".join(NAMES)})
+    correct_file(held_out, tmp_path / "b.parquet", training_rows=rows, prior="uniform", **LGL)
+    expected = _lgl(z, train, labels, [1 / 3] * 3).exp().numpy()
+    np.testing.assert_allclose(_read(tmp_path / "b.parquet")[NEW].to_numpy(), expected, rtol=1e-9)
+    done = json.loads(pq.read_schema(tmp_path / "b.parquet").metadata[b"steelyard.correction"])
+    confusion, _ = mean_confusion(train, labels, link="logistic")
+    np.testing.assert_allclose(done["mean_confusion"], confusion, rtol=1e-9)
+
+
+@pytest.mark.parametrize("how", ["metadata", "counts"])
+def test_lgl_inr_takes_the_file_itself_where_it_holds_the_training_rows(tmp_path, how):
+    z = _logits()
+    source = _save(tmp_path / "p.parquet", z, metadata=TRAIN if how == "metadata" else None)
+    correct_file(source, tmp_path / "a.parquet", class_counts="labels" if how == "counts" else None, **LGL)
+    expected = _lgl(z, z, z.argmax(1)).exp().numpy()
+    np.testing.assert_allclose(_read(tmp_path / "a.parquet")[NEW].to_numpy(), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("options", "training", "message"),
+    [
+        ({}, None, "needs? .*counts of the training|made from the counts"),
+        ({"class_counts": "9,5,2"}, None, "give --training-rows, a file of the training rows"),
+        ({"loss": "lgl-inr"}, TRAIN, "detached weights only"),
+        ({}, HELD_OUT, "training rows must not be held-out rows"),
+    ],
+)
+def test_lgl_inr_without_its_training_rows_is_refused_in_a_sentence(tmp_path, options, training, message):
+    source = _save(tmp_path / "p.parquet", _logits(), metadata=None)
+    if training is not None:
+        options["training_rows"] = _save(tmp_path / "train.parquet", _logits(), metadata=training)
+    with pytest.raises(ValueError, match=message):
+        correct_file(source, tmp_path / "out.parquet", **LGL | options)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_class_without_training_rows_is_named(tmp_path):
+    train = _logits()
+    train[:, 2] = -50
+    with pytest.raises(ValueError, match="must have every class, got none of class 2"):
+        correct_file(
+            _save(tmp_path / "p.csv", _logits()),
+            tmp_path / "out.csv",
+            training_rows=_save(tmp_path / "train.csv", train),
+            class_counts="9,5,2",
+            **LGL,
+        )
+
+
+def _labelled(rows, temperature, seed=0):
+    """Logits that are too sharp by a temperature, weighted as SETUP says, and classes drawn from what is true."""
+    generator = torch.Generator().manual_seed(seed)
+    log_q = torch.log_softmax(_logits(rows, seed=seed), 1)
+    labels = torch.multinomial(log_q.exp(), 1, generator=generator)[:, 0]
+    return temperature * log_q + INVERSE.log(), labels
+
+
+@pytest.mark.parametrize("how", ["number", "fit", "file"])
+def test_a_temperature_divides_what_is_left_after_the_undoing(tmp_path, how):
+    z, labels = _labelled(3000, 2.0)
+    source = tmp_path / "p.parquet"
+    columns = {f"logit_{name}": z[:, k].numpy() for k, name in enumerate(NAMES)}
+    pq.write_table(pa.table(columns | {"target": labels.numpy()}).replace_schema_metadata(METADATA), source)
+    text = {"number": "2.5", "fit": "fit", "file": str(source)}[how]
+    found = correct_file(source, tmp_path / "out.parquet", temperature=text, prior="uniform")
+    q = log_posterior(z, SETUP)
+    if how == "number":
+        assert found.temperature == 2.5
+    else:
+        fitted = minimize_scalar(
+            lambda log_t: nn.functional.cross_entropy(q / np.exp(log_t), labels).item(),
+            bounds=(-3, 3),
+            options={"xatol": 1e-9},
+        )
+        assert found.temperature == pytest.approx(np.exp(fitted.x), rel=1e-5)
+        assert found.temperature == pytest.approx(2, rel=0.1)
+    tempered = torch.log_softmax(q / found.temperature, 1)
+    shifted = torch.log_softmax(tempered - torch.tensor(COUNTS).double().log(), 1)
+    np.testing.assert_allclose(_read(tmp_path / "out.parquet")[NEW].to_numpy(), shifted.exp().numpy(), rtol=1e-9)
+    done = json.loads(pq.read_schema(tmp_path / "out.parquet").metadata[b"steelyard.correction"])
+    assert done["temperature"] == found.temperature
+    told = None if how == "number" else {"file": "p.parquet", "rows": 3000}
+    assert done["temperature_from"] == told
+
+
+@pytest.mark.parametrize("kind", ["one output", "multi-hot"])
+def test_a_temperature_of_outputs_that_are_choices_of_two(tmp_path, kind):
+    generator = torch.Generator().manual_seed(0)
+    z = 2 * torch.randn(2000, 1 if kind == "one output" else 3, generator=generator, dtype=torch.float64)
+    y = torch.bernoulli(torch.sigmoid(z), generator=generator)
+    logits = {f"logit_{k}": 3 * z[:, k].numpy() + np.log(4) for k in range(z.shape[1])}
+    labels = {f"label_{k}": y[:, k].long().numpy() for k in range(z.shape[1])}
+    if kind == "one output":
+        logits, labels = {"score": logits["logit_0"]}, {"y": labels["label_0"]}
+    pq.write_table(pa.table(logits | labels), tmp_path / "p.parquet")
+    weights = ",".join(["4"] * z.shape[1])
+    target = "y" if kind == "one output" else "label_*"
+    found = correct_file(
+        tmp_path / "p.parquet", tmp_path / "out.parquet", loss="logistic", pos_weights=weights, target=target,
+        temperature="fit",
+    )  # fmt: skip
+    assert found.temperature == pytest.approx(3, rel=0.1)
+    after = _read(tmp_path / "out.parquet").filter(like="corrected").to_numpy()
+    np.testing.assert_allclose(after, torch.sigmoid(3 * z / found.temperature).numpy(), rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("0", "must be a number > 0"),
+        ("-1", "must be a number > 0"),
+        ("nan", "must be a number > 0"),
+        ("inf", "must be a number > 0"),
+        ("fit", "needs labels, and .* has none"),
+        ("train.csv", "temperature must not be rows of the training"),
+        ("two.parquet", "two.parquet has 2 numbered columns"),
+        ("right.parquet", "likelier the lower it is"),
+        ("opposite.parquet", "likelier the higher it is"),
+        ("none.parquet", "none.parquet does not exist"),
+    ],
+)
+def test_a_temperature_that_cannot_be_is_refused(tmp_path, text, message):
+    z = _logits()
+    columns = {f"logit_{name}": z[:, k].numpy() for k, name in enumerate(NAMES)}
+    pq.write_table(pa.table(columns), tmp_path / "p.parquet")
+    for name, labels, metadata in [
+        ("right.parquet", z.argmax(1), None),
+        ("opposite.parquet", z.argmin(1), None),
+        ("train.csv", z.argmax(1), TRAIN),
+    ]:
+        table = pa.table(columns | {"target": labels.numpy()}).replace_schema_metadata(metadata)
+        pq.write_table(table, tmp_path / name.replace("csv", "parquet"))
+    pq.write_table(pa.table({"logit_0": z[:, 0].numpy(), "logit_1": z[:, 1].numpy(), "target": [0, 1] * 100}),
+                   tmp_path / "two.parquet")  # fmt: skip
+    text = str(tmp_path / text.replace("csv", "parquet")) if "." in text else text
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        correct_file(tmp_path / "p.parquet", tmp_path / "out.parquet", temperature=text)
+    assert not (tmp_path / "out.parquet").exists()
+
+
+def test_a_fit_on_rows_of_the_training_is_refused(tmp_path):
+    source = _save(tmp_path / "p.parquet", _logits(), metadata=TRAIN)
+    with pytest.raises(ValueError, match="needs held-out rows"):
+        correct_file(source, tmp_path / "out.parquet", temperature="fit")
 
 
 @pytest.mark.parametrize("suffix", [".parquet", ".csv"])

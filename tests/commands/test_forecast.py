@@ -327,3 +327,12 @@ def test_a_table_of_inputs_is_forecast_as_a_linear_model_of_them(tmp_path):
 def test_inputs_that_cannot_be_forecast(name, options, message):
     with pytest.raises(ValueError, match=message):
         forecast_file(name, losses=["softmax"], weights=["none"], **options)
+
+
+def test_labels_of_several_outputs_are_refused(tmp_path):
+    columns = {f"feature_{k}": np.arange(6.0) for k in range(2)} | {
+        f"label_{k}": np.arange(6) % 2 for k in range(3)
+    }
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match="must have one label a row, got 3 labels a row"):
+        forecast_file(tmp_path / "x.parquet", losses=["logistic"], weights=["none"], target="label_*")

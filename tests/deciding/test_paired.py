@@ -1,5 +1,6 @@
 """Gains between ways to decide: on the same rows, with intervals that count rows, folds and the search."""
 
+import pytest
 import torch
 
 from steelyard.deciding import create_objective
@@ -70,3 +71,18 @@ def test_a_gain_on_many_rows_is_sure():
     decided = torch.stack([_wrong_at(target, share, 2, k) for k, share in enumerate((0.1, 0.2))])
     _, (low, high) = paired(decided, target, torch.arange(4000) % 5, _value("accuracy", 2), 2).gain(0, 1)
     assert 0.05 < low < 0.1 < high < 0.15
+
+
+def test_rows_of_a_group_are_drawn_together():
+    """Ten copies of each row tell no more than the row: errors are those of the rows, not of the copies."""
+    generator = torch.Generator().manual_seed(0)
+    target, folds = torch.arange(200) % 2, torch.arange(200) // 2 % 5
+    decisions = torch.stack([target, torch.where(torch.rand(200, generator=generator) < 0.3, 1 - target, target)])
+    accuracy = lambda c: c.diagonal(dim1=-2, dim2=-1).sum(-1) / c.sum((-2, -1))  # noqa: E731
+    once = paired(decisions, target, folds, accuracy, 2)
+    copies = torch.arange(200).repeat_interleave(10)
+    grouped = paired(decisions[:, copies], target[copies], folds[copies], accuracy, 2, groups=copies)
+    free = paired(decisions[:, copies], target[copies], folds[copies], accuracy, 2)
+    assert torch.equal(grouped.values, once.values)
+    assert grouped.error(0, 1) == pytest.approx(once.error(0, 1), rel=0.1)
+    assert free.error(0, 1) < 0.7 * once.error(0, 1)

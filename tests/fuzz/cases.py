@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.feather
 import pyarrow.parquet as pq
 
@@ -166,7 +167,7 @@ def whole_cases() -> dict[str, Case]:
     )
     yaml = b"losses: [softmax, 'focal:gamma=1']\nimbalance: exponential:10\nepochs: 9  # few\nmomentum: 0.5\n"
     table = ("audit", "{}/x.parquet")
-    return {
+    audited = {
         "lists.parquet": Case(table, {"x.parquet": _bytes(lambda f: pq.write_table(lists, f))}),
         "wide.parquet": Case(
             (*table, *softmax), {"x.parquet": _bytes(lambda f: pq.write_table(wide, f, compression="none"))}
@@ -189,6 +190,8 @@ def whole_cases() -> dict[str, Case]:
         "labels.npy": Case(
             ("audit", "{}/x.npy", "--target", "{}/y.npy", *softmax), {"y.npy": _npy(labels), "x.npy": _npy(values)}
         ),
+    }
+    others = {
         "features.parquet": Case(
             ("forecast", "{}/x.parquet", "--weights", "none,inverse"),
             {"x.parquet": _bytes(lambda f: pq.write_table(heads, f))},
@@ -206,21 +209,76 @@ def whole_cases() -> dict[str, Case]:
         "audit.json": Case(("report", "{}"), {"audit.json": b'{"schema": 1, "name": "x", "finished": "2026"}'}),
         "results.json": Case(("report", "{}"), {"results.json": b'{"schema": 1, "name": "x", "losses": []}'}),
     }
+    return audited | others | _corrections(audited) | _decisions(values)
+
+
+def _corrections(audited: dict[str, Case]) -> dict[str, Case]:
+    """Return for every audit the correction of the same files, and further files that corrections read."""
+    made = {}
+    for name, case in audited.items():
+        out = "{}/out" + name[name.index(".") :].replace(".npy", ".npz")
+        made[f"correct {name}"] = Case(
+            ("correct", *case.arguments[1:], "--counts", "labels", "--out", out), case.files
+        )
+    wide = made["correct wide.csv"]
+    for option, name, data in (
+        ("--prior", "prior.csv", b"class,share\nant,0.5\nbee,0.25\ncat,0.25\n"),
+        ("--temperature", "held_out.csv", wide.files["x.csv"]),
+        ("--training-rows", "train.csv", wide.files["x.csv"]),
+    ):
+        made[f"correct {name}"] = Case((*wide.arguments, option, f"{{}}/{name}"), {name: data} | wide.files)
+    return made
+
+
+def _decisions(values) -> dict[str, Case]:
+    """Return decisions on corrected files of every format, with costs and offsets from files."""
+    p = np.exp(values) / np.exp(values).sum(1, keepdims=True)
+    told = {"steelyard.class_names": "\x1f".join(NAMES), "steelyard.correction": "{}"}
+    lists = pa.table({"id": range(ROWS), "corrected_probabilities": pa.array(p.tolist())})
+    lists = lists.replace_schema_metadata(told)
+    wide = pa.table({f"corrected_probability_{name}": p[:, k] for k, name in enumerate(NAMES)})
+    text = _bytes(lambda file: pa.csv.write_csv(wide, file))
+    files = {
+        "lists.parquet": _bytes(lambda file: pq.write_table(lists, file)),
+        "lists.arrow": _ipc(lists, False),
+        "wide.arrow": _ipc(wide, True),
+        "wide.csv": text,
+        "arrays.npz": _npz({"corrected_probabilities": p}),
+    }
+    made = {}
+    for name, data in files.items():
+        suffix = name[name.index(".") :]
+        out = ("--out", f"{{}}/out{suffix}")
+        made[f"decide {name}"] = Case(("decide", f"{{}}/x{suffix}", *out), {f"x{suffix}": data})
+    offsets = {
+        "offsets": [0.0, 0.5, -0.5], "objective": "macro-f1", "value": 0.5, "interval": [0, 1], "plain": 0.5,
+        "gain": 0, "gain_interval": [0, 1], "rows": 24, "folds": 5, "recall": None, "recall_interval": None,
+        "doubts": [], "kind": "classes",
+    }  # fmt: skip
+    for option, name, data in (
+        ("--costs", "costs.csv", b",ant,bee,cat\nant,0,1,2\nbee,1,0,1\ncat,5,5,0\n"),
+        ("--offsets", "offsets.json", json.dumps(offsets).encode()),
+    ):
+        arguments = ("decide", "{}/x.csv", option, f"{{}}/{name}", "--out", "{}/out.csv")
+        made[f"decide {name}"] = Case(arguments, {name: data, "x.csv": text})
+    return made
 
 
 def text_cases(rng: random.Random) -> Case:
     """Return a command with a loss or weights of random text, on a file that is whole."""
     loss, weights = random_text(rng), random_text(rng)
     base = whole_cases()["wide.csv"]
+    command, out = ("audit", ()) if rng.random() < 0.5 else ("correct", ("--out={}/out.csv",))
     which = rng.randrange(4)
     if which == 0:
-        return Case(("audit", "{}/x.csv", f"--loss={loss}"), base.files)
+        return Case((command, "{}/x.csv", f"--loss={loss}", *out), base.files)
     if which == 1:
         return Case(
             (
-                "audit",
+                command,
                 "{}/x.csv",
                 "--loss=logistic",
+                *out,
                 f"--{rng.choice(['weights', 'pos-weights', 'sampler', 'counts', 'corrected'])}={weights}",
             ),
             base.files,
@@ -236,7 +294,7 @@ def text_cases(rng: random.Random) -> Case:
     }
     told = {key: text.encode("utf-8", "replace") for key, text in told.items()}
     table = pa.table({"target": labels, "logits": pa.array(values.tolist())}).replace_schema_metadata(told)
-    return Case(("audit", "{}/x.parquet"), {"x.parquet": _bytes(lambda f: pq.write_table(table, f))})
+    return Case((command, "{}/x.parquet", *out), {"x.parquet": _bytes(lambda f: pq.write_table(table, f))})
 
 
 def random_text(rng: random.Random) -> str:

@@ -115,7 +115,7 @@ def run(case: Case, parent: Path, watch: Watch | None) -> list[str]:
     arguments = save(case, folder)
     out, err = io.StringIO(), io.StringIO()
     code: object = 0
-    signal.setitimer(signal.ITIMER_PROF, LONGEST)
+    signal.setitimer(signal.ITIMER_PROF, LONGEST if watch else 4 * LONGEST)  # the first ones import
     here = os.getcwd()
     os.chdir(folder)
     wrong = []
@@ -136,8 +136,11 @@ def run(case: Case, parent: Path, watch: Watch | None) -> list[str]:
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
         os.chdir(here)
+        wrong += _left(case, folder, code == 0 and not wrong)
         shutil.rmtree(folder)
     told = err.getvalue()
+    if watch is None and "--out" in case.arguments and code != 0:
+        wrong.append(f"a whole case failed: {told[:300]!r}")
     if code not in (0, 1, 2):
         wrong.append(f"exit code {code!r}")
     faults = [line for line in told.splitlines() if line.startswith("steelyard: ") and "warning: " not in line]
@@ -148,6 +151,17 @@ def run(case: Case, parent: Path, watch: Watch | None) -> list[str]:
     if len(told) > 3000:
         wrong.append(f"{len(told)} characters of errors: {told[:200]!r}")
     return wrong if watch is None else wrong + watch.seen
+
+
+def _left(case: Case, folder: Path, succeeded: bool) -> list[str]:
+    """Return what is wrong with the files that a command with an --out left: the output, or nothing."""
+    out = [part for before, part in zip(case.arguments, case.arguments[1:], strict=False) if before == "--out"]
+    out += [part.partition("=")[2] for part in case.arguments if part.startswith("--out=")]
+    if not out:
+        return []
+    expected = {out[0].removeprefix("{}/")} if succeeded else set()
+    found = {file.name for file in folder.iterdir()} - set(case.files)
+    return [] if found == expected else [f"left are {sorted(found)} in place of {sorted(expected)}"]
 
 
 def fuzz(seconds: float, seed: int, corpus: list[Path]) -> dict:
@@ -162,11 +176,10 @@ def fuzz(seconds: float, seed: int, corpus: list[Path]) -> dict:
         signal.signal(signal.SIGPROF, _too_long)
         faults = {f"whole {key}": wrong for key, case in whole.items() if (wrong := run(case, parent, None))}
         count, end = 0, time.monotonic() + seconds
-        files = iter(corpus)
-        while (file := next(files, None)) is not None or time.monotonic() < end:
-            if file is not None:
-                key = file.name
-                case = stored(file, whole)
+        kept = iter([one for file in corpus for one in stored(file, whole)])
+        while (known := next(kept, None)) is not None or time.monotonic() < end:
+            if known is not None:
+                key, case = known
             else:
                 key = f"seed {seed} case {count}"
                 case = text_cases(rng) if rng.random() < 0.25 else damaged(whole[rng.choice(names)], rng)
@@ -174,8 +187,8 @@ def fuzz(seconds: float, seed: int, corpus: list[Path]) -> dict:
                 keep(case, Path(last))
             if wrong := run(case, parent, watch):
                 faults[key] = wrong
-                if (kept := os.environ.get("FUZZ_KEEP")) is not None:
-                    keep(case, Path(kept) / f"{len(faults):04d}")
+                if (where := os.environ.get("FUZZ_KEEP")) is not None:
+                    keep(case, Path(where) / f"{len(faults):04d}")
             count += 1
     return {"cases": count, "faults": faults}
 
@@ -186,13 +199,21 @@ def keep(case: Case, folder: Path) -> None:
     (folder / "arguments.json").write_text(json.dumps(case.arguments))
 
 
-def stored(file: Path, whole: dict[str, Case]) -> Case:
-    """Return a case of the corpus: NAME~WHAT is the first file of the whole case NAME, damaged; a text is a loss."""
+def stored(file: Path, whole: dict[str, Case]) -> list[tuple[str, Case]]:
+    """Return the cases of a file of the corpus, by name: NAME~WHAT is the first file of every whole case that is
+    called WHAT, or COMMAND WHAT, damaged; a text is a loss."""
     if file.suffix == ".txt":
-        return Case(("audit", "{}/x.csv", f"--loss={file.read_text(encoding='utf-8')}"), whole["wide.csv"].files)
-    case = whole[file.name.partition("~")[2]]
-    name, *others = case.files
-    return Case(case.arguments, {name: file.read_bytes()} | {other: case.files[other] for other in others})
+        loss = f"--loss={file.read_text(encoding='utf-8')}"
+        files = whole["wide.csv"].files
+        commands = (("audit", "{}/x.csv", loss), ("correct", "{}/x.csv", loss, "--out={}/out.csv"))
+        return [(f"{command[0]} {file.name}", Case(command, files)) for command in commands]
+    what, found = file.name.partition("~")[2], []
+    for key, case in whole.items():
+        if key in (what, f"correct {what}", f"decide {what}"):
+            name, *others = case.files
+            files = {name: file.read_bytes()} | {other: case.files[other] for other in others}
+            found.append((f"{key} {file.name}", Case(case.arguments, files)))
+    return found
 
 
 if __name__ == "__main__":

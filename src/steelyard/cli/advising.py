@@ -50,6 +50,9 @@ from steelyard.cli.tables import print_advice
     "[default: every scheme]",
 )
 @click.option("--folds", type=int, default=5, show_default=True, help="Folds of the rows.")
+@click.option(
+    "--group", metavar="COLUMN", help="Rows with the same value of it stay in one fold.  [default: none]"
+)
 @click.option("--seed", type=int, default=0, show_default=True, help="Of folds, draws and trainings.")
 @click.option(
     "--rate", type=float, help="Learning rate of a learner, or penalty of linear.  [default: 0.1, or 0.01]"

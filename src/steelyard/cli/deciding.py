@@ -27,6 +27,19 @@ from steelyard.cli.tables import print_correction, print_decisions
     help="classes: one is right in a row; multi-hot: outputs stand for themselves.  [default: as the labels tell]",
 )
 @click.option(
+    "--temperature",
+    metavar="NUMBER|fit|FILE",
+    default="1",
+    show_default=True,
+    help="Divides what is left after the undoing, before --prior: a number; fit: the one under which the labels "
+    "of FILE are likeliest, or those of another file of held-out rows.",
+)
+@click.option(
+    "--training-rows",
+    type=click.Path(path_type=Path),
+    help="File of the rows that the model was trained on, with labels: LGL-INR is undone by their mean confusion.",
+)
+@click.option(
     "--from",
     "values",
     metavar="logits|probabilities",

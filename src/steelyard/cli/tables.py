@@ -191,6 +191,8 @@ def print_correction(found: "Correction") -> None:
     """What was taken out of how many rows, and the class frequencies that the probabilities are for."""
     console = _console()
     console.print(_plain(f"{found.rows} rows: undone is {found.setup}"))
+    if found.temperature != 1:
+        console.print(_plain(f"temperature: {found.temperature:.4g}"))
     if found.without:
         console.print(
             _plain(

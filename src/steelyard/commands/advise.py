@@ -19,7 +19,7 @@ from steelyard._common.memory import check_memory
 from steelyard.auditing.probabilities import Probabilities
 from steelyard.commands.forecast import read_whole, size_of
 from steelyard.commands.weights import code as code_of_weights
-from steelyard.data import Dataset, load_dataset, open_predictions
+from steelyard.data import Dataset, Predictions, grouped_folds, load_dataset, open_predictions
 from steelyard.deciding import Advice, Model, Train, advise, train_heads
 from steelyard.notation import LossSpec, parse_loss, parse_objective, parse_weights, setup_from_text
 from steelyard.posterior import log_posterior
@@ -56,6 +56,7 @@ def advise_file(
     epochs: int = 30,
     schemes: Sequence[str] = (),
     folds: int = 5,
+    group: str | None = None,
     seed: int = 0,
     weight_decay: float | None = None,
     out: str | PathLike[str] | None = None,
@@ -82,6 +83,7 @@ def advise_file(
         epochs: of a network.
         schemes: of weights, each as :func:`steelyard.notation.parse_weights` takes it. Default: every scheme.
         folds: how many.
+        group: name of a column; rows with the same value stay in one fold.
         seed: of folds, draws and trainings.
         weight_decay: of the heads on features. Default: what the file says of its training, else 0.0005.
         out: folder to write advise.json, advise.csv, explorer.json and report.html to; new or empty.
@@ -94,7 +96,8 @@ def advise_file(
 
     Raises:
         FileExistsError: the folder holds something already.
-        ValueError, TypeError, FileNotFoundError: a file that cannot be read, or an option that is refused.
+        ValueError, TypeError, FileNotFoundError: a file that cannot be read, labels of outputs that stand for
+            themselves, or an option that is refused.
         ArithmeticError: a head or a model that could not be fitted.
     """
     check_choice("from", values, _FROM)
@@ -108,15 +111,15 @@ def advise_file(
             )
         tried = (_PENALTY if learner == "linear" else _RATE) if rate is None else rate
         setting = Setting("small-cnn", Recipe(epochs, 64, tried), rounds=rounds, learner=learner)
-        data = _of_learner(path, target, columns, learner, setting, seed, say)
+        data = _of_learner(path, target, columns, group, learner, setting, seed, say)
     elif rate is not None:
         raise ValueError(f"rate is of a learner, and there is none, got {rate:g}")
     elif values == "features":
-        data = _of_features(path, target, columns, class_names, loss, weight_decay, say)
+        data = _of_features(path, target, columns, class_names, loss, weight_decay, group, say)
     else:
         if schemes:
             raise ValueError(f"{values} cannot be weighted again: schemes need features or a learner")
-        data = _of_logits(path, values, target, columns, class_names, loss, say)
+        data = _of_logits(path, values, target, columns, class_names, loss, group, say)
     size = len(data.names)
     check_memory("advice", size, 12)
     counts = torch.bincount(data.target, minlength=size) if data.counts is None else data.counts
@@ -129,7 +132,8 @@ def advise_file(
         class_counts=data.counts,
         class_names=data.names,
         train="none" if data.train is None else data.train,
-        folds=folds,
+        folds=folds if data.groups is None else grouped_folds(data.target, data.groups, folds, seed=seed),
+        groups=data.groups,
         seed=seed,
     )
     result = {
@@ -164,6 +168,7 @@ class _Data:
     train: Train | None
     model: str
     counts: Tensor | None = None
+    groups: Tensor | None = None
 
 
 def _of_features(
@@ -173,6 +178,7 @@ def _of_features(
     class_names: Sequence[str] | None,
     loss: str | None,
     weight_decay: float | None,
+    group: str | None,
     say: Callable[[str], None],
 ) -> _Data:
     if loss is not None:
@@ -189,7 +195,9 @@ def _of_features(
     decay = opened.weight_decay if weight_decay is None else weight_decay
     names = opened.class_names or [f"class {k}" for k in range(size)]
     train = train_heads(size, weight_decay=_WEIGHT_DECAY if decay is None else decay)
-    return _Data(rows.double(), labels, names, train, "linear heads on the features")
+    return _Data(
+        rows.double(), labels, names, train, "linear heads on the features", groups=_groups(opened, group)
+    )
 
 
 def _of_logits(
@@ -199,13 +207,17 @@ def _of_logits(
     columns: str | None,
     class_names: Sequence[str] | None,
     loss: str | None,
+    group: str | None,
     say: Callable[[str], None],
 ) -> _Data:
     """Return log-posteriors of held-out rows, without what the loss did."""
     opened = open_predictions(path, target=target, columns=columns, values=values, class_names=class_names)
     say(opened.reading)
     if opened.multi_hot:
-        raise ValueError(f"{path} must have one class a row, got 0 and 1 for each output")
+        raise ValueError(
+            f"{path} must have one class a row, got 0 and 1 for each output: for outputs that stand for "
+            "themselves ask thresholds(..., targets='multi-hot') in Python"
+        )
     if opened.split == "train":
         say(f"WARNING: {path} holds training samples, as it says itself; advice needs logits of held-out ones")
     rows, labels = read_whole(opened)
@@ -224,20 +236,25 @@ def _of_logits(
     if opened.num_classes == 1:
         log_p = torch.cat([F.logsigmoid(-log_p), F.logsigmoid(log_p)], 1)
     names = opened.class_names or [f"class {k}" for k in range(size)]
-    return _Data(log_p, labels, names, None, f"{values} of {stated}", counts)
+    return _Data(log_p, labels, names, None, f"{values} of {stated}", counts, _groups(opened, group))
+
+
+def _groups(opened: Predictions, group: str | None) -> Tensor | None:
+    return None if group is None else opened.groups(group)
 
 
 def _of_learner(
     path: str | PathLike[str],
     target: str | None,
     columns: str | None,
+    group: str | None,
     name: str,
     setting: Setting,
     seed: int,
     say: Callable[[str], None],
 ) -> _Data:
     """Return the training rows of a data set, by their numbers, and the training of a learner on them."""
-    data = load_dataset(path, target=target, features=columns)
+    data = load_dataset(path, target=target, features=columns, group=group)
     say(data.reading)
     size, learner = len(data.class_names), find_learner(name)
     plain = parse_loss("softmax")
@@ -272,7 +289,8 @@ def _of_learner(
         return lambda asked: model.logits(fitted.inputs("train", asked))
 
     words = learner.words(setting)
-    return _Data(torch.arange(len(data.train_target)), data.train_target, data.class_names, train, words)
+    numbers = torch.arange(len(data.train_target))
+    return _Data(numbers, data.train_target, data.class_names, train, words, groups=data.groups)
 
 
 @dataclass(frozen=True)

@@ -1,8 +1,9 @@
 """Correct a file of predictions: its logits become probabilities without what training did to them."""
 
 import json
+import math
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -14,19 +15,18 @@ from torch import Tensor
 import steelyard
 from steelyard._common.checks import check_choice
 from steelyard.auditing.gather import Values
-from steelyard.auditing.probabilities import Probabilities, are_percents, look_like_probabilities
 from steelyard.balance import TrainingSetup
 from steelyard.commands.stated import Stated, given_counts, label_counts, told_counts
 from steelyard.commands.tables import class_table
+from steelyard.commands.undone import Numbers, Undone, sampled
 from steelyard.data import Predictions, open_predictions
 from steelyard.data.predictions import check_out, corrected_columns, is_text_file
-from steelyard.posterior import log_posterior
 from steelyard.prior import PriorEstimate, estimate_prior
 
 LABELS = "labels"
 PRIORS = ("train", "uniform", "estimate")
 _TARGETS = ("classes", "multi-hot")
-_SAMPLE = 1 << 24  # numbers that the prior is estimated from
+FIT = "fit"
 
 
 @dataclass(frozen=True)
@@ -40,6 +40,7 @@ class Correction:
         class_names: of the prior; numbers from 0 where nobody says.
         prior: (K,) class frequencies that the probabilities are for; None for those of training.
         estimate: of the prior, where it was estimated.
+        temperature: that the corrected log-probabilities were divided by; 1 for none.
     """
 
     rows: int
@@ -48,6 +49,7 @@ class Correction:
     class_names: tuple[str, ...]
     prior: Tensor | None
     estimate: PriorEstimate | None
+    temperature: float = 1.0
 
 
 def correct_file(
@@ -67,6 +69,8 @@ def correct_file(
     values: Values | None = None,
     targets: str | None = None,
     prior: str = "train",
+    temperature: str = "1",
+    training_rows: str | PathLike[str] | None = None,
     say: Callable[[str], None] = lambda text: None,
 ) -> Correction:
     """Write a file's rows once more, with corrected probabilities in place of its logits.
@@ -91,6 +95,12 @@ def correct_file(
             themselves. Default: as the labels tell; classes for softmax.
         prior: ``"train"``, ``"uniform"``, ``"estimate"`` (the class frequencies under which the rows are
             likeliest, from at most 2^24 of their numbers), or a CSV file of class and share.
+        temperature: a number > 0 that divides the corrected log-probabilities (logits, of outputs that stand for
+            themselves), before the prior of use is put in; ``"fit"``: the one under which the labels of `path` are
+            likeliest, from at most 2^24 numbers; or a file of held-out rows as `path`, whose labels tell it.
+        training_rows: file of the rows that the model was trained on, as `path`, with labels. LGL-INR's mean
+            confusion is computed from them, and they are counted where nobody says the counts. Default: `path`,
+            where it says that it holds them or `class_counts` are ``"labels"``.
         say: told what was taken from the file.
 
     Returns:
@@ -99,7 +109,8 @@ def correct_file(
     Raises:
         FileExistsError: there is a file at `out`.
         ValueError, TypeError, FileNotFoundError: a file that cannot be read, an option that is refused, weights or
-            a prior that need training counts which nobody says.
+            a prior that need training counts which nobody says, LGL-INR without training rows, a temperature
+            from rows of the training.
     """
     out = Path(out)
     check_out(out, Path(path))
@@ -107,6 +118,7 @@ def correct_file(
         check_choice("values", values, ("logits", "probabilities"))
     if targets is not None:
         check_choice("targets", targets, _TARGETS)
+    factor = _number(temperature)
     opened = open_predictions(
         path,
         target=target,
@@ -123,34 +135,66 @@ def correct_file(
     texts = {"weights": weights, "pos-weights": pos_weights, "sampler": sampler, "corrected": corrected}
     known = opened.class_names or tuple(str(k) for k in range(max(opened.num_classes, 2)))
     table = None if prior in PRIORS else class_table(Path(prior), "share", known)
-    samples = _counts(opened, independent, class_counts, stated.needs(texts), prior != "train")
+
+    def further(name: str | PathLike[str], role: str, not_of: str) -> Predictions:
+        return _further(opened, name, role, not_of, target, logits, values)
+
+    training = None if training_rows is None else further(training_rows, "training rows", "test")
+    if training is None and opened.has_labels and (opened.split == "train" or class_counts == LABELS):
+        training = opened
+    in_negative = stated.spec.name == "lgl-inr"
+    for_weights = stated.needs(texts) or in_negative
+    samples = _counts(opened, training, independent, class_counts, for_weights, prior != "train")
     counts = None if independent else samples
     shape = (2, opened.num_classes) if independent else (max(opened.num_classes, 2),)
     setup = stated.setup(torch.ones(shape).double() if samples is None else samples, texts, batch_size, counts)
+    whole = stated.link == "softmax" and opened.num_classes > 1
+    numbers = Numbers(opened, whole, values, say)
+
+    def numbers_of(other: Predictions) -> Numbers:
+        return numbers if other is opened else Numbers(other, whole, values, say)
+
+    confusion = None
     if setup.in_negative is not None:
-        raise ValueError(
-            "LGL-INR cannot be undone from a file: its posterior needs the mean confusion of the training rows; "
-            "see log_posterior(..., mean_confusion=...) in Python"
-        )
-    reader = _Reader(opened, setup, stated.link == "softmax" and opened.num_classes > 1, values, say)
+        if not setup.in_negative.detached:
+            raise ValueError("loss lgl-inr has a posterior for detached weights only, got detach_weights=False")
+        if training is None:
+            raise ValueError(_NEEDED)
+        confusion = numbers_of(training).mean_confusion()
+    undone = Undone(setup, independent, confusion)
+    fitted = None
+    if factor is None:
+        held_out = _held_out(opened) if temperature == FIT else further(temperature, "temperature", "train")
+        factor, rows = undone.fit_temperature(numbers_of(held_out))
+        fitted = {"file": held_out.path.name, "rows": rows}
+        say(f"temperature {factor:.4g}, under which the labels of {rows} rows of {held_out.path} are likeliest")
+    undone.temperature = factor
     estimate, use = None, table
     if prior == "uniform":
         use = torch.full((shape[-1],), 1 / shape[-1], dtype=torch.float64)
     elif prior == "estimate":
         assert counts is not None
-        estimate = _estimate(opened, reader, counts, say)
+        estimate = _estimate(numbers, undone, counts, say)
         use = estimate.prior
     names = opened.class_names
     as_list = opened.as_list and not is_text_file(out)
 
-    def change(numbers: Tensor) -> Mapping[str, Any]:
-        q = reader.probabilities(numbers, use).numpy()
-        return corrected_columns(q, names, independent=independent, as_list=as_list)
+    total = without = 0
+
+    def change(rows: Tensor) -> Mapping[str, Any]:
+        nonlocal total, without
+        q = undone.log_posterior(numbers, rows, use)
+        total, without = total + len(q), without + int(q.isnan().any(1).sum())
+        p = torch.sigmoid(q) if q.shape[1] == 1 else q.exp()
+        return corrected_columns(p.numpy(), names, independent=independent, as_list=as_list)
 
     done = {
         "setup": setup.text,
         "vectors": _vectors(setup),
         "from": "probabilities" if values == "probabilities" else "logits",
+        "mean_confusion": None if confusion is None else confusion.tolist(),
+        "temperature": factor,
+        "temperature_from": fitted,
         "prior": "train" if use is None else use.tolist(),
         "estimate": None if estimate is None else estimate.to_dict(),
         "file": opened.path.name,
@@ -158,65 +202,73 @@ def correct_file(
     }
     metadata = {"correction": json.dumps(done)} | ({} if names is None else {"class_names": "\x1f".join(names)})
     opened.rewrite(out, change, replace=True, metadata=metadata)
-    return Correction(reader.rows, reader.without, setup.text, known, use, estimate)
+    return Correction(total, without, setup.text, known, use, estimate, factor)
 
 
-class _Reader:
-    """From the numbers of a file to probabilities; counts the rows, and those without a probability.
+_NEEDED = (
+    "LGL-INR is undone by the mean confusion of its training: give --training-rows, a file of the training rows "
+    "with their logits and labels, or say --counts labels if the rows are those of the training"
+)
 
-    What the numbers are is told by all rows, in a pass of its own.
+
+def _number(temperature: str) -> float | None:
+    """Return the temperature where it is a number; None where it is to be found."""
+    try:
+        factor = float(temperature)
+    except (TypeError, ValueError):
+        return None
+    if not (math.isfinite(factor) and factor > 0):
+        raise ValueError(
+            f"temperature must be a number > 0, {FIT!r} or a file of held-out rows, got {temperature}"
+        )
+    return factor
+
+
+def _further(
+    opened: Predictions,
+    path: str | PathLike[str],
+    role: str,
+    not_of: str,
+    target: str | None,
+    logits: str | None,
+    values: Values | None,
+) -> Predictions:
+    """Open another file of rows of the same model, with labels.
+
+    Raises:
+        ValueError: a file of other outputs, or one that says that it holds rows of the split `not_of`.
     """
-
-    def __init__(
-        self,
-        opened: Predictions,
-        setup: TrainingSetup,
-        whole: bool,
-        values: Values | None,
-        say: Callable[[str], None],
-    ) -> None:
-        self.setup, self.rows, self.without = setup, 0, 0
-        self.shown = Probabilities(opened.num_classes, whole) if values == "probabilities" else None
-        self.unit = 1.0
-        if self.shown is not None:
-            for number, rows in enumerate(_finite(opened)):
-                if number == 0 and are_percents(rows):
-                    self.unit = 100.0
-                    say("probabilities are percents, they are divided by 100")
-                self.shown.see(rows.double() / self.unit)
-            if self.shown.told is not None:
-                say(self.shown.told)
-        elif values is None and all(look_like_probabilities(rows, whole) for rows in _finite(opened)):
-            raise ValueError(
-                f"the numbers of {opened.path} may be probabilities, as all of them look like some: say "
-                "--from probabilities or --from logits"
-            )
-
-    def log_posterior(self, numbers: Tensor, prior: Tensor | None) -> Tensor:
-        """Return corrected log-probabilities (n, K), the logit of one output, NaN where there are none."""
-        kept = torch.isfinite(numbers).all(1)
-        z = numbers[kept].double()
-        z = z if self.shown is None else self.shown.logits(z / self.unit)
-        found = torch.full(numbers.shape, torch.nan, dtype=torch.float64)
-        if len(z):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of rows without a posterior, which are counted
-                found[kept] = log_posterior(z, self.setup, prior)
-        return found
-
-    def probabilities(self, numbers: Tensor, prior: Tensor | None) -> Tensor:
-        q = self.log_posterior(numbers, prior)
-        self.rows += len(q)
-        self.without += int(q.isnan().any(1).sum())
-        return torch.sigmoid(q) if q.shape[1] == 1 else q.exp()
+    other = open_predictions(
+        path,
+        target=None if opened.path.suffix == ".npy" else target,
+        columns=logits,
+        values=values or "logits",
+        class_names=opened.class_names,
+        missing_labels="ignore",
+        missing_values="nan",
+    )
+    if other.num_classes != opened.num_classes or (opened.has_labels and other.multi_hot != opened.multi_hot):
+        raise ValueError(
+            f"{role} must be of the same model as {opened.path}, with {opened.num_classes} numbers a row, got "
+            f"{other.num_classes} in {other.path}"
+        )
+    if other.split == not_of:
+        held = "rows of the training" if not_of == "train" else "held-out rows"
+        raise ValueError(f"{role} must not be {held}, as {other.path} says that it holds")
+    return other
 
 
-def _finite(opened: Predictions) -> Iterator[Tensor]:
-    """Yield the rows of finite numbers."""
-    for numbers in opened.numbers():
-        rows = numbers[torch.isfinite(numbers).all(1)]
-        if len(rows):
-            yield rows
+def _held_out(opened: Predictions) -> Predictions:
+    if not opened.has_labels:
+        raise ValueError(
+            f"temperature {FIT!r} needs labels, and {opened.path} has none: name a file that has some"
+        )
+    if opened.split == "train":
+        raise ValueError(
+            f"temperature {FIT!r} needs held-out rows, and {opened.path} says that it holds those of the "
+            "training: name a file of held-out ones"
+        )
+    return opened
 
 
 def _independent(opened: Predictions, stated: Stated, targets: str | None) -> bool:
@@ -236,7 +288,12 @@ def _independent(opened: Predictions, stated: Stated, targets: str | None) -> bo
 
 
 def _counts(
-    opened: Predictions, independent: bool, given: str | None, for_weights: bool, for_prior: bool
+    opened: Predictions,
+    training: Predictions | None,
+    independent: bool,
+    given: str | None,
+    for_weights: bool,
+    for_prior: bool,
 ) -> Tensor | None:
     """Return the training samples of each class, (K,), or (2, K) negatives and positives of independent outputs;
     None where nobody says, and nothing needs them."""
@@ -259,48 +316,30 @@ def _counts(
         return told
     if not (for_weights or for_prior):
         return None
-    if opened.split == "train" and opened.has_labels:
-        return label_counts(opened)
+    if training is not None:
+        return label_counts(training)
     what = "the weights are made from" if for_weights else "a prior needs"
     raise ValueError(
         f"{what} the counts of the training, which {opened.path} does not say: give --counts, K numbers or a JSON "
-        "file, or --counts labels if its rows are those of the training"
+        "file, or --counts labels if its rows are those of the training, or --training-rows"
     )
 
 
-def _estimate(opened: Predictions, reader: _Reader, counts: Tensor, say: Callable[[str], None]) -> PriorEstimate:
+def _estimate(numbers: Numbers, undone: Undone, counts: Tensor, say: Callable[[str], None]) -> PriorEstimate:
     """Return the class frequencies of the rows; of many rows a random sample tells."""
-    most, generator = max(2, _SAMPLE // opened.num_classes), torch.Generator().manual_seed(0)
-    rows, keys = [], []
-    seen = held = 0
-    for numbers in opened.numbers():
-        q = reader.log_posterior(numbers, None)
-        q = q[~q.isnan().any(1)]
-        rows.append(q)
-        keys.append(torch.rand(len(q), generator=generator, dtype=torch.float64))
-        seen, held = seen + len(q), held + len(q)
-        if held > 2 * most:
-            rows, keys = _smallest(rows, keys, most)
-            held = most
+    rows, seen = sampled(numbers, lambda part: undone.log_posterior(numbers, part, None))
     if not seen:
-        raise ValueError(f"{opened.path} has no row with finite numbers, from which a prior could be estimated")
-    if held > most:
-        rows, keys = _smallest(rows, keys, most)
-    if seen > most:
-        say(f"the prior is estimated from {most} of {seen} rows, drawn at random")
+        raise ValueError(
+            f"{numbers.opened.path} has no row with finite numbers, from which a prior could be estimated"
+        )
+    if seen > len(rows):
+        say(f"the prior is estimated from {len(rows)} of {seen} rows, drawn at random")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = estimate_prior(torch.cat(rows), counts)
+        found = estimate_prior(rows, counts)
     for doubt in found.doubts:
         say(f"WARNING: {doubt}")
     return found
-
-
-def _smallest(rows: list[Tensor], keys: list[Tensor], most: int) -> tuple[list[Tensor], list[Tensor]]:
-    """Return the rows with the smallest keys, in their order."""
-    key = torch.cat(keys)
-    kept = key.topk(most, largest=False).indices.sort().values
-    return [torch.cat(rows)[kept]], [key[kept]]
 
 
 def _vectors(setup: TrainingSetup) -> dict[str, Any]:

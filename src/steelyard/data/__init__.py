@@ -5,13 +5,14 @@ from steelyard.data.imbalance import ImbalanceProfile, exponential, parse_imbala
 from steelyard.data.loading import load_dataset
 from steelyard.data.own import is_code
 from steelyard.data.predictions import Predictions, open_predictions
-from steelyard.data.splits import shot_groups, split_validation, subsample
+from steelyard.data.splits import grouped_folds, shot_groups, split_validation, subsample
 
 __all__ = [
     "Dataset",
     "ImbalanceProfile",
     "Predictions",
     "exponential",
+    "grouped_folds",
     "is_code",
     "load_dataset",
     "open_predictions",

@@ -3,11 +3,15 @@
 import math
 import warnings
 from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from steelyard.data.imbalance import ImbalanceProfile
+
+_TRIES = 20
 
 
 def subsample(target: Tensor, profile: ImbalanceProfile, *, seed: int) -> Tensor:
@@ -87,15 +91,52 @@ def split_validation(
     return keep.nonzero()[:, 0], validation
 
 
+def grouped_folds(labels: Tensor, groups: Tensor, folds: int, *, seed: int) -> Tensor:
+    """Return the fold of each row, (N,) int64, where rows of one group are in one fold, and no class in one alone.
+
+    Classes are spread as evenly as the groups allow; there are no more folds than groups.
+
+    Args:
+        labels: (N,) int64.
+        groups: (N,) int64.
+        folds: how many, at least 2.
+        seed: of the draw.
+
+    Raises:
+        ValueError: a class that every draw leaves in one fold alone, such as one of a single group.
+        ImportError: scikit-learn is not installed.
+
+    Example:
+        >>> grouped_folds(torch.tensor([0, 0, 1, 1, 0, 1]), torch.tensor([7, 7, 7, 7, 9, 9]), 2, seed=0)
+        tensor([1, 1, 1, 1, 0, 0])
+    """
+    splitter_of = _group_splitter()
+    y, g = labels.numpy(), groups.numpy()
+    classes = np.unique(y).tolist()
+    number, alone = min(folds, len(np.unique(g))), classes[0]
+    for k in range(_TRIES if number > 1 else 0):
+        splitter = splitter_of(number, shuffle=True, random_state=seed + k)
+        fold = np.empty_like(y)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of classes with fewer rows than folds
+            for f, (_, rows) in enumerate(splitter.split(y, y, g)):
+                fold[rows] = f
+        of_class = [len(np.unique(fold[y == one])) for one in classes]
+        if min(of_class) > 1:
+            return torch.from_numpy(fold)
+        alone = classes[of_class.index(min(of_class))]
+    raise ValueError(
+        f"groups must leave rows of each class in two folds at least, to learn from and to judge by, and no draw "
+        f"of groups does for class {alone}, which stands in {len(np.unique(g[y == alone]))} of them"
+    )
+
+
 def _groups_aside(
     target: Tensor, fraction: float, seed: int, groups: Tensor, class_names: Sequence[str] | None
 ) -> Tensor:
     """Return the fold, of those of whole groups in which every class stands on both sides, that is the nearest to
     the fraction of every class."""
-    try:
-        from sklearn.model_selection import StratifiedGroupKFold
-    except ImportError:
-        raise ImportError("groups need scikit-learn: pip install 'steelyard[sklearn]'") from None
+    splitter_of = _group_splitter()
     counts = torch.tensor(class_sizes(target))
     present = counts.nonzero()[:, 0]
     of_class = [len(set(groups[target == k].tolist())) for k in present.tolist()]
@@ -103,7 +144,7 @@ def _groups_aside(
     most = min(round(1 / smaller), len(set(groups.tolist())), int(counts.max()))
     best, nearest = None, math.inf
     for folds in range(most, 1, -1):
-        splitter = StratifiedGroupKFold(folds, shuffle=True, random_state=seed)
+        splitter = splitter_of(folds, shuffle=True, random_state=seed)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of small classes, which are looked at below
             parts = list(splitter.split(target.numpy(), target.numpy(), groups.numpy()))
@@ -121,6 +162,14 @@ def _groups_aside(
         f"groups must leave rows of every class on both sides of a split, and no split of whole groups does; "
         f"class {k if class_names is None else repr(class_names[k])} stands in {of_class[few]}"
     )
+
+
+def _group_splitter() -> Any:
+    try:
+        from sklearn.model_selection import StratifiedGroupKFold
+    except ImportError:
+        raise ImportError("groups need scikit-learn: pip install 'steelyard[sklearn]'") from None
+    return StratifiedGroupKFold
 
 
 def shot_groups(class_counts: Sequence[int], *, many: int = 100, few: int = 20) -> dict[str, list[int]]:

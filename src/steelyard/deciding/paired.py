@@ -60,6 +60,7 @@ def paired(
     value: Callable[[Tensor], Tensor],
     num_classes: int,
     *,
+    groups: Tensor | None = None,
     seed: int = 0,
 ) -> Paired:
     r"""Return what ways to decide are worth on the same rows, and on rows drawn again.
@@ -68,7 +69,7 @@ def paired(
     of four, which stands for the training that its rows have in common. With five folds standard errors are a
     sixth above those of rows alone, as the distance between a promised gain and that on fresh rows is (measured).
     Each class has one row more in a draw, at which every way decides right or wrong at random: a few rows on which
-    two ways agree do not tell that they always do.
+    two ways agree do not tell that they always do. Rows of one group are drawn together.
 
     Args:
         decisions: (M, N) int64, classes.
@@ -76,6 +77,7 @@ def paired(
         folds: (N,) int64, the fold of each row.
         value: of confusions (..., K, K), higher is better.
         num_classes: K.
+        groups: (N,) int64 from 0 on, each within one fold. Default: every row is one of its own.
         seed: of the draws.
 
     Returns:
@@ -86,10 +88,11 @@ def paired(
         rest derived for this project.
     """
     ways, size = len(decisions), num_classes
-    table = torch.cat([folds[None], target[None], decisions]).T.numpy()
+    alike = [] if groups is None else [groups[None]]
+    table = torch.cat([folds[None], target[None], decisions, *alike]).T.numpy()
     kinds, counts = np.unique(table, axis=0, return_counts=True)
     kind, count = torch.from_numpy(kinds), torch.from_numpy(counts).double()
-    fold, own, decided = kind[:, 0], kind[:, 1], kind[:, 2:].T
+    fold, own, decided = kind[:, 0], kind[:, 1], kind[:, 2 : 2 + ways].T
     cells = own * size + decided  # (M, U)
     samples = torch.zeros(size, dtype=torch.float64).index_add(0, own, count)
     present = (samples > 0).nonzero()[:, 0]
@@ -104,7 +107,11 @@ def paired(
         n = min(at_once, _DRAWS - first)
         of_fold = random.standard_gamma(_STEADY, (n, number))
         of_fold /= of_fold.mean(1, keepdims=True)
-        weight = torch.from_numpy(random.standard_gamma(counts, (n, len(counts))) * of_fold[:, fold.numpy()])
+        if groups is None:
+            drawn = random.standard_gamma(counts, (n, len(counts)))
+        else:
+            drawn = random.standard_exponential((n, int(groups.max()) + 1))[:, kinds[:, -1]] * counts
+        weight = torch.from_numpy(drawn * of_fold[:, fold.numpy()])
         further = torch.from_numpy(random.standard_exponential((n, len(present))))
         right = torch.from_numpy(random.random((n, ways, len(present))) < 0.5)
         step = torch.from_numpy(random.integers(1, size, (n, ways, len(present))))

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -43,7 +44,8 @@ def advise(
     class_counts: Vector | None = None,
     train: Train | Literal["heads", "none"] = "heads",
     weight_decay: float = 5e-4,
-    folds: int = 5,
+    folds: int | Tensor = 5,
+    groups: Tensor | None = None,
     seed: int = 0,
 ) -> Advice:
     r"""Return what to do for an objective: class weights, a shift of the logits, thresholds, or nothing.
@@ -77,7 +79,11 @@ def advise(
             ``"none"``: not at all, the inputs are log-posteriors; weights are then not tried. Or a function of
             inputs, labels and weights that returns a function from inputs to logits of a softmax loss.
         weight_decay: of heads.
-        folds: how many; classes are spread evenly.
+        folds: how many, over which classes are spread evenly; or (N,) the fold of each row, from 0 on, no class in
+            one alone.
+        groups: (N,) integers; rows of one group are drawn together for the intervals. They need `folds` of each
+            row that keep groups whole, as :func:`steelyard.data.grouped_folds` gives them. Default: every row is
+            one of its own.
         seed: of folds and draws.
 
     Returns:
@@ -85,7 +91,7 @@ def advise(
 
     Raises:
         TypeError, ValueError: arguments of another type, shape or value than described; a class with fewer than
-            two rows, which cannot be both learned and judged.
+            two rows, or in one fold alone, which cannot be both learned and judged; a multi-hot target.
         ArithmeticError: a head could not be fitted.
 
     Source:
@@ -105,13 +111,14 @@ def advise(
     names = tuple(str(k) for k in range(size)) if class_names is None else check_names(class_names)
     samples = torch.bincount(labels, minlength=size)
     aim = _objective(objective, costs, names)
-    number = check_integer("folds", folds, low=2)
     _check_samples(samples, names)
+    fold = _folds(folds, labels, seed, names)
+    number = check_integer("folds", folds, low=2) if isinstance(folds, int) else int(fold.max()) + 1
+    of_group = None if groups is None else _of_group(groups, fold, isinstance(folds, Tensor))
     if class_counts is not None and train != "none":
         raise ValueError("class_counts belong to train='none'; else they are those of the target")
     counts = samples if class_counts is None else check_vector("class_counts", class_counts, size, low=1)
     weights = _weights(schemes, counts)
-    fold = stratified_folds(labels, min(number, len(labels)), seed=seed)
     if train == "none":
         posteriors: dict[str | None, Tensor] = {None: values}
     else:
@@ -120,7 +127,8 @@ def advise(
         tried.update(weights.items())
         posteriors = _out_of_fold(values, labels, fold, tried, made, size)
     trials = _trials(posteriors, weights, labels, fold, aim, seed)
-    judged = paired(torch.stack([one.decided for one in trials]), labels, fold, aim.value, size, seed=seed)
+    decisions = torch.stack([one.decided for one in trials])
+    judged = paired(decisions, labels, fold, aim.value, size, groups=of_group, seed=seed)
     ways = _ways(trials, judged, labels, aim, size)
     chosen = _choose(ways, judged, aim.minimum[0] if aim.minimum else 0)
     other = [
@@ -264,6 +272,11 @@ def _read(
     inputs: Tensor, target: Tensor, class_names: Sequence[str] | None, train: Train | Literal["heads", "none"]
 ) -> tuple[Tensor, Tensor, int]:
     """Return inputs, labels and K."""
+    if isinstance(target, Tensor) and target.dim() == 2 and target.shape[1] > 1:
+        raise ValueError(
+            "target must be one class a row, got a multi-hot one: ask thresholds(..., targets='multi-hot') for "
+            "the thresholds of its outputs"
+        )
     size = None if class_names is None else len(check_names(class_names))
     if isinstance(train, str):
         check_choice("train", train, ("heads", "none"))
@@ -279,6 +292,49 @@ def _read(
         inputs, size = rows, width
     _, labels, size = checked_features(torch.zeros(len(inputs), 1), target, size)
     return inputs, labels, size
+
+
+def _folds(folds: int | Tensor, labels: Tensor, seed: int, names: Sequence[str]) -> Tensor:
+    """Return the fold of each row, (N,) int64."""
+    if not isinstance(folds, Tensor):
+        return stratified_folds(labels, min(check_integer("folds", folds, low=2), len(labels)), seed=seed)
+    found = _integers("folds", folds, len(labels))
+    number = int(found.max()) + 1
+    if int(found.min()) < 0 or len(np.unique(found.numpy())) != number or number < 2:
+        raise ValueError(
+            f"folds must be numbers from 0 on, two at least and none left out, got {number - 1} at most"
+        )
+    alone = [
+        names[k] for k in np.unique(labels.numpy()).tolist() if len(np.unique(found[labels == k].numpy())) < 2
+    ]
+    if alone:
+        raise ValueError(
+            f"folds must leave rows of each class in two at least, to learn from and to judge by, got one of "
+            f"{listed(alone, 5)}"
+        )
+    return found
+
+
+def _of_group(groups: Tensor, fold: Tensor, given: bool) -> Tensor:
+    """Return the groups as numbers from 0 on."""
+    inverse = np.unique(_integers("groups", groups, len(fold)).numpy(), return_inverse=True)[1]
+    pairs = np.unique(np.stack([inverse, fold.numpy()]), axis=1)
+    if pairs.shape[1] > int(inverse.max()) + 1:
+        told = "folds tear some apart" if given else "folds are given by their number"
+        raise ValueError(
+            f"groups need folds that keep them whole, and {told}: give folds=steelyard.data.grouped_folds(target, "
+            "groups, 5, seed=0)"
+        )
+    return torch.from_numpy(inverse)
+
+
+def _integers(name: str, values: Tensor, rows: int) -> Tensor:
+    if not isinstance(values, Tensor) or values.is_floating_point() or values.is_complex():
+        came = values.dtype if isinstance(values, Tensor) else type(values).__name__
+        raise TypeError(f"{name} must be a tensor of integers, got {came}")
+    if values.shape != (rows,):
+        raise ValueError(f"{name} must have shape ({rows},), one for each row, got {tuple(values.shape)}")
+    return values.detach().cpu().long()
 
 
 def _objective(objective: str | Objective, costs: Costs | None, names: Sequence[str]) -> Objective:

@@ -1,6 +1,5 @@
 """Figures of classes as SVG text from plain numbers, readable from 2 classes to 1000."""
 
-import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -24,6 +23,7 @@ from steelyard.report.style import (
     log_axis,
     look,
     shown,
+    wrapped,
 )
 from steelyard.report.svg import INK, LINE, SOFT, WIDE, both_widths, svg
 
@@ -114,7 +114,7 @@ def confusion_figure(
     side = min(width / columns, 5.6)
     with mpl.rc_context(STYLE):
         room = max(12, int(7 * side))
-        titles = [textwrap.fill(shown(label, 40), room, break_on_hyphens=False) for label, _ in confusions]
+        titles = [wrapped(shown(label, 40), room) for label, _ in confusions]
         lines = max(title.count("\n") for title in titles)
         layout = ConstrainedLayoutEngine(h_pad=0.1)  # a reader's font may be taller than ours
         figure = Figure((width, rows * (side * 0.98 + 0.35 * lines) + 1.0), layout=layout)

@@ -65,6 +65,21 @@ def shown(name: str, longest: int = _LONGEST_NAME) -> str:
     return clean if len(clean) <= longest else clean[: longest - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 
+def wrapped(text: str, room: int) -> str:
+    """Return a text in lines of at most `room` characters, broken after spaces and the signs of a loss.
+
+    A word is broken where it alone is longer than a line.
+    """
+    lines = [""]
+    for piece in re.findall(r"[^\s:,;@=_+/-]*[\s:,;@=_+/-]+|[^\s:,;@=_+/-]+", text):
+        if lines[-1] and len(lines[-1]) + len(piece.rstrip()) > room:
+            lines.append("")
+        lines[-1] += piece
+        while len(lines[-1].rstrip()) > room:
+            lines[-1:] = [lines[-1][:room], lines[-1][room:]]
+    return "\n".join(line.rstrip() for line in lines)
+
+
 def class_axis(
     axes: Axes, classes: Classes, order: Indices, *, width: float, label: bool = True, counts: bool = True
 ) -> None:

@@ -95,6 +95,21 @@ class Predictions:
             for values, _ in file.records(self.columns, self._rows, self._missing):
                 yield torch.from_numpy(_floats(values))
 
+    def groups(self, name: str) -> Tensor:
+        """Return which group each row is of, (N,) int64 from 0 on, by a column of numbers or texts.
+
+        Raises:
+            ValueError: no such column, one that holds the numbers or labels, a row without a group.
+        """
+        first = self._files[0]
+        names = [field.name for field in first.fields if field.kind in ("integer", "text")]
+        if name not in names or name in (*self.columns, *self._choice.labels):
+            others = [one for one in names if one not in (*self.columns, *self._choice.labels)]
+            held = f"only {list_names(others)}" if others else "and none of integers or texts"
+            raise ValueError(f"{self.path} has no column {name!r} for group, {held}")
+        parts = [part.astype(str) for file in self._files for _, part in file.read((), (name,), 8192, Missing())]
+        return torch.from_numpy(np.unique(np.concatenate(parts), return_inverse=True)[1].astype(np.int64))
+
     def rewrite(
         self, out: str | os.PathLike[str], change: Change, *, replace: bool, metadata: Mapping[str, str]
     ) -> None:
