@@ -34,7 +34,7 @@ def dataset(job: dict[str, Any]) -> Dataset:
     return _opened(job["dataset"], *(job[key] for key in _OF_DATA))
 
 
-_OF_DATA = ("target", "features", "group", "image_mode", "image_size")
+_OF_DATA = ("target", "features", "group", "time", "image_mode", "image_size")
 _opened = functools.lru_cache(maxsize=2)(
     lambda name, *options: load_dataset(name, **dict(zip(_OF_DATA, options, strict=True)))
 )
