@@ -23,9 +23,9 @@ from steelyard.claims import c1, c2, c3, c4, leaderboard
 from steelyard.claims.config import ClaimConfig
 from steelyard.data import parse_imbalance
 from steelyard.experiments.config import one_sentence
-from steelyard.experiments.grid import Engine, run_grid
+from steelyard.experiments.grid import Engine, record_file, run_grid
 from steelyard.experiments.runs import check_new, environment, next_folder, numbered_folders, read_finished
-from steelyard.experiments.trainings import dataset, ranked_counts, setting
+from steelyard.experiments.trainings import dataset, known_by, ranked_counts, setting
 from steelyard.notation import check_starts, parse_loss, parse_losses
 from steelyard.report import write_claim_page
 from steelyard.report.results import Claim, Conclusion
@@ -116,7 +116,17 @@ def reproduce(
             ran += outcome != "was finished"
             on_done(name, outcome)
 
-        records = run_grid(folder / "jobs", jobs, module.work, workers=workers, engine=engine, on_done=tell)
+        records_are_there = all(record_file(folder / "jobs", name).exists() for name in jobs)
+        again = records_are_there and (folder / Claim.FILE).exists()
+        records = run_grid(
+            folder / "jobs",
+            jobs,
+            module.work,
+            of=dict if again else known_by,  # to write a page again takes no data
+            workers=workers,
+            engine=engine,
+            on_done=tell,
+        )
         conclusion: Conclusion = module.conclude(list(records.values()), config)
         result = Claim(
             claim=claim,

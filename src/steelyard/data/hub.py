@@ -3,7 +3,7 @@
 import difflib
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,9 +16,9 @@ from torch import Tensor
 from steelyard._common.text import reason_of
 from steelyard.data.builtin import TASKS
 from steelyard.data.dataset import Dataset
-from steelyard.data.images import decode_images
+from steelyard.data.images import decode_images, image_digests
 from steelyard.data.local import open_folder, roots
-from steelyard.data.making import Part, code_labels, make_dataset, place_labels
+from steelyard.data.making import Part, code_labels, digest_of, make_dataset, place_labels
 from steelyard.data.several import read_splits
 from steelyard.data.tabular import Asked, from_tables
 from steelyard.data.times import moments
@@ -76,6 +76,11 @@ def from_hugging_face(name: str, asked: Asked, image_mode: str | None, image_siz
         records = (record for part in parts for record in raw[split].select(part)[image_column])
         return decode_images(where, rows, records, image_mode, image_size, places)
 
+    values: dict[str, Any] = {"class_names": names} | {f"{s} labels": target for s, target in targets.items()}
+    for s, part in raw.items():
+        values[f"{s} images"] = image_digests(
+            (record for table in _arrow(part, image_column) for record in table[0].to_pylist()), places
+        )
     made = {
         s: Part(
             targets[s],
@@ -89,12 +94,19 @@ def from_hugging_face(name: str, asked: Asked, image_mode: str | None, image_siz
     told += [f"groups: {asked.group}"] if asked.group else []
     told += [f"time: {asked.time}"] if asked.time else []
     found = f"{name}: {'; '.join(told + notes)}"
-    return make_dataset(name, names, made["train"], made.get("test"), found=found)
+    return make_dataset(name, names, made["train"], made.get("test"), found=found, digest=digest_of(values))
 
 
 def _times(name: str, split: str, column: str, part: Any) -> NDArray[Any]:
-    cells = part.select_columns([column]).with_format("arrow")[:].column(column)
+    import pyarrow as pa
+
+    cells = pa.chunked_array([table[0] for table in _arrow(part, column)])
     return moments(f"dataset {name!r}, split {split}, column {column!r}", cells)
+
+
+def _arrow(part: Any, column: str) -> Iterator[Any]:
+    """Return tables of some rows at a time with one column of a data set of ``datasets``."""
+    yield from part.select_columns([column]).with_format("arrow").iter(_DECODED_TOGETHER)
 
 
 def _targets(
@@ -144,6 +156,7 @@ def _of_columns(name: str, parts: dict[str, Any], asked: Asked, labels: list[str
         asked,
         class_names=named,
         notes=notes,
+        digest=digest_of({"class_names": named} | {s: table.to_pandas() for s, table in tables.items()}),
     )
 
 

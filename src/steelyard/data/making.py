@@ -1,6 +1,6 @@
 """From rows with labels to a data set: classes are counted, and a test split is made where none came along."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,6 +118,15 @@ def make_dataset(
         reading=f"{found}; {told}; {split}",
         digest=digest,
     )
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """Return a digest of arrays, tensors, frames and plain values by their names."""
+    import joblib
+
+    plain = {key: value.numpy() if hasattr(value, "detach") else value for key, value in values.items()}
+    found: str = joblib.hash(plain)
+    return found
 
 
 def code_labels(
