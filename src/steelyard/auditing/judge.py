@@ -2,8 +2,9 @@
 
 import math
 
+from steelyard._common.intervals import QUANTILE
 from steelyard.auditing.catalogue import SEVERITIES
-from steelyard.auditing.explanations import QUANTILE, Explained, Fit
+from steelyard.auditing.explanations import Explained, Fit
 from steelyard.auditing.findings import Finding, Item, Measure, Numbers, measured
 
 _CRITICAL = 0.1  # a misfit up to this is a critical point, as far as stochastic training reaches one

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from steelyard._common.files import write_text
+from steelyard._common.intervals import QUANTILE
 from steelyard.report.figures import (
-    QUANTILE,
     balance_figure,
     confusion_figure,
     misfit_figure,

@@ -11,6 +11,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import FuncFormatter, LogLocator
 
+from steelyard._common.intervals import QUANTILE
 from steelyard.report.intervals import beside_mean
 from steelyard.report.style import (
     NAMED_TICKS,
@@ -25,7 +26,6 @@ from steelyard.report.style import (
     svg,
 )
 
-QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for the 16 folds of an audit
 _LARGEST_HEATMAP = 100
 
 
