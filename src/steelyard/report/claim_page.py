@@ -10,7 +10,7 @@ from steelyard._common.files import write_text
 from steelyard.report.figures import points_figure
 from steelyard.report.html import render_template
 from steelyard.report.intervals import FEWEST
-from steelyard.report.results import Claim, Number, PointsFigure
+from steelyard.report.results import Claim, ComparedLearner, Number, PointsFigure
 
 
 def write_claim_page(folder: str | PathLike[str]) -> Path:
@@ -26,13 +26,19 @@ def write_claim_page(folder: str | PathLike[str]) -> Path:
 
 def render_claim(found: Claim) -> str:
     """Return the page's text."""
+    learner = found.learner or ComparedLearner(f"a network, {found.config['backbone']}", "learning rate", [], [])
     numbers = [] if found.tables else [n for n in found.numbers if n.value is not None]
     return render_template(
         "claim.html.j2",
         found=found,
         beside="95% intervals" if found.config["seeds"] >= FEWEST else "the least and the largest of them",
         figures=[(figure, _drawn(figure)) for figure in found.figures],
-        settings=[(key, json.dumps(value, ensure_ascii=False)) for key, value in found.config.items()],
+        settings=[
+            (key, json.dumps(value, ensure_ascii=False))
+            for key, value in found.config.items()
+            if key not in learner.without
+        ],
+        learner=learner,
         numbers=[(number.name, _shown(number)) for number in numbers],
     )
 
