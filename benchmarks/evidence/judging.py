@@ -11,9 +11,9 @@ import numpy as np
 from evidence.cases import DRAWN, Case, cases
 from evidence.data import DIGITS, OVERLAPS
 from evidence.trainings import load
+from steelyard._common.intervals import QUANTILE
 from steelyard.auditing import AuditReport, audit
 from steelyard.auditing.catalogue import KINDS
-from steelyard.auditing.explanations import QUANTILE
 
 DRAWS = 10
 DRAWN_FROM = ("logistic C=100", "logistic C=0.01", "XGBoost 20", "LightGBM 100", "MLP", "CNN")

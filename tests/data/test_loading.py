@@ -307,7 +307,10 @@ def test_arrays_are_found_by_their_names():
             {"a": np.zeros((9, 2)), "y": np.arange(9) % 2},
             r"must have one entry of inputs \(x, .*\), got none; name it",
         ),
-        ({"X": np.zeros((9, 2)), "y": np.arange(8) % 2}, "X must have one label .and group. a row, got 8 and 9"),
+        (
+            {"X": np.zeros((9, 2)), "y": np.arange(8) % 2},
+            "X must have one label .and group, and time. a row, got 8 and 9",
+        ),
         (
             {"X": np.zeros((9, 2, 2)), "y": np.arange(9) % 2},
             r"X must be numbers .N, D., .*got float64 of shape \(9,",

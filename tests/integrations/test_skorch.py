@@ -176,6 +176,14 @@ def test_what_has_no_honest_probabilities_is_refused_before_training(options, wo
         _net(**options).fit(X, y)
 
 
+def test_labels_that_are_text_are_refused_in_a_sentence():
+    net = HonestNetClassifier(torch.nn.Linear(2, 2), train_split=None, verbose=0)
+    with pytest.raises(
+        ValueError, match="y must hold class labels 0 to K - 1, got <U3: scikit-learn's LabelEncoder"
+    ):
+        net.fit(np.eye(2, dtype=np.float32), np.array(["ant", "bee"]))
+
+
 def test_a_scheme_without_labels_is_refused():
     with pytest.raises(ValueError, match="class_weights needs class labels 0 to K - 1 of an integer dtype in fit"):
         _net(criterion__class_weights="inverse").initialize()

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from steelyard._common.intervals import QUANTILE
 from steelyard.balance.implied import AppliedPower
 
-QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for 16 folds
 _FLOOR = 0.05  # scatter of log implied weights that no training is without
 _UNKNOWN = 5.0  # standard error of a logarithm of which the samples say nothing
 _MANY = 300  # classes from which on errors count as independent

@@ -7,8 +7,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from steelyard._common.intervals import QUANTILE
 from steelyard.auditing.catalogue import KINDS, Severity
-from steelyard.auditing.explanations import QUANTILE, Explained
+from steelyard.auditing.explanations import Explained
 from steelyard.auditing.sanity import Columns
 from steelyard.auditing.stated import Stated
 from steelyard.balance.flows import HardClasses, Trade

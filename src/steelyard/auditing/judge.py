@@ -2,8 +2,9 @@
 
 import math
 
+from steelyard._common.intervals import QUANTILE
 from steelyard.auditing.catalogue import SEVERITIES
-from steelyard.auditing.explanations import QUANTILE, Explained, Fit
+from steelyard.auditing.explanations import Explained, Fit
 from steelyard.auditing.findings import Finding, Item, Measure, Numbers, measured
 
 _CRITICAL = 0.1  # a misfit up to this is a critical point, as far as stochastic training reaches one
@@ -190,8 +191,12 @@ def _unstated(n: Numbers, e: Explained) -> Finding | None:
         return None
     if not clean and n.learned < _LEARNED:  # what a model that has learned little misplaces has no weights
         return None
-    if not clean and n.learned > _INTERPOLATES and e.classes > 2:
-        return Finding("weights_unclear", _factor(math.exp(ratio), error))
+    # Where the law without weights holds as far as a training reaches it, training itself may leave this much.
+    held = n.hypotheses[0].misfit <= _CRITICAL
+    if not clean and e.classes > 2 and (held or n.learned > _INTERPOLATES):
+        return Finding(
+            "weights_unclear", _factor(math.exp(ratio), error), hypothesis="in balance" if held else None
+        )
     numbers = {} if f is None or not clean else {"frequency": _interval(f)}
     w = n.implied_shown
     items = tuple(Item((k,), (Measure(w[k]),)) for k in sorted(range(len(w)), key=lambda k: w[k]) if w[k] == w[k])

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from steelyard._common.files import filled_folder, write_atomically, write_csv, write_json
+from steelyard._common.intervals import QUANTILE
 from steelyard.auditing.binary import Ratio
-from steelyard.auditing.explanations import QUANTILE
 from steelyard.auditing.findings import Numbers, finite
 
 

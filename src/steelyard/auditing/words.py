@@ -257,6 +257,13 @@ def _unclear(f: Finding, n: Numbers) -> str:
             "Nothing can be told of weights, because targets were mixed in training. The laws hold for the mixed "
             "samples; these are those that they were made of."
         )
+    if f.hypothesis == "in balance":
+        return (
+            "The outputs are in balance without weights, as far as a training comes. Yet classes that have "
+            "little part in it look as if they weighed otherwise, by a factor of up to "
+            f"{f.measure.value if f.measure else 1:.1f}. Weights of these classes alone would look so, and so "
+            "does a training that is not at its end for them. " + more
+        )
     if f.measure is None or not n.statement.weighted or n.uniform:
         return (
             "It cannot be told whether unstated weights acted: what the model misplaces rests on few samples. "

@@ -12,7 +12,7 @@ class ClaimConfig(BaseModel):
     """What a claim's experiment is made of; a claim uses those it needs.
 
     Attributes:
-        dataset, target, features, group: as :class:`CompareConfig`'s.
+        dataset, target, features, group, time: as :class:`CompareConfig`'s.
         imbalances: profiles, each an experiment of its own (c4).
         imbalance: profile (c2, c3).
         weights, ratios: of the positives, and negatives over positives (c1).
@@ -38,6 +38,7 @@ class ClaimConfig(BaseModel):
     target: Column = None
     features: Column = None
     group: Column = None
+    time: Column = None
     imbalances: list[str] = Field(default=["none"], min_length=1)
     imbalance: str = "none"
     weights: list[float] = Field(default=[1.0], min_length=1)

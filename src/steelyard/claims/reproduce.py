@@ -22,15 +22,15 @@ from steelyard._common.files import held_folder, read_json, to_json, write_csv, 
 from steelyard.claims import c1, c2, c3, c4, leaderboard
 from steelyard.claims.config import ClaimConfig
 from steelyard.data import parse_imbalance
-from steelyard.experiments.config import one_sentence
-from steelyard.experiments.grid import Engine, run_grid
+from steelyard.experiments.config import candidates, one_sentence
+from steelyard.experiments.grid import Engine, record_file, run_grid
 from steelyard.experiments.runs import check_new, environment, next_folder, numbered_folders, read_finished
-from steelyard.experiments.trainings import dataset, ranked_counts, setting
+from steelyard.experiments.trainings import dataset, known_by, ranked_counts, setting
 from steelyard.notation import check_starts, parse_loss, parse_losses
 from steelyard.report import write_claim_page
-from steelyard.report.results import Claim, Conclusion
+from steelyard.report.results import Claim, ComparedLearner, Conclusion
 from steelyard.report.results.claim import Claimed
-from steelyard.training.learners import find_learner
+from steelyard.training.learners import NAMES, find_learner, learner_settings
 
 CLAIMS: dict[str, ModuleType] = {"c1": c1, "c2": c2, "c3": c3, "c4": c4, "leaderboard": leaderboard}
 
@@ -116,7 +116,17 @@ def reproduce(
             ran += outcome != "was finished"
             on_done(name, outcome)
 
-        records = run_grid(folder / "jobs", jobs, module.work, workers=workers, engine=engine, on_done=tell)
+        records_are_there = all(record_file(folder / "jobs", name).exists() for name in jobs)
+        again = records_are_there and (folder / Claim.FILE).exists()
+        records = run_grid(
+            folder / "jobs",
+            jobs,
+            module.work,
+            of=dict if again else known_by,  # to write a page again takes no data
+            workers=workers,
+            engine=engine,
+            on_done=tell,
+        )
         conclusion: Conclusion = module.conclude(list(records.values()), config)
         result = Claim(
             claim=claim,
@@ -127,6 +137,7 @@ def reproduce(
             finished=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             seconds=round(time.monotonic() - started, 1),
             command=command,
+            learner=_learner(claim, config, next(iter(jobs.values()))),
             **vars(conclusion),
         )
         if ran == 0 and (folder / Claim.FILE).exists():  # nothing is new but the page: when and where it ran stays
@@ -162,6 +173,14 @@ def claim_folder(
         except (ValueError, OSError) as error:
             say(f"{folder} is left out: {error}")
     return next_folder(parent, claim)
+
+
+def _learner(claim: str, config: ClaimConfig, job: dict[str, Any]) -> ComparedLearner:
+    """Return what the jobs of a claim train."""
+    learner = find_learner(config.learner)
+    strange = [key for name in NAMES for key in learner_settings(name) if key not in learner.settings]
+    tried = candidates(config) if claim in ("c4", "leaderboard") else [config.learning_rate]
+    return ComparedLearner(learner.words(setting(job)), learner.tuned, tried, strange)
 
 
 def _given(claim: str, config: ClaimConfig) -> dict[str, Any]:

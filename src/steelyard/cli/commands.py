@@ -47,6 +47,10 @@ _PRECISION = "Precision of training: 32-true, 16-mixed (not on CPUs) or bf16-mix
 def _of_columns(command: Any) -> Any:
     """Add the options that name columns of a data set."""
     for option, help_text in (
+        (
+            "--time",
+            "Column of times, numbers or dates: test rows are the latest, validation rows the latest before them.",
+        ),
         ("--group", "Column of groups: rows with the same value stay on one side of every split."),
         (
             "--features",
@@ -320,6 +324,7 @@ def audit(
     "is forecast, and judged by its test split.",
 )
 @click.option("--group", metavar="COLUMN", help="With --inputs, as for compare.")
+@click.option("--time", metavar="COLUMN", help="With --inputs, as for compare.")
 @click.option("--class-names", help=CLASS_NAMES)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."

@@ -52,6 +52,7 @@ def forecast_file(
     class_names: Sequence[str] | None = None,
     inputs: bool = False,
     group: str | None = None,
+    time: str | None = None,
     out: str | PathLike[str] | None = None,
     rows: bool = True,
     command: str | None = None,
@@ -75,6 +76,7 @@ def forecast_file(
             fitted on the training rows. The forecast is then that of a linear model of them, and it is judged by
             the test split.
         group: of a data set of inputs, a column of groups that its test split keeps whole.
+        time: of a data set of inputs, a column of times; the latest rows are its test split.
         out: folder to write forecast.json, forecast.csv, mean_confusion.npz, explorer.json and report.html to;
             new, empty, or of a forecast that was stopped while it wrote.
         rows: whether explorer.json, and so the page, holds logits and labels of judged rows to try weights on.
@@ -102,13 +104,14 @@ def forecast_file(
         raise ValueError(f"losses and weights must name at least one each, got {list(losses)} and {list(weights)}")
     if inputs and class_names is not None:
         raise ValueError("class_names are those of a file of features, inputs have their own")
-    if group is not None and not inputs:
-        raise ValueError(f"group is of a data set of inputs, say --inputs too, got {group!r}")
+    for what, column in (("group", group), ("time", time)):
+        if column is not None and not inputs:
+            raise ValueError(f"{what} is of a data set of inputs, say --inputs too, got {column!r}")
     if folds is not None and (inputs or test is not None):
         held_out = "the test split of inputs" if inputs else f"a test file {test}"
         raise ValueError(f"folds are for a forecast without held-out samples, got {folds} beside {held_out}")
     if inputs:
-        data = _of_inputs(path, test, target, features, group, say)
+        data = _of_inputs(path, test, target, features, group, time, say)
     else:
         data = _of_features(Path(path), test, folds is None, target, features, class_names, say)
     features_of, labels, names, size = data.rows, data.labels, data.names, data.size
@@ -237,12 +240,13 @@ def _of_inputs(
     target: str | None,
     features: str | None,
     group: str | None,
+    time: str | None,
     say: Callable[[str], None],
 ) -> _Data:
     """Return the inputs of a data set."""
     if test is not None:
         raise ValueError(f"inputs have their test split with them or set aside, got a test file {test}")
-    opened = load_dataset(name, target=target, features=features, group=group)
+    opened = load_dataset(name, target=target, features=features, group=group, time=time)
     say(opened.reading)
     everything = torch.arange(len(opened.train_target))
     fitted = opened.prepare(everything)

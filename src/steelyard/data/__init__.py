@@ -1,5 +1,6 @@
 """Data: data sets of inputs, imbalance profiles, splits, files of predictions."""
 
+from steelyard.data.builtin import TASKS
 from steelyard.data.dataset import Dataset
 from steelyard.data.imbalance import ImbalanceProfile, exponential, parse_imbalance, step
 from steelyard.data.loading import load_dataset
@@ -8,6 +9,7 @@ from steelyard.data.predictions import Predictions, open_predictions
 from steelyard.data.splits import grouped_folds, shot_groups, split_validation, subsample
 
 __all__ = [
+    "TASKS",
     "Dataset",
     "ImbalanceProfile",
     "Predictions",

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_choice
+from steelyard.data.splits import split_validation
 
 Inputs = Callable[[str, Tensor], Tensor]
 """The inputs (n, ...) of some rows of a split."""
@@ -26,6 +27,8 @@ class Dataset:
         train_target, test_target: labels from 0 to K - 1, int64.
         groups: (N,) int64 of the training rows: rows of one group stay on one side of every split. None where no
             groups are known.
+        times: (N,) int64 of the training rows: in every split the rows that are set aside are later than the
+            others, as test rows are later than training rows. None where rows have no order.
         reading: what was found in the data and read as what, in a line; ``""`` for a built-in task.
         digest: of the data, by which trainings on it are known; None where names alone tell.
     """
@@ -37,8 +40,27 @@ class Dataset:
     _inputs: Inputs | None = field(repr=False)
     _fit: Callable[[Tensor], Inputs] | None = field(default=None, repr=False)
     groups: Tensor | None = field(default=None, repr=False)
+    times: Tensor | None = field(default=None, repr=False)
     reading: str = ""
     digest: str | None = None
+
+    def set_aside(self, fraction: float) -> tuple[Tensor, Tensor]:
+        """Return the training rows that stay, and those that are set aside for validation, always the same.
+
+        Args:
+            fraction: share to set aside, in (0, 1); see :func:`split_validation`.
+
+        Raises:
+            ValueError: as :func:`split_validation`.
+        """
+        return split_validation(
+            self.train_target,
+            fraction,
+            seed=0,
+            groups=self.groups,
+            times=self.times,
+            class_names=self.class_names,
+        )
 
     def prepare(self, train_indices: Tensor) -> "Dataset":
         """Return the data set whose inputs are made by what is fitted on these training rows.

@@ -32,7 +32,7 @@ def from_file(path: Path, asked: Asked) -> Dataset:
         return from_values(str(path), load_npz(path), asked, digest=file_digest(path))
     beside = path.with_name(path.name.removeprefix("train_"))
     tables = [path, *([beside] if beside != path and beside.is_file() else [])]
-    train, *test = read_tables(tables)
+    train, *test = read_tables(tables, time=asked.time)
     notes = [f"test: {each.name}" for each in tables[1:]]
     return from_tables(
         str(path),

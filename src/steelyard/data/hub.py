@@ -3,23 +3,25 @@
 import difflib
 import functools
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from steelyard._common.text import reason_of
 from steelyard.data.builtin import TASKS
 from steelyard.data.dataset import Dataset
-from steelyard.data.images import decode_images
+from steelyard.data.images import decode_images, image_digests
 from steelyard.data.local import open_folder, roots
-from steelyard.data.making import Part, code_labels, make_dataset, place_labels
+from steelyard.data.making import Part, code_labels, digest_of, make_dataset, place_labels
 from steelyard.data.several import read_splits
 from steelyard.data.tabular import Asked, from_tables
+from steelyard.data.times import moments
 
 _TEST_SPLITS = ("test", "validation", "valid")
 _INTEGERS = ("int", "uint")
@@ -32,7 +34,7 @@ def from_hugging_face(name: str, asked: Asked, image_mode: str | None, image_siz
         import datasets
     except ImportError:
         raise ImportError(f"dataset {name!r} needs Hugging Face datasets: pip install 'steelyard[hf]'") from None
-    splits, places = _open(name)
+    splits, places = _open(name, asked.time)
     train_name, test_name = _parts_of(name, list(splits))
     parts = {"train": splits[train_name]} | ({} if test_name is None else {"test": splits[test_name]})
     features = parts["train"].features
@@ -50,8 +52,9 @@ def from_hugging_face(name: str, asked: Asked, image_mode: str | None, image_siz
         raise ValueError(
             f"features of dataset {name!r} must be its images, {image_column!r}, got {asked.features!r}"
         )
-    if asked.group is not None and asked.group not in features:
-        raise ValueError(f"dataset {name!r} has no column {asked.group!r} for group, only {', '.join(features)}")
+    for what, column in (("group", asked.group), ("time", asked.time)):
+        if column is not None and column not in features:
+            raise ValueError(f"dataset {name!r} has no column {column!r} for {what}, only {', '.join(features)}")
     shown = {"train": train_name, "test": test_name or train_name}
     targets, names = _targets(name, parts, shown, label_column)
     counts = torch.bincount(targets["train"], minlength=len(names))
@@ -73,18 +76,37 @@ def from_hugging_face(name: str, asked: Asked, image_mode: str | None, image_siz
         records = (record for part in parts for record in raw[split].select(part)[image_column])
         return decode_images(where, rows, records, image_mode, image_size, places)
 
+    values: dict[str, Any] = {"class_names": names} | {f"{s} labels": target for s, target in targets.items()}
+    for s, part in raw.items():
+        values[f"{s} images"] = image_digests(
+            (record for table in _arrow(part, image_column) for record in table[0].to_pylist()), places
+        )
     made = {
         s: Part(
             targets[s],
             functools.partial(decode, s),
             None if asked.group is None else np.array(list(part[asked.group]), dtype=object),
+            None if asked.time is None else _times(name, shown[s], asked.time, part),
         )
         for s, part in parts.items()
     }
     told = [f"images: {image_column}", f"label: {label_column}"]
     told += [f"groups: {asked.group}"] if asked.group else []
+    told += [f"time: {asked.time}"] if asked.time else []
     found = f"{name}: {'; '.join(told + notes)}"
-    return make_dataset(name, names, made["train"], made.get("test"), found=found)
+    return make_dataset(name, names, made["train"], made.get("test"), found=found, digest=digest_of(values))
+
+
+def _times(name: str, split: str, column: str, part: Any) -> NDArray[Any]:
+    import pyarrow as pa
+
+    cells = pa.chunked_array([table[0] for table in _arrow(part, column)])
+    return moments(f"dataset {name!r}, split {split}, column {column!r}", cells)
+
+
+def _arrow(part: Any, column: str) -> Iterator[Any]:
+    """Return tables of some rows at a time with one column of a data set of ``datasets``."""
+    yield from part.select_columns([column]).with_format("arrow").iter(_DECODED_TOGETHER)
 
 
 def _targets(
@@ -134,6 +156,7 @@ def _of_columns(name: str, parts: dict[str, Any], asked: Asked, labels: list[str
         asked,
         class_names=named,
         notes=notes,
+        digest=digest_of({"class_names": named} | {s: table.to_pandas() for s, table in tables.items()}),
     )
 
 
@@ -160,7 +183,7 @@ def _labels_of(features: Any) -> list[str]:
     return labels
 
 
-def _open(name: str) -> tuple[Any, list[Path]]:
+def _open(name: str, time: str | None) -> tuple[Any, list[Path]]:
     """Return the splits of a folder or a hub name, and the folders that files of its images lie in."""
     import datasets
     from huggingface_hub.constants import HF_HUB_CACHE
@@ -184,9 +207,9 @@ def _open(name: str) -> tuple[Any, list[Path]]:
         logger.setLevel(logging.ERROR)
     try:
         if local:
-            return open_folder(path), roots(path.resolve())
+            return open_folder(path, time), roots(path.resolve())
         caches = [Path(datasets.config.HF_DATASETS_CACHE), Path(HF_HUB_CACHE)]
-        return read_splits(datasets.load_dataset_builder(name)), caches
+        return read_splits(datasets.load_dataset_builder(name), time), caches
     except Exception as error:
         reason = reason_of(error.__cause__ or error, 500)
         if local:

@@ -5,6 +5,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard._common.files import check_inside
+from steelyard._common.files import check_inside, file_digest
 
 _SHOWN = 10
 _LARGEST_IN_MEMORY = 4 << 30  # bytes of decoded ones
@@ -82,6 +83,23 @@ def decode_images(
             f"{where} has {len(corrupt)} image{'s' * (len(corrupt) != 1)} that cannot be decoded, in rows {shown}"
         )
     return result
+
+
+def image_digests(records: Iterable[dict[str, Any]], places: list[Path]) -> list[str | None]:
+    """Return the SHA-256 of each image as it is stored, without decoding it; None where it cannot be read.
+
+    Args:
+        records, places: as :func:`decode_images` takes them.
+    """
+
+    def digest(record: dict[str, Any]) -> str | None:
+        try:
+            source = _source(record, places)
+            return file_digest(source) if isinstance(source, Path) else sha256(source.getbuffer()).hexdigest()
+        except (OSError, ValueError):
+            return None  # decoding says why
+
+    return [digest(record) for record in records]
 
 
 def _source(record: dict[str, Any], places: list[Path]) -> Path | io.BytesIO:

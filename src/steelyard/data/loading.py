@@ -22,6 +22,7 @@ def load_dataset(
     target: str | None = None,
     features: str | None = None,
     group: str | None = None,
+    time: str | None = None,
     image_mode: Literal["L", "RGB"] | None = None,
     image_size: int | None = None,
 ) -> Dataset:
@@ -49,6 +50,8 @@ def load_dataset(
         features: names or patterns of the columns that are inputs, with commas between. Default: all others but
             those that are like an id.
         group: name of a column; rows with the same value stay on one side of every split.
+        time: name of a column of numbers, dates or times: test rows are later than training rows, and validation
+            rows are the latest of these. Rows of one time stay on one side. Not together with `group`.
         image_mode: convert every image to grey (``"L"``) or ``"RGB"``. Default: as stored, all of one mode.
         image_size: resize every image to this height and width. Default: as stored, all of one size.
 
@@ -76,7 +79,7 @@ def load_dataset(
         raise TypeError(f"image_size must be an int, got {type(image_size).__name__}")
     if image_size is not None and image_size < 1:
         raise ValueError(f"image_size must be at least 1, got {image_size}")
-    asked = Asked(target, features, group)
+    asked = Asked(target, features, group, time)
     converts = image_mode is not None or image_size is not None
     if name in TASKS:
         if converts or asked.given():

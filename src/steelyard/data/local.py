@@ -14,7 +14,7 @@ from steelyard.data.several import read_splits
 _KINDS = ("arrow", "csv", "imagefolder", "json", "parquet", "webdataset")  # none of them executes what it reads
 
 
-def open_folder(folder: Path) -> Any:
+def open_folder(folder: Path, time: str | None = None) -> Any:
     """Return the splits of a folder in the layout of a hub snapshot, or as ``save_to_disk`` writes it.
 
     Its README may say where its files are, but only inside the folder. Nothing is fetched, no link is followed out
@@ -40,7 +40,7 @@ def open_folder(folder: Path) -> Any:
     check_inside(
         (Path(file) for files in (builder.config.data_files or {}).values() for file in files), roots(folder)
     )
-    return read_splits(builder)
+    return read_splits(builder, time)
 
 
 def _saved(folder: Path) -> Any:

@@ -1,6 +1,6 @@
 """From rows with labels to a data set: classes are counted, and a test split is made where none came along."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +12,7 @@ from torch import Tensor
 from steelyard._common.text import listed
 from steelyard.data.dataset import Dataset, Inputs
 from steelyard.data.splits import split_validation
+from steelyard.data.times import moment_text
 
 TEST_FRACTION, TEST_SEED = 0.25, 0
 
@@ -25,11 +26,14 @@ class Part:
         take: given the indices of rows, returns what is known of their inputs: decoded images, or what
             `fit` of :func:`make_dataset` takes.
         groups: (N,) what groups the rows are of, as text; None where nobody asked.
+        times: (N,) when the rows were, as :func:`steelyard.data.times.moments` returns it; None where nobody
+            asked.
     """
 
     target: Tensor
     take: Callable[[Tensor], Any]
     groups: NDArray[Any] | None = None
+    times: NDArray[Any] | None = None
 
 
 def make_dataset(
@@ -42,7 +46,8 @@ def make_dataset(
     fit: Callable[[Any], Callable[[Any], Tensor]] | None = None,
     digest: str | None = None,
 ) -> Dataset:
-    """Return a data set; without a test part, a quarter of every class is set aside for it, with seed 0.
+    """Return a data set; without a test part, a quarter of every class is set aside for it, with seed 0, or the
+    latest quarter of the rows where they have times.
 
     Args:
         name: as it was asked for.
@@ -55,7 +60,7 @@ def make_dataset(
 
     Raises:
         ValueError: fewer than two classes, a class with too few samples to be split, a group that stands in both
-            parts.
+            parts, a training row that is no earlier than every test row.
     """
     size = len(class_names)
     counts = torch.bincount(train.target, minlength=size)
@@ -63,30 +68,34 @@ def make_dataset(
         raise ValueError(f"dataset {name!r} must hold at least two classes, got {listed(list(class_names))}")
     told = f"{size} classes of {int(counts.max()):,} to {int(counts.min()):,} samples"
     groups = _group_codes(name, train.groups, None if test is None else test.groups)
+    times = _time_codes(name, train.times, None if test is None else test.times)
     rows = {"train": torch.arange(len(train.target))}
     if test is None:
         few = [f"{class_names[k]!r} ({int(counts[k])})" for k in range(size) if counts[k] < 3]
-        if few:
+        if few and times is None:
             raise ValueError(
                 f"dataset {name!r} has no test split, and every class needs 3 samples or more for training, "
                 f"validation and test, got fewer of class {listed(few, 5)}; leave such rows out or join classes"
             )
         rows["train"], rows["test"] = split_validation(
-            train.target, TEST_FRACTION, seed=TEST_SEED, groups=groups, class_names=class_names
+            train.target, TEST_FRACTION, seed=TEST_SEED, groups=groups, times=times, class_names=class_names
         )
-        stay = "" if groups is None else ", groups kept whole"
-        split = (
-            f"no test split: {len(rows['test']):,} of {len(train.target):,} rows are set aside for it, "
-            f"stratified{stay}, seed {TEST_SEED}"
-        )
+        how = f"stratified{'' if groups is None else ', groups kept whole'}, seed {TEST_SEED}"
+        if train.times is not None:
+            how = f"the latest, from {moment_text(train.times[rows['test'].numpy()].min())} on"
+        split = f"no test split: {len(rows['test']):,} of {len(train.target):,} rows are set aside for it, {how}"
         test = train
         groups = None if groups is None else groups[rows["train"]]
+        times = None if times is None else times[rows["train"]]
     else:
         if bool((counts == 0).any()):
             none = class_names[int((counts == 0).nonzero()[0])]
             raise ValueError(f"dataset {name!r} has no training sample of class {none!r}")
         rows["test"] = torch.arange(len(test.target))
         split = f"test split: {len(test.target):,} rows"
+    of_test = torch.bincount(test.target[rows["test"]], minlength=size)
+    if absent := [class_names[k] for k in range(size) if not of_test[k]]:
+        split += f", none of class {listed(absent, 5)}"
     parts = {"train": train, "test": test}
 
     def take(split: str, indices: Tensor) -> Any:
@@ -105,9 +114,19 @@ def make_dataset(
         None if fit is not None else take,
         None if fit is None else fitted,
         groups=groups,
+        times=times,
         reading=f"{found}; {told}; {split}",
         digest=digest,
     )
+
+
+def digest_of(values: Mapping[str, Any]) -> str:
+    """Return a digest of arrays, tensors, frames and plain values by their names."""
+    import joblib
+
+    plain = {key: value.numpy() if hasattr(value, "detach") else value for key, value in values.items()}
+    found: str = joblib.hash(plain)
+    return found
 
 
 def code_labels(
@@ -194,3 +213,24 @@ def _group_codes(name: str, train: NDArray[Any] | None, test: NDArray[Any] | Non
             f"got {str(both[0])!r} in training and test"
         )
     return torch.from_numpy(codes.astype(np.int64))
+
+
+def _time_codes(name: str, train: NDArray[Any] | None, test: NDArray[Any] | None) -> Tensor | None:
+    """Return the times of training rows as numbers that are ordered as they are, after refusing a test row that
+    is no later than all of them."""
+    if train is None:
+        return None
+    for split, values in (("train", train), ("test", test)):
+        if values is not None:
+            _refuse_missing(f"the times of dataset {name!r}, split {split},", values)
+    if test is not None and (train.dtype.kind == "M") != (test.dtype.kind == "M"):
+        raise ValueError(
+            f"the times of dataset {name!r} must be all numbers or all dates, got {train.dtype} in training and "
+            f"{test.dtype} in test"
+        )
+    if test is not None and test.min() <= train.max():
+        raise ValueError(
+            f"the test rows of dataset {name!r} must be later than all training rows, got "
+            f"{moment_text(test.min())} in test and {moment_text(train.max())} in training"
+        )
+    return torch.from_numpy(np.unique(train, return_inverse=True)[1].astype(np.int64))

@@ -9,6 +9,7 @@ from typing import Any
 
 from steelyard._common.text import reason_of
 from steelyard.data.dataset import Dataset
+from steelyard.data.making import digest_of
 from steelyard.data.tabular import Asked, from_tables
 from steelyard.data.values import frame_table, from_values
 
@@ -58,19 +59,11 @@ def from_function(name: str, asked: Asked) -> Dataset:
     made = make()
     if hasattr(made, "columns"):  # a frame, whose columns are named as those of a table in a file
         table = frame_table(f"dataset {name!r}", made)
-        return from_tables(name, table, None, asked, digest=_digest({"frame": made}))
+        return from_tables(name, table, None, asked, digest=digest_of({"frame": made}))
     if isinstance(made, tuple) and len(made) == 2:
         made = {"X": made[0], "y": made[1]}
     if not isinstance(made, Mapping):
         raise TypeError(
             f"dataset {name!r} must return (X, y), a mapping of X and y, or a frame, got {type(made).__name__}"
         )
-    return from_values(name, made, asked, digest=_digest(made))
-
-
-def _digest(made: Mapping[str, Any]) -> str:
-    import joblib
-
-    plain = {key: value.numpy() if hasattr(value, "detach") else value for key, value in made.items()}
-    found: str = joblib.hash(plain)
-    return found
+    return from_values(name, made, asked, digest=digest_of(made))

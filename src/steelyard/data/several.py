@@ -16,27 +16,36 @@ _OWN_TYPES = ("arrow", "parquet")  # kinds of files that say of which types thei
 _SNIFFED = ("sep", "delimiter")  # settings of CSV that the reader finds by itself
 
 
-def read_tables(paths: Sequence[Path], texts: Sequence[str] = ()) -> list[Any]:
+def read_tables(paths: Sequence[Path], texts: Sequence[str] = (), time: str | None = None) -> list[Any]:
     """Return the table of each file, of CSV by the rules for one file: as if all files were its first rows.
 
     Args:
         paths: of tables.
         texts: columns that are text, whatever they look like.
+        time: a column of which dates are kept: of CSV as text, else as they are.
 
     Raises:
         ValueError: a column is of different kinds in two files.
     """
     kinds = {path: kinds_of(path, NULLS) for path in paths}
     csv = [path for path in paths if suffix_of(path) in CSV_SUFFIXES]
-    as_text = {*texts, *(name for path in csv for name, kind in kinds[path].items() if kind == "text")}
+    as_text = {
+        *texts,
+        *(
+            n
+            for path in csv
+            for n, kind in kinds[path].items()
+            if kind == "text" or (n == time and kind == "other")
+        ),
+    }
     for path in csv:
         kinds[path] |= dict.fromkeys(as_text & kinds[path].keys(), "text")
     check_kinds(kinds)
-    return [read_table(path, NULLS, tuple(as_text)) for path in paths]
+    return [read_table(path, NULLS, tuple(as_text), kept=time) for path in paths]
 
 
-def read_splits(builder: Any) -> Any:
-    """Return the splits of a builder of ``datasets``, its values as they stand in the files.
+def read_splits(builder: Any, time: str | None = None) -> Any:
+    """Return the splits of a builder of ``datasets``, its values as they stand in the files, and dates of `time`.
 
     The library takes the types of columns from the first file and turns what later files hold into them, so that
     007 becomes 7. Here CSV is read by the rules for one file, and other kinds of files must agree.
@@ -52,7 +61,7 @@ def read_splits(builder: Any) -> Any:
         for split, each in (builder.config.data_files or {}).items()
     }
     if kind == "csv":
-        return _csv(builder, files)
+        return _csv(builder, files, time)
     if kind == "json" and builder.info.features is None:
         return _json(builder, files)
     if kind in _OWN_TYPES and builder.info.features is None:
@@ -61,7 +70,7 @@ def read_splits(builder: Any) -> Any:
     return builder.as_dataset()
 
 
-def _csv(builder: Any, files: Mapping[str, list[Path]]) -> dict[str, Any]:
+def _csv(builder: Any, files: Mapping[str, list[Path]], time: str | None) -> dict[str, Any]:
     import datasets
     from datasets.table import table_cast
 
@@ -77,7 +86,7 @@ def _csv(builder: Any, files: Mapping[str, list[Path]]) -> dict[str, Any]:
             raise ValueError(f"its CSV must be in files of {listed(list(CSV_SUFFIXES))}, got {path.name}")
     features = builder.info.features
     texts = [] if features is None else [n for n, f in features.items() if not _is_number(f)]
-    tables = iter(read_tables([path for paths in files.values() for path in paths], texts))
+    tables = iter(read_tables([path for paths in files.values() for path in paths], texts, time))
     joined = {split: _join(paths, [next(tables) for _ in paths]) for split, paths in files.items()}
     if features is None:
         return {split: datasets.Dataset(table) for split, table in joined.items()}

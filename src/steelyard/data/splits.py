@@ -45,22 +45,27 @@ def split_validation(
     *,
     seed: int,
     groups: Tensor | None = None,
+    times: Tensor | None = None,
     class_names: Sequence[str] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Set the same share of every class aside, at least one sample of each and not all; groups stay whole.
 
+    With times the latest rows are set aside, whatever their classes are, and rows of one time stay together.
+
     Args:
         target: (N,) labels.
-        fraction: share to set aside, in (0, 1). With groups as near to it as these allow.
-        seed: which.
+        fraction: share to set aside, in (0, 1). With groups or times as near to it as these allow.
+        seed: which; with times it changes nothing.
         groups: (N,) int64; rows of one group stay on one side. Default: each row is free.
+        times: (N,) numbers; every row that is set aside is later than all others. Default: there is no order.
         class_names: K, for errors. Default: numbers.
 
     Returns:
         Indices of the rest and of the samples set aside, each in rising order.
 
     Raises:
-        ValueError: a class with a single sample or group, a fraction outside (0, 1).
+        ValueError: a class with a single sample or group, a fraction outside (0, 1), both groups and times, rows
+            of a single time, or a class that has only late rows.
         ImportError: groups, and scikit-learn is not installed.
 
     Example:
@@ -71,6 +76,10 @@ def split_validation(
     if not 0 < fraction < 1:
         raise ValueError(f"fraction must be between 0 and 1, got {fraction:g}")
     counts = class_sizes(target)
+    if times is not None:
+        if groups is not None:
+            raise ValueError("groups and times cannot both be given: rows are split by one of them")
+        return _later_aside(target, times, fraction, class_names)
     for k, count in enumerate(counts):
         if count == 1:
             name = k if class_names is None else repr(class_names[k])
@@ -129,6 +138,26 @@ def grouped_folds(labels: Tensor, groups: Tensor, folds: int, *, seed: int) -> T
         f"groups must leave rows of each class in two folds at least, to learn from and to judge by, and no draw "
         f"of groups does for class {alone}, which stands in {len(np.unique(g[y == alone]))} of them"
     )
+
+
+def _later_aside(
+    target: Tensor, times: Tensor, fraction: float, class_names: Sequence[str] | None
+) -> tuple[Tensor, Tensor]:
+    """Return the earlier rows, and the later ones, whose share is the nearest to the fraction."""
+    moments, counts = torch.unique(times, return_counts=True)
+    if len(moments) < 2:
+        raise ValueError(f"times must differ for a split by time, got one time in all {len(times):,} rows")
+    later = counts.flip(0).cumsum(0).flip(0)[1:]
+    first = moments[1 + int((later - fraction * len(times)).abs().argmin())]
+    early, late = (times < first).nonzero()[:, 0], (times >= first).nonzero()[:, 0]
+    unseen = set(target[late].tolist()) - set(target[early].tolist())
+    if unseen:
+        k = min(unseen)
+        raise ValueError(
+            f"every class must have a row before the {len(late):,} latest of {len(target):,} rows, which are set "
+            f"aside, and class {k if class_names is None else repr(class_names[k])} has none"
+        )
+    return early, late
 
 
 def _groups_aside(

@@ -14,6 +14,7 @@ from steelyard.data.predictions.columns import Choice, choose, told
 from steelyard.data.predictions.source import Opened, check_kinds
 from steelyard.data.predictions.tables import describe_table, kinds_in, list_column
 from steelyard.data.preparing import MOST_WORDS, Columns, Fit, fit_matrix
+from steelyard.data.times import moments
 
 NULLS = ("", "NA", "N/A", "NaN", "nan", "null", "NULL", "?")  # cells of CSV that are missing
 _IDS = re.compile(r"(.*[_. -])?(id|uuid|guid|index|idx|key|row|nr|no|number)|unnamed: \d+|", re.IGNORECASE)
@@ -28,10 +29,18 @@ class Asked:
     target: str | None = None
     features: str | None = None
     group: str | None = None
+    time: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.group is not None and self.time is not None:
+            raise ValueError(
+                "group and time cannot both be given: rows are split by one of them, "
+                f"got {self.group!r} and {self.time!r}"
+            )
 
     def given(self) -> list[str]:
         """Return the names of those that were said."""
-        return [name for name in ("target", "features", "group") if getattr(self, name) is not None]
+        return [name for name in ("target", "features", "group", "time") if getattr(self, name) is not None]
 
 
 def from_tables(
@@ -58,20 +67,23 @@ def from_tables(
         ValueError: the table does not tell what its columns are, or holds none that is an input.
     """
     opened = describe_table(name, train)
-    group = None if asked.group is None else _column(opened, asked.group)
+    group = None if asked.group is None else _column(opened, asked.group, "group")
+    time = None if asked.time is None else _column(opened, asked.time, "time")
+    by = group or time
     listed = [f.name for f in opened.fields if f.kind == "list"]
     if asked.features is None and listed:
         choice = choose(opened, values="features", target=asked.target)
     else:
         choice = choose(opened, values="features", columns=asked.features or "*", target=asked.target)
-        choice = replace(choice, columns=tuple(c for c in choice.columns if c != group))
+        choice = replace(choice, columns=tuple(c for c in choice.columns if c != by))
     if choice.multi_hot:
         raise ValueError(f"dataset {name!r} must have one label a row, got {told(choice.labels)}")
-    if group in choice.labels:
-        raise ValueError(f"group must be a column of its own in dataset {name!r}, got {group!r}")
+    if by in choice.labels:
+        told_by = "group" if group else "time"
+        raise ValueError(f"{told_by} must be a column of its own in dataset {name!r}, got {by!r}")
     label = choice.labels[0]
     parts = {"train": train} | ({} if test is None else {"test": test})
-    used = [*choice.columns, label, *([group] if group else ())]
+    used = [*choice.columns, label, *([by] if by else ())]
     for split, table in parts.items():
         absent = [c for c in used if c not in table.column_names]
         if absent:
@@ -83,13 +95,17 @@ def from_tables(
     if test is not None:
         targets["test"] = place_labels(where.format("split test, "), cells(test, label), classes)
     groups = {s: None if group is None else cells(table, group) for s, table in parts.items()}
+    times = {
+        s: None if time is None else moments(f"dataset {name!r}, column {time!r}", table.column(time))
+        for s, table in parts.items()
+    }
     fit: Fit
     if len(choice.columns) == 1 and opened.field(choice.columns[0]).kind == "list":
         first = choice.columns[0]
         inputs, found = _lists(parts, first, opened), f"features: {first} ({opened.field(first).width})"
-        fit, left_out = fit_matrix, {n: "" for n in choice.left_out if n != group}
+        fit, left_out = fit_matrix, {n: "" for n in choice.left_out if n != by}
     else:
-        kinds, left_out = _sort(opened, train, choice, group, named=asked.features is not None)
+        kinds, left_out = _sort(opened, train, choice, by, named=asked.features is not None)
         _check_same(name, parts, [*kinds.numbers, *kinds.categories, *kinds.texts])
         inputs, fit, found = (
             {s: _frame(name, t, kinds) for s, t in parts.items()},
@@ -101,11 +117,12 @@ def from_tables(
             f"{name}: {found}",
             f"label: {label}",
             *([f"groups: {group}"] if group else []),
+            *([f"time: {time}"] if time else []),
             *([f"left out: {_left_out(left_out)}"] if left_out else []),
             *notes,
         ]
     )
-    made = {s: Part(targets[s], _taker(inputs[s]), groups[s]) for s in parts}
+    made = {s: Part(targets[s], _taker(inputs[s]), groups[s], times[s]) for s in parts}
     return make_dataset(name, names, made["train"], made.get("test"), found=found, fit=fit, digest=digest)
 
 
@@ -133,9 +150,9 @@ def finite(where: str, values: NDArray[Any]) -> NDArray[Any]:
     return values
 
 
-def _column(opened: Opened, name: str) -> str:
+def _column(opened: Opened, name: str, what: str) -> str:
     if name not in (names := [f.name for f in opened.fields]):
-        raise ValueError(f"dataset {str(opened.path)!r} has no column {name!r} for group: it has {told(names)}")
+        raise ValueError(f"dataset {str(opened.path)!r} has no column {name!r} for {what}: it has {told(names)}")
     return name
 
 
@@ -144,11 +161,11 @@ def _check_same(name: str, parts: dict[str, Any], columns: list[str]) -> None:
 
 
 def _sort(
-    opened: Opened, table: Any, choice: Choice, group: str | None, *, named: bool
+    opened: Opened, table: Any, choice: Choice, by: str | None, *, named: bool
 ) -> tuple[Columns, dict[str, str]]:
     """Return which of the chosen columns are what, and why others are left out; one that was named is not."""
     numbers, categories, texts = [], [], []
-    left_out = {n: "" for n in choice.left_out if n != group}
+    left_out = {n: "" for n in choice.left_out if n != by}
     for name in choice.columns:
         kind, values = opened.field(name).kind, cells(table, name)
         why = None if named else _no_input(name, kind, values)

@@ -1,6 +1,7 @@
 """Arrays, frames and texts that are in memory already: from a .npz file, or from a function of yours."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from steelyard.data.dataset import Dataset
 from steelyard.data.making import Part, code_labels, make_dataset, place_labels
 from steelyard.data.preparing import fit_matrix
 from steelyard.data.tabular import Asked, finite, from_tables
+from steelyard.data.times import moments
 
 _INPUTS = ("x", "x_train", "data", "features", "train_images")
 _LABELS = ("y", "y_train", "target", "label", "labels", "train_labels")
@@ -27,7 +29,7 @@ def from_values(name: str, values: Mapping[str, Any], asked: Asked, *, digest: s
         name: as it was asked for.
         values: by name, whatever the case of its letters: inputs (N, D) of numbers, uint8 images (N, H, W),
             (N, C, H, W) or (N, H, W, C), texts (N,), or a pandas frame; labels (N,).
-        asked: `features`, `target` and `group` name the inputs, the labels and the groups.
+        asked: `features`, `target`, `group` and `time` name the inputs, the labels, the groups and the times.
         digest: of the data.
 
     Raises:
@@ -42,33 +44,42 @@ def from_values(name: str, values: Mapping[str, Any], asked: Asked, *, digest: s
         if len(test) != 2:
             raise ValueError(f"dataset {name!r} must have inputs and labels of a test split, got {listed(test)}")
         keys["test"] = test[0], test[1]
-    group = asked.group or known.get("groups")
-    if group is not None and (group not in values or test):
-        wrong = (
-            f"has inputs of a test split, {test[0]}"
-            if test
-            else f"has no {group!r}: it has {listed(list(values))}"
-        )
-        raise ValueError(f"dataset {name!r} must have groups for all its rows, but {wrong}")
+    asked = replace(asked, group=asked.group or known.get("groups"))
+    group, time = asked.group, asked.time
+    for what, each in (("groups", group), ("times", time)):
+        if each is not None and (each not in values or test):
+            wrong = (
+                f"has inputs of a test split, {test[0]}"
+                if test
+                else f"has no {each!r}: it has {listed(list(values))}"
+            )
+            raise ValueError(f"dataset {name!r} must have {what} for all its rows, but {wrong}")
     class_names = next((values[known[n]] for n in ("class_names", "target_names") if n in known), None)
     names = None if class_names is None else [str(each) for each in np.asarray(class_names).tolist()]
     groups = None if group is None else _column(f"dataset {name!r}, {group}", values[group])
+    times = None if time is None else moments(f"dataset {name!r}, {time}", _plain(values[time]))
     labels = {s: _column(f"dataset {name!r}, {key}", values[key]) for s, (_, key) in keys.items()}
     for split, (key, _) in keys.items():
         lengths = {_length(f"dataset {name!r}, {key}", values[key]), len(labels[split])}
-        lengths |= set() if groups is None else {len(groups)}
+        lengths |= {len(each) for each in (groups, times) if each is not None}
         if len(lengths) > 1:
             told = listed([str(length) for length in sorted(lengths)])
-            raise ValueError(f"dataset {name!r}, {key} must have one label (and group) a row, got {told}")
-    used = {group, *(key for pair in keys.values() for key in pair)}
+            raise ValueError(
+                f"dataset {name!r}, {key} must have one label (and group, and time) a row, got {told}"
+            )
+    used = {group, time, *(key for pair in keys.values() for key in pair)}
     more = [key for key in values if key not in used and key.lower() not in _OTHERS]
     notes = [f"left out: {listed(more, 6)}"] if more else []
     if hasattr(values[x], "columns") or _is_text(values[x]):
         tables = {
-            s: frame_table(f"dataset {name!r}, {key}", values[key], {y: labels[s], group or "": groups})
+            s: frame_table(
+                f"dataset {name!r}, {key}",
+                values[key],
+                {y: labels[s], group or time or "": groups if times is None else times},
+            )
             for s, (key, _) in keys.items()
         }
-        columns = Asked(y, None, group)
+        columns = Asked(y, None, group, time)
         return from_tables(
             name, tables["train"], tables.get("test"), columns, class_names=names, notes=notes, digest=digest
         )
@@ -81,8 +92,9 @@ def from_values(name: str, values: Mapping[str, Any], asked: Asked, *, digest: s
     _, class_names, classes = code_labels(f"dataset {name!r}, {y}", labels["train"], names)
     targets = {s: place_labels(f"dataset {name!r}, {keys[s][1]}", labels[s], classes) for s in keys}
     what = f"{shape[0]} features" if len(shape) == 1 else f"images of {' x '.join(map(str, shape))}"
-    told = "; ".join([f"{name}: {what}: {x}", f"label: {y}", *([f"groups: {group}"] if group else []), *notes])
-    parts = {s: Part(targets[s], _taker(inputs[s]), groups) for s in keys}
+    by = [f"groups: {group}"] if group else [f"time: {time}"] if time else []
+    told = "; ".join([f"{name}: {what}: {x}", f"label: {y}", *by, *notes])
+    parts = {s: Part(targets[s], _taker(inputs[s]), groups, times) for s in keys}
     fit = fit_matrix if len(shape) == 1 else None
     return make_dataset(name, class_names, parts["train"], parts.get("test"), found=told, fit=fit, digest=digest)
 
@@ -101,8 +113,10 @@ def frame_table(where: str, rows: Any, more: Mapping[str, NDArray[Any] | None] |
             if column is None:
                 continue
             if key in table.column_names:
-                raise ValueError(f"{where} must have no column {key!r} beside labels or groups of that name")
-            table = table.append_column(key, pa.array(column.tolist()))
+                raise ValueError(
+                    f"{where} must have no column {key!r} beside labels, groups or times of that name"
+                )
+            table = table.append_column(key, pa.array(column if column.dtype.kind == "M" else column.tolist()))
         return table.replace_schema_metadata(None)
     except (pa.ArrowException, TypeError, AttributeError) as error:
         raise ValueError(f"{where} must be texts, or a frame of numbers and texts: {reason_of(error)}") from error

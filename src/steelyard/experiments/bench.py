@@ -14,7 +14,7 @@ from torch import Tensor
 
 from steelyard._common.files import file_digest, write_atomically
 from steelyard.balance import TrainingSetup, law, mean_confusion
-from steelyard.data import load_dataset, parse_imbalance, shot_groups, split_validation, subsample
+from steelyard.data import load_dataset, parse_imbalance, shot_groups, subsample
 from steelyard.experiments.config import CompareConfig, make_config
 from steelyard.experiments.files import write_rows
 from steelyard.experiments.job import OnEpoch, Splits, Training, train_and_judge
@@ -46,18 +46,13 @@ class Bench:
             target=config.target,
             features=config.features,
             group=config.group,
+            time=config.time,
             image_mode=config.image_mode,
             image_size=config.image_size,
         )
         self.reading = self._data.reading
         self._profile = parse_imbalance(config.imbalance)
-        self._rest, held_out = split_validation(
-            self._data.train_target,
-            config.validation_fraction,
-            seed=0,
-            groups=self._data.groups,
-            class_names=self._data.class_names,
-        )
+        self._rest, held_out = self._data.set_aside(config.validation_fraction)
         self._sides = Sides(self._data, held_out, torch.arange(len(self._data.test_target)))
         self._drawn: dict[int, Splits] = {}
         splits = self.splits(0)

@@ -52,8 +52,8 @@ class CompareConfig(BaseModel):
 
     Attributes:
         dataset: a built-in name, a file, a folder, a function (``module:function``), or a hub name.
-        target, features, group: columns of the label, of the inputs, and of groups that stay whole, as
-            :func:`load_dataset` takes them.
+        target, features, group, time: columns of the label, of the inputs, of groups that stay whole, and of times
+            in the order of which rows are split, as :func:`load_dataset` takes them.
         imbalance: ``none``, ``exponential:RATIO`` or ``step:RATIO[:FRACTION]``, applied to the training split.
         losses: as :func:`parse_loss` takes them.
         seeds: how many; seed s draws its own subset, initialisation and sample order, the same for every loss.
@@ -81,6 +81,7 @@ class CompareConfig(BaseModel):
     target: Column = None
     features: Column = None
     group: Column = None
+    time: Column = None
     imbalance: str = "none"
     losses: list[str] = Field(min_length=1, max_length=200)
     seeds: int = Field(default=3, ge=1, le=1000)

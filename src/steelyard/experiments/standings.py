@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.data import split_validation
 from steelyard.experiments.config import candidates
 from steelyard.experiments.job import Job, Splits, Training, carry_out, in_turn, train_and_judge
 from steelyard.experiments.metrics import recalls
@@ -65,9 +64,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     """
     data, spec = dataset(job), parse_loss(job["loss"])
     size = len(data.class_names)
-    rest, held_out = split_validation(
-        data.train_target, 0.1, seed=0, groups=data.groups, class_names=data.class_names
-    )
+    rest, held_out = data.set_aside(0.1)
     labels = data.train_target[rest]
     counts = ranked_counts(labels, size, job)
     sides = Sides(data, held_out, every_so_many(data.test_target, 10_000))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from steelyard.data import Dataset, load_dataset, parse_imbalance
+from steelyard.data import TASKS, Dataset, load_dataset, parse_imbalance
 from steelyard.experiments.job import Splits
 from steelyard.training import Recipe, create_backbone, predict, predict_features
 from steelyard.training.learners import Setting, train_network
@@ -34,10 +34,21 @@ def dataset(job: dict[str, Any]) -> Dataset:
     return _opened(job["dataset"], *(job[key] for key in _OF_DATA))
 
 
-_OF_DATA = ("target", "features", "group", "image_mode", "image_size")
+_OF_DATA = ("target", "features", "group", "time", "image_mode", "image_size")
 _opened = functools.lru_cache(maxsize=2)(
     lambda name, *options: load_dataset(name, **dict(zip(_OF_DATA, options, strict=True)))
 )
+
+
+@functools.lru_cache(maxsize=64)
+def _digest(name: str, *options: Any) -> str | None:
+    return None if name in TASKS else _opened(name, *options).digest
+
+
+def known_by(job: dict[str, Any]) -> dict[str, Any]:
+    """Return what a job's record is known by: its settings, and the digest of its data."""
+    digest = _digest(job["dataset"], *(job[key] for key in _OF_DATA))
+    return job | ({} if digest is None else {"data": digest})
 
 
 def settings(config: Any) -> dict[str, Any]:

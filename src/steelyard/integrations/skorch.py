@@ -49,7 +49,7 @@ class HonestNetClassifier(skorch.NeuralNetClassifier):  # type: ignore[misc]
     Raises:
         TypeError, ValueError: in ``fit``: another criterion, such as ``torch.nn.NLLLoss``, or one without a
             posterior of the logits alone (:class:`~steelyard.LGLINRLoss`); a
-            scheme or prior without class labels; a ``predict_nonlinearity`` of your own; a
+            scheme or prior without class labels; labels that are text; a ``predict_nonlinearity`` of your own; a
             ``WeightedRandomSampler`` without ``sampler_weights``. In ``predict_proba``: outputs of which a sample
             may have several.
 
@@ -173,6 +173,10 @@ class HonestNetClassifier(skorch.NeuralNetClassifier):  # type: ignore[misc]
             except AttributeError:
                 return None
         labels = None if y is None else to_numpy(y) if isinstance(y, Tensor) else np.asarray(y)
+        if labels is not None and labels.dtype.kind in "USOT":
+            raise ValueError(
+                f"y must hold class labels 0 to K - 1, got {labels.dtype}: scikit-learn's LabelEncoder makes them"
+            )
         if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iub" or len(labels) == 0:
             return None
         size = int(labels.max()) + 1 if self.classes is None else len(self.classes)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from steelyard._common.intervals import QUANTILE
 from steelyard.report.cards import Badge, Card, Headline
 from steelyard.report.charts import misfit_figure, trades_figure
 from steelyard.report.family import write_page
@@ -20,7 +21,7 @@ from steelyard.report.figures import (
 from steelyard.report.html import render_template
 from steelyard.report.results import Audit, read_confusions
 from steelyard.report.results.audit import VerdictResult
-from steelyard.report.style import QUANTILE, Array, Classes, shown
+from steelyard.report.style import Array, Classes, shown
 from steelyard.report.words import finding_words, glossary
 
 _EVIDENCE = {

@@ -8,7 +8,8 @@ import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
-from steelyard.report.style import QUANTILE, STYLE, Array, legend_above, log_axis, look, shown
+from steelyard._common.intervals import QUANTILE
+from steelyard.report.style import STYLE, Array, legend_above, log_axis, look, shown
 from steelyard.report.svg import INK, SOFT, WIDE, both_widths, svg
 
 

@@ -12,7 +12,7 @@ from steelyard.report.charts import points_figure
 from steelyard.report.family import write_page
 from steelyard.report.html import render_template
 from steelyard.report.intervals import FEWEST
-from steelyard.report.results import Claim, Number, PointsFigure
+from steelyard.report.results import Claim, ComparedLearner, Number, PointsFigure
 from steelyard.report.words import glossary
 
 
@@ -41,6 +41,7 @@ def claim_headline(found: Claim) -> Headline:
 
 def render_claim(found: Claim) -> str:
     """Return the page's text."""
+    learner = found.learner or ComparedLearner(f"a network, {found.config['backbone']}", "learning rate", [], [])
     numbers = [] if found.tables else [n for n in found.numbers if n.value is not None]
     return render_template(
         "claim.html.j2",
@@ -50,7 +51,12 @@ def render_claim(found: Claim) -> str:
         glossary=glossary("Balance", "Interval", "Law", "Mean confusion", "Misfit", "One-vs-all"),
         beside="95% intervals" if found.config["seeds"] >= FEWEST else "the least and the largest of them",
         figures=[(figure, _drawn(figure)) for figure in found.figures],
-        settings=[(key, json.dumps(value, ensure_ascii=False)) for key, value in found.config.items()],
+        settings=[
+            (key, json.dumps(value, ensure_ascii=False))
+            for key, value in found.config.items()
+            if key not in learner.without
+        ],
+        learner=learner,
         numbers=[(number, *_shown(number)) for number in numbers],
     )
 

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator
 
+from steelyard._common.intervals import QUANTILE
 from steelyard.report.intervals import beside_mean
 from steelyard.report.style import (
     NAMED_TICKS,
-    QUANTILE,
     STYLE,
     Array,
     Classes,
@@ -151,7 +151,7 @@ def confusion_figure(
                 ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1],
             )
             bar.set_label(
-                textwrap.fill(f"mean probability of the column's class (square-root scale){note}", int(14 * width))
+                wrapped(f"mean probability of the column's class (square-root scale){note}", int(14 * width))
             )
             bar.ax.tick_params(rotation=90 if width < WIDE else 0)
             bar.outline.set_visible(False)

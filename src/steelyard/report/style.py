@@ -1,5 +1,6 @@
 """What all figures share: style, and class names on an axis."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -38,7 +39,6 @@ STYLE = {
     "legend.frameon": False,
 }
 _LONGEST_NAME = 18
-QUANTILE = 2.131  # 97.5% point of Student's t with 15 degrees of freedom, for the 16 folds of an audit
 NAMED_TICKS = 30  # more classes than this are numbered by rank, not named
 
 

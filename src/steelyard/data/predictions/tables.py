@@ -72,11 +72,11 @@ def _kinds(schema: Any, head: Any) -> dict[str, str]:
     return {name: "empty" if e else k for name, k, e in zip(schema.names, kinds, empty, strict=True)}
 
 
-def read_table(path: Path, nulls: Sequence[str], texts: Collection[str] = ()) -> Any:
+def read_table(path: Path, nulls: Sequence[str], texts: Collection[str] = (), *, kept: str | None = None) -> Any:
     """Return a whole table as pyarrow holds it; of CSV numbers are float64, and texts have no spaces around them.
 
-    Columns that are neither numbers, booleans, texts nor lists of numbers are null. `nulls` are the cells of CSV
-    that count as missing; its columns of `texts` are text, whatever they look like.
+    Columns that are neither numbers, booleans, texts nor lists of numbers are null, except `kept`. `nulls` are the
+    cells of CSV that count as missing; its columns of `texts` are text, whatever they look like.
     """
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -84,7 +84,9 @@ def read_table(path: Path, nulls: Sequence[str], texts: Collection[str] = ()) ->
     found = _format(path, nulls, texts)
     fields = {column.name: _field(column, None, lambda name: iter(())).kind for column in found.schema}
     numbers = [name for name, kind in fields.items() if kind in ("integer", "number", "list")]
-    others = [name for name, kind in fields.items() if kind in ("bool", "text")]
+    others = [
+        name for name, kind in fields.items() if kind in ("bool", "text") or (name == kept and kind == "other")
+    ]
     own = {found.names.get(name, name): name for name in fields}
     batches = found.batches(
         [found.names.get(n, n) for n in numbers], [found.names.get(n, n) for n in others], 65536

@@ -141,7 +141,7 @@ INLINE void weigh(const Batch *b, float n, int own, int width, const float *rest
     }
 }
 
-/* Let a run of additions join the whole, and start anew. */
+/* Let a run of additions join the whole, and start another run. */
 INLINE void join(int width, float *restrict run, double *restrict whole) {
     for (int j = 0; j < width; j++) whole[j] += run[j], run[j] = 0;
 }
@@ -288,7 +288,7 @@ int lgl_inr_columns(const float *logits, int64_t logits_stride, int64_t width, i
     const Batch batch = {logits, logits_stride, first, num_classes, segments, order, offsets, labels,
                          pos_weight, beta, detach_weights, loss, grad, grad_stride};
     /* Tiles of equal width, about as many to each thread. And the same ones in every call with as many rows: a gradient
-     * that is made anew in the same memory then stays with its core, which halves the time where cores share no cache. */
+     * that is made again in the same memory then stays with its core, which halves the time where cores share no cache. */
     int64_t most = ROOM / segments / NARROWEST * NARROWEST;
     most = most > WIDEST ? WIDEST : most < NARROWEST ? NARROWEST : most;
     const int64_t tiles = ((width + threads - 1) / threads + most - 1) / most * threads;

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 from pydantic import ConfigDict, with_config
 from typing_extensions import TypedDict
 
+from steelyard.report.results.comparison import ComparedLearner
 from steelyard.report.results.parts import Environment, Estimate
 from steelyard.report.results.records import Record, Results
 
@@ -97,7 +98,11 @@ class Claimed(TypedDict):
 
 @dataclass(frozen=True, kw_only=True)
 class Claim(Results):
-    """What claim.json holds: which claim, how it was run, and the fields of its :class:`Conclusion`."""
+    """What claim.json holds: which claim, how it was run, and the fields of its :class:`Conclusion`.
+
+    Attributes:
+        learner: what was trained; None in a file of an earlier version, which is of networks.
+    """
 
     FILE: ClassVar[str] = "claim.json"
     KIND: ClassVar[str] = "a claim"
@@ -115,3 +120,4 @@ class Claim(Results):
     numbers: list[Number]
     figures: list[PointsFigure]
     tables: list[Leaderboard] = field(default_factory=list)
+    learner: ComparedLearner | None = None
