@@ -245,7 +245,7 @@ def test_the_command_prints_the_advice_the_table_and_the_code(capsys, features, 
     assert out.startswith("Train without class weights and ")
     assert "weights inverse + thresholds" in out
     assert "decided = " in out
-    assert out.strip().endswith(f"results: {tmp_path / 'out'}")
+    assert out.strip().endswith(f"report: {tmp_path / 'out' / 'report.html'}")
     code, out, _ = run_command(capsys, "advise", str(features), "--json", "--schemes", "inverse,power@0.3")
     found = json.loads(out)
     assert code == 0

@@ -271,7 +271,7 @@ def test_a_folder_that_was_left_unfinished_is_completed(tmp_path, monkeypatch, s
             forecast_file(file, losses=["softmax"], weights=["none"], out=out)
     forecast_file(file, losses=["softmax"], weights=["none"], out=out)
     names = {p.name for p in out.iterdir()}
-    assert names == {"forecast.json", "forecast.csv", "mean_confusion.npz", "report.html"}
+    assert names == {"forecast.json", "forecast.csv", "explorer.json", "mean_confusion.npz", "report.html"}
     with pytest.raises(FileExistsError, match="holds something already; name another folder"):
         forecast_file(file, losses=["softmax"], weights=["none"], out=out)
 

@@ -162,7 +162,7 @@
     most.sort((a, b) => table[b] - table[a]);
     get("x-pairs").replaceChildren(...most.slice(0, 6).map((at) =>
       make("li", {}, `${data.names[Math.floor(at / size)]} → ${data.names[at % size]}: ${percent(table[at])}`)));
-    const shade = (value) => Math.round(62 * Math.sqrt(value));
+    const shade = (value) => Math.round(46 * Math.sqrt(value));
     if (size > MOST) return paint(table);
     const head = make("tr", {}, make("td", {}, "true ↓ decided →"), ...data.names.map((name) => make("th", { scope: "col", title: name }, name)));
     const body = data.names.map((name, k) => make("tr", {}, make("th", { scope: "row", title: name }, name),
