@@ -32,8 +32,8 @@ _LEARNER = (
     "linear, mlp, network, xgboost, lightgbm, hist-gradient-boosting or module:function.  [default: network]"
 )
 _ROUNDS = "Rounds of boosting.  [default: 100]"
-_AUGMENTATION = "Of training images: none, crop or crop-flip."
-_PRECISION = "32-true, 16-mixed (GPUs) or bf16-mixed."
+_AUGMENTATION = "Of images: none, crop or crop-flip."
+_PRECISION = "32-true, bf16-mixed, or on GPUs 16-mixed."
 
 
 def _of_columns(command: Any) -> Any:
@@ -42,7 +42,7 @@ def _of_columns(command: Any) -> Any:
         ("--group", "Column of groups that no split divides."),
         (
             "--features",
-            "Inputs, comma-separated, or patterns such as 'f*'.  [default: all but ids]",
+            "Inputs: a,b or patterns as 'f*'.  [default: no ids]",
         ),
         ("--target", "Label column.  [default: target, label, y ...]"),
     ):
@@ -57,7 +57,7 @@ def _of_columns(command: Any) -> Any:
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="YAML file of these options, which win over it.",
+    help="YAML file of options; those given here win.",
 )
 @click.option(
     "--dataset",
@@ -70,8 +70,7 @@ def _of_columns(command: Any) -> Any:
 )
 @click.option(
     "--losses",
-    help="Comma-separated, such as softmax:inverse or lgl-inr:beta=5; `steelyard losses` lists names.  "
-    "[required, here or in --config]",
+    help="Comma-separated, such as softmax:inverse,lgl-inr:beta=5.  [required, here or in --config]",
 )
 @click.option("--seeds", type=int, help="Trainings of each loss.  [default: 3]")
 @click.option("--epochs", type=int, help="Epochs of a training.  [default: 30]")
@@ -119,7 +118,7 @@ def _of_columns(command: Any) -> Any:
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="Devices that train one network together.",
+    help="Devices that share one network.",
 )
 @click.option(
     "--workers",
