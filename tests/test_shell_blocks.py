@@ -33,7 +33,7 @@ STAND_INS = {"path/to/fashion_mnist", "path/to/mnist", "path/to/images", "shuttl
 # Trainings are short here. A command's own options come first, so these win.
 SHORT = """#!/bin/sh
 case "$*" in
-  *--learner*) set -- "$@" --seeds 1 ;;
+  compare*--learner*) set -- "$@" --seeds 1 ;;
   compare*) set -- "$@" --seeds 1 --epochs 1 --learning-rates 0.1 ;;
   reproduce*) set -- "$@" --seeds 1 --epochs 1 --limit-train 300 --workers 1 ;;
 esac
