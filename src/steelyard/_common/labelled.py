@@ -77,13 +77,17 @@ def _in_order(
             raise ValueError(f"{name} must have one entry for class {known[k]!r}, got several")
         if k is not None:
             found[k] = found[k] + value if k in found else value
-    if None in placed:  # before what is missing: a name misspelt is both
-        odd = keys[placed.index(None)]
-        raise ValueError(f"{name} names an unknown class {odd!r}{nearest(str(odd), [str(one) for one in known])}")
+    odd = keys[placed.index(None)] if None in placed else None
+    is_name = isinstance(odd, str) and not odd.lstrip("-").isdecimal()
+    near = nearest(str(odd), [str(one) for one in known]) if is_name else ""
+    if near:  # before what is missing: a name misspelt is both
+        raise ValueError(f"{name} names an unknown class {odd!r}{near}")
     for k, one in enumerate(known):
         if k not in found:
             hint = "; give 0 if it has no samples" if name == "class_counts" else ""
             raise ValueError(f"{name} has no entry for class {one!r}{hint}")
+    if odd is not None:
+        raise ValueError(f"{name} names an unknown class {odd!r}")
     return ByClass([found[k] for k in range(len(known))], list(known))
 
 
