@@ -35,7 +35,7 @@ SHORT = """#!/bin/sh
 case "$*" in
   compare*--learner*) set -- "$@" --seeds 1 ;;
   compare*) set -- "$@" --seeds 1 --epochs 1 --learning-rates 0.1 ;;
-  reproduce*) set -- "$@" --seeds 1 --epochs 1 --limit-train 300 --workers 1 ;;
+  reproduce*) set -- "$@" --seeds 1 --epochs 1 --workers 1 ;;
 esac
 exec {python} -m steelyard "$@"
 """
@@ -112,8 +112,8 @@ def _put_stand_ins(folder, page):
             (folder / name).write_text("\n".join(lines) + "\n")
         elif name in text:
             images, labels = load_digits(return_X_y=True)
-            for k, (image, label) in enumerate(zip(images[:600], labels, strict=False)):
-                place = folder / name / ("test" if k % 3 == 0 else "train") / str(label)
+            for k, (image, label) in enumerate(zip(images, labels, strict=True)):
+                place = folder / name / ("test" if k % 5 == 0 else "train") / str(label)
                 place.mkdir(parents=True, exist_ok=True)
                 grey = np.uint8(image.reshape(8, 8) * 15)
                 Image.fromarray(grey).resize((28, 28)).save(place / f"{k}.png")
