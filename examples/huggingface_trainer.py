@@ -1,4 +1,7 @@
-"""A Hugging Face Trainer with class weights that mean the same under gradient accumulation, and an audit of them.
+"""You see a Hugging Face Trainer whose class weights mean the same under gradient accumulation as without it.
+
+`loss_func` makes the weights from the labels of the training set. After the training the audit of its predictions
+says that they acted as stated.
 
 python examples/huggingface_trainer.py
 """

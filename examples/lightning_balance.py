@@ -1,4 +1,7 @@
-"""A Lightning training whose callback tells that class weights are applied twice: in the loss and in the sampler.
+"""You see a Lightning training that tells while it runs that class weights are applied twice.
+
+They are in the loss and in the sampler. `BalanceCallback` says so in its warnings and in the numbers that it logs,
+after each epoch.
 
 python examples/lightning_balance.py
 """

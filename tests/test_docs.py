@@ -5,7 +5,6 @@ python -m tests.test_docs       # after a change of the audit's words: puts them
 
 import doctest
 import re
-import shlex
 import textwrap
 from pathlib import Path
 
@@ -13,7 +12,6 @@ import pytest
 
 from steelyard.auditing.catalogue import KINDS
 from steelyard.losses.table import loss_table
-from tests.helpers import run_command
 
 DOCS = Path(__file__).parents[1] / "docs"
 FINDINGS = DOCS / "findings"
@@ -57,28 +55,6 @@ def test_every_finding_is_in_the_index():
     rows = re.findall(r"\| \[(SY\d+)\]\((SY\d+)\.md\) \| `(\w+)` \| (\w+) \| \S", index)
     assert rows == sorted((kind.code, kind.code, name, kind.severity) for name, kind in KINDS.items())
     assert {path.stem for path in FINDINGS.glob("SY*.md")} == {kind.code for kind in KINDS.values()}
-
-
-@pytest.mark.slow
-def test_the_commands_of_your_data_run_on_what_stands_before_them(tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    names: dict[str, object] = {}
-    ran = 0
-    page, _, _ = (
-        (DOCS / "your-data.md").read_text(encoding="utf-8").partition("## Measured")
-    )  # on data that are not here
-    for kind, block in re.findall(r"```(python|sh)\n(.*?)```", page, re.DOTALL):
-        if kind == "sh":
-            command = shlex.split(block.replace("\\\n", " "))
-            code, _, told = run_command(capsys, *command[1:])
-            assert (command[0], code) == ("steelyard", 0), told
-            ran += 1
-        else:
-            example = doctest.DocTestParser().get_doctest(block, names, "your-data.md", None, 0)
-            runner, wrong = doctest.DocTestRunner(verbose=False), list[str]()
-            assert runner.run(example, out=wrong.append, clear_globs=False).failed == 0, "".join(wrong)
-            names |= example.globs
-    assert ran >= 5
 
 
 if __name__ == "__main__":

@@ -76,6 +76,8 @@ def test_running_statistics_know_the_number_of_classes():
     ("text", "message"),
     [
         ("sofmax", "unknown loss 'sofmax' .did you mean 'softmax'.*; choose from"),
+        ("CrossEntropyLoss", "unknown loss 'CrossEntropyLoss' .did you mean 'softmax'"),
+        ("lgl-inr:beta", "beta is an option and needs a value: lgl-inr:beta=VALUE"),
         ("softmax:invers", "unknown weight scheme 'invers' .did you mean 'inverse'.*; choose from none, inverse"),
         ("lgl-inr:bta=3", "unknown option 'bta' .did you mean 'beta'.*; choose from beta"),
         ("softmax:inverse@3", "scheme 'inverse' takes no value, got 'inverse@3'"),

@@ -261,6 +261,10 @@ def parse_loss(text: str) -> LossSpec:
             try:
                 scheme, scheme_options = parse_scheme(part)
             except ValueError as error:
+                if part in (*accepted, *weights, "from", *strengths):
+                    raise ValueError(
+                        f"loss {label!r}: {part} is an option and needs a value: {name}:{part}=VALUE"
+                    ) from None
                 raise ValueError(f"loss {label!r}: {error}") from None
     twice = next((key for key in stated if stated.count(key) > 1), None)
     if twice is not None:

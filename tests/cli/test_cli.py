@@ -4,6 +4,7 @@ import json
 import math
 import os
 import re
+import shlex
 import subprocess
 import sys
 
@@ -15,6 +16,8 @@ import torch
 
 import steelyard
 from steelyard.cli.commands import commands
+from steelyard.cli.layout import COMMON, EXAMPLES
+from steelyard.cli.progress import Display
 from steelyard.data import open_predictions
 from tests.helpers import run_command
 
@@ -223,10 +226,21 @@ def test_configuration_file_and_options_together(capsys, tmp_path):
         ),
         (("compare", "--losses", "softmax", "--learning-rates", "a"), "learning-rates must be numbers"),
         (("compare", "--losses", "softmax", "--resume"), "nothing to resume: no folder runs/digits-none*"),
-        (("compare", "--lossses", "softmax"), "No such option '--lossses'. (Did you mean"),
+        (("compare", "--lossses", "softmax"), "no such option '--lossses' (did you mean '--losses'?)"),
         (("compare", "--config", "none.yaml"), "configuration none.yaml is not a file"),
         (("report", "nowhere"), "nowhere holds no finished run: there is no results.json"),
-        (("compar",), "No such command 'compar'."),
+        (("compar",), "no such command 'compar' (did you mean 'compare'?)"),
+        (("balance",), "no such command 'balance' (did you mean 'audit'?)"),
+        (("xyzzy",), "no such command 'xyzzy'; --help lists them"),
+        (("compare", "--lr", "0.1"), "no such option '--lr' (did you mean '--learning-rates'?)"),
+        (("advise", "f.csv", "--lr", "0.1"), "no such option '--lr' (did you mean '--rate'?)"),
+        (("compare", "--loss", "softmax"), "no such option '--loss' (did you mean '--losses'?)"),
+        (("audit", "f.csv", "--losses", "softmax"), "no such option '--losses' (did you mean '--loss'?)"),
+        (("audit", "f.csv", "--targets", "y"), "no such option '--targets' (did you mean '--target'?)"),
+        (("compare", "--losses", "crossentropy"), "unknown loss 'crossentropy' (did you mean 'softmax'?)"),
+        (("compare", "--losses", "BCE"), "unknown loss 'BCE' (did you mean 'logistic'?)"),
+        (("compare", "--losses", "lgl-inr:beta"), "beta is an option and needs a value: lgl-inr:beta=VALUE"),
+        (("correct", "f.csv"), "Missing option '--out'"),
     ],
 )
 def test_bad_options_get_one_sentence_and_exit_code_2(capsys, tmp_path, monkeypatch, arguments, message):
@@ -282,6 +296,80 @@ def test_summaries_of_commands_are_whole_and_every_option_says_what_it_is(capsys
                 assert len(told) > 5, f"{name} {option.opts[0]} does not say what it is"
                 assert "alike" not in told
     assert "required, here or in --config" in " ".join(run_command(capsys, "compare", "--help")[1].split())
+
+
+@pytest.mark.parametrize("name", commands.commands)
+def test_help_of_a_command_fits_a_screen_and_has_two_examples(capsys, monkeypatch, name):
+    monkeypatch.setenv("COLUMNS", "80")
+    out = run_command(capsys, name, "--help")[1]
+    lines = out.splitlines()
+    assert len(lines) <= 50
+    assert max(len(line) for line in lines) <= 80
+    assert len(re.findall(rf"^  steelyard {name}\b", out, re.MULTILINE)) == 2
+    options = [one for one in commands.commands[name].params if isinstance(one, click.Option)]
+    for option in options:
+        assert re.search(rf"{option.opts[0]}\b", out), f"{option.opts[0]} is missing"
+    required = [one for one in options if one.required]
+    assert out.count("[required]") == len(required)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_examples_of_the_help_are_commands_with_their_options(name):
+    """They are parsed as they stand, down to what the files are called."""
+    for example in EXAMPLES[name]:
+        words = shlex.split(example)
+        assert words[:2] == ["steelyard", name]
+        if name in commands.commands:
+            commands.commands[name].make_context(name, words[2:], obj=example)
+
+
+def test_groups_of_options_name_options_that_there_are():
+    for name, common in COMMON.items():
+        assert common <= {one.name for one in commands.commands[name].params}, name
+
+
+def test_every_command_that_computes_has_json_and_quiet():
+    for name in ("advise", "audit", "compare", "correct", "decide", "forecast", "reproduce", "weights"):
+        known = {option for one in commands.commands[name].params for option in one.opts}
+        assert {"--json", "--quiet"} <= known, name
+
+
+def test_quiet_is_quiet_and_json_is_nothing_else(capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    given = (*SMALL, "--losses", "softmax", "--imbalance", "exponential:20", "--out", "run", "--quiet", "--json")
+    code, out, err = run_command(capsys, *given)
+    assert (code, err) == (0, "")
+    assert [loss["label"] for loss in json.loads(out)["losses"]] == ["softmax"]
+    predictions, features = (f"run/softmax/seed-0/{name}.parquet" for name in ("predictions", "train_features"))
+    code, out, err = run_command(capsys, "correct", predictions, "--out", "honest.csv", "--json", "-q")
+    assert (code, err) == (0, "")
+    rows = json.loads(out)["rows"]
+    code, out, err = run_command(capsys, "decide", "honest.csv", "--json", "-q")
+    assert (code, err, json.loads(out)["rows"]) == (0, "", rows)
+    code, out, err = run_command(
+        capsys, "forecast", features, "--weights", "inverse", "--json", "-q", "--out", "f"
+    )
+    assert (code, err) == (0, "")
+    assert json.loads(out)["forecasts"]
+    code, out, err = run_command(capsys, "forecast", features, "--weights", "inverse", "--json", "--out", "g")
+    assert "report: g/report.html" in err
+
+
+def test_progress_says_how_long_the_rest_takes(capsys, monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr("steelyard.cli.progress.time.monotonic", lambda: now[0])
+    display = Display()
+    display.plan(4)
+    display.end("one", "was finished")
+    assert capsys.readouterr().err == "one: was finished\n"  # it took no time, so it tells none
+    now[0] += 30
+    display.end("two", "done")
+    assert capsys.readouterr().err == "two: done; 2 to come, about 60 s\n"
+    now[0] += 7170
+    display.end("three", "done")
+    assert capsys.readouterr().err == "three: done; 1 to come, about 60 min\n"
+    display.end("four", "done")
+    assert capsys.readouterr().err == "four: done\n"
 
 
 @pytest.mark.parametrize(

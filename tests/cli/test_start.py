@@ -23,13 +23,22 @@ def _python(code, *arguments, path=None):
 MAIN = "from steelyard.cli import main; main()"
 
 
-@pytest.mark.parametrize("arguments", [["--version"], ["compare", "--help"], []])
+@pytest.mark.parametrize("arguments", [["--version"], ["compare", "--help"], [], ["audit", "--help"]])
 def test_help_does_not_import_torch(arguments, tmp_path):
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     (tmp_path / "numpy.py").write_text("raise RuntimeError('numpy was imported')")
     done = _python(MAIN, *arguments, path=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert "steelyard" in done.stdout
+
+
+def test_a_wrong_option_does_not_import_torch_either(tmp_path):
+    (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
+    done = _python(MAIN, "compare", "--lr", "0.1", path=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == (
+        "steelyard: no such option '--lr' (did you mean '--learning-rates'?); --help lists them\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,14 @@ def test_the_command_alone_prints_its_help(capsys):
     code, out, err = run_command(capsys)
     assert (code, err) == (0, "")
     assert out.startswith("Usage: steelyard [OPTIONS] COMMAND")
+
+
+def test_the_shell_completes_commands_and_options(monkeypatch, capsys):
+    monkeypatch.setenv("_STEELYARD_COMPLETE", "bash_complete")
+    for words, expected in (("steelyard au", "plain,audit\n"), ("steelyard audit --pos", "plain,--pos-weights\n")):
+        monkeypatch.setenv("COMP_WORDS", words)
+        monkeypatch.setenv("COMP_CWORD", str(words.count(" ")))
+        assert run_command(capsys) == (0, expected, "")
 
 
 def test_warnings_are_one_line_and_those_of_other_libraries_are_none():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from steelyard import audit
 from steelyard._common.files import write_csv
-from steelyard._common.text import inert, reason_of
+from steelyard._common.text import inert, nearest, reason_of
 from steelyard.commands.forecast import forecast_file
 
 SIGNS = ["=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20", "\u2212"]
@@ -113,3 +113,19 @@ def test_torch_and_numpy_are_quoted_without_their_advice(tmp_path):
         assert not {"weights_only", "allow_pickle", "trust"} & set(
             reason_of(caught.value).replace("=", " ").split()
         )
+
+
+@pytest.mark.parametrize(
+    ("word", "told"),
+    [
+        ("sofmax", "softmax"),
+        ("LGL_INR", "lgl-inr"),
+        ("Cross-Entropy", "softmax"),
+        ("cross_entropy", "softmax"),
+        ("elsewhere", None),  # called so by others, but no choice here
+        ("xyzzy", None),
+    ],
+)
+def test_the_nearest_word_is_one_of_the_choices(word, told):
+    hint = nearest(word, ["softmax", "lgl-inr"], {"crossentropy": "softmax", "elsewhere": "focal"})
+    assert hint == ("" if told is None else f" (did you mean {told!r}?)")

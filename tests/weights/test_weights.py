@@ -168,6 +168,7 @@ def test_empty_classes():
         (({0: 5, -1: 1},), {}, ValueError, "no entry for class 1"),
         (({"cat": 1},), {"class_names": ["cat", "dog"]}, ValueError, "no entry for class 'dog'"),
         (({"cat": 1, "dgo": 2, "dog": 1},), {"class_names": ["cat", "dog"]}, ValueError, "unknown class 'dgo' .did you mean 'dog'"),
+        (({"cat": 1, "dgo": 2},), {"class_names": ["cat", "dog"]}, ValueError, "unknown class 'dgo' .did you mean 'dog'"),
         (([1, 2],), {"class_names": ["cat"]}, ValueError, "one count per class name, 1, got 2"),
         (([1, 2], "invrese"), {}, ValueError, "scheme must be one of 'none', 'inverse'"),
         (([1, 2], "inverse"), {"beta": 0.9}, ValueError, "beta belongs to scheme 'effective_number', got it with"),

@@ -1,12 +1,13 @@
 """Containers that say which class each value belongs to, such as mappings: read by their keys, never by order."""
 
-import difflib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
+
+from steelyard._common.text import nearest
 
 
 class ByClass(NamedTuple):
@@ -76,16 +77,17 @@ def _in_order(
             raise ValueError(f"{name} must have one entry for class {known[k]!r}, got several")
         if k is not None:
             found[k] = found[k] + value if k in found else value
+    odd = keys[placed.index(None)] if None in placed else None
+    is_name = isinstance(odd, str) and not odd.lstrip("-").isdecimal()
+    near = nearest(str(odd), [str(one) for one in known]) if is_name else ""
+    if near:  # before what is missing: a name misspelt is both
+        raise ValueError(f"{name} names an unknown class {odd!r}{near}")
     for k, one in enumerate(known):
         if k not in found:
             hint = "; give 0 if it has no samples" if name == "class_counts" else ""
             raise ValueError(f"{name} has no entry for class {one!r}{hint}")
-    if None in placed:
-        odd = keys[placed.index(None)]
-        match = difflib.get_close_matches(str(odd), [str(one) for one in known], n=1)
-        raise ValueError(
-            f"{name} names an unknown class {odd!r}" + (f" (did you mean {match[0]!r}?)" if match else "")
-        )
+    if odd is not None:
+        raise ValueError(f"{name} names an unknown class {odd!r}")
     return ByClass([found[k] for k in range(len(known))], list(known))
 
 

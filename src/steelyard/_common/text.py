@@ -3,14 +3,22 @@
 import difflib
 import re
 import unicodedata
+from collections.abc import Mapping, Sequence
 
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,3})?", re.IGNORECASE)
 """A finite number as people write it."""
 
 
-def nearest(word: str, choices: list[str] | tuple[str, ...]) -> str:
-    match = difflib.get_close_matches(word, choices, n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+def nearest(word: str, choices: Sequence[str], others: Mapping[str, str] | None = None) -> str:
+    """Return a hint at the choice that a word is nearest to, or "".
+
+    `others` holds what other libraries call a choice, in small letters, without hyphens and underscores.
+    """
+    known = (others or {}).get(re.sub("[-_ ]", "", word.lower()))
+    plain = {choice.lower().replace("_", "-"): choice for choice in choices}
+    near = difflib.get_close_matches(word.lower().replace("_", "-"), plain, n=1)
+    match = known if known in choices else plain[near[0]] if near else None
+    return f" (did you mean {match!r}?)" if match is not None else ""
 
 
 def listed(names: list[str], most: int | None = None) -> str:

@@ -11,13 +11,14 @@ import click
 import steelyard
 from steelyard.cli.advising import advise
 from steelyard.cli.deciding import correct, decide
+from steelyard.cli.layout import Group
 from steelyard.cli.opening import open_page
-from steelyard.cli.options import CLASS_NAMES, names_of, no_rows, stated, tell
+from steelyard.cli.options import CLASS_NAMES, as_text_or_json, names_of, no_rows, stated, tell, tell_place
 from steelyard.cli.progress import Display
 from steelyard.cli.tables import print_audit, print_forecast, print_table, print_weights
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.group(cls=Group, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(steelyard.__version__, prog_name="steelyard")
 def commands() -> None:
     """For classifiers on imbalanced data: which loss, which weights, and what did they do?"""
@@ -29,35 +30,25 @@ commands.add_command(advise)
 commands.add_command(open_page)
 
 
-_BACKBONES = (
-    "Network: mlp, one hidden layer, for features and images; for images also small-cnn; resnet32 (32 x 32); or a "
-    "model of another library: timm:NAME, torchvision:NAME, transformers:NAME."
-)
+_BACKBONES = "Network: mlp, small-cnn, resnet32, or timm:NAME, torchvision:NAME, transformers:NAME."
 _LEARNER = (
-    "What is trained: network (see --backbone), mlp, linear, hist-gradient-boosting, xgboost, lightgbm, or a "
-    "function of yours, module:function, which is run.  [default: network]"
+    "linear, mlp, network, xgboost, lightgbm, hist-gradient-boosting or module:function.  [default: network]"
 )
-_ROUNDS = "Rounds of boosting; results are those of the last.  [default: 100]"
-_AUGMENTATION = (
-    "Augmentation of training images: none, crop (shift by up to 4 pixels) or crop-flip (mirror them too)."
-)
-_PRECISION = "Precision of training: 32-true, 16-mixed (not on CPUs) or bf16-mixed."
+_ROUNDS = "Rounds of boosting.  [default: 100]"
+_AUGMENTATION = "Of images: none, crop or crop-flip."
+_PRECISION = "32-true, bf16-mixed, or on GPUs 16-mixed."
 
 
 def _of_columns(command: Any) -> Any:
     """Add the options that name columns of a data set."""
     for option, help_text in (
-        (
-            "--time",
-            "Column of times, numbers or dates: test rows are the latest, validation rows the latest before them.",
-        ),
-        ("--group", "Column of groups: rows with the same value stay on one side of every split."),
+        ("--time", "Column of times: test rows are the latest."),
+        ("--group", "Column of groups that no split divides."),
         (
             "--features",
-            "Columns that are inputs, comma-separated; patterns such as 'f*' are allowed.  "
-            "[default: all others but those like an id]",
+            "Inputs: a,b or patterns as 'f*'.  [default: no ids]",
         ),
-        ("--target", "Label column.  [default: target, label, labels, y, y_true or label_ids]"),
+        ("--target", "Label column.  [default: target, label, y ...]"),
     ):
         command = click.option(option, metavar="COLUMNS" if option == "--features" else "COLUMN", help=help_text)(
             command
@@ -70,82 +61,78 @@ def _of_columns(command: Any) -> Any:
     "--config",
     "config_file",
     type=click.Path(path_type=Path),
-    help="YAML file of the options below; options on the command line win.",
+    help="YAML file of options; those given here win.",
 )
 @click.option(
     "--dataset",
-    help="A table or arrays in a file (.csv, .parquet, .npz ...), a folder, a function of yours (module:function, "
-    "which is run), a Hugging Face hub name, or a built-in data set.  [default: digits, built in]",
+    help="A file, a folder, module:function, a name on the Hugging Face hub, or built in.  [default: digits]",
 )
 @_of_columns
 @click.option(
     "--imbalance",
-    help="Imbalance of the training split: none, exponential:RATIO or step:RATIO[:FRACTION].  [default: none]",
+    help="none, exponential:RATIO or step:RATIO[:FRACTION].  [default: none]",
 )
 @click.option(
     "--losses",
-    help="Losses, comma-separated, each NAME[:SCHEME[@VALUE]][:OPTION=VALUE][:from=EPOCH], "
-    "such as softmax:inverse or lgl-inr:beta=5; `steelyard losses` lists the names.  "
-    "[required, here or in --config]",
+    help="Comma-separated, such as softmax:inverse,lgl-inr:beta=5.  [required, here or in --config]",
 )
-@click.option("--seeds", type=int, help="How many seeds to train each loss with.  [default: 3]")
-@click.option("--epochs", type=int, help="Epochs of a training; results are those of the last.  [default: 30]")
+@click.option("--seeds", type=int, help="Trainings of each loss.  [default: 3]")
+@click.option("--epochs", type=int, help="Epochs of a training.  [default: 30]")
 @click.option("--batch-size", type=int, help="Training samples per step.  [default: 64]")
 @click.option(
     "--learning-rates",
-    help="One rate; or several, comma-separated, of which each loss gets the best on a validation split.  "
-    "[default: 0.03,0.1,0.3]",
+    help="Each loss gets its best of these.  [default: 0.03,0.1,0.3]",
 )
-@click.option("--momentum", type=float, help="Momentum of SGD, from 0 to below 1.  [default: 0.9]")
-@click.option("--weight-decay", type=float, help="Weight decay of SGD; biases do not decay.  [default: 0.0005]")
+@click.option("--momentum", type=float, help="Momentum of SGD.  [default: 0.9]")
+@click.option("--weight-decay", type=float, help="Weight decay of SGD.  [default: 0.0005]")
 @click.option(
     "--validation-fraction",
     type=float,
-    help="Share of the training samples set aside to choose the learning rate.  [default: 0.1]",
+    help="Share to choose rates by.  [default: 0.1]",
 )
 @click.option("--learner", help=_LEARNER)
 @click.option("--rounds", type=int, help=_ROUNDS)
 @click.option(
     "--penalties",
-    help="Of a linear learner, as --learning-rates.  [default: 0.001,0.01,0.1]",
+    help="Of linear learners.  [default: 0.001,0.01,0.1]",
 )
 @click.option("--backbone", help=f"{_BACKBONES}  [default: small-cnn]")
 @click.option("--augmentation", help=f"{_AUGMENTATION}  [default: none]")
 @click.option("--precision", help=f"{_PRECISION}  [default: 32-true]")
 @click.option(
     "--initial-bias",
-    help="First bias of the head: zero, or prior, the best constant of the loss for the class counts.  "
-    "[default: zero]",
+    help="First bias: zero, or prior.  [default: zero]",
 )
-@click.option("--image-mode", help="Convert every image to L (grey) or RGB.")
-@click.option("--image-size", type=int, help="Resize every image to this height and width.")
+@click.option("--image-mode", help="Make images L (grey) or RGB.")
+@click.option("--image-size", type=int, help="Make images this high and wide.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option(
     "--resume",
     is_flag=True,
-    help="Go on with an unfinished run: in --out, else the latest with these options.",
+    help="Go on with an unfinished run of these options.",
 )
 @click.option(
     "--accelerator",
     default="auto",
     show_default=True,
-    help="What to train on, as Lightning names it: auto, cpu, gpu, mps.",
+    help="auto, cpu, gpu or mps.",
 )
 @click.option(
     "--devices",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="How many devices train one network together, each on its share of every batch.",
+    help="Devices that share one network.",
 )
 @click.option(
     "--workers",
     type=click.IntRange(min=1),
     default=1,
     show_default=True,
-    help="How many trainings run at a time, each in a process of its own; they share the CPU's threads.",
+    help="Trainings at a time.",
 )
 @no_rows
+@as_text_or_json
 @click.pass_obj
 def compare(
     command: str,
@@ -157,12 +144,11 @@ def compare(
     devices: int,
     workers: int,
     rows: bool,
+    as_json: bool,
     **options: Any,
 ) -> None:
-    """Train a model under each loss and compare the losses.
-
-    Trains with every loss and seed, prints a table, and writes a report.
-    """
+    """Train a model under each loss and compare the losses."""
+    from steelyard._common.files import to_json
     from steelyard.experiments import compare as run
     from steelyard.experiments.config import make_config, read_config
     from steelyard.experiments.runs import latest_folder, next_folder
@@ -197,41 +183,42 @@ def compare(
             rows=rows,
             progress=display,
         )
-    print_table(results)
-    for label, reason in results.diverged.items():
-        click.echo(f"left out: {label}, of which some seed diverged at every learning rate ({reason})")
-    click.echo(f"report: {folder / 'report.html'}")
+    if as_json:
+        click.echo(to_json(results.to_dict()))
+    else:
+        print_table(results)
+        for label, reason in results.diverged.items():
+            click.echo(f"left out: {label}, of which some seed diverged at every learning rate ({reason})")
+    tell_place(f"report: {folder / 'report.html'}", as_json)
 
 
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@stated(".  [default: what the file says, else counted from its labels]")
+@stated(".  [default: as FILE says, else counted]")
 @click.option(
-    "--from", "values", default="logits", show_default=True, help="What the numbers are: logits or probabilities."
+    "--from", "values", default="logits", show_default=True, help="logits or probabilities: what FILE holds."
 )
-@click.option("--drop-invalid", is_flag=True, help="Leave out rows with missing, NaN or infinite numbers.")
+@click.option("--drop-invalid", is_flag=True, help="Leave out rows with numbers that are none.")
 @click.option(
     "--tolerance",
     type=float,
     default=1e-9,
     show_default=True,
-    help="Mean probabilities up to this number count as 0.",
+    help="Mean probabilities up to this are 0.",
 )
 @click.option(
     "--ignore",
     multiple=True,
     metavar="CODES",
-    help="Findings to set aside, by code or name, comma-separated or repeated, such as SY012.",
+    help="Findings to set aside, such as SY012,SY042.",
 )
 @click.option(
     "--fail-on",
     default="never",
     show_default=True,
-    help="Exit with code 3 where there is a finding that bad: fault, warning (or fault), or never.",
+    help="Exit with 3 on a fault, a warning (or fault), or never.",
 )
-@click.option(
-    "--json", "as_json", is_flag=True, help="Print the audit as JSON, and nothing else on standard output."
-)
+@as_text_or_json
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, audit.json, classes.csv.")
 @click.pass_obj
 def audit(
@@ -246,9 +233,8 @@ def audit(
 ) -> None:
     """Say what class weights did to a trained model.
 
-    FILE holds the model's logits on its training samples, and their labels: parquet, Arrow, CSV, NPZ or NPY. A
-    folder or a quoted glob of tables is one data set. The command says which columns it reads as what, and leaves
-    out the others.
+    FILE holds its logits on its training samples, and their labels: parquet, Arrow, CSV, NPZ, NPY, a folder or a
+    quoted glob of tables. WEIGHTS are a scheme such as inverse, K comma-separated numbers, or a JSON file.
     """
     from steelyard._common.checks import check_choice
     from steelyard._common.files import to_json
@@ -271,10 +257,10 @@ def audit(
         print_audit(report)
     if out is not None:
         page = out / "report.html"
-        click.echo(f"report: {page if page.exists() else out}", err=as_json)
+        tell_place(f"report: {page if page.exists() else out}", as_json)
     if failing := report.failing(fail_on):  # type: ignore[arg-type]
         named = ", ".join(f"{finding.code} {finding.name.replace('_', ' ')}" for finding in failing)
-        tell(f"steelyard: --fail-on {fail_on}: {named}")
+        click.echo(f"steelyard: --fail-on {fail_on}: {named}", err=True)
         sys.exit(3)
 
 
@@ -284,44 +270,39 @@ def audit(
     "--losses",
     default="softmax",
     show_default=True,
-    help="Losses, comma-separated: softmax, logistic, focal:gamma=1 ...",
+    help="Comma-separated: softmax, focal:gamma=1 ...",
 )
 @click.option(
     "--weights",
     default="none,sqrt_inverse,inverse",
     show_default=True,
-    help="Class weights, comma-separated: schemes such as inverse or power@0.5, or JSON files.",
+    help="Comma-separated: inverse, power@0.5, FILE.json ...",
 )
 @click.option(
     "--test",
     type=click.Path(path_type=Path),
-    help="Features and labels of held-out samples to judge by.  [default: for train_NAME the file NAME beside it, "
-    "else the training samples out of fold]",
+    help="File of held-out samples to judge by.  [default: for train_NAME the file NAME, else out of fold]",
 )
 @click.option(
     "--folds",
     type=int,
-    help="Judge by the training samples in so many folds, each by heads fitted on the others.  [default: 5 where "
-    "there are no held-out samples]",
+    help="Judge out of fold, in so many folds.  [default: 5]",
 )
 @click.option(
     "--weight-decay",
     type=float,
-    help="Weight decay of the head, without its bias.  [default: what the file says, else 0.0005]",
+    help="Of the head.  [default: as FILE says, else 0.0005]",
 )
 @click.option(
     "--features",
     metavar="COLUMNS",
-    help="Columns of features, comma-separated; patterns such as 'f*' are allowed.  [default: by their names]",
+    help="Features, comma-separated, or patterns such as 'f*'.  [default: by their names]",
 )
-@click.option(
-    "--target", metavar="COLUMN", help="Label column.  [default: target, label, labels, y, y_true or label_ids]"
-)
+@click.option("--target", metavar="COLUMN", help="Label column.  [default: target, label, y ...]")
 @click.option(
     "--inputs",
     is_flag=True,
-    help="FILE is a data set as for compare: table, texts, arrays, module:function. A linear model of its inputs "
-    "is forecast, and judged by its test split.",
+    help="FILE is a data set as for compare, of which a linear model is forecast.",
 )
 @click.option("--group", metavar="COLUMN", help="With --inputs, as for compare.")
 @click.option("--time", metavar="COLUMN", help="With --inputs, as for compare.")
@@ -330,14 +311,17 @@ def audit(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
 )
 @no_rows
+@as_text_or_json
 @click.pass_obj
-def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path | None, **options: Any) -> None:
+def forecast(
+    command: str, /, file: Path, losses: str, weights: str, out: Path | None, as_json: bool, **options: Any
+) -> None:
     """Say what other class weights would do, before training again.
 
-    FILE holds the features of the training samples, which are the inputs of the network's linear head, and their
-    labels. A folder or a quoted glob of tables is one data set. The command says which columns it reads as what,
-    and leaves out the others.
+    FILE holds what the last linear layer takes of the training samples, and their labels; it may be a folder or a
+    quoted glob of tables. Each loss is refitted under each kind of weights.
     """
+    from steelyard._common.files import to_json
     from steelyard.commands.forecast import forecast_file
     from steelyard.report.results import ForecastResults
 
@@ -351,16 +335,19 @@ def forecast(command: str, /, file: Path, losses: str, weights: str, out: Path |
         say=tell,
         **options,
     )
-    print_forecast(ForecastResults.from_dict(found))
+    if as_json:
+        click.echo(to_json(found))
+    else:
+        print_forecast(ForecastResults.from_dict(found))
     if out is not None:
-        click.echo(f"report: {out / 'report.html'}")
+        tell_place(f"report: {out / 'report.html'}", as_json)
 
 
 @commands.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--target", help="Column or array of the labels.  [default: target, label, y, ...]")
 @click.option("--scheme", default="inverse", show_default=True, help="Scheme of the weights in the code.")
-@click.option("--json", "as_json", is_flag=True, help="Print all as JSON.")
+@as_text_or_json
 def weights(file: Path, target: str | None, scheme: str, as_json: bool) -> None:
     """Print class weights, what they will do, and code to paste.
 
@@ -377,32 +364,29 @@ def weights(file: Path, target: str | None, scheme: str, as_json: bool) -> None:
 
 @commands.command()
 @click.argument("claim", metavar="{c1|c2|c3|c4|leaderboard|all}")
-@click.option("--dataset", help="As for compare; for leaderboard several, comma-separated.")
+@click.option("--dataset", help="As for compare; of leaderboard several.")
 @_of_columns
-@click.option(
-    "--full", is_flag=True, help="Run at the paper's scale: data from the hub and larger networks, for GPUs."
-)
+@click.option("--full", is_flag=True, help="At the paper's scale, with the hub and a GPU.")
 @click.option("--losses", help="As for compare; for c3, c4 and leaderboard.")
-@click.option("--imbalance", help="As for compare; for c4 several, comma-separated.")
+@click.option("--imbalance", help="As for compare; of c4 several.")
 @click.option("--epochs", type=int, help="As for compare.")
 @click.option("--seeds", type=int, help="As for compare.")
-@click.option("--learner", help=f"{_LEARNER} For c4 and leaderboard.")
+@click.option("--learner", help="As for compare; for c4 and leaderboard.")
 @click.option("--rounds", type=int, help=_ROUNDS)
 @click.option("--backbone", help=_BACKBONES)
 @click.option("--augmentation", help=_AUGMENTATION)
-@click.option("--limit-train", type=int, help="Use at most this many training samples, before imbalance.")
+@click.option("--limit-train", type=int, help="At most this many training samples.")
 @click.option("--precision", help=_PRECISION)
-@click.option("--image-mode", help="Convert every image to L (grey) or RGB.")
-@click.option("--image-size", type=int, help="Resize every image to this height and width.")
-@click.option(
-    "--workers", type=int, show_default="one per GPU, else one per core", help="How many trainings run at a time."
-)
-@click.option("--engine", default="local", show_default=True, help="What runs the trainings: local, ray or dask.")
+@click.option("--image-mode", help="Make images L (grey) or RGB.")
+@click.option("--image-size", type=int, help="Make images this high and wide.")
+@click.option("--workers", type=int, show_default="one per GPU, else one per core", help="Trainings at a time.")
+@click.option("--engine", default="local", show_default=True, help="local, ray or dask.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path),
-    help="Folder for the claims, each in its own.  [default: a new one for each configuration in runs/claims]",
+    help="Folder, one in it for each claim.  [default: in runs/claims]",
 )
+@as_text_or_json
 @click.pass_obj
 def reproduce(
     command: str,
@@ -415,6 +399,7 @@ def reproduce(
     workers: int | None,
     engine: str,
     out: Path | None,
+    as_json: bool,
     **changes: Any,
 ) -> None:
     """Run the paper's claims, or a leaderboard of losses.
@@ -422,6 +407,7 @@ def reproduce(
     all stands for c1 to c4. Each claim gets a folder with a page. Options change the configuration that ships with
     the claim. An unfinished run goes on.
     """
+    from steelyard._common.files import to_json
     from steelyard.claims import claim_folder, read_claim_config
     from steelyard.claims import reproduce as run
     from steelyard.experiments.grid import default_workers
@@ -441,6 +427,7 @@ def reproduce(
     if losses is not None:
         given |= {"losses": _parts(losses)}
     configs = {name: read_claim_config(name, full=full, **given) for name in claims}
+    found = {}
     with Display() as display:
         for name, config in configs.items():
             folder = claim_folder(Path("runs/claims"), name, config, say=tell) if out is None else out / name
@@ -456,7 +443,12 @@ def reproduce(
                 on_done=lambda job, outcome, name=name: display.end(f"{name} {job}", outcome),  # type: ignore[misc]
             )
             held = {"yes": "held", "no": "did not hold", "partly": "held in part"}[result.held]
-            click.echo(f"{name} {held}. {result.verdict}\nreport: {folder / 'report.html'}")
+            found[name] = result.to_dict()
+            if not as_json:
+                click.echo(f"{name} {held}. {result.verdict}")
+            tell_place(f"report: {folder / 'report.html'}", as_json)
+    if as_json:
+        click.echo(to_json(found))
 
 
 def _parts(text: str) -> list[str]:

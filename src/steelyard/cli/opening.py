@@ -5,8 +5,10 @@ from pathlib import Path
 
 import click
 
+from steelyard.cli.layout import Command
 
-@click.command("open")
+
+@click.command("open", cls=Command)
 @click.argument("run", type=click.Path(path_type=Path))
 @click.option("--print", "only_print", is_flag=True, help="Print the path of the page, and open nothing.")
 def open_page(run: Path, only_print: bool) -> None:
@@ -14,10 +16,6 @@ def open_page(run: Path, only_print: bool) -> None:
 
     RUN is the folder of a comparison, an audit, a forecast, an advice or a claim, or a folder with an index page.
     The path of the page is printed.
-
-    \b
-    steelyard open runs/digits
-    steelyard open runs/digits --print
     """
     from steelyard.report import page_in
 

@@ -5,35 +5,18 @@ from typing import Any
 
 import click
 
-WEIGHTS = "a scheme such as inverse or power@0.5, K comma-separated numbers, or a JSON file"
-CLASS_NAMES = "K class names, comma-separated, in the order of the classes.  [default: what the file says]"
+CLASS_NAMES = "K names, comma-separated, in their order.  [default: as FILE says]"
 
 _OF_TRAINING: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
         ("--loss",),
-        {
-            "help": "The loss as for compare: softmax:inverse, logistic (one-vs-all), focal:gamma=1 ...  "
-            "[default: what the file says, else softmax, or logistic for one output]"
-        },
+        {"help": "As for compare: softmax:inverse, logistic ...  [default: as FILE says, else softmax]"},
     ),
-    (("--weights",), {"help": f"Class weights said to be in the loss: {WEIGHTS}.  [default: as --loss says]"}),
-    (
-        ("--pos-weights",),
-        {
-            "help": "Weights said to be on each output's positives, in the same form; for logistic losses.  For "
-            "one output one number: how many times a positive weighs a negative."
-        },
-    ),
-    (("--sampler",), {"help": "How often the sampler drew a sample of each class, in the same form."}),
-    (("--corrected",), {"help": "Weights taken out of the logits after training, in the same form."}),
-    (
-        ("--batch-size",),
-        {
-            "type": int,
-            "help": "Samples per batch in training, for LGL-INR, which balances each batch.  "
-            "[default: what the file says]",
-        },
-    ),
+    (("--weights",), {"metavar": "WEIGHTS", "help": "Class weights in the loss.  [default: as --loss says]"}),
+    (("--pos-weights",), {"metavar": "WEIGHTS", "help": "Of each output's positives, in logistic losses."}),
+    (("--sampler",), {"metavar": "WEIGHTS", "help": "How often each class was drawn."}),
+    (("--corrected",), {"metavar": "WEIGHTS", "help": "What was taken out of the logits already."}),
+    (("--batch-size",), {"type": int, "help": "Samples of a batch, for LGL-INR.  [default: as FILE says]"}),
 )
 _OF_FILE: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (("--class-names",), {"help": CLASS_NAMES}),
@@ -41,17 +24,15 @@ _OF_FILE: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--logits",),
         {
             "metavar": "COLUMNS",
-            "help": "Columns of logits or probabilities, comma-separated; patterns such as 'logit_*' are "
-            "allowed.  [default: by their names]",
+            "help": "Comma-separated, or patterns such as 'logit_*'.  [default: by their names]",
         },
     ),
     (
         ("--target",),
         {
             "metavar": "COLUMN",
-            "help": "Label column; for .npy the file of labels.  Several, comma-separated, or patterns such as "
-            "'label_*' for outputs that stand for themselves.  [default: target, label, labels, y, y_true or "
-            "label_ids]",
+            "help": "Label column, or file of labels; several, or 'label_*', for multi-label.  "
+            "[default: target, label, y ...]",
         },
     ),
 )
@@ -64,7 +45,7 @@ def no_rows(command: Any) -> Any:
         "rows",
         flag_value=False,
         default=True,
-        help="Leave the explorer and its held-out logits out of the page.",
+        help="Leave held-out logits, and so the explorer, out of the page.",
     )(command)
 
 
@@ -75,7 +56,7 @@ def stated(counts: str) -> Callable[[Any], Any]:
     """
     of_counts = (
         ("--counts", "--class-counts", "class_counts"),
-        {"help": f"Training samples of each class: K comma-separated numbers, or a JSON file{counts}"},
+        {"help": f"Training samples of each class{counts}"},
     )
 
     def add(command: Any) -> Any:
@@ -91,6 +72,37 @@ def names_of(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",")]
 
 
+def as_text_or_json(command: Any) -> Any:
+    """Add --json, which prints what was found as JSON and nothing else on standard output, and --quiet."""
+    quiet = click.option(
+        "--quiet",
+        "-q",
+        is_flag=True,
+        expose_value=False,
+        callback=lambda ctx, _, given: ctx.meta.update({_QUIET: given}),
+        help="Print no progress and no notes.",
+    )
+    return click.option("--json", "as_json", is_flag=True, help="Print all as JSON.")(quiet(command))
+
+
+_QUIET = "steelyard.quiet"
+
+
+def is_quiet() -> bool:
+    """Return whether the command that runs was asked to be."""
+    context = click.get_current_context(silent=True)
+    return context is not None and bool(context.meta.get(_QUIET))
+
+
 def tell(text: str) -> None:
-    """Print a line to standard error."""
-    click.echo(text, err=True)
+    """Print a line to standard error, unless the command is to be quiet."""
+    if not is_quiet():
+        click.echo(text, err=True)
+
+
+def tell_place(text: str, as_json: bool) -> None:
+    """Print where something was written: a result beside tables, a note beside JSON."""
+    if as_json:
+        tell(text)
+    else:
+        click.echo(text)

@@ -8,7 +8,7 @@ from steelyard._common.checks import Vector
 from steelyard._common.text import nearest
 from steelyard.losses.base import Loss
 from steelyard.losses.presets import PRESETS
-from steelyard.losses.registry import LOSSES, find_loss
+from steelyard.losses.registry import LOSSES, OTHER_NAMES, find_loss
 from steelyard.weights.class_weights import Scheme
 from steelyard.weights.class_weights import class_weights as weights_of
 from steelyard.weights.counts import Counts
@@ -60,7 +60,8 @@ def create_loss(
     if preset is None:
         if isinstance(name, str) and name.replace("_", "-") not in LOSSES:
             names = list_losses()
-            raise ValueError(f"unknown loss {name!r}{nearest(name, names)}; choose from {', '.join(names)}")
+            near = nearest(name, names, OTHER_NAMES)
+            raise ValueError(f"unknown loss {name!r}{near}; choose from {', '.join(names)}")
         loss, made = find_loss(name), {}
     else:
         loss, made = find_loss(preset.loss), dict(preset.options)

@@ -4,6 +4,29 @@ from steelyard._common.text import nearest
 from steelyard.losses.base import Loss
 
 LOSSES: dict[str, type[Loss]] = {}
+OTHER_NAMES = {
+    "crossentropy": "softmax",
+    "crossentropyloss": "softmax",
+    "categoricalcrossentropy": "softmax",
+    "ce": "softmax",
+    "nll": "softmax",
+    "multisoftprob": "softmax",
+    "multiclass": "softmax",
+    "bce": "logistic",
+    "bcewithlogits": "logistic",
+    "bcewithlogitsloss": "logistic",
+    "binarycrossentropy": "logistic",
+    "binarylogistic": "logistic",
+    "onevsall": "logistic",
+    "onevsrest": "logistic",
+    "ovr": "logistic",
+    "sigmoid": "logistic",
+    "sigmoidfocalloss": "focal",
+    "inr": "lgl-inr",
+    "lgl": "logistic",
+    "sml": "softmax",
+}
+"""What other libraries and the paper call a loss, in small letters without hyphens, for hints."""
 
 
 def register(loss: type[Loss]) -> type[Loss]:
@@ -26,5 +49,6 @@ def find_loss(name: str) -> type[Loss]:
     loss = LOSSES.get(name.replace("_", "-"))
     if loss is None:
         choices = sorted(LOSSES)
-        raise ValueError(f"unknown loss {name!r}{nearest(name, choices)}; choose from {', '.join(choices)}")
+        near = nearest(name, choices, OTHER_NAMES)
+        raise ValueError(f"unknown loss {name!r}{near}; choose from {', '.join(choices)}")
     return loss
