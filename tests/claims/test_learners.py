@@ -52,6 +52,19 @@ def test_a_claim_says_what_it_trained(here, claim, learner):
     assert not re.search("small-cnn|backbone|epoch", page)
 
 
+def test_a_second_run_in_a_process_reads_what_is_there_then(here):
+    numbers = []
+    for run in ("first", "second"):
+        reproduce("leaderboard", config_of("leaderboard", "linear"), here / run)
+        numbers.append([row.balanced_accuracy[0] for row in Claim.read(here / run).tables[0].rows])
+        table = pd.read_csv("t.csv")
+        table.assign(a=0, b=0, c=np.arange(len(table)) % 2).to_csv(
+            "t.csv", index=False
+        )  # says nothing of the kind
+    assert min(numbers[0]) > 0.6
+    assert max(numbers[1]) < 0.5, "the second run took the data of the first"
+
+
 @pytest.mark.parametrize("claim", ["c1", "c2", "c3"])
 def test_a_claim_about_a_network_is_refused_for_other_learners(claim, capsys):
     code, _, told = run_command(capsys, "reproduce", claim, "--learner", "linear")

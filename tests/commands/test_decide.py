@@ -152,7 +152,7 @@ def test_what_does_not_fit_is_refused(tmp_path):
         decide_file(tmp_path / "d.parquet", out=tmp_path / "twice.parquet")
     assert not (tmp_path / "twice.parquet").exists()
     (tmp_path / "bad.csv").write_text("class,cost\ncat,1\ndog,1\nbat,1\n")
-    with pytest.raises(ValueError, match="no entry for class 'owl'"):
+    with pytest.raises(ValueError, match="names an unknown class 'bat'"):
         decide_file(file, costs=tmp_path / "bad.csv")
     with pytest.raises(FileNotFoundError):
         decide_file(file, costs=tmp_path / "none.csv")

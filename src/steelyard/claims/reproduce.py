@@ -25,7 +25,7 @@ from steelyard.data import parse_imbalance
 from steelyard.experiments.config import candidates, one_sentence
 from steelyard.experiments.grid import Engine, record_file, run_grid
 from steelyard.experiments.runs import check_new, environment, next_folder, numbered_folders, read_finished
-from steelyard.experiments.trainings import dataset, known_by, ranked_counts, setting
+from steelyard.experiments.trainings import dataset, forget_data, known_by, ranked_counts, setting
 from steelyard.notation import check_starts, parse_loss, parse_losses
 from steelyard.report import write_claim_page
 from steelyard.report.results import Claim, ComparedLearner, Conclusion
@@ -103,6 +103,7 @@ def reproduce(
         if file.exists():
             check_same(f"run folder {folder}", _configuration(file), given)
         started = time.monotonic()
+        forget_data()
         jobs = module.jobs(config)
         if not file.exists():
             check_new(folder)

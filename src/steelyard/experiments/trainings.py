@@ -30,24 +30,40 @@ class Trained:
 
 
 def dataset(job: dict[str, Any]) -> Dataset:
-    """Return a job's data set, opened once in each process."""
-    return _opened(job["dataset"], *(job[key] for key in _OF_DATA))
+    """Return a job's data set, opened once in each process, and again where its file has changed."""
+    return _opened(_state(job["dataset"]), job["dataset"], *(job[key] for key in _OF_DATA))
+
+
+def forget_data() -> None:
+    """Have every data set opened again: a run reads what is there when it begins."""
+    _opened.cache_clear()
+    _digest.cache_clear()
 
 
 _OF_DATA = ("target", "features", "group", "time", "image_mode", "image_size")
 _opened = functools.lru_cache(maxsize=2)(
-    lambda name, *options: load_dataset(name, **dict(zip(_OF_DATA, options, strict=True)))
+    lambda state, name, *options: load_dataset(name, **dict(zip(_OF_DATA, options, strict=True)))
 )
 
 
+def _state(name: str) -> tuple[str, int, int]:
+    """Return what tells a file or folder of a name from that of another time or place."""
+    path = Path(name).absolute()
+    try:
+        found = path.stat()
+    except (OSError, ValueError):  # a name on the hub, or a function
+        return name, 0, 0
+    return str(path), found.st_mtime_ns, found.st_size
+
+
 @functools.lru_cache(maxsize=64)
-def _digest(name: str, *options: Any) -> str | None:
-    return None if name in TASKS else _opened(name, *options).digest
+def _digest(state: tuple[str, int, int], name: str, *options: Any) -> str | None:
+    return None if name in TASKS else _opened(state, name, *options).digest
 
 
 def known_by(job: dict[str, Any]) -> dict[str, Any]:
     """Return what a job's record is known by: its settings, and the digest of its data."""
-    digest = _digest(job["dataset"], *(job[key] for key in _OF_DATA))
+    digest = _digest(_state(job["dataset"]), job["dataset"], *(job[key] for key in _OF_DATA))
     return job | ({} if digest is None else {"data": digest})
 
 

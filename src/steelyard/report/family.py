@@ -6,6 +6,7 @@ into its folder. A folder whose index page :func:`steelyard.report.write_index` 
 
 import re
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 from urllib.parse import quote
 
@@ -61,12 +62,13 @@ def page_of(folder: Path) -> Page | None:
     return None
 
 
-def page_in(folder: Path) -> Path:
+def page_in(folder: str | PathLike[str]) -> Path:
     """Return the path of the page that a folder holds.
 
     Raises:
         FileNotFoundError: it is no folder, or holds no page; the sentence says how to get one.
     """
+    folder = Path(folder)
     if not folder.is_dir():
         raise FileNotFoundError(f"{folder} is no folder: name the folder of a run, such as runs/digits")
     page = page_of(folder)
