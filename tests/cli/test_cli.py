@@ -334,6 +334,7 @@ def test_every_command_that_computes_has_json_and_quiet():
         assert {"--json", "--quiet"} <= known, name
 
 
+@pytest.mark.slow
 def test_quiet_is_quiet_and_json_is_nothing_else(capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     given = (*SMALL, "--losses", "softmax", "--imbalance", "exponential:20", "--out", "run", "--quiet", "--json")

@@ -51,6 +51,7 @@ def test_a_learner_leaves_what_audit_reads(table, tmp_path, learner):
     assert results.seeds_differ != fixed
 
 
+@pytest.mark.slow
 def test_a_killed_comparison_goes_on_and_workers_change_nothing(table, tmp_path):
     config = config_of(table, "xgboost", rounds=10, learning_rates=[0.1])
     torch.set_num_threads(1)
