@@ -86,7 +86,7 @@ def test_a_leaderboard_on_a_local_dask_cluster(here, learner):
     distributed = pytest.importorskip("distributed")
     config = config_of("leaderboard", learner)
     alone = reproduce("leaderboard", config, here / "alone")
-    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None):
+    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=":0"):
         found = reproduce("leaderboard", config, here / "cluster", workers=2, engine="dask")
     assert found.tables == alone.tables
     assert "engine dask" in found.environment.machine

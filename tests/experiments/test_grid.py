@@ -280,7 +280,7 @@ def test_a_local_ray_cluster(tmp_path, monkeypatch):
 @pytest.mark.slow
 def test_a_dask_cluster_that_is_there_or_made(tmp_path):
     distributed = pytest.importorskip("distributed")
-    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=None):
+    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=":0"):
         records = run_grid(tmp_path / "there", JOBS, square, workers=2, engine="dask")
     assert [r["value"] for r in records.values()] == [0, 1, 4, 9, 16]
     records = run_grid(tmp_path / "made", JOBS, square, workers=2, engine="dask")
