@@ -88,8 +88,8 @@ def paired(
         rest derived for this project.
     """
     ways, size = len(decisions), num_classes
-    alike = [] if groups is None else [groups[None]]
-    table = torch.cat([folds[None], target[None], decisions, *alike]).T.numpy()
+    grouped = [] if groups is None else [groups[None]]
+    table = torch.cat([folds[None], target[None], decisions, *grouped]).T.numpy()
     kinds, counts = np.unique(table, axis=0, return_counts=True)
     kind, count = torch.from_numpy(kinds), torch.from_numpy(counts).double()
     fold, own, decided = kind[:, 0], kind[:, 1], kind[:, 2 : 2 + ways].T
