@@ -1,6 +1,7 @@
 """The report's page, from made-up results: many classes, hostile names, one seed, empty groups."""
 
 import json
+import re
 import xml.etree.ElementTree as ET
 
 import numpy as np
@@ -231,6 +232,19 @@ def test_figures_are_well_formed_and_their_ids_their_own():
     assert ids[0]
     assert not ids[0] & ids[1]
     assert not ids[1] & ids[2]
+
+
+@pytest.mark.parametrize("at", range(4))
+def test_a_side_that_is_nothing_has_no_marker_and_the_others_their_values(at):
+    pull = np.array([0.002, 0.0004, 0.03, 0.001])
+    pull[at] = 0
+    text = balance_figure(
+        [("a", pull, np.ones(4)), ("b", np.ones(4), pull)], Classes(list("wxyz"), [9] * 4), title="b"
+    )
+    told = re.findall("<title>([w-z]), pull up: ([^<]*)</title>", text.partition("</svg>")[0])
+    assert told == [(name, f"{v:.3g}") for name, v in zip("wxyz", pull, strict=True) if v > 0] + [
+        (n, "1") for n in "wxyz"
+    ]
 
 
 def test_long_and_hostile_names_are_shown_short_and_clean():

@@ -220,6 +220,8 @@ def balance_figure(width: float, laws: Sequence[tuple[str, Array, Array]], class
             size = 5 if len(parts) <= NAMED_TICKS else 2.4
             up, down = (np.array([side[part].sum() for part in parts]) for side in (pull, push))
             gap = np.full(len(x), np.nan)
+            sides = np.concatenate([up, down])
+            log = bool((sides >= 0).all() and (sides > 0).any())
             upper.plot(
                 np.column_stack([x, x, x]).ravel(), np.column_stack([up, down, gap]).ravel(), color=SOFT, lw=1
             )
@@ -228,6 +230,8 @@ def balance_figure(width: float, laws: Sequence[tuple[str, Array, Array]], class
                 ("push down", down, {"marker": "v", "color": INK, "mfc": "none"}),
             ):
                 gid = f"{what[:4].strip()}-{i}"
+                if log:  # what is 0 has no place on a logarithmic axis, and no marker
+                    side = np.where(side > 0, side, np.nan)
                 upper.plot(x, side, ls="", ms=size + 1, label=what, gid=gid, **look_of)
                 if len(parts) <= NAMED_TICKS:
                     values[gid] = [
@@ -235,13 +239,8 @@ def balance_figure(width: float, laws: Sequence[tuple[str, Array, Array]], class
                         for part, value in zip(parts, side, strict=True)
                         if np.isfinite(value)
                     ]
-            positive = np.concatenate([up[up > 0], down[down > 0]])
-            if len(positive) and (up >= 0).all() and (down >= 0).all():
+            if log:
                 log_axis(upper)
-                # what is 0 has no place on a logarithmic axis, and no marker
-                for gid, side in ((f"pull-{i}", up), (f"push-{i}", down)):
-                    if gid in values:
-                        values[gid] = [text for text, value in zip(values[gid], side, strict=True) if value > 0]
             upper.set_title(shown(label, 40))
             upper.grid(axis="y")
             if i == 0:
