@@ -103,9 +103,17 @@ def test_thresholds_from_a_file(tmp_path):
     assert done.expected_cost is None
     with pytest.raises(ValueError, match="costs must not be given beside offsets"):
         decide_file(file, offsets=tmp_path / "t.json", reject_cost=1.0)
-    (tmp_path / "bad.json").write_text('{"offsets": [0, 1, 2]}')
-    with pytest.raises(ValueError, match="must hold thresholds as their to_dict"):
-        decide_file(file, offsets=tmp_path / "bad.json")
+    for bad in ({"offsets": [0, 1, 2]}, found.to_dict() | {"kind": "tau=1classes"}):
+        (tmp_path / "bad.json").write_text(json.dumps(bad))
+        with pytest.raises(ValueError, match="must hold thresholds as their to_dict"):
+            decide_file(file, offsets=tmp_path / "bad.json")
+
+
+def test_a_class_name_that_ends_in_a_nul_is_refused(tmp_path):
+    """Numpy's arrays of texts drop a NUL at the end of a text: two classes would become one."""
+    file, _, _ = _corrected(tmp_path)
+    with pytest.raises(ValueError, match="a name that ends in a NUL cannot be written"):
+        decide_file(file, class_names=["be", "be\0", "c"], out=tmp_path / "d.parquet")
 
 
 def test_one_output(tmp_path):

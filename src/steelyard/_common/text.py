@@ -4,9 +4,20 @@ import difflib
 import re
 import unicodedata
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
 
 NUMBER = re.compile(r"[-+]?([0-9]+\.?[0-9]*|\.[0-9]+)(e[-+]?[0-9]{1,3})?", re.IGNORECASE)
 """A finite number as people write it."""
+
+
+def as_texts(values: "NDArray[Any]") -> "NDArray[Any]":
+    """Return values as texts in an array of objects: numpy's own arrays of texts drop a NUL at the end of one."""
+    import numpy as np  # not above: the help needs none of it
+
+    return np.array([str(value) for value in values.tolist()], dtype=object)
 
 
 def nearest(word: str, choices: Sequence[str], others: Mapping[str, str] | None = None) -> str:

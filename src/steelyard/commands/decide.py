@@ -5,18 +5,19 @@ from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import check_number
+from steelyard._common.checks import check_choice, check_number
 from steelyard._common.files import read_json
 from steelyard.data import open_predictions
 from steelyard.data.predictions import CORRECTED, are_independent, check_out, corrected_columns, is_text_file
 from steelyard.deciding import Thresholds, decide, expected_costs
 from steelyard.deciding.cost_files import load_costs
+from steelyard.deciding.rows import Kind
 
 REJECTED = "rejected"
 
@@ -90,6 +91,8 @@ def decide_file(
     independent = are_independent(opened.columns)
     outputs = opened.num_classes
     names = opened.class_names or tuple(str(k) for k in range(max(outputs, 2)))
+    if (cut := next((name for name in names if name.endswith("\0")), None)) is not None:
+        raise ValueError(f"{path} has a class called {cut!r}; a name that ends in a NUL cannot be written")
     if reject_cost is not None and REJECTED in names and not independent:
         raise ValueError(f"{path} has a class called {REJECTED!r}, which is what a rejected row is called")
     table = None if costs is None else load_costs(Path(costs), ("0", "1") if independent else names)
@@ -116,7 +119,8 @@ def load_thresholds(path: Path) -> Thresholds:
     try:
         held = {key: found[key] for key in Thresholds.__dataclass_fields__}
         made = Thresholds(**held | {"offsets": torch.tensor(held["offsets"], dtype=torch.float64)})
-    except (TypeError, KeyError, ValueError):
+        check_choice("kind", made.kind, get_args(Kind))
+    except (TypeError, KeyError, ValueError, RuntimeError):
         raise ValueError(f"{path} must hold thresholds as their to_dict() gives them") from None
     if not bool(made.offsets.isfinite().all()):
         raise ValueError(f"{path} must hold finite offsets, got {made.offsets.tolist()}")

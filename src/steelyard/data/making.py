@@ -9,7 +9,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from steelyard._common.text import listed
+from steelyard._common.text import as_texts, listed
 from steelyard.data.dataset import Dataset, Inputs
 from steelyard.data.splits import split_validation
 from steelyard.data.times import moment_text
@@ -150,11 +150,11 @@ def code_labels(
         raise ValueError(
             f"{where} must hold classes (integers, booleans or texts), got {values[row]:g} in row {row}"
         )
-    values = values if numeric else values.astype(str)
+    values = values if numeric else as_texts(values)
     if names is not None and numeric:
         classes = np.arange(len(names))
     elif names is not None:
-        classes = np.array(names, dtype=str)
+        classes = np.array(names, dtype=object)
     else:
         classes = np.unique(values)
         if len(classes) > max(2, len(values) // 2):
@@ -171,8 +171,8 @@ def place_labels(where: str, values: NDArray[Any], classes: NDArray[Any]) -> Ten
         ValueError: a label that is missing, or none of them.
     """
     _refuse_missing(where, values)
-    if classes.dtype.kind == "U":
-        values = values.astype(str)
+    if classes.dtype.kind in "OU":
+        values, classes = as_texts(values), as_texts(classes)
     order = np.argsort(classes)
     at = np.searchsorted(classes, values, sorter=order).clip(max=len(classes) - 1)
     wrong = classes[order[at]] != values
@@ -206,8 +206,8 @@ def _group_codes(name: str, train: NDArray[Any] | None, test: NDArray[Any] | Non
     if train is None:
         return None
     _refuse_missing(f"the groups of dataset {name!r}", train)
-    groups, codes = np.unique(train.astype(str), return_inverse=True)
-    if test is not None and (both := np.intersect1d(groups, test.astype(str))).size:
+    groups, codes = np.unique(as_texts(train), return_inverse=True)
+    if test is not None and (both := np.intersect1d(groups, as_texts(test))).size:
         raise ValueError(
             f"groups of dataset {name!r} must stand on one side of a split, "
             f"got {str(both[0])!r} in training and test"

@@ -9,6 +9,7 @@ from steelyard._common.checks import FLOATS, check_choice, dtype_name
 from steelyard._common.spread import refuse_spread
 
 Targets = Literal["classes", "multi-hot"]
+Kind = Literal["classes", "one output", "multi-hot"]
 TARGETS: tuple[Targets, ...] = ("classes", "multi-hot")
 _OFF = 1e-3  # of the sum of a row's probabilities
 
@@ -23,7 +24,7 @@ class Rows(NamedTuple):
     """
 
     values: Tensor
-    kind: Literal["classes", "one output", "multi-hot"]
+    kind: Kind
 
     def restore(self, decided: Tensor, like: Tensor) -> Tensor:
         """Return what was decided, (T, N), as (N,), or (N, K) for multi-hot, on the device of the input."""

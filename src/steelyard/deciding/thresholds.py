@@ -3,7 +3,7 @@
 import math
 import warnings
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ from steelyard._common.folds import stratified_folds
 from steelyard._common.intervals import NORMAL, wilson
 from steelyard.deciding.costs import Costs, read_costs
 from steelyard.deciding.objectives import Objective, cost_objective, create_objective
-from steelyard.deciding.rows import Rows, Targets, read_rows
+from steelyard.deciding.rows import Kind, Rows, Targets, read_rows
 from steelyard.deciding.search import best_offsets, confusion_of
 from steelyard.targets import layout_of, read_dense, read_labels
 
@@ -55,7 +55,7 @@ class Thresholds:
     recall: float | None
     recall_interval: Interval | None
     doubts: tuple[str, ...]
-    kind: Literal["classes", "one output", "multi-hot"]
+    kind: Kind
 
     @property
     def threshold(self) -> Tensor | None:

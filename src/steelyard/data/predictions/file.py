@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_choice
+from steelyard._common.text import as_texts
 from steelyard.data.predictions.arrays import open_npy, open_npz
 from steelyard.data.predictions.columns import Choice, Needed, choose
 from steelyard.data.predictions.corrected import CORRECTED, is_corrected
@@ -107,7 +108,7 @@ class Predictions:
             others = [one for one in names if one not in (*self.columns, *self._choice.labels)]
             held = f"only {list_names(others)}" if others else "and none of integers or texts"
             raise ValueError(f"{self.path} has no column {name!r} for group, {held}")
-        parts = [part.astype(str) for file in self._files for _, part in file.read((), (name,), 8192, Missing())]
+        parts = [as_texts(part) for file in self._files for _, part in file.read((), (name,), 8192, Missing())]
         return torch.from_numpy(np.unique(np.concatenate(parts), return_inverse=True)[1].astype(np.int64))
 
     def rewrite(
