@@ -7,7 +7,11 @@ INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steely
 TESTS := OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal
 LOSSES := softmax,softmax:inverse,logistic,lgl-inr
 
-.PHONY: demo docs test test-slow chaos mutants bench accuracy lint clean
+# What needs torch and numpy alone: losses, laws, audits, forecasts, decisions.
+CORE := $(addprefix tests/,losses kernels balance weights auditing forecasting deciding common test_posterior.py \
+	test_prior.py test_corrected.py test_notation.py)
+
+.PHONY: demo docs test test-slow test-oldest test-newest chaos mutants bench accuracy lint clean
 
 DEMO := runs/demo
 TRAINED = $(DEMO)/compare/$(1)/seed-0/train_predictions.parquet
@@ -30,6 +34,10 @@ test: .venv/dev.stamp
 test-slow: .venv/dev.stamp
 	$(TESTS) -m slow
 
+# The core in environments of their own, made in .venv-oldest and .venv-newest: torch takes minutes to download.
+test-oldest test-newest: test-%: .venv-%/stamp
+	OMP_NUM_THREADS=1 .venv-$*/bin/pytest -W default --numprocesses auto --dist worksteal $(CORE)
+
 chaos: .venv/dev.stamp
 	$(BIN)/python -m tests.chaos
 
@@ -51,7 +59,7 @@ lint: .venv/dev.stamp
 	$(BIN)/lint-imports
 
 clean:
-	rm -rf .venv
+	rm -rf .venv .venv-oldest .venv-newest
 
 .venv/bin/python:
 	$(PYTHON) -m venv .venv
@@ -66,4 +74,11 @@ clean:
 
 .venv/dev.stamp: .venv/bin/python $(INSTALLED)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[dev]"
+	touch $@
+
+.venv-%/stamp: $(INSTALLED) constraints-oldest.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
+		$(if $(filter oldest,$*),-c constraints-oldest.txt) -e ".[train,transformers]" \
+		pytest pytest-xdist hypothesis expecttest mpmath
 	touch $@

@@ -33,10 +33,10 @@ def test_f1_and_precision_are_of_one_class():
     target, decided = _decisions(2)
     table = confusion_of(target, decided, 2)
     assert float(create_objective("f1", ["a", "b"]).value(table)) == pytest.approx(
-        metrics.f1_score(target, decided)
+        metrics.f1_score(target.numpy(), decided.numpy())
     )
     goal = create_objective("min-recall:a=0.1", ["a", "b"])
-    wanted = metrics.precision_score(target, decided, pos_label=0)
+    wanted = metrics.precision_score(target.numpy(), decided.numpy(), pos_label=0)
     assert float(goal.value(table)) == pytest.approx(wanted)
     assert float(goal.score(table)) == pytest.approx(wanted)
     short = create_objective("min-recall:a=1", ["a", "b"])

@@ -14,6 +14,8 @@ from steelyard._common.private_torch import is_transformed
 
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+_INTEGERS, _NUMBERS, _FLAGS = (int, np.integer), (int, float, np.integer, np.floating), (bool, np.bool_)
+"""In tuples: torch.compile of torch 2.9 cannot trace a union of types."""
 LARGEST = 1e30
 """Of weights, adjustments and beta: with a loss, summed over a batch, they stay in the range of float32."""
 Vector = Tensor | np.ndarray[Any, np.dtype[Any]] | Sequence[float] | Mapping[Any, float]
@@ -192,7 +194,7 @@ def check_same(name: str, before: Mapping[str, object], now: Mapping[str, object
 
 def check_number(name: str, value: float, *, low: float = -math.inf, high: float = math.inf) -> float:
     """Return `value` as a float after refusing what is not a finite number in [low, high]."""
-    if isinstance(value, bool) or not isinstance(value, int | float | np.integer | np.floating):
+    if isinstance(value, bool) or not isinstance(value, _NUMBERS):
         raise TypeError(f"{name} must be a number, got {type(value).__name__}")
     if isinstance(value, np.number):
         value = float(value)
@@ -205,7 +207,7 @@ def check_number(name: str, value: float, *, low: float = -math.inf, high: float
 
 def check_integer(name: str, value: int, *, low: int | None = None) -> int:
     """Return `value` as an int after refusing what is none, or below `low`."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    if isinstance(value, bool) or not isinstance(value, _INTEGERS):
         raise TypeError(f"{name} must be an int, got {type(value).__name__}")
     if low is not None and value < low:
         raise ValueError(f"{name} must be an int >= {low}, got {value}")
@@ -223,7 +225,7 @@ def check_beta(beta: Beta, num_classes: int) -> float:
 
 def check_flag(name: str, value: bool) -> bool:
     """Return `value` as a bool after refusing what is none."""
-    if not isinstance(value, bool | np.bool_):
+    if not isinstance(value, _FLAGS):
         raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
     return bool(value)
 

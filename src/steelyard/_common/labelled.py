@@ -36,7 +36,7 @@ def by_class(name: str, container: Any, class_names: Sequence[Any] | None = None
         ValueError: a class with no value, a class with several, an unknown class, or names whose order is not
             known.
     """
-    if isinstance(container, Tensor | list | tuple):  # which torch.compile cannot ask for more
+    if isinstance(container, (Tensor, list, tuple)):  # which torch.compile cannot ask for more
         return None
     if isinstance(container, Mapping):
         keys, values = list(container), list(container.values())
