@@ -112,7 +112,7 @@ def markdown(rows: Sequence[Row]) -> str:
             "\n".join(_bounds(found)),
             "**NLL, classes as frequent as in training.**",
             _table(_nll(found, AS_TRAINING, SHOWN, (POWER, "weighted"), (POWER_T, "plain_temperature"))),
-            "**NLL, all classes equally frequent.** The weighted model is as trained; all others are shifted to equal frequencies.",
+            "**NLL, all classes equally frequent.** Weighted is as trained; all others are shifted.",
             _table(_nll(found, EQUAL, SHIFTED, (WEIGHTED, "plain_temperature"), (POWER_T, "plain_temperature"))),
             "**Brier score** (from 0 to 2, lower is better), classes as frequent as in training.",
             _table(_brier(found)),

@@ -231,7 +231,7 @@ def _permuted(f: Finding, n: Numbers) -> str:
     if f.hypothesis == "reversed":
         if len(n.names) == 2:
             return f"The weight acted on the wrong one of the two classes. {_ratio(f, n)}"
-        return f"The weights acted the wrong way round: classes that should weigh most weigh least. {_power(f)}"
+        return f"The weights acted in reverse: classes that should weigh most weigh least. {_power(f)}"
     moved = [f"{label(n, k)} has the weight of {label(n, j)}" for k, j in _pairs(f)]
     return (
         f"The weights acted on other classes than stated. For instance {listed(moved)}. "
