@@ -405,8 +405,8 @@ def _collected(f: Finding, n: Numbers) -> str:
 
 def _with_dropout(f: Finding, n: Numbers) -> str:
     return (
-        "The logits were collected as training saw them, with dropout if the model has it, but with the running "
-        "statistics of batch norm."
+        "The logits were collected with dropout, if the model has it, as training saw them. Batch norm had its "
+        "running statistics."
     )
 
 
