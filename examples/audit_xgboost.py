@@ -1,9 +1,9 @@
-"""You see what `scale_pos_weight` did to XGBoost on scikit-learn's digits: is it an eight? One row in ten is.
+"""You see what `scale_pos_weight` did to XGBoost. Is a digit an eight? One row in ten is.
 
-The audit finds the weight in the margins alone: it acted as stated, and it is seen where nobody states it. The
-model claims more than twice as many eights as there are. `log_posterior` takes the weight out: the claim comes
-near the truth, somewhat below it, because small steps of boosting hold the margins back. Then one threshold does
-what the weight did.
+The audit finds the weight from the margins alone. It says that the weight acted as stated, and it sees the weight
+also if nobody states it. The model claims more than twice as many eights as there are. `log_posterior` takes the
+weight out: the claim then comes near the truth. It is somewhat too low, because small steps of boosting hold the
+margins back. Then one threshold does what the weight did.
 
 python examples/audit_xgboost.py
 """
@@ -21,14 +21,14 @@ from steelyard.integrations.boosting import audit_boosting, margins
 
 def main() -> None:
     X, digit = load_digits(return_X_y=True)
-    X = X[:, 24:40]  # two rows of pixels of eight, or the task would be too easy
+    X = X[:, 24:40]  # two of eight rows of pixels: with all of them the task is too easy
     y = (digit == 8).astype(int)
     train, test, y_train, y_test = train_test_split(X, y, test_size=0.5, stratify=y, random_state=0)
     counts = np.bincount(y_train)
     weight = float(counts[0] / counts[1])
     print(f"training rows: {counts[1]} eights, {counts[0]} others; scale_pos_weight {weight:.1f}\n")
 
-    # few small trees: a model that has memorised its rows shows no weights any more
+    # small trees: a model that has memorised its rows no longer shows its weights
     model = xgboost.XGBClassifier(
         n_estimators=300, max_depth=1, learning_rate=0.1, scale_pos_weight=weight, n_jobs=1, random_state=0
     ).fit(train, y_train)

@@ -1,7 +1,7 @@
-"""You see a Hugging Face Trainer whose class weights mean the same under gradient accumulation as without it.
+"""You see a Hugging Face Trainer whose class weights mean the same with gradient accumulation as without it.
 
-`loss_func` makes the weights from the labels of the training set. After the training the audit of its predictions
-says that they acted as stated.
+`loss_func` makes the weights from the labels of the training set. After the training, the audit of the model's
+predictions says that the weights acted as stated.
 
 python examples/huggingface_trainer.py
 """

@@ -1,6 +1,6 @@
-"""You see a Lightning training that tells while it runs that class weights are applied twice.
+"""You see a Lightning training that says, while it runs, that class weights are applied twice.
 
-They are in the loss and in the sampler. `BalanceCallback` says so in its warnings and in the numbers that it logs,
+They are in the loss and in the sampler. `BalanceCallback` says so in its warnings, and in the numbers that it logs
 after each epoch.
 
 python examples/lightning_balance.py

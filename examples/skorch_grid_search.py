@@ -1,7 +1,7 @@
 """You see a grid search over losses and class weights with skorch, judged by honest probabilities.
 
-`HonestNetClassifier` takes the weights of each candidate out of its probabilities, so that the log-loss compares
-the candidates fairly. The winner's mean probabilities come near the class frequencies.
+`HonestNetClassifier` takes the weights of each candidate out of its probabilities, so the log-loss compares the
+candidates fairly. The winner's mean probabilities come near the class frequencies.
 
 python examples/skorch_grid_search.py
 """

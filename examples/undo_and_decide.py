@@ -1,9 +1,9 @@
 """You see a network of plain torch from training to decision, with class weights and without their harm.
 
-It trains on three classes (90%, 8%, 2%) with inverse class weights and audits them. Then it decides on new rows,
-where missing the rarest class costs fifty times as much as any other error. Where the classes are as frequent as
-in training, taking the weights out more than halves the cost. Where they have changed, their new frequencies are
-estimated without labels, and only the probabilities that know them are right.
+The script trains on three classes (90%, 8%, 2%) with inverse class weights, and audits them. Then it decides on
+new rows. There, to miss the rarest class costs fifty times as much as any other error. If the classes are as
+frequent as in training, taking the weights out more than halves the cost. If they have other frequencies, these
+are estimated without labels, and only the probabilities that use them are right.
 
 python examples/undo_and_decide.py
 """

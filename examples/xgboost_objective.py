@@ -1,6 +1,6 @@
 """You see LGL-INR and weighted losses as objectives of XGBoost, and what the weights did to the trees.
 
-The weighted objectives find the rare classes more often. The audit says that the weights acted; with them taken
+The weighted objectives find the rare classes more often. The audit says that the weights acted. If they are taken
 out of the margins, the probabilities come near the class frequencies.
 
 python examples/xgboost_objective.py

@@ -17,7 +17,9 @@ def markdown(rows: Sequence[Row]) -> str:
     """Return the tables."""
     audits = [row for row in rows if row["plant"] != DRAWN]
     trainings = len({row["training"] for row in audits})
-    first = f"{len(audits)} audits of {trainings} trainings. A cell: named exactly, of how many, 95% interval."
+    first = (
+        f"{len(audits)} audits of {trainings} trainings. Cells: how many were named exactly, with a 95% interval."
+    )
     parts = [first, _plants(audits), _bounds(audits), _coverage(rows)]
     return "\n\n".join(parts) + "\n"
 

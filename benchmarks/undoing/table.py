@@ -112,9 +112,9 @@ def markdown(rows: Sequence[Row]) -> str:
             "\n".join(_bounds(found)),
             "**NLL, classes as frequent as in training.**",
             _table(_nll(found, AS_TRAINING, SHOWN, (POWER, "weighted"), (POWER_T, "plain_temperature"))),
-            "**NLL, all classes equally frequent.** Weighted as trained; all others shifted to equal frequencies.",
+            "**NLL, all classes equally frequent.** Weighted is as trained; all others are shifted.",
             _table(_nll(found, EQUAL, SHIFTED, (WEIGHTED, "plain_temperature"), (POWER_T, "plain_temperature"))),
-            "**Brier score** (least 0, at most 2), classes as frequent as in training.",
+            "**Brier score** (from 0 to 2, lower is better), classes as frequent as in training.",
             _table(_brier(found)),
             "**ECE, %**, with its 95% interval, classes as frequent as in training.",
             _table([["model", "data", "trained with", *CALIBRATED], *_eces(found)]),
@@ -134,25 +134,25 @@ def _comparisons(found: Sequence[Setting]) -> list[list[str]]:
 def _bounds(found: Sequence[Setting]) -> Iterator[str]:
     gaps = [(one, one.gap(AS_TRAINING, POWER, "weighted")) for one in found]
     yield _bound(
-        "By power worse than weighted by more than one standard error", gaps, lambda gap: gap.mean > gap.error
+        "By power is worse than weighted by more than one standard error", gaps, lambda gap: gap.mean > gap.error
     )
     gaps = [(one, one.gap(AS_TRAINING, POWER, "plain")) for one in found if one.key[0] in AT_OPTIMUM]
     yield _bound(
-        "Logistic regression (at its optimum): by power differs from plain by more than two standard errors",
+        "For logistic regression, by power differs from plain by more than two standard errors",
         gaps,
         lambda gap: gap.verdict != 0,
     )
     gaps = [(one, one.gap(AS_TRAINING, POWER_T, "plain_temperature")) for one in found]
     yield _bound(
-        "By power and temperature worse than plain and temperature by more than two standard errors",
+        "By power and temperature is worse than plain and temperature by more than two standard errors",
         gaps,
         lambda gap: gap.verdict > 0,
     )
 
 
 def _bound(words: str, gaps: Sequence[tuple[Setting, Gap]], failed: Callable[[Gap], bool]) -> str:
-    those = [f"{', '.join(one.key)} ({gap})" for one, gap in gaps if failed(gap)]
-    return f"- {words}: {len(those)} of {len(gaps)}" + (f": {'; '.join(those)}." if those else ".")
+    those = [f"    - {', '.join(one.key)}: {gap}" for one, gap in gaps if failed(gap)]
+    return "\n".join([f"- {words} in {len(those)} of {len(gaps)} settings" + (":" if those else "."), *those])
 
 
 def _nll(

@@ -264,7 +264,7 @@ def test_report_is_frozen_and_plain():
     text = json.dumps(report.to_dict(), allow_nan=False)
     assert json.loads(text)["class_names"] == ["a", "b", "c", "d", "e"]
     assert json.loads(text)["implied_weights"]["weights"][3] is None
-    assert 'No samples are here, so nothing is said of them: "d".' in _said(report, "data").text
+    assert 'Some classes have no samples here, so nothing is said of them: "d".' in _said(report, "data").text
     assert not any("nan" in verdict.text.lower().split() for verdict in report.verdicts)
     for verdict in report.verdicts:
         if verdict.low is not None:
@@ -286,7 +286,7 @@ def test_a_class_of_one_sample_has_no_interval():
     target = torch.where(target == 4, 3, target)
     target[0] = 4
     report = audit(logits, target, "softmax")
-    assert "One sample only" in _said(report, "data").text
+    assert "one sample only" in _said(report, "data").text
     assert not math.isfinite(report.implied_weights.log_error[4])
 
 

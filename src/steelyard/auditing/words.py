@@ -128,7 +128,7 @@ def _flipped(f: Finding, n: Numbers) -> str:
         )
     return (
         "The score has the wrong sign: samples of class 0 score higher than those of class 1. "
-        "Negate it, or swap the labels, and audit again. Until then nothing can be said of weights."
+        "Negate the score, or swap the labels, and audit again. Until then nothing can be said of weights."
     )
 
 
@@ -164,7 +164,7 @@ def _in_balance(f: Finding, n: Numbers) -> str:
         relative = item.measures[0]
         way = "raise" if relative.value > 0 else "lower"
         named.append(f"{label(n, item.classes[0])} (training would {way} it: {_shown(relative)} of its sum)")
-    return text + (f" Most off: {listed(named)}." if named else "")
+    return text + (f" These are most off: {listed(named)}." if named else "")
 
 
 def _other_loss(f: Finding, n: Numbers) -> str:
@@ -180,7 +180,7 @@ def _other_loss(f: Finding, n: Numbers) -> str:
     if "row_sum" in f.numbers:
         sums = f.numbers["row_sum"].value
         text += f" The sigmoids of a row sum to {sums:.2f} on average; under one-vs-all losses it is near 1."
-    return text + " Audit it again as that; until then nothing can be said of weights."
+    return text + " Audit it again under that loss. Until then nothing can be said of weights."
 
 
 def _acted(f: Finding, n: Numbers) -> str:
@@ -231,7 +231,7 @@ def _permuted(f: Finding, n: Numbers) -> str:
     if f.hypothesis == "reversed":
         if len(n.names) == 2:
             return f"The weight acted on the wrong one of the two classes. {_ratio(f, n)}"
-        return f"The weights acted the wrong way round: classes that should weigh most weigh least. {_power(f)}"
+        return f"The weights acted in reverse: classes that should weigh most weigh least. {_power(f)}"
     moved = [f"{label(n, k)} has the weight of {label(n, j)}" for k, j in _pairs(f)]
     return (
         f"The weights acted on other classes than stated. For instance {listed(moved)}. "
@@ -259,14 +259,14 @@ def _unclear(f: Finding, n: Numbers) -> str:
         )
     if f.hypothesis == "in balance":
         return (
-            "The outputs are in balance without weights, as far as a training comes. Yet classes that have "
-            "little part in it look as if they weighed otherwise, by a factor of up to "
-            f"{f.measure.value if f.measure else 1:.1f}. Weights of these classes alone would look so, and so "
-            "does a training that is not at its end for them. " + more
+            "The outputs are in balance without weights, as far as a training comes. Yet some classes that have "
+            "little part in the balance look heavier or lighter, by a factor of up to "
+            f"{f.measure.value if f.measure else 1:.1f}. Either these classes had weights, or the training is not "
+            "at its end for them. " + more
         )
     if f.measure is None or not n.statement.weighted or n.uniform:
         return (
-            "It cannot be told whether unstated weights acted: what the model misplaces rests on few samples. "
+            "It cannot be told whether unstated weights acted: few samples carry all that the model misplaces. "
             + more
         )
     return f"It cannot be told whether the weights acted as stated. {_power(f)} {more}"
@@ -302,7 +302,7 @@ def _undertrained(f: Finding, n: Numbers) -> str:
     if loss > chance:
         return (
             f"The model is worse than one that knows only the class frequencies: its mean loss is {loss:.3g}, and "
-            f"that one's {chance:.3g}. Nothing can be said of weights."
+            f"that of the other is {chance:.3g}. Nothing can be said of weights."
         )
     return (
         f"The model has learned little: its mean loss is {loss:.3g}, and a model that knows only the "
@@ -315,11 +315,11 @@ def _wrong_scale(f: Finding, n: Numbers) -> str:
     scale = f.numbers["scale"].value
     size = "small" if scale > 1 else "large"
     causes = (
-        "Few steps, strong regularisation or shrinkage leave them so"
+        "Few steps, strong regularisation or shrinkage may cause this"
         if scale > 1
-        else "Rows that training did not have look so, and so does a training that went astray"
+        else "Rows that training did not have may cause this, or a training that diverged"
     )
-    return f"The logits are too {size} for these rows. {_scaled(f)} {causes}; what is said of weights stands."
+    return f"The logits are too {size} for these rows. {_scaled(f)} {causes}. What is said of weights still holds."
 
 
 def _scaled(f: Finding) -> str:
@@ -363,9 +363,8 @@ def _groups(f: Finding, n: Numbers) -> str:
         text += (f": {shown}" if several else "") + (f"; {alone} classes alone" if alone else "") + "."
     if "gap" in f.numbers:
         gap = f.numbers["gap"].value
-        text += (
-            f" How firmly the rows tie the weights, from 0 (not at all) to 1 (the spectral gap of P): {gap:.2g}."
-        )
+        text += " The spectral gap of P says how firmly the rows tie the weights, from 0 (not at all) to 1: "
+        text += f"{gap:.2g}."
     return text
 
 
@@ -385,11 +384,11 @@ def _hard(f: Finding, n: Numbers) -> str:
 
 
 def _absent(f: Finding, n: Numbers) -> str:
-    return f"No samples are here, so nothing is said of them: {_names(f.items, n)}."
+    return f"Some classes have no samples here, so nothing is said of them: {_names(f.items, n)}."
 
 
 def _single(f: Finding, n: Numbers) -> str:
-    return f"One sample only, so they have no interval: {_names(f.items, n)}."
+    return f"Some classes have one sample only, so they have no interval: {_names(f.items, n)}."
 
 
 def _dropped(f: Finding, n: Numbers) -> str:
@@ -400,14 +399,14 @@ def _dropped(f: Finding, n: Numbers) -> str:
 def _collected(f: Finding, n: Numbers) -> str:
     return (
         "The logits were collected in evaluation mode, without dropout and with the running statistics of batch "
-        "norm; training saw others, and the laws hold for those."
+        "norm. The laws hold for the logits that training saw, which are others."
     )
 
 
 def _with_dropout(f: Finding, n: Numbers) -> str:
     return (
-        "The logits were collected with dropout, where the model has it, as training saw them, and with the "
-        "running statistics of batch norm."
+        "The logits were collected with dropout, if the model has it, as training saw them. Batch norm had its "
+        "running statistics."
     )
 
 
