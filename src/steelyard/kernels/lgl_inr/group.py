@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steelyard._common.private_torch import saves_elsewhere
-from steelyard.kernels.autograd import DifferentiableOnce, scaled
+from steelyard.kernels.autograd import once, scaled
 
 # Mean confusion P (K, K) -> the weights omega (K, K)
 Weigh = Callable[[Tensor], Tensor]
@@ -100,7 +100,7 @@ class _GroupColumns(torch.autograd.Function):
         gradient, anchor = ctx.saved_tensors
         gradient = scaled(gradient, upstream[0], ctx.ours)
         if torch.is_grad_enabled():
-            gradient = DifferentiableOnce.apply(gradient, anchor)  # type: ignore[no-untyped-call]
+            gradient = once(gradient, anchor)
         return gradient, None, None, None, None, None, None
 
 
