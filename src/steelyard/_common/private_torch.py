@@ -29,13 +29,22 @@ def is_transformed(x: Tensor) -> bool:
     tensor refuses.
     """
     if _is_wrapped is not None and _dispatch_mode is not None and _mode_keys is not None:
-        traced = _dispatch_mode(_mode_keys.PROXY) is not None or hasattr(x, "fake_mode")
-        return traced or bool(_is_wrapped(x))
+        return records() or hasattr(x, "fake_mode") or bool(_is_wrapped(x))
     try:
         bool(x.reshape(-1)[:1].sum() == 0)
     except RuntimeError:
         return True
     return False
+
+
+def records() -> bool:
+    """Whether a tracer, such as make_fx, records what is done to tensors.
+
+    Without torch's own answer, yes.
+    """
+    if _dispatch_mode is None or _mode_keys is None:
+        return True
+    return _dispatch_mode(_mode_keys.PROXY) is not None
 
 
 def is_batched(x: Tensor) -> bool:

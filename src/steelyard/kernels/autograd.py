@@ -43,6 +43,15 @@ def refuse_tangents(tangents: tuple[Any, ...]) -> None:
         raise RuntimeError("the loss has no derivative in its weights: pass them without a tangent")
 
 
+def refuse_transformed(name: str, *inputs: Tensor | None) -> None:
+    """Refuse a group of processes, named by its argument, where inputs are held by a transformation."""
+    if may_have_tangent(*inputs):
+        raise RuntimeError(
+            f"{name} cannot be used under torch.func, in forward mode or by a tracer: what processes tell each "
+            "other has no derivative there"
+        )
+
+
 def map_slices(operator: Any) -> None:
     """Give an operator a rule for `torch.vmap`: it is called for each of the batches in turn."""
 

@@ -189,7 +189,7 @@ class Loss(nn.Module):
 
     def placed(self, beside: Tensor) -> dict[str, Any]:
         """Return the options as they are now, vectors on the device of a tensor."""
-        return self.chosen() | (on_device(self, beside.device) if isinstance(beside, Tensor) else {})
+        return self.chosen() | (on_device(self, beside.device, beside) if isinstance(beside, Tensor) else {})
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each sample as trained, without the weight of its class: (N,) of (N, K) logits.

@@ -20,12 +20,16 @@ from steelyard._common.checks import (
     check_weights,
 )
 from steelyard._common.spread import refuse_spread
+from steelyard._common.tracing import exports_to_onnx
+from steelyard.kernels.autograd import refuse_transformed
 from steelyard.kernels.heads.chunks import chunk_columns
 from steelyard.kernels.heads.dispatch import fused_loss
 from steelyard.kernels.lgl_inr.group import check_group
 from steelyard.kernels.lgl_inr.plan import assert_labels
+from steelyard.losses.lgl_inr import plain_columns
+from steelyard.losses.logistic import logistic
 from steelyard.losses.options import NORMALIZATIONS, Normalization
-from steelyard.targets import check_target
+from steelyard.targets import Targets, check_target
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -379,12 +383,32 @@ class _Checked:
         return min(check_integer("chunk_size", chunk_size, low=1), self.held)
 
     def loss(self, name: str, factor: Tensor | None, *rest: Any) -> Tensor:
+        if self.group is not None:
+            refuse_transformed("column_group", self.input, self.weight, self.bias)
         input = self.input if self.group is None else _Shared.apply(self.input, self.group)  # type: ignore[no-untyped-call]
         if len(input) == 0:  # no sample: 0, with a graph
             nothing = input.sum() + self.weight[:0].sum() + (0 if self.bias is None else self.bias[:0].sum())
             losses = input.new_zeros(self.held if name == "lgl-inr" else 0, dtype=self.dtype) + nothing
             return losses if factor is None else losses.sum()
+        if exports_to_onnx() and self.group is None:
+            return self._unfused(name, factor, *rest)
         return fused_loss(name, input, self.weight, self.bias, self.target, factor, *rest)
+
+    def _unfused(self, name: str, factor: Tensor | None, *rest: Any) -> Tensor:
+        """Return the loss in standard operations, by way of the logits."""
+        ignored = self.target == self.ignore_index
+        labels = self.target.masked_fill(ignored, 0)
+        x = self.input.masked_fill(ignored[:, None], 0.0).to(self.dtype)
+        z = linear(x, self.weight, self.bias)
+        if name == "lgl-inr":
+            pos_weight, beta, *_ = rest
+            losses = plain_columns(z, labels, ignored, beta, pos_weight)
+        else:
+            output_weights, pos_weight, *_ = rest
+            targets = Targets(labels, None, ignored)
+            losses = logistic(z, targets, pos_weight=pos_weight, output_weights=output_weights)
+            losses = losses.masked_fill(ignored, 0.0)
+        return losses if factor is None else (losses * factor).sum()
 
     def summed(self, loss: Tensor) -> Tensor:
         """Return the sum over the processes that hold columns."""

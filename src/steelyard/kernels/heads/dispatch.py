@@ -35,7 +35,7 @@ def fused_loss(
     tensors = input, weight, bias
     forward = may_have_tangent(*tensors, factor, *(x for x in rest if isinstance(x, Tensor)))
     wanted = [
-        x is not None and (forward or x.requires_grad and torch.is_grad_enabled()) for x in tensors
+        x is not None and (forward or (x.requires_grad and torch.is_grad_enabled())) for x in tensors
     ]  # a tensor of torch.func does not tell
     half = [need and x is not None and x.dtype == torch.float16 for need, x in zip(wanted, tensors, strict=True)]
     early = factor is not None and not any(half[1:]) and not saves_elsewhere()
@@ -134,8 +134,8 @@ class _FusedLossForward(_FusedLoss):
         (input, weight, bias, target, factor), rest, grads = _unpacked(ctx)
         if factor is None:
             raise RuntimeError(
-                "a head's losses have no forward-mode derivative each under reduction='none': take 'mean' or 'sum', "
-                "or the loss of its logits"
+                "a head's losses have no forward-mode derivative each under reduction='none': take 'mean' or "
+                "'sum', or the loss of its logits"
             )
         if not grads:
             _, *grads = _OPERATORS[ctx.name](input, weight, bias, target, factor, *rest, *asked)

@@ -268,7 +268,7 @@ def reference_columns(
 ) -> Tensor:
     """Per-column losses (K,) of (N, K) logits on any device, differentiable once in the logits."""
     forward = may_have_tangent(logits, pos_weight)
-    with_grad = forward or logits.requires_grad and torch.is_grad_enabled()
+    with_grad = forward or (logits.requires_grad and torch.is_grad_enabled())
     # One element that hangs on the logits' graph, so that a second derivative finds the way to its error.
     anchor = logits[:1, :1].clone()
     function = _LGLINRForward if forward else _LGLINR
