@@ -328,38 +328,52 @@ def test_traced_weights_of_a_module_are_constants_of_the_graph():
     torch.testing.assert_close(module(logits, target), expected)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["running", *CASES, *(f"{name} head" for name in HEADS)])
+def test_exported_for_any_number_of_rows(name):
+    logits, target = batch(dtype=torch.float32)
+    if name == "running":
+        module = LGLINRLoss(statistics="running", num_classes=5)
+        module(logits, target)
+        module.eval()
+    elif name in CASES:
+        module = CASES[name].module(**weights_of(name, 5, dtype=torch.float32))
+    else:
+        module = HEADS[name.removesuffix(" head")](5, 5)
+    rows = torch.export.Dim("rows", min=2)
+    program = torch.export.export(module, (logits, target), dynamic_shapes=({0: rows}, {0: rows})).module()
+    other, labels = batch(31, dtype=torch.float32, seed=4)
+    torch.testing.assert_close(program(other, labels), module(other, labels))
+
+
 # ONNX ----------------------------------------------------------------------------------------------------
 
 
-class Every(nn.Module):
-    """Every loss of the same logits, and both heads of the same input, so that one export does for all."""
+class Both(nn.Module):
+    """LGL-INR of given logits in both forms, and both heads of the same input: one export does for all."""
 
     def __init__(self):
         super().__init__()
-        self.losses = nn.ModuleList()
-        for name, case in CASES.items():
-            self.losses.append(case.module(**weights_of(name, 5, dtype=torch.float32)))
-            self.losses.append(case.module(reduction="sum"))
-        self.losses.append(LGLINRLoss(statistics="running", num_classes=5, reduction="sum"))
         weights = {key: [1.0, 2.0, 3.0, 4.0, 5.0] for key in ("output_weights", "pos_weight", "logit_adjustment")}
-        self.heads = nn.ModuleList([head(5, 5, **weights) for head in HEADS.values()])
+        running = LGLINRLoss(statistics="running", num_classes=5)
+        heads = [head(5, 5, **weights) for head in HEADS.values()]
+        self.parts = nn.ModuleList([LGLINRLoss(beta=5.0, **weights), running, *heads])
 
     def forward(self, logits, target):
-        return torch.stack([module(logits, target) for module in [*self.losses, *self.heads]])
+        return torch.stack([module(logits, target) for module in self.parts])
 
 
 @pytest.mark.slow
-@pytest.mark.filterwarnings("ignore")
 def test_onnx():
     import onnxruntime
 
     logits, target = batch(dtype=torch.float32)
-    every = Every()
-    every(logits, target)  # something for the running average
-    every.eval()
+    both = Both()
+    both(logits, target)  # something for the running average
+    both.eval()
     rows = torch.export.Dim("rows", min=2)
     program = torch.onnx.export(
-        every, (logits, target), dynamo=True, dynamic_shapes=({0: rows}, {0: rows}), verbose=False
+        both, (logits, target), dynamo=True, dynamic_shapes=({0: rows}, {0: rows}), verbose=False
     )
     file = io.BytesIO()
     program.save(file)
@@ -369,7 +383,7 @@ def test_onnx():
         z, y = batch(rows, dtype=torch.float32, seed=seed)
         y[2] = -100
         (found,) = session.run(None, dict(zip(names, (z.numpy(), y.numpy()), strict=True)))
-        torch.testing.assert_close(torch.from_numpy(found), every(z, y).detach(), rtol=2e-6, atol=1e-6)
+        torch.testing.assert_close(torch.from_numpy(found), both(z, y).detach(), rtol=2e-6, atol=1e-6)
 
 
 def test_standard_operations_are_the_loss(monkeypatch):

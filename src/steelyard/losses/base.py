@@ -312,7 +312,7 @@ class Loss(nn.Module):
         if options["normalization"] == "weights" and weights is not None:
             denominator = (weights if ignored is None else weights.masked_fill(ignored, 0.0)).sum()
         elif ignored is None:
-            return total / max(len(losses), 1)
+            return total / max(losses.shape[0], 1)
         else:
             denominator = (~ignored).sum().to(total.dtype)
         return total / torch.where(denominator > 0, denominator, 1)  # nothing counts: the total is 0

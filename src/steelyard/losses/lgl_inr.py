@@ -254,7 +254,7 @@ class LGLINRLoss(Loss):
             weigh = functools.partial(_weigh, beta=beta, detach=options["detach_weights"], given=given)
             own = rows.to(compute_dtype(logits))
             columns = lgl_inr_group_columns(own, labels, weigh, pos_weight, ignore_index, group)
-        elif len(rows) == 0:
+        elif rows.shape[0] == 0:
             columns = rows.to(compute_dtype(logits)).sum(0)
         elif given is None and not exports_to_onnx():
             columns = lgl_inr_columns(rows, labels, pos_weight, beta, options["detach_weights"], ignore_index)

@@ -267,7 +267,7 @@ def linear_topk(
     with torch.no_grad():
         values = head.input.new_empty(len(head.input), 0)
         classes = torch.empty(len(head.input), 0, dtype=torch.long, device=input.device)
-        width = head.chunk(chunk_size)
+        width = head.chunk(chunk_size) or chunk_columns(len(head.input), head.held, input.device.type)
         for start in range(0, head.held, width):
             part = slice(start, start + width)
             z = linear(head.input, linear_weight[part], None if linear_bias is None else linear_bias[part])
@@ -378,15 +378,16 @@ class _Checked:
         return torch.ones(self.held, dtype=self.dtype, device=self.input.device)
 
     def chunk(self, chunk_size: int | None) -> int:
+        """Return the columns of a chunk; 0 where the operator chooses, so that a graph fits any number of rows."""
         if chunk_size is None:
-            return chunk_columns(len(self.input), self.held, self.input.device.type)
+            return 0
         return min(check_integer("chunk_size", chunk_size, low=1), self.held)
 
     def loss(self, name: str, factor: Tensor | None, *rest: Any) -> Tensor:
         if self.group is not None:
             refuse_transformed("column_group", self.input, self.weight, self.bias)
         input = self.input if self.group is None else _Shared.apply(self.input, self.group)  # type: ignore[no-untyped-call]
-        if len(input) == 0:  # no sample: 0, with a graph
+        if input.shape[0] == 0:  # no sample: 0, with a graph
             nothing = input.sum() + self.weight[:0].sum() + (0 if self.bias is None else self.bias[:0].sum())
             losses = input.new_zeros(self.held if name == "lgl-inr" else 0, dtype=self.dtype) + nothing
             return losses if factor is None else losses.sum()

@@ -69,7 +69,7 @@ class _FusedLoss(torch.autograd.Function):
         *wanted_and_rest: Any,
     ) -> tuple[Tensor, ...]:
         wanted, rest = wanted_and_rest[:3], wanted_and_rest[3:]
-        given = input.new_ones(len(weight if name == "lgl-inr" else input)) if factor is None else factor
+        given = input.new_ones((weight if name == "lgl-inr" else input).shape[0]) if factor is None else factor
         losses, *grads = _OPERATORS[name](
             input, weight, bias, target, given, *rest, *(wanted if early else (False,) * 3)
         )
