@@ -2,13 +2,25 @@
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.fx.experimental.proxy_tensor import make_fx
 from torch.utils.checkpoint import checkpoint
+from torch.utils.flop_counter import FlopCounterMode
 
 from steelyard._common import private_torch
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss
 from tests.helpers import batch, value_and_grad
 
-NAMES = ["_is_wrapped", "_is_legacy_batched", "_keep_graph", "_top_hooks", "_assert_async", "_softplus"]
+NAMES = [
+    "_is_wrapped",
+    "_is_legacy_batched",
+    "_dispatch_mode",
+    "_mode_keys",
+    "_keep_graph",
+    "_top_hooks",
+    "_assert_async",
+    "_softplus",
+]
 
 
 def test_torch_has_every_name_today():
@@ -30,6 +42,23 @@ def test_transformed_tensors_are_known(without):
     assert seen == [True]
     assert not private_torch.is_transformed(torch.ones(3))
     assert not private_torch.is_transformed(torch.ones(0))
+
+
+def test_traced_tensors_are_known(without):
+    seen = []
+
+    def look(x):
+        seen.append((private_torch.is_transformed(x), private_torch.records()))
+        return x * 2
+
+    for mode in ("real", "fake", "symbolic"):
+        make_fx(look, tracing_mode=mode)(torch.ones(3))
+    assert seen == [(True, True)] * 3
+    assert private_torch.records() is without
+    fake = FakeTensorMode().from_tensor(torch.ones(3))
+    assert private_torch.is_transformed(fake)
+    with FlopCounterMode(display=False):  # values are there
+        assert not private_torch.is_transformed(torch.ones(3))
 
 
 def test_nothing_is_written_into_where_the_answer_is_not_known(without):
@@ -60,6 +89,7 @@ def test_softplus_is_exact_in_double(without):
     assert torch.equal(out, private_torch.softplus(z))
 
 
+@pytest.mark.filterwarnings("ignore")  # torch's own, of what it imports for forward mode
 @pytest.mark.parametrize("function", [lgl_inr_loss, logistic_loss])
 def test_losses_are_the_same_without_any_of_them(monkeypatch, function):
     logits, target = batch()
@@ -72,5 +102,7 @@ def test_losses_are_the_same_without_any_of_them(monkeypatch, function):
     leaf = logits.clone().requires_grad_()
     checkpoint(function, leaf, target, use_reentrant=False).backward()
     torch.testing.assert_close(leaf.grad, expected_grad, rtol=1e-14, atol=0)
+    slope = torch.func.jvp(lambda z: function(z, target), (logits,), (logits,))[1]
+    torch.testing.assert_close(slope, (expected_grad * logits).sum(), rtol=1e-13, atol=1e-16)
     grads = torch.vmap(torch.func.grad(function))(logits[None], target[None])
     torch.testing.assert_close(grads[0], expected_grad, rtol=1e-13, atol=1e-16)

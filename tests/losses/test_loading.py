@@ -150,6 +150,28 @@ def test_a_linear_head_keeps_the_weights_of_its_loss(make):
     assert head(torch.zeros(3, 4), torch.tensor([0, 1, 2])).isfinite()
 
 
+@pytest.mark.parametrize("make", [LGLINRLinear, LogisticLinear])
+@pytest.mark.parametrize("change", list(CHANGES))
+def test_weights_of_a_heads_loss_survive_what_is_done_to_it(make, change):
+    head = make(4, 5, pos_weight=WEIGHTS, output_weights=WEIGHTS)
+    changed = CHANGES[change](nn.ModuleDict({"head": head}))["head"]
+    for key in ("pos_weight", "output_weights"):
+        assert torch.equal(getattr(changed.loss, key), torch.tensor(WEIGHTS))
+
+
+@pytest.mark.parametrize("make", [LGLINRLinear, LogisticLinear])
+def test_a_head_made_under_the_meta_device_is_filled_by_its_checkpoint(make, tmp_path):
+    head = make(4, 5, output_weights=WEIGHTS)
+    torch.save(head.state_dict(), tmp_path / "head.pt")
+    state = torch.load(tmp_path / "head.pt", weights_only=True)
+    x, target = torch.randn(6, 4), torch.arange(6) % 5
+    for assign in (True, False):
+        made = _under_meta(lambda: make(4, 5, output_weights=WEIGHTS))
+        made = made if assign else made.to_empty(device="cpu")
+        made.load_state_dict(state, assign=assign)
+        assert torch.equal(made(x, target), head(x, target))
+
+
 def test_running_statistics_keep_values_and_precision():
     logits, target = batch(12, 3, dtype=torch.float32)
     loss = LGLINRLoss(statistics="running", num_classes=3)
@@ -207,6 +229,53 @@ def test_from_pretrained_gives_the_weights_that_were_given(tmp_path, dtype):
     logits, target = batch(9, 3, dtype=dtype)
     expected = SoftmaxLoss(class_weights=[0.2475, 70_000.0, 1.2345678])(logits, target)
     assert torch.equal(model.listed(logits, target), expected)
+
+
+class Grown(PreTrainedModel):
+    """A classifier with a loss from outside, and parts that its checkpoint may lack."""
+
+    config_class = Config
+
+    def __init__(self, config, loss=None):
+        super().__init__(config)
+        self.layer = nn.Linear(4, 3)
+        self.loss = loss
+        self.running = LGLINRLoss(statistics="running", num_classes=3)
+        self.head = LGLINRLinear(4, 3, output_weights=[1.0, 2.0, 3.0])
+        self.post_init()
+
+    def _init_weights(self, module):
+        super()._init_weights(module)
+        if isinstance(module, LGLINRLoss | LGLINRLinear):
+            module.reset_parameters()
+
+
+def _rubbish():
+    for size in (3, 9, 12):  # for whatever is not initialised to find
+        rubbish = [torch.full((size,), 2.47e11) for _ in range(64)]
+        del rubbish
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_from_pretrained_with_a_loss_from_outside_and_parts_that_the_checkpoint_lacks(tmp_path):
+    Classifier(Config()).save_pretrained(tmp_path)
+    _rubbish()
+    given = SoftmaxLoss(class_weights=torch.tensor([1.0, 2.0, 70_000.0]))
+    model = Grown.from_pretrained(tmp_path, given, dtype=torch.bfloat16)
+    assert model.loss.class_weights.tolist() == [1, 2, 70_000]
+    assert model.head.loss.output_weights.tolist() == [1, 2, 3]
+    assert model.head.weight.abs().max() <= 0.5
+    assert torch.equal(model.head.bias, torch.zeros_like(model.head.bias))
+    for sums in (model.running.running_mean_confusion, model.running.num_batches_tracked):
+        assert torch.equal(sums, torch.zeros_like(sums))
+    model.running(*batch(9, 3, dtype=torch.float32))
+    model.save_pretrained(tmp_path)
+    _rubbish()
+    again = Grown.from_pretrained(tmp_path, dtype=torch.bfloat16)
+    for key, value in model.state_dict().items():
+        assert torch.equal(again.state_dict()[key], value), key
+        assert again.state_dict()[key].dtype == value.dtype
+    assert again.running.running_mean_confusion.dtype == torch.float32
 
 
 class Tensors(Classifier):

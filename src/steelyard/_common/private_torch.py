@@ -14,6 +14,8 @@ _functorch: Any = getattr(torch._C, "_functorch", None)
 _autograd: Any = getattr(torch._C, "_autograd", None)
 _is_wrapped: Any = getattr(_functorch, "is_functorch_wrapped_tensor", None)
 _is_legacy_batched: Any = getattr(_functorch, "is_legacy_batchedtensor", None)
+_dispatch_mode: Any = getattr(torch._C, "_get_dispatch_mode", None)
+_mode_keys: Any = getattr(torch._C, "_TorchDispatchModeKey", None)
 _keep_graph: Any = getattr(_autograd, "_get_current_graph_task_keep_graph", None)
 _top_hooks: Any = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
 _assert_async: Any = getattr(torch, "_assert_async", None)
@@ -21,17 +23,28 @@ _softplus: Any = getattr(getattr(torch._C, "_nn", None), "softplus", None)
 
 
 def is_transformed(x: Tensor) -> bool:
-    """Whether a transformation of `torch.func` holds x, so that its values cannot be read.
+    """Whether a transformation of `torch.func` or a tracer holds x, so that its values cannot be read.
 
-    Without torch's own answer it is told by reading one, which such a tensor refuses.
+    Tracers are FakeTensorMode and make_fx. Without torch's own answer it is told by reading a value, which such a
+    tensor refuses.
     """
-    if _is_wrapped is not None:
-        return bool(_is_wrapped(x))
+    if _is_wrapped is not None and _dispatch_mode is not None and _mode_keys is not None:
+        return records() or hasattr(x, "fake_mode") or bool(_is_wrapped(x))
     try:
-        x.reshape(-1)[:1].sum().item()
+        bool(x.reshape(-1)[:1].sum() == 0)
     except RuntimeError:
         return True
     return False
+
+
+def records() -> bool:
+    """Whether a tracer, such as make_fx, records what is done to tensors.
+
+    Without torch's own answer, yes.
+    """
+    if _dispatch_mode is None or _mode_keys is None:
+        return True
+    return _dispatch_mode(_mode_keys.PROXY) is not None
 
 
 def is_batched(x: Tensor) -> bool:

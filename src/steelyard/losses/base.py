@@ -189,7 +189,7 @@ class Loss(nn.Module):
 
     def placed(self, beside: Tensor) -> dict[str, Any]:
         """Return the options as they are now, vectors on the device of a tensor."""
-        return self.chosen() | (on_device(self, beside.device) if isinstance(beside, Tensor) else {})
+        return self.chosen() | (on_device(self, beside.device, beside) if isinstance(beside, Tensor) else {})
 
     def per_sample(self, logits: Tensor, target: Tensor) -> Tensor:
         """Return the loss of each sample as trained, without the weight of its class: (N,) of (N, K) logits.
@@ -312,7 +312,7 @@ class Loss(nn.Module):
         if options["normalization"] == "weights" and weights is not None:
             denominator = (weights if ignored is None else weights.masked_fill(ignored, 0.0)).sum()
         elif ignored is None:
-            return total / max(len(losses), 1)
+            return total / max(losses.shape[0], 1)
         else:
             denominator = (~ignored).sum().to(total.dtype)
         return total / torch.where(denominator > 0, denominator, 1)  # nothing counts: the total is 0

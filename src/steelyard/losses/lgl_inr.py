@@ -4,10 +4,11 @@ import functools
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from steelyard._common.checks import Beta, check_beta, check_integer, check_vector, compute_dtype
 from steelyard._common.spread import whole
+from steelyard._common.tracing import exports_to_onnx
 from steelyard.kernels.lgl_inr.dispatch import lgl_inr_columns
 from steelyard.kernels.lgl_inr.group import check_group, group_class_sums, lgl_inr_group_columns
 from steelyard.losses.base import Loss, Options
@@ -52,6 +53,12 @@ def columns_under(
     pull = torch.zeros_like(scale).index_add(0, labels, positives * scale[labels])
     share = omega_of(present.detach(), beta) * scale[:, None]
     return pull + (negatives * share[labels]).sum(0)
+
+
+def plain_columns(z: Tensor, labels: Tensor, ignored: Tensor, beta: float, pos_weight: Tensor | None) -> Tensor:
+    """Return the column losses in standard operations, (K,) of (M, K) logits, for graphs that take no others."""
+    sums, counts = class_sums(torch.sigmoid(z), labels, ignored, z.shape[1])
+    return columns_under(z, labels, ignored, sums / counts[:, None], beta, pos_weight)
 
 
 @register
@@ -190,6 +197,12 @@ class LGLINRLoss(Loss):
     running_mean_confusion: Tensor
     num_batches_tracked: Tensor
 
+    def reset_parameters(self) -> None:
+        """Forget what running statistics have seen; for code that builds a model without values and fills it."""
+        for buffer in self._buffers.values():
+            if buffer is not None:
+                nn.init.zeros_(buffer)
+
     def first_bias(self, class_counts: Counts, *, num_samples: int | None = None) -> Tensor:
         """Return the logits of a model that knows the class counts alone, which play no part in a batch.
 
@@ -241,15 +254,17 @@ class LGLINRLoss(Loss):
             weigh = functools.partial(_weigh, beta=beta, detach=options["detach_weights"], given=given)
             own = rows.to(compute_dtype(logits))
             columns = lgl_inr_group_columns(own, labels, weigh, pos_weight, ignore_index, group)
-        elif len(rows) == 0:
+        elif rows.shape[0] == 0:
             columns = rows.to(compute_dtype(logits)).sum(0)
-        elif given is None:
+        elif given is None and not exports_to_onnx():
             columns = lgl_inr_columns(rows, labels, pos_weight, beta, options["detach_weights"], ignore_index)
         else:
             ignored = torch.zeros_like(labels, dtype=torch.bool) if targets.ignored is None else targets.ignored
-            columns = columns_under(
-                rows.to(compute_dtype(logits)), targets.labels, ignored, given, beta, pos_weight
-            )
+            batch = rows.to(compute_dtype(logits)), targets.labels, ignored
+            if given is None:
+                columns = plain_columns(*batch, beta, pos_weight)
+            else:
+                columns = columns_under(*batch, given, beta, pos_weight)
         if vectors["output_weights"] is not None:
             columns = columns * vectors["output_weights"]
         if options["reduction"] == "none":

@@ -20,12 +20,16 @@ from steelyard._common.checks import (
     check_weights,
 )
 from steelyard._common.spread import refuse_spread
+from steelyard._common.tracing import exports_to_onnx
+from steelyard.kernels.autograd import refuse_transformed
 from steelyard.kernels.heads.chunks import chunk_columns
 from steelyard.kernels.heads.dispatch import fused_loss
 from steelyard.kernels.lgl_inr.group import check_group
 from steelyard.kernels.lgl_inr.plan import assert_labels
+from steelyard.losses.lgl_inr import plain_columns
+from steelyard.losses.logistic import logistic
 from steelyard.losses.options import NORMALIZATIONS, Normalization
-from steelyard.targets import check_target
+from steelyard.targets import Targets, check_target
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -263,7 +267,7 @@ def linear_topk(
     with torch.no_grad():
         values = head.input.new_empty(len(head.input), 0)
         classes = torch.empty(len(head.input), 0, dtype=torch.long, device=input.device)
-        width = head.chunk(chunk_size)
+        width = head.chunk(chunk_size) or chunk_columns(len(head.input), head.held, input.device.type)
         for start in range(0, head.held, width):
             part = slice(start, start + width)
             z = linear(head.input, linear_weight[part], None if linear_bias is None else linear_bias[part])
@@ -374,17 +378,38 @@ class _Checked:
         return torch.ones(self.held, dtype=self.dtype, device=self.input.device)
 
     def chunk(self, chunk_size: int | None) -> int:
+        """Return the columns of a chunk; 0 where the operator chooses, so that a graph fits any number of rows."""
         if chunk_size is None:
-            return chunk_columns(len(self.input), self.held, self.input.device.type)
+            return 0
         return min(check_integer("chunk_size", chunk_size, low=1), self.held)
 
     def loss(self, name: str, factor: Tensor | None, *rest: Any) -> Tensor:
+        if self.group is not None:
+            refuse_transformed("column_group", self.input, self.weight, self.bias)
         input = self.input if self.group is None else _Shared.apply(self.input, self.group)  # type: ignore[no-untyped-call]
-        if len(input) == 0:  # no sample: 0, with a graph
+        if input.shape[0] == 0:  # no sample: 0, with a graph
             nothing = input.sum() + self.weight[:0].sum() + (0 if self.bias is None else self.bias[:0].sum())
             losses = input.new_zeros(self.held if name == "lgl-inr" else 0, dtype=self.dtype) + nothing
             return losses if factor is None else losses.sum()
+        if exports_to_onnx() and self.group is None:
+            return self._unfused(name, factor, *rest)
         return fused_loss(name, input, self.weight, self.bias, self.target, factor, *rest)
+
+    def _unfused(self, name: str, factor: Tensor | None, *rest: Any) -> Tensor:
+        """Return the loss in standard operations, by way of the logits."""
+        ignored = self.target == self.ignore_index
+        labels = self.target.masked_fill(ignored, 0)
+        x = self.input.masked_fill(ignored[:, None], 0.0).to(self.dtype)
+        z = linear(x, self.weight, self.bias)
+        if name == "lgl-inr":
+            pos_weight, beta, *_ = rest
+            losses = plain_columns(z, labels, ignored, beta, pos_weight)
+        else:
+            output_weights, pos_weight, *_ = rest
+            targets = Targets(labels, None, ignored)
+            losses = logistic(z, targets, pos_weight=pos_weight, output_weights=output_weights)
+            losses = losses.masked_fill(ignored, 0.0)
+        return losses if factor is None else (losses * factor).sum()
 
     def summed(self, loss: Tensor) -> Tensor:
         """Return the sum over the processes that hold columns."""

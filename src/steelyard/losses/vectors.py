@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import Vector, check_values, check_vector
+from steelyard._common.tracing import beside_fake
 from steelyard.losses.options import Link, Option
 
 
@@ -35,7 +36,7 @@ def held(name: str, value: Vector | None, one: Option) -> Tensor | None:
     return check_vector(name, value, low=one.low, dtype=None, device=device)
 
 
-def on_device(loss: Holder, device: torch.device) -> dict[str, Tensor]:
+def on_device(loss: Holder, device: torch.device, beside: Tensor | None = None) -> dict[str, Tensor]:
     """Return the vectors that a module holds on the device of its logits, to which they move the first time."""
     found = {}
     for key, one in loss.options.items():
@@ -46,9 +47,11 @@ def on_device(loss: Holder, device: torch.device) -> dict[str, Tensor]:
             raise ValueError(
                 f"{key} of {loss.name} was loaded onto the meta device, without its values: assign it again"
             )
+        if beside is not None:
+            value = beside_fake(value, beside)
         if value.device != device:
             value = value.to(device)
-            if device.type != "meta" and not torch.compiler.is_compiling():
+            if device.type != "meta" and not torch.compiler.is_compiling() and not hasattr(value, "fake_mode"):
                 vars(loss)[key] = value
         found[key] = value
     return found

@@ -61,7 +61,7 @@ class HeadChunks:
         # An ignored row may hold anything, NaN too, which a gradient of 0 would not silence.
         self.x = input.to(operand).masked_fill(ignored[:, None], 0.0)
         self.x_of_gradient = self.x.to(self.gradient_dtype) if needs[1] else self.x
-        self.width = width
+        self.width = width = width or chunk_columns(len(input), len(weight), input.device.type)
         self.buffer = self.x.new_empty(len(input) * width, dtype=self.dtype)
         # Many chunks may join in it, each of float32; a GPU has fewer of them, and is slow at doubles.
         doubles = self.x.device.type == "cpu" and operand == self.dtype

@@ -1,12 +1,13 @@
 """Linear heads fused with their loss: logits, losses and gradients of a chunk of columns in one pass."""
 
+import inspect
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from steelyard._common.private_torch import saves_elsewhere
-from steelyard.kernels.autograd import DifferentiableOnce, scaled
+from steelyard.kernels.autograd import map_slices, may_have_tangent, once, refuse_tangents, scaled
 from steelyard.kernels.heads.lgl_inr import lgl_inr_linear
 from steelyard.kernels.heads.logistic import logistic_linear
 
@@ -31,10 +32,17 @@ def fused_loss(
         factor: of each of the losses (of columns or samples) in their sum, which is returned; None for the losses.
         rest: the further arguments of the operator, but for the last three.
     """
-    wanted = [x is not None and x.requires_grad and torch.is_grad_enabled() for x in (input, weight, bias)]
-    result: Tensor = _FusedLoss.apply(  # type: ignore[no-untyped-call]
-        input, weight, bias, target, factor, name, wanted[0], wanted[1], wanted[2], *rest
-    )
+    tensors = input, weight, bias
+    forward = may_have_tangent(*tensors, factor, *(x for x in rest if isinstance(x, Tensor)))
+    wanted = [
+        x is not None and (forward or (x.requires_grad and torch.is_grad_enabled())) for x in tensors
+    ]  # a tensor of torch.func does not tell
+    half = [need and x is not None and x.dtype == torch.float16 for need, x in zip(wanted, tensors, strict=True)]
+    early = factor is not None and not any(half[1:]) and not saves_elsewhere()
+    function = _FusedLossForward if forward else _FusedLoss
+    result: Tensor = function.apply(  # type: ignore[no-untyped-call]
+        input, weight, bias, target, factor, name, early, *wanted, *rest
+    )[0]
     return result
 
 
@@ -47,42 +55,100 @@ class _FusedLoss(torch.autograd.Function):
     checkpointing, which would have gradients made once for nothing.
     """
 
+    generate_vmap_rule = True
+
     @staticmethod
     def forward(
-        ctx: Any,
         input: Tensor,
         weight: Tensor,
         bias: Tensor | None,
         target: Tensor,
         factor: Tensor | None,
         name: str,
+        early: bool,
         *wanted_and_rest: Any,
-    ) -> Tensor:
+    ) -> tuple[Tensor, ...]:
         wanted, rest = wanted_and_rest[:3], wanted_and_rest[3:]
-        half = [
-            need and x is not None and x.dtype == torch.float16
-            for need, x in zip(wanted[1:], (weight, bias), strict=True)
-        ]
-        early = factor is not None and not any(half) and not saves_elsewhere()
-        needs = wanted if early else (False, False, False)
-        given = input.new_ones(len(weight if name == "lgl-inr" else input)) if factor is None else factor
-        losses, *grads = _OPERATORS[name](input, weight, bias, target, given, *rest, *needs)
-        ctx.name, ctx.rest, ctx.wanted = name, rest, wanted
-        ctx.save_for_backward(input, weight, bias, target, factor, *(grads if early else []))
-        result: Tensor = losses if factor is None else (losses * factor.to(losses.dtype)).sum()
-        return result
+        given = input.new_ones((weight if name == "lgl-inr" else input).shape[0]) if factor is None else factor
+        losses, *grads = _OPERATORS[name](
+            input, weight, bias, target, given, *rest, *(wanted if early else (False,) * 3)
+        )
+        return (losses if factor is None else (losses * factor.to(losses.dtype)).sum()), *grads
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> Any:
-        input, weight, bias, target, factor, *grads = ctx.saved_tensors
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        ctx.name, ctx.early, *ctx.wanted = inputs[5:10]
+        ctx.numbers = [None if isinstance(x, Tensor) else x for x in inputs[10:]]
+        ctx.mark_non_differentiable(*output[1:])
+        ctx.set_materialize_grads(False)  # their gradients would be as many zeros
+        ctx.save_for_backward(*_saved(ctx, inputs, output))
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor | None, *_: Any) -> Any:
+        nothing = [None] * (7 + len(ctx.numbers))
+        if grad is None:
+            return None, None, None, *nothing
+        (input, weight, bias, target, factor), rest, grads = _unpacked(ctx)
         if grads:
             grads = [scaled(g, grad, ours=True) for g in grads]
         else:
             upstream = grad if factor is None else factor * grad
-            _, *grads = _OPERATORS[ctx.name](input, weight, bias, target, upstream, *ctx.rest, *ctx.wanted)
+            _, *grads = _OPERATORS[ctx.name](input, weight, bias, target, upstream, *rest, *ctx.wanted)
         grads[0] = grads[0].to(input.dtype)
-        if torch.is_grad_enabled():  # create_graph=True: a second derivative must raise, not be taken as 0
-            grads = [DifferentiableOnce.apply(g, input, weight, bias) for g in grads]  # type: ignore[no-untyped-call]
-        return *(g if need else None for g, need in zip(grads, ctx.wanted, strict=True)), *[None] * (
-            6 + len(ctx.rest)
-        )
+        if torch.is_grad_enabled() or may_have_tangent(input, weight, bias):
+            # create_graph=True: a second derivative must raise, not be taken as 0
+            grads = [once(g, input, weight, bias) for g in grads]
+        return *(g if need else None for g, need in zip(grads, ctx.wanted, strict=True)), *nothing
+
+
+def _saved(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> list[Tensor | None]:
+    weights = [x if isinstance(x, Tensor) else None for x in inputs[10:]]
+    return [*inputs[:5], *weights, *(output[1:] if ctx.early else ())]
+
+
+def _unpacked(ctx: Any) -> tuple[list[Any], list[Any], list[Any]]:
+    """The first five tensors, the further arguments of the operator, and the gradients if they were made.
+
+    Gradient checkpointing lets saved tensors be asked for only once.
+    """
+    saved = list(ctx.saved_tensors)
+    last = 5 + len(ctx.numbers)
+    rest = [number if x is None else x for number, x in zip(ctx.numbers, saved[5:last], strict=True)]
+    return saved[:5], rest, saved[last:]
+
+
+class _FusedLossForward(_FusedLoss):
+    """The same with a tangent. A compiler takes no function that has one."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _FusedLoss.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*_saved(ctx, inputs, output))
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> tuple[Tensor | None, None, None, None]:
+        refuse_tangents(tangents[3:])
+        asked = [tangent is not None for tangent in tangents[:3]]
+        if not any(asked):
+            return None, None, None, None
+        (input, weight, bias, target, factor), rest, grads = _unpacked(ctx)
+        if factor is None:
+            raise RuntimeError(
+                "a head's losses have no forward-mode derivative each under reduction='none': take 'mean' or "
+                "'sum', or the loss of its logits"
+            )
+        if not grads:
+            _, *grads = _OPERATORS[ctx.name](input, weight, bias, target, factor, *rest, *asked)
+        parts = [
+            (g * tangent.to(g.dtype)).sum(dtype=factor.dtype)
+            for g, tangent in zip(grads, tangents, strict=False)
+            if tangent is not None
+        ]
+        return once(sum(parts[1:], parts[0]), input, weight, bias), None, None, None
+
+
+for _operator in _OPERATORS.values():
+    map_slices(_operator)
+
+# torch asks for it at every call; made there, it takes an eighth of a small loss's time.
+_FusedLoss.forward.__signature__ = inspect.signature(_FusedLoss.forward)  # type: ignore[attr-defined]

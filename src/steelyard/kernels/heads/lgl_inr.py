@@ -47,12 +47,12 @@ def lgl_inr_linear(
                 pos_weight=pos_weight,
                 beta=beta,
                 detach_weights=detach_weights,
-                width=width,
+                width=head.width,
                 dtype=dtype,
             )
         buffer = torch.empty_like(head.buffer, dtype=dtype) if any(needs) else None
         for start in head.starts():
-            columns = slice(start, min(start + width, len(weight)))
+            columns = slice(start, min(start + head.width, len(weight)))
             shape = len(input), columns.stop - start
             dz = None if buffer is None else buffer[: shape[0] * shape[1]].view(shape)
             if isinstance(batch, Batch):

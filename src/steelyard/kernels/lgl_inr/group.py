@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steelyard._common.private_torch import saves_elsewhere
-from steelyard.kernels.autograd import DifferentiableOnce, scaled
+from steelyard.kernels.autograd import once, refuse_transformed, scaled
 
 # Mean confusion P (K, K) -> the weights omega (K, K)
 Weigh = Callable[[Tensor], Tensor]
@@ -54,6 +54,7 @@ def lgl_inr_group_columns(
         ignore_index: label of rows that count for nothing.
         group: every process of it must call, with rows or without.
     """
+    refuse_transformed("process_group", logits)
     anchor = logits[:1, :1].clone()  # a second derivative finds the way to its error by it
     loss: Tensor = _GroupColumns.apply(  # type: ignore[no-untyped-call]
         logits, anchor, target, weigh, pos_weight, ignore_index, group
@@ -100,7 +101,7 @@ class _GroupColumns(torch.autograd.Function):
         gradient, anchor = ctx.saved_tensors
         gradient = scaled(gradient, upstream[0], ctx.ours)
         if torch.is_grad_enabled():
-            gradient = DifferentiableOnce.apply(gradient, anchor)  # type: ignore[no-untyped-call]
+            gradient = once(gradient, anchor)
         return gradient, None, None, None, None, None, None
 
 

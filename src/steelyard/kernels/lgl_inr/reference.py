@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from steelyard._common.checks import compute_dtype
 from steelyard._common.private_torch import saves_elsewhere, softplus
-from steelyard.kernels.autograd import DifferentiableOnce, scaled
+from steelyard.kernels.autograd import map_slices, may_have_tangent, once, refuse_tangents, scaled
 from steelyard.kernels.lgl_inr import native
 from steelyard.kernels.lgl_inr.plan import FIXED_SHIFT_BETA, Segments, make_segments
 
@@ -255,13 +255,7 @@ def _(
     return logits.new_empty(logits.shape[1], dtype=dtype), grad
 
 
-@lgl_inr.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    results = [
-        lgl_inr(*(a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)))
-        for i in range(info.batch_size)
-    ]
-    return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0, 0)
+map_slices(lgl_inr)
 
 
 def reference_columns(
@@ -273,10 +267,12 @@ def reference_columns(
     ignore_index: int,
 ) -> Tensor:
     """Per-column losses (K,) of (N, K) logits on any device, differentiable once in the logits."""
-    with_grad = logits.requires_grad and torch.is_grad_enabled()
+    forward = may_have_tangent(logits, pos_weight)
+    with_grad = forward or (logits.requires_grad and torch.is_grad_enabled())
     # One element that hangs on the logits' graph, so that a second derivative finds the way to its error.
     anchor = logits[:1, :1].clone()
-    loss: Tensor = _LGLINR.apply(  # type: ignore[no-untyped-call]
+    function = _LGLINRForward if forward else _LGLINR
+    loss: Tensor = function.apply(  # type: ignore[no-untyped-call]
         logits, anchor, target, pos_weight, beta, detach_weights, ignore_index, with_grad
     )[0]
     return loss
@@ -317,9 +313,26 @@ class _LGLINR(torch.autograd.Function):
             return (None,) * 8
         anchor, made = ctx.saved_tensors
         grad = scaled(made, grad_loss, ctx.ours).to(ctx.logits_dtype)
-        if torch.is_grad_enabled():  # create_graph=True: a second derivative must raise, not be taken as 0
-            grad = DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled() or may_have_tangent(anchor):
+            grad = once(grad, anchor)  # create_graph=True: a second derivative must raise, not be taken as 0
         return grad, None, None, None, None, None, None, None
+
+
+class _LGLINRForward(_LGLINR):
+    """The same with a tangent. A compiler takes no function that has one."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _LGLINR.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(inputs[1], output[1])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, _: Any, *others: Any) -> tuple[Tensor | None, None]:
+        refuse_tangents(others)
+        if tangent is None:
+            return None, None
+        anchor, made = ctx.saved_tensors
+        return once((made * tangent).sum(0), anchor), None
 
 
 # torch asks for it at every call; made there, it takes an eighth of a small loss's time.

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steelyard.kernels.autograd import DifferentiableOnce
+from steelyard.kernels.autograd import map_slices, may_have_tangent, once, refuse_tangents
 from steelyard.kernels.lgl_inr.plan import FIXED_SHIFT_BETA, make_segments
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -97,7 +97,8 @@ def lgl_inr_triton_columns(
 ) -> Tensor:
     """Per-column losses (K,), float32, of (N, K) logits, N >= 1, differentiable once in the logits."""
     anchor = logits[:1, :1].clone()  # a second derivative finds the way to its error by it
-    loss: Tensor = _LGLINRTriton.apply(  # type: ignore[no-untyped-call]
+    function = _LGLINRTritonForward if may_have_tangent(logits, pos_weight) else _LGLINRTriton
+    loss: Tensor = function.apply(  # type: ignore[no-untyped-call]
         logits, anchor, target, pos_weight, beta, detach_weights, ignore_index
     )[0]
     return loss
@@ -414,22 +415,8 @@ def _(
     return torch.empty_like(logits, memory_format=torch.contiguous_format)
 
 
-def _slices(info: Any, in_dims: tuple[int | None, ...], args: tuple[Any, ...]) -> list[list[Any]]:
-    return [
-        [a if d is None else a.select(d, i) for a, d in zip(args, in_dims, strict=True)]
-        for i in range(info.batch_size)
-    ]
-
-
-@lgl_inr_statistics.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[tuple[Tensor, ...], tuple[int, ...]]:
-    results = [lgl_inr_statistics(*one) for one in _slices(info, in_dims, args)]
-    return tuple(torch.stack(r) for r in zip(*results, strict=True)), (0, 0, 0, 0, 0)
-
-
-@lgl_inr_gradient.register_vmap
-def _(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tuple[Tensor, int]:
-    return torch.stack([lgl_inr_gradient(*one) for one in _slices(info, in_dims, args)]), 0
+map_slices(lgl_inr_statistics)
+map_slices(lgl_inr_gradient)
 
 
 class _LGLINRTriton(torch.autograd.Function):
@@ -467,6 +454,26 @@ class _LGLINRTriton(torch.autograd.Function):
         logits, anchor, pos_weight, *statistics = ctx.saved_tensors
         with torch.no_grad():  # a second derivative meets the error below, not the operator's lack of one
             grad = lgl_inr_gradient(grad_loss, logits, pos_weight, *statistics, ctx.beta, ctx.detach_weights)
-        if torch.is_grad_enabled():  # create_graph=True
-            grad = DifferentiableOnce.apply(grad, anchor)  # type: ignore[no-untyped-call]
+        if torch.is_grad_enabled() or may_have_tangent(anchor):  # create_graph=True
+            grad = once(grad, anchor)
         return grad, None, None, None, None, None, None
+
+
+class _LGLINRTritonForward(_LGLINRTriton):
+    """The same with a tangent. A compiler takes no function that has one."""
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        _LGLINRTriton.setup_context(ctx, inputs, output)
+        ctx.save_for_forward(*inputs[:2], inputs[3], *output[1:])
+
+    @staticmethod
+    def jvp(ctx: Any, tangent: Tensor | None, _: Any, *others: Any) -> tuple[Tensor | None, ...]:
+        refuse_tangents(others)
+        if tangent is None:
+            return (None,) * 5
+        logits, anchor, pos_weight, *statistics = ctx.saved_tensors
+        with torch.no_grad():
+            ones = logits.new_ones(logits.shape[1], dtype=torch.float32)
+            made = lgl_inr_gradient(ones, logits, pos_weight, *statistics, ctx.beta, ctx.detach_weights)
+        return once((made * tangent.to(torch.float32)).sum(0), anchor), None, None, None, None
