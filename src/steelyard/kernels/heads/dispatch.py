@@ -90,11 +90,11 @@ class _FusedLoss(torch.autograd.Function):
             return None, None, None, *nothing
         (input, weight, bias, target, factor), rest, grads = _unpacked(ctx)
         if grads:
-            grads = [scaled(g, grad, ours=True) for g in grads]
+            first, *others = [scaled(g, grad, ours=True) for g in grads]
         else:
             upstream = grad if factor is None else factor * grad
-            _, *grads = _OPERATORS[ctx.name](input, weight, bias, target, upstream, *rest, *ctx.wanted)
-        grads[0] = grads[0].to(input.dtype)
+            _, first, *others = _OPERATORS[ctx.name](input, weight, bias, target, upstream, *rest, *ctx.wanted)
+        grads = [first.to(input.dtype), *others]
         if torch.is_grad_enabled() or may_have_tangent(input, weight, bias):
             # create_graph=True: a second derivative must raise, not be taken as 0
             grads = [once(g, input, weight, bias) for g in grads]
