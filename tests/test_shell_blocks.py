@@ -37,7 +37,9 @@ SHORT = """#!/bin/sh
 case "$*" in
   compare*--learner*) set -- "$@" --seeds 1 ;;
   compare*) set -- "$@" --seeds 1 --epochs 1 --learning-rates 0.1 ;;
-  reproduce*) set -- "$@" --seeds 1 --epochs 1 --workers 1 ;;
+  reproduce*exponential*) set -- "$@" --seeds 1 --epochs 1 --workers 1 ;;
+  reproduce*) set -- "$@" --seeds 1 --epochs 1 --workers 1 --limit-train 200 ;;
+  advise*--learner*) set -- "$@" --rounds 2 --folds 2 ;;
 esac
 exec {program} "$@"
 """
