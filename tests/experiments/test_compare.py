@@ -460,7 +460,7 @@ def test_prior_bias_is_that_of_each_loss(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_several_devices_give_the_numbers_of_one_in_mixed_precision_too(tmp_path):
+def test_several_devices_give_the_numbers_of_one_in_mixed_precision_too(tmp_path, forked):
     config = make_config(
         losses=["softmax:inverse"], seeds=1, epochs=2, learning_rates=[0.1], precision="bf16-mixed"
     )
