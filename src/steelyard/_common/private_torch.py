@@ -76,9 +76,9 @@ def assert_on_device(condition: Tensor, message: str) -> None:
 
 
 def constant_when_compiled(function: _Function) -> _Function:
-    """The function itself, whose result torch.compile takes for a constant and does not trace.
+    """Return the function itself, whose result torch.compile takes for a constant and does not trace.
 
-    `torch.compiler.assume_constant_result` sets this mark too, but imports the whole compiler to do so, which takes
+    `torch.compiler.assume_constant_result` sets this mark too, but first imports the whole compiler, which takes
     longer than torch itself. Without the mark torch.compile traces the function, or breaks the graph there.
     """
     function._dynamo_marked_constant = True  # type: ignore[attr-defined]
