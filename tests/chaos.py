@@ -23,6 +23,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tests.forked import import_all, run
 from tests.helpers import gone
 
 LONGEST = 120.0  # seconds that any command may take
@@ -88,7 +89,6 @@ def start(folder, arguments, limit=None):
     pid = os.fork()
     if pid:
         return Process(pid, log)
-    code = 70
     try:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.setsid()
@@ -98,20 +98,9 @@ def start(folder, arguments, limit=None):
         os.dup2(out, 2)
         if limit is not None:
             resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
-        from steelyard.cli import main
-
-        try:
-            main(arguments)
-            code = 0
-        except SystemExit as ended:
-            code = ended.code if isinstance(ended.code, int) else 1
-        except BaseException:
-            sys.excepthook(*sys.exc_info())
-            code = 1
-        sys.stdout.flush()
-        sys.stderr.flush()
+        run(arguments)
     finally:
-        os._exit(code)
+        os._exit(70)
 
 
 @dataclass
@@ -406,20 +395,6 @@ def unchanged(folder, before):
     for name, text in before.items():
         if not (folder / name).exists() or (folder / name).read_bytes() != text:
             raise Wrong(f"{name} was finished and was lost")
-
-
-def import_all():
-    """Import what commands need, once for all of them; compute nothing, as threads do not survive a fork."""
-    import datasets  # noqa: F401
-    import matplotlib.backends.backend_svg  # noqa: F401
-    import sklearn.datasets  # noqa: F401
-    import torch
-
-    torch.set_num_threads(1)
-    import steelyard.claims
-    import steelyard.commands.audit
-    import steelyard.commands.forecast
-    import steelyard.experiments  # noqa: F401
 
 
 def main(arguments=None):

@@ -1,5 +1,6 @@
 """Settings for every test."""
 
+import functools
 import os
 import socket
 
@@ -21,6 +22,15 @@ settings.load_profile("steelyard")
 def browser():
     yield
     close_browser()
+
+
+@pytest.fixture
+def forked(monkeypatch):
+    """Fork the processes of a training: started from nothing, two of them import for 20 s before they train."""
+    from steelyard.training import processes
+
+    fork = functools.partial(processes.start_processes, start_method="fork")
+    monkeypatch.setattr(processes, "start_processes", fork)
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import torch
+import torch.multiprocessing
 from torch.nn import functional as F
 
 from steelyard.cli import main
@@ -205,6 +206,17 @@ def unfused(name, loss=None):
         return loss(F.linear(x, linear_weight, linear_bias), target, **options)
 
     return apply
+
+
+# Processes -----------------------------------------------------------------------------------------------
+
+
+def side_by_side(worker, arguments, processes):
+    """Call `worker(rank, *arguments)` in so many processes at once and wait for them.
+
+    They are forked, as a process that starts from nothing imports torch for longer than any worker here works.
+    """
+    torch.multiprocessing.start_processes(worker, arguments, nprocs=processes, start_method="fork")
 
 
 # Commands and pages --------------------------------------------------------------------------------------

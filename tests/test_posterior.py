@@ -298,7 +298,7 @@ def trained_in_batches(request):
     )
     table = torch.zeros(5, 4, dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.Adam([table], lr=0.1)
-    average, steps = torch.zeros(5, 4, dtype=torch.float64), 3000
+    average, steps = torch.zeros(5, 4, dtype=torch.float64), 1500
     for step in range(steps):
         optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / steps)
         rows = torch.randint(len(label), (16,), generator=generator)

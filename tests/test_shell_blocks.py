@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests import forked
+
 ROOT = Path(__file__).parents[1]
 PAGES = {
     path.relative_to(ROOT).as_posix(): path
@@ -35,9 +37,11 @@ SHORT = """#!/bin/sh
 case "$*" in
   compare*--learner*) set -- "$@" --seeds 1 ;;
   compare*) set -- "$@" --seeds 1 --epochs 1 --learning-rates 0.1 ;;
-  reproduce*) set -- "$@" --seeds 1 --epochs 1 --workers 1 ;;
+  reproduce*exponential*) set -- "$@" --seeds 1 --epochs 1 --workers 1 ;;
+  reproduce*) set -- "$@" --seeds 1 --epochs 1 --workers 1 --limit-train 200 ;;
+  advise*--learner*) set -- "$@" --rounds 2 --folds 2 ;;
 esac
-exec {python} -m steelyard "$@"
+exec {program} "$@"
 """
 
 
@@ -66,14 +70,20 @@ def test_every_reason_has_a_block_and_blocks_are_called_sh():
         assert parsed.returncode == 0, f"{page}:{line}: {parsed.stderr}"
 
 
+@pytest.fixture(scope="module")
+def program():
+    with forked.program() as file:
+        yield file
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if runs(page)])
-def test_blocks_run_in_a_fresh_folder(page, tmp_path, monkeypatch):
+def test_blocks_run_in_a_fresh_folder(page, program, tmp_path, monkeypatch):
     folder, programs = tmp_path / "fresh", tmp_path / "bin"
     folder.mkdir()
     programs.mkdir()
     (programs / "python").symlink_to(sys.executable)
-    (programs / "steelyard").write_text(SHORT.format(python=shlex.quote(sys.executable)))
+    (programs / "steelyard").write_text(SHORT.format(program=shlex.quote(str(program))))
     (programs / "steelyard").chmod(0o755)
     environment = os.environ | {
         "PATH": f"{programs}:{os.environ['PATH']}",

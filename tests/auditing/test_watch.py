@@ -6,7 +6,6 @@ import warnings
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torch.nn import functional as F
 
@@ -14,6 +13,7 @@ from steelyard import BalanceWarning, BalanceWatch, FocalLoss, LGLINRLoss, Softm
 from steelyard.auditing import batch_sums
 from steelyard.auditing.batch_sums import BatchSums
 from steelyard.balance import GradientLedger, implied_weights
+from tests.helpers import side_by_side
 
 SIZES = (300, 150, 75, 38, 19)
 
@@ -342,7 +342,7 @@ def _worker(rank, folder):
 
 @pytest.mark.slow
 def test_processes_add_up(tmp_path):
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    side_by_side(_worker, (str(tmp_path),), processes=2)
     x, target = _data()
     one = BatchSums(nn.CrossEntropyLoss(weight=INVERSE))
     one.divisor = "sum"

@@ -5,14 +5,13 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 from torchmetrics import MetricCollection
 
 from steelyard.balance import GradientLedger, MeanConfusion, TrainingSetup, law
 from steelyard.losses import LGLINRLoss
 from tests.balance.generic_losses import WEIGHTS, asymmetric, focal
-from tests.helpers import assert_positive
+from tests.helpers import assert_positive, side_by_side
 
 SETUPS = {
     "softmax": TrainingSetup("softmax", class_weights=WEIGHTS),
@@ -151,7 +150,7 @@ def _worker(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_agree_with_one(tmp_path):
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    side_by_side(_worker, (str(tmp_path),), processes=2)
     logits, target = _data("softmax")
     one = GradientLedger(SETUPS["softmax"], 4)
     one.update(logits, target)

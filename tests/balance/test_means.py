@@ -5,11 +5,10 @@ import copy
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torchmetrics import MetricCollection
 
 from steelyard.balance import MeanConfusion, mean_confusion
-from tests.helpers import assert_nan, batch
+from tests.helpers import assert_nan, batch, side_by_side
 
 
 def _data(rows=1000, classes=7):
@@ -174,7 +173,7 @@ def _worker(rank, folder):
 @pytest.mark.slow
 def test_two_processes_agree_with_one_to_rounding(tmp_path):
     """Not to the last bit: two partial sums are added in another order than one."""
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    side_by_side(_worker, (str(tmp_path),), processes=2)
     logits, target = _data()
     one = MeanConfusion(7, link="softmax")
     one.update(logits, target)

@@ -52,7 +52,8 @@ def test_configurations_that_ship_are_good(claim):
 def test_claim_runs_to_its_page_and_again_in_no_time(tmp_path, claim):
     config = read_claim_config(claim, **SMALL[claim])
     told = {}
-    result = reproduce(claim, config, tmp_path / claim, workers=2, command="<c>", on_done=told.__setitem__)
+    workers = 2 if claim == "c3" else 1  # each imports everything for longer than it trains
+    result = reproduce(claim, config, tmp_path / claim, workers=workers, command="<c>", on_done=told.__setitem__)
     assert set(told.values()) == {"done"}
     assert result.held in ("yes", "no", "partly")
     assert "nan" not in result.verdict

@@ -81,10 +81,9 @@ def test_a_loss_that_a_learner_cannot_train_is_refused_before_anything_is_writte
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("learner", LEARNERS)
-def test_a_leaderboard_on_a_local_dask_cluster(here, learner):
+def test_a_leaderboard_on_a_local_dask_cluster(here):
     distributed = pytest.importorskip("distributed")
-    config = config_of("leaderboard", learner)
+    config = config_of("leaderboard", "linear")
     alone = reproduce("leaderboard", config, here / "alone")
     with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=":0"):
         found = reproduce("leaderboard", config, here / "cluster", workers=2, engine="dask")

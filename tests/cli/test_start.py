@@ -90,6 +90,12 @@ def test_warnings_are_one_line_and_those_of_other_libraries_are_none():
     assert (done.returncode, done.stderr) == (0, "steelyard: warning: two lines of steelyard.posterior\n")
 
 
+def test_the_losses_do_not_import_the_compiler():
+    """It takes longer to import than torch does."""
+    done = _python("import sys, steelyard.losses; print('torch._dynamo' in sys.modules)")
+    assert (done.stdout, done.stderr) == ("False\n", "")
+
+
 def test_public_names_are_imported_when_they_are_asked_for(tmp_path):
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     assert _python("import steelyard; steelyard.__version__", path=tmp_path).returncode == 0

@@ -89,6 +89,11 @@ def test_softplus_is_exact_in_double(without):
     assert torch.equal(out, private_torch.softplus(z))
 
 
+def test_the_mark_of_a_constant_is_the_compilers_own():
+    marked = vars(torch.compiler.assume_constant_result(lambda: 0))
+    assert vars(private_torch.constant_when_compiled(lambda: 0)) == marked != {}
+
+
 @pytest.mark.filterwarnings("ignore")  # torch's own, of what it imports for forward mode
 @pytest.mark.parametrize("function", [lgl_inr_loss, logistic_loss])
 def test_losses_are_the_same_without_any_of_them(monkeypatch, function):

@@ -5,7 +5,6 @@ import os
 import numpy as np
 import pytest
 import torch
-import torch.multiprocessing as mp
 from accelerate.state import AcceleratorState
 from datasets import Dataset
 from transformers import (
@@ -20,6 +19,7 @@ from transformers.trainer_utils import PredictionOutput
 
 import steelyard
 from steelyard.integrations.huggingface import audit_predictions, loss_func
+from tests.helpers import side_by_side
 
 ROWS, LENGTH, CLASSES = 16, 5, 3
 
@@ -138,7 +138,7 @@ def _worker(rank, folder, port):
 
 @pytest.mark.slow
 def test_two_processes_have_the_gradient_of_one(tmp_path, free_port):
-    mp.start_processes(_worker, (str(tmp_path), free_port), nprocs=2, start_method="fork")
+    side_by_side(_worker, (str(tmp_path), free_port), processes=2)
     for rank in (0, 1):
         found = torch.load(tmp_path / f"{rank}.pt")
         for case, (tokens, (name, options), _) in CASES.items():

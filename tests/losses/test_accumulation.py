@@ -7,12 +7,12 @@ import random
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 from torch import nn
 
 import steelyard
+from tests.helpers import side_by_side
 
 ROWS, CLASSES = 30, 4
 
@@ -177,7 +177,7 @@ def _worker(rank, folder, port):
 
 
 def test_two_processes_of_accelerate_have_the_gradient_of_one(tmp_path, free_port):
-    mp.start_processes(_worker, (str(tmp_path), free_port), nprocs=2, start_method="fork")
+    side_by_side(_worker, (str(tmp_path), free_port), processes=2)
     _, expected = _whole(LOSSES["lgl-inr"])
     for rank in (0, 1):
         torch.testing.assert_close(torch.load(tmp_path / f"{rank}.pt"), expected, rtol=1e-10, atol=1e-12)

@@ -3,11 +3,11 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import nn
 
 from steelyard.losses import LGLINRLoss
 from steelyard.losses.functional import lgl_inr_loss
+from tests.helpers import side_by_side
 
 CLASSES, ROWS = 6, 90
 CASES = {
@@ -77,7 +77,7 @@ def _worker(rank, world, folder):
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3])
 def test_processes_agree_with_one(tmp_path, world):
-    mp.spawn(_worker, (world, str(tmp_path)), nprocs=world)
+    side_by_side(_worker, (world, str(tmp_path)), processes=world)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     logits, target = _batch()
     for name, options in CASES.items():

@@ -3,10 +3,9 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 
 from steelyard.losses import LGLINRLinear, LogisticLinear, lgl_inr_linear, logistic_linear
-from tests.helpers import weights_of
+from tests.helpers import side_by_side, weights_of
 
 CLASSES = 11
 FUSED = {"lgl-inr": lgl_inr_linear, "logistic": logistic_linear}
@@ -91,7 +90,7 @@ def _logged(log, name, function):
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_processes_agree_with_one(tmp_path, world):
-    mp.spawn(_worker, (world, str(tmp_path)), nprocs=world)
+    side_by_side(_worker, (world, str(tmp_path)), processes=world)
     found = [torch.load(tmp_path / f"{rank}.pt") for rank in range(world)]
     x, weight, bias, target = _problem()
     close = {"rtol": 1e-12, "atol": 1e-14}

@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -12,6 +11,7 @@ import steelyard
 from steelyard.losses.functional import lgl_inr_loss
 from steelyard.losses.heads import LGLINRLinear, LogisticLinear
 from steelyard.losses.linear import lgl_inr_linear
+from tests.helpers import side_by_side
 
 ROWS, CLASSES = 9, 5
 PLACES = {"rows": Shard(0), "columns": Shard(1), "everywhere": Replicate()}
@@ -77,7 +77,7 @@ def _worker(rank, world, folder):
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     folder = tmp_path_factory.mktemp("spread")
-    mp.start_processes(_worker, (2, str(folder)), nprocs=2, start_method="fork")
+    side_by_side(_worker, (2, str(folder)), processes=2)
     return [torch.load(folder / f"{rank}.pt") for rank in (0, 1)]
 
 

@@ -6,11 +6,10 @@ import pickle
 import pytest
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torchmetrics import MetricCollection, MetricTracker
 
 from steelyard.balance import GradientLedger, MeanConfusion, TrainingSetup, mean_confusion
-from tests.helpers import assert_nan
+from tests.helpers import assert_nan, side_by_side
 
 SOFTMAX = TrainingSetup("softmax")
 METRICS = {
@@ -197,7 +196,7 @@ def _worker(rank, folder):
 
 @pytest.mark.slow
 def test_two_processes_give_what_one_gives(tmp_path):
-    mp.spawn(_worker, (str(tmp_path),), nprocs=2)
+    side_by_side(_worker, (str(tmp_path),), processes=2)
     batches, (logits, target) = _batches(), _data()
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
     for name in METRICS:

@@ -376,8 +376,7 @@ def test_keys_move_a_slider_and_the_numbers_are_said_once(page):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 10, 100, 1000])
-@pytest.mark.parametrize("width", [390, 1400])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "dark"), [(390, True), (1400, False)])
 def test_pages_of_all_sizes_are_quiet_and_fit(tmp_path, size, width, dark):
     scores, target = make_rows(size, 6000)
     names = [NASTY[k % len(NASTY)] + f" {k}" for k in range(size)]

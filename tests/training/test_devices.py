@@ -132,8 +132,10 @@ def test_bf16_mixed_trains_with_a_loss_in_float32(tmp_path):
         ("lgl-inr", {"statistics": "running", "num_classes": 4}),
     ],
 )
-def test_two_processes_train_as_one(tmp_path, name, options):
+def test_two_processes_train_as_one(request, tmp_path, name, options):
     """25 samples of a batch are 12 and 13."""
+    if name != "softmax":  # as a user's are started
+        request.getfixturevalue("forked")
     rows, recipe = [], RECIPE if "reduction" not in options else replace(RECIPE, learning_rate=0.003)
     losses = [create_loss(name, **options) for _ in range(2)]
     one = _fit(tmp_path, losses[0], recipe=recipe)
@@ -147,7 +149,7 @@ def test_two_processes_train_as_one(tmp_path, name, options):
 
 
 @pytest.mark.slow
-def test_processes_resume_and_so_does_another_number_of_them(tmp_path, checkpoints):
+def test_processes_resume_and_so_does_another_number_of_them(tmp_path, checkpoints, forked):
     def make():
         return {
             "loss": create_loss("softmax", class_weights=WEIGHTS),
@@ -169,7 +171,7 @@ def test_processes_resume_and_so_does_another_number_of_them(tmp_path, checkpoin
 
 
 @pytest.mark.slow
-def test_what_a_process_refuses_is_raised_here(tmp_path, checkpoints):
+def test_what_a_process_refuses_is_raised_here(tmp_path, checkpoints, forked):
     recipe = replace(RECIPE, learning_rate=1e9)
     with pytest.raises(Diverged, match=r"the loss became .* at step \d+ of 12"):
         _fit(tmp_path, "softmax", recipe=recipe, devices=2)
@@ -218,7 +220,7 @@ def _fail(rank, report):
 
 
 @pytest.mark.slow
-def test_processes_report_and_a_failed_one_ends_all():
+def test_processes_report_and_a_failed_one_ends_all(forked):
     found = []
     in_processes(_report, 2, found.append)
     assert sorted(found) == [0, 1]

@@ -4,12 +4,14 @@ torch may drop such a name in any release. Then the fallback, built on public na
 careful, never wrong.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+_Function = TypeVar("_Function", bound=Callable[..., Any])
 _functorch: Any = getattr(torch._C, "_functorch", None)
 _autograd: Any = getattr(torch._C, "_autograd", None)
 _is_wrapped: Any = getattr(_functorch, "is_functorch_wrapped_tensor", None)
@@ -84,6 +86,16 @@ def assert_on_device(condition: Tensor, message: str) -> None:
         _assert_async(condition, message)
     elif not bool(condition):
         raise RuntimeError(message)
+
+
+def constant_when_compiled(function: _Function) -> _Function:
+    """Return the function itself, whose result torch.compile takes for a constant and does not trace.
+
+    `torch.compiler.assume_constant_result` sets this mark too, but first imports the whole compiler, which takes
+    longer than torch itself. Without the mark torch.compile traces the function, or breaks the graph there.
+    """
+    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
+    return function
 
 
 def softplus(z: Tensor, out: Tensor | None = None) -> Tensor:
