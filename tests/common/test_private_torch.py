@@ -60,6 +60,14 @@ def test_softplus_is_exact_in_double(without):
     assert torch.equal(out, private_torch.softplus(z))
 
 
+def test_a_constant_is_marked_as_the_public_decorator_marks_it():
+    def query() -> bool:
+        return True
+
+    theirs = vars(torch.compiler.assume_constant_result(lambda: True))
+    assert vars(private_torch.constant_when_traced(query)) == theirs, f"torch {torch.__version__} marks by {theirs}"
+
+
 @pytest.mark.parametrize("function", [lgl_inr_loss, logistic_loss])
 def test_losses_are_the_same_without_any_of_them(monkeypatch, function):
     logits, target = batch()

@@ -4,7 +4,8 @@ torch may drop such a name in any release. Then the fallback, built on public na
 careful, never wrong.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,6 +19,19 @@ _keep_graph: Any = getattr(_autograd, "_get_current_graph_task_keep_graph", None
 _top_hooks: Any = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
 _assert_async: Any = getattr(torch, "_assert_async", None)
 _softplus: Any = getattr(getattr(torch._C, "_nn", None), "softplus", None)
+_CONSTANT = "_dynamo_marked_constant"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def constant_when_traced(function: _Function) -> _Function:
+    """Return the function, marked as `torch.compiler.assume_constant_result` marks it: what it returns when
+    torch.compile traces a call is a constant of the graph.
+
+    That decorator imports the compiler, which takes seconds. Without its mark torch.compile breaks the graph at a
+    call.
+    """
+    vars(function)[_CONSTANT] = True
+    return function
 
 
 def is_transformed(x: Tensor) -> bool:

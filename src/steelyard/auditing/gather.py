@@ -1,7 +1,7 @@
 """What an audit needs of the samples, gathered in a stream: memory does not grow with their number."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -14,9 +14,11 @@ from steelyard.auditing.effective import Confusion, EffectiveConfusion, Smoothed
 from steelyard.auditing.probabilities import Probabilities, look_like_probabilities
 from steelyard.auditing.sanity import ColumnSums, OutputSums
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
-from steelyard.balance.gradient_ledger import GradientLedger
-from steelyard.balance.means import Link, MeanConfusion, logistic_statistics
+from steelyard.balance.means import Link, logistic_statistics
 from steelyard.targets import check_logits, check_target
+
+if TYPE_CHECKING:
+    from steelyard.balance.confusion import MeanConfusion
 
 FOLDS = 16
 MOST_CLASSES_WITH_FOLDS = 1500  # beyond it the folds would take gigabytes, and there are no intervals
@@ -62,6 +64,9 @@ class Evidence:
         drop_invalid: bool = False,
         seed: int = 0,
     ) -> None:
+        from steelyard.balance.confusion import MeanConfusion  # with torchmetrics, which takes a second to import
+        from steelyard.balance.gradient_ledger import GradientLedger
+
         check_choice("values", values, ("logits", "probabilities"))
         if class_dim not in (1, -1):
             raise ValueError(f"class_dim must be 1 or -1, got {class_dim!r}")
@@ -162,7 +167,7 @@ class Evidence:
             raise ValueError(f'logits look like probabilities: all {what}; say values="probabilities" if they are')
 
     @property
-    def metric(self) -> MeanConfusion:
+    def metric(self) -> "MeanConfusion":
         """Return the mean confusion of the audited link."""
         return self.metrics[self.link]
 
