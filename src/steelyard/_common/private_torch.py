@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
 _functorch: Any = getattr(torch._C, "_functorch", None)
@@ -18,6 +19,9 @@ _is_legacy_batched: Any = getattr(_functorch, "is_legacy_batchedtensor", None)
 _keep_graph: Any = getattr(_autograd, "_get_current_graph_task_keep_graph", None)
 _top_hooks: Any = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
 _assert_async: Any = getattr(torch, "_assert_async", None)
+_transforms: Any = getattr(torch._C, "_are_functorch_transforms_active", None)
+_modes: Any = getattr(torch._C, "_len_torch_dispatch_stack", None)
+_LEVEL = "_current_level"  # of forward-mode derivatives, -1 outside
 _softplus: Any = getattr(getattr(torch._C, "_nn", None), "softplus", None)
 _CONSTANT = "_dynamo_marked_constant"
 _Function = TypeVar("_Function", bound=Callable[..., Any])
@@ -56,6 +60,17 @@ def is_batched(x: Tensor) -> bool:
     if _is_wrapped is None or _is_legacy_batched is None:
         return True
     return bool(_is_wrapped(x) or _is_legacy_batched(x))
+
+
+def is_watched() -> bool:
+    """Whether something looks on at torch's operations, so that what is done outside of them would be missed: a
+    transformation of `torch.func`, a dispatch mode such as that of `make_fx`, forward-mode derivatives.
+
+    Without torch's own answers, yes.
+    """
+    if _transforms is None or _modes is None or not hasattr(forward_ad, _LEVEL):
+        return True
+    return bool(_transforms()) or _modes() > 0 or getattr(forward_ad, _LEVEL) >= 0
 
 
 def keeps_graph() -> bool:
