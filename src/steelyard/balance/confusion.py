@@ -5,14 +5,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from steelyard._common.checks import check_choice, check_integer, compute_dtype
 from steelyard.balance.folded import FoldedSums
 from steelyard.balance.means import Link
 from steelyard.targets import check_logits, check_target
-
-_DENSE = 256  # up to so many cells a product with their one-hot rows is faster than sums over sorted rows
 
 
 class MeanConfusion(FoldedSums):
@@ -21,7 +18,7 @@ class MeanConfusion(FoldedSums):
     .. math:: P_{kj} = \frac{1}{N_k} \sum_{i \in k} p_{ij}, \qquad
         \mathrm{SE}_{kj}^2 = \frac{1}{N_k (N_k - 1)} \sum_{i \in k} (p_{ij} - P_{kj})^2
 
-    Probabilities and the sums of a batch are float32 (float64 for float64 logits); batches are added in float64.
+    Probabilities are float32 (float64 for float64 logits); they are added in float64.
     Processes merge by adding up, so the result of several differs from one's by rounding alone: the order of the
     additions is another.
 
@@ -77,14 +74,14 @@ class MeanConfusion(FoldedSums):
         rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes)
         rows, labels = rows.to(compute_dtype(rows)), target.long().reshape(-1)
         p = torch.softmax(rows, 1) if self.link == "softmax" else torch.sigmoid(rows)
-        # The ignored come last, in a segment of their own, with probabilities of 0: theirs may be NaN.
+        # The ignored add probabilities and counts of 0 to the first class: what theirs are, NaN too, is not used.
         ignored = labels == self.ignore_index
-        p, labels = p.masked_fill_(ignored[:, None], 0.0), labels.masked_fill(ignored, size)
-        cells = labels if self.folds == 1 else labels * self.folds + self._turn(labels, size)
-        cut, squares, counts = _segment_sums(p, cells, size * self.folds, self.folds)
-        self.fold_sums += cut.reshape(size, self.folds, self.num_classes).transpose(0, 1)
-        self.fold_counts += counts.reshape(size, self.folds).T
-        self.square_sums += squares
+        p = p.masked_fill_(ignored[:, None], 0.0).double()
+        own = labels.masked_fill(ignored, 0)
+        cells = own if self.folds == 1 else self._turn(labels.masked_fill(ignored, size), size) * size + own
+        self.fold_sums.view(-1, self.num_classes).index_add_(0, cells, p)
+        self.fold_counts.view(-1).index_add_(0, cells, (~ignored).long())
+        self.square_sums.index_add_(0, own, p.square_())
 
     def compute(self) -> Tensor:
         """Return the (K, K) float64 mean confusion so far."""
@@ -121,20 +118,3 @@ class MeanConfusion(FoldedSums):
 
 def _means(sums: Tensor, counts: Tensor) -> Tensor:
     return (sums / counts[:, None]).masked_fill(counts[:, None] == 0, torch.nan)
-
-
-def _segment_sums(p: Tensor, cells: Tensor, size: int, folds: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sums of p over the rows of each cell, of its squares over the cells of each class, and the cells'
-    counts.
-
-    Rows whose cell is `size` or above count for nothing; p is overwritten.
-    """
-    if size <= _DENSE:
-        member = p.new_zeros(len(p), size + folds).scatter_(1, cells[:, None], 1.0)[:, :size]
-        sums = member.T @ p
-        of_class = member.reshape(len(p), size // folds, folds).sum(2) if folds > 1 else member
-        return sums, of_class.T @ p.square_(), torch.bincount(cells, minlength=size + 1)[:size]
-    ordered, order = torch.sort(cells)
-    starts = torch.searchsorted(ordered, torch.arange(size + 1, device=cells.device))
-    sums = F.embedding_bag(order, p, starts, mode="sum")[:-1]
-    return sums, F.embedding_bag(order, p.square_(), starts[::folds], mode="sum")[:-1], starts.diff()
