@@ -47,6 +47,15 @@ def seconds(call: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def measure(path: Path, rounds: int) -> tuple[float, float]:
+    """Return the fastest seconds of reading with a softmax, and of the audit; the first turn warms up."""
+    times = [
+        (seconds(lambda: read(path)), seconds(lambda: audit_file(path, loss="softmax"))) for _ in range(rounds + 1)
+    ]
+    reading, audit = (min(one) for one in zip(*times[1:], strict=True))
+    return reading, audit
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="CSV to write as well")
@@ -61,14 +70,10 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "predictions.parquet")
             write(path, number, classes)
-            times: list[tuple[float, float]] = []
-            for turn in range(arguments.rounds + 1):
-                found = seconds(lambda: read(path)), seconds(lambda: audit_file(path, loss="softmax"))
-                if turn > 0:
-                    times.append(found)
-        reading, audit = (min(one) for one in zip(*times, strict=True))
-        print(f"{number} x {classes}: reading and softmax {reading:.3f} s, audit {audit:.3f} s, {audit / reading:.2f} x")
-        rows.append([number, classes, f"{reading:.4f}", f"{audit:.4f}", f"{audit / reading:.3f}", arguments.rounds])
+            reading, audit = measure(path, arguments.rounds)
+        ratio = audit / reading
+        print(f"{number} x {classes}: reading and softmax {reading:.3f} s, audit {audit:.3f} s, {ratio:.2f} x")
+        rows.append([number, classes, f"{reading:.4f}", f"{audit:.4f}", f"{ratio:.3f}", arguments.rounds])
     if arguments.out is not None:
         with arguments.out.open("w", newline="") as file:
             writer = csv.writer(file, lineterminator="\n")

@@ -131,8 +131,8 @@ def rows_of(logits: Tensor, layout: Layout) -> Tensor:
 
 
 def are_plain(logits: Tensor, target: TargetLike) -> bool:
-    """Return whether these are (N, K) logits and (N,) labels, N and K at least 1, on the CPU, with nothing that looks
-    on at what is done with them: what most calls have."""
+    """Return whether these are (N, K) logits and (N,) labels, N and K at least 1, on the CPU, and nothing looks on
+    at what is done with them: what most calls have."""
     return (
         type(logits) in _PLAIN
         and type(target) in _PLAIN

@@ -65,7 +65,9 @@ def test_a_constant_is_marked_as_the_public_decorator_marks_it():
         return True
 
     theirs = vars(torch.compiler.assume_constant_result(lambda: True))
-    assert vars(private_torch.constant_when_traced(query)) == theirs, f"torch {torch.__version__} marks by {theirs}"
+    assert vars(private_torch.constant_when_traced(query)) == theirs, (
+        f"torch {torch.__version__} marks by {theirs}"
+    )
 
 
 @pytest.mark.parametrize("function", [lgl_inr_loss, logistic_loss])

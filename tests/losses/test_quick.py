@@ -81,7 +81,9 @@ def test_both_ways_give_the_same_value_and_gradient(dtype, general):
             expected, expected_grad = general(lambda: _value(call, logits))  # noqa: B023
             told = f"{name} under {options}"
             assert value.dtype == expected.dtype, told
-            torch.testing.assert_close(value, expected, rtol=2e-6 if dtype != torch.float64 else 1e-12, atol=0, msg=told)
+            torch.testing.assert_close(
+                value, expected, rtol=2e-6 if dtype != torch.float64 else 1e-12, atol=0, msg=told
+            )
             torch.testing.assert_close(grad, expected_grad, rtol=tolerance, atol=tolerance, msg=told)
 
 
@@ -122,7 +124,9 @@ def test_ignored_rows_count_for_nothing_whatever_they_hold(name, general):
     logits[3], target[3] = torch.nan, -100
     keep = torch.arange(9) != 3
     value, grad = _value(lambda z: LOSSES[name].function(z, target), logits)
-    expected, expected_grad = general(lambda: _value(lambda z: LOSSES[name].function(z, target[keep]), logits[keep]))
+    expected, expected_grad = general(
+        lambda: _value(lambda z: LOSSES[name].function(z, target[keep]), logits[keep])
+    )
     torch.testing.assert_close(value, expected)
     torch.testing.assert_close(grad[keep], expected_grad)
     assert bool((grad[3] == 0).all())
@@ -136,7 +140,13 @@ def test_ignored_rows_count_for_nothing_whatever_they_hold(name, general):
 @pytest.mark.parametrize("name", LOSSES)
 def test_logits_of_any_layout_and_kind_take_the_way_that_knows_them(name, general):
     target, loss = _target(), LOSSES[name].function
-    for logits in (_logits(4, 9).T, _logits(18)[::2], _logits(9, 8)[:, ::2], nn.Parameter(_logits()), _logits()[:0]):
+    for logits in (
+        _logits(4, 9).T,
+        _logits(18)[::2],
+        _logits(9, 8)[:, ::2],
+        nn.Parameter(_logits()),
+        _logits()[:0],
+    ):
         labels = target[: len(logits)]
         value, grad = _value(lambda z: loss(z, labels), logits)  # noqa: B023
         expected, expected_grad = general(lambda: _value(lambda z: loss(z, labels), logits))  # noqa: B023

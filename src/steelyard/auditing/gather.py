@@ -9,12 +9,12 @@ from torch import Tensor
 
 from steelyard._common.checks import check_choice
 from steelyard._common.memory import check_memory
+from steelyard._common.private_torch import softplus
 from steelyard._common.spread import refuse_spread
 from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
 from steelyard.auditing.probabilities import Probabilities, look_like_probabilities
 from steelyard.auditing.sanity import ColumnSums, OutputSums
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
-from steelyard._common.private_torch import softplus
 from steelyard.balance.means import Link
 from steelyard.targets import check_logits, check_target
 
@@ -163,7 +163,11 @@ class Evidence:
             )
         if not self._waiting:
             raise ValueError(f"logits must have at least one row to audit, got {self.rows - self.invalid}")
-        if self.values == "logits" and self._like_probabilities and sum(len(keys) for keys, _, _ in self._waiting) > 1:
+        if (
+            self.values == "logits"
+            and self._like_probabilities
+            and sum(len(keys) for keys, _, _ in self._waiting) > 1
+        ):
             what = "lie in [0, 1]"
             if self.probabilities.whole:
                 what += " and sum to 1 in each row, or are percents that sum to 100"
@@ -273,7 +277,7 @@ class Evidence:
             self._choose()
 
     def _choose(self) -> None:
-        """Choose among the rows that wait: a batch at a time would take as long as all else that is done with it."""
+        """Choose among the rows that wait. With every batch it would take as long as all else."""
         if len(self._waiting) < 2 and all(len(keys) <= self._kept for keys, _, _ in self._waiting):
             return
         dtype = max((rows.dtype for _, rows, _ in self._waiting), key=lambda one: one.itemsize)

@@ -1,4 +1,4 @@
-"""The mean confusion of a classifier from its logits; `confusion` has it in a stream, and its laws are in `laws`."""
+"""The mean confusion of a classifier from its logits; `confusion` has it in a stream, `laws` has its laws."""
 
 from typing import Literal
 

@@ -11,7 +11,6 @@ from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT
 from steelyard.losses.registry import register
 from steelyard.targets import Targets
 
-
 _SMALL = 1 << 16  # numbers: of more, the general way makes fewer passes over memory
 _NOT_QUICK = ("class_weights", "pos_weight", "output_weights", "logit_adjustment")
 

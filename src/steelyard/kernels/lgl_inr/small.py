@@ -23,7 +23,7 @@ def takes(logits: Tensor) -> bool:
 def small_total(
     logits: Tensor, target: Tensor, beta: float, detach_weights: bool, ignore_index: int
 ) -> Tensor | None:
-    """The sum of the column losses of (N, K) logits, differentiable once in them; None for a label out of range."""
+    """The sum of the column losses of (N, K) logits, differentiable once; None for a label out of range."""
     found = native.find_segments(target, logits.shape[1], ignore_index)
     if found is None:
         return None
@@ -53,7 +53,7 @@ class _Total(torch.autograd.Function):
     def forward(ctx: Any, logits: Tensor, segments: native.Segments, beta: float, detach_weights: bool) -> Tensor:
         made = logits.new_empty(logits.shape)
         total = _columns(logits, segments, beta, detach_weights, made).sum()
-        # The way to the logits' graph, for the error of a second derivative: their values are not used, so they may
+        # The way to the logits' graph, for the error of a second derivative. Their values are not used: they may
         # change.
         ctx.logits = logits
         ctx.save_for_backward(made)
