@@ -3,8 +3,8 @@
     python benchmarks/losses.py [--out results.csv]
 
 Forward and backward, float32. The competitors take turns, so that a busy moment hits all. Reported are medians
-and the ratio of each to one-hot `F.binary_cross_entropy_with_logits`, which users write by hand. A plain copy of the
-logits stands beside them, which no loss can beat.
+and the ratio of each to one-hot `F.binary_cross_entropy_with_logits`, which users write by hand. A plain copy
+of the logits stands beside them, which no loss can beat.
 """
 
 import argparse
