@@ -161,8 +161,8 @@ class Loss(nn.Module):
             setattr(self, key, value)
 
     def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
-        if sample_weight is None and are_plain(logits, target):
-            found = self.quick(logits, target, vars(self))
+        if sample_weight is None:
+            found = self.quickly(logits, target, vars(self))
             if found is not None:
                 return found
         return self.evaluate(logits, target, sample_weight, self.placed(logits))
@@ -298,6 +298,13 @@ class Loss(nn.Module):
         for key in cls.linked:
             cls.options[key].check_link(key, options.get(key), options.get("link", cls.link))
         return options
+
+    @classmethod
+    def quickly(cls, logits: Tensor, target: TargetLike, options: Options) -> Tensor | None:
+        """Return what :meth:`quick` returns, None where it is not to be asked."""
+        if isinstance(logits, Tensor) and not isinstance(target, Tensor):
+            target = as_tensor(target, logits.device)
+        return cls.quick(logits, target, options) if are_plain(logits, target) else None  # type: ignore[arg-type]
 
     @classmethod
     def quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:

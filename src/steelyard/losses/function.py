@@ -7,7 +7,7 @@ from torch import Tensor
 
 from steelyard.losses.base import Loss
 from steelyard.losses.options import LossFunction
-from steelyard.targets import TargetLike, are_plain
+from steelyard.targets import TargetLike
 
 
 def function_of(loss: type[Loss], name: str) -> LossFunction:
@@ -17,8 +17,8 @@ def function_of(loss: type[Loss], name: str) -> LossFunction:
         logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None, **options: Any
     ) -> Tensor:
         completed = loss.complete(options, of="function")
-        if sample_weight is None and are_plain(logits, target):
-            found = loss.quick(logits, target, completed)  # type: ignore[arg-type]
+        if sample_weight is None:
+            found = loss.quickly(logits, target, completed)
             if found is not None:
                 return found
         return loss.evaluate(logits, target, sample_weight, completed)

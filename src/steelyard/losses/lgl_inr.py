@@ -16,7 +16,7 @@ from steelyard.losses.function import function_of
 from steelyard.losses.one_vs_all import softplus
 from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT, option
 from steelyard.losses.registry import register
-from steelyard.targets import TargetLike, are_plain, class_sums
+from steelyard.targets import TargetLike, class_sums
 from steelyard.weights.adjustments import initial_bias
 from steelyard.weights.counts import Counts
 
@@ -211,8 +211,8 @@ class LGLINRLoss(Loss):
     def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
         if self.process_group is None:
             logits, target = whole(logits), whole(target)
-        if sample_weight is None and self.statistics == "batch" and are_plain(logits, target):
-            found = self.quick(logits, target, vars(self) | {"mean_confusion": None})  # type: ignore[arg-type]
+        if sample_weight is None and self.statistics == "batch":
+            found = self.quickly(logits, target, vars(self) | {"mean_confusion": None})
             if found is not None:
                 return found
         options: dict[str, Any] = self.placed(logits) | {"mean_confusion": None}
