@@ -8,7 +8,7 @@ from steelyard._common import private_torch
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss
 from tests.helpers import batch, value_and_grad
 
-NAMES = ["_is_wrapped", "_is_legacy_batched", "_keep_graph", "_top_hooks", "_assert_async", "_softplus"]
+NAMES = ["_is_wrapped", "_is_legacy_batched", "_keep_graph", "_top_hooks", "_assert_async", "_softplus", "_transforms", "_modes"]
 
 
 def test_torch_has_every_name_today():
@@ -84,3 +84,14 @@ def test_losses_are_the_same_without_any_of_them(monkeypatch, function):
     torch.testing.assert_close(leaf.grad, expected_grad, rtol=1e-14, atol=0)
     grads = torch.vmap(torch.func.grad(function))(logits[None], target[None])
     torch.testing.assert_close(grads[0], expected_grad, rtol=1e-13, atol=1e-16)
+
+
+def test_what_looks_on_is_noticed(without):
+    assert private_torch.is_watched() is without
+    seen = []
+    torch.vmap(lambda x: (seen.append(private_torch.is_watched()), x)[1])(torch.ones(3))
+    with torch.autograd.forward_ad.dual_level():
+        seen.append(private_torch.is_watched())
+    with torch.utils._python_dispatch.TorchDispatchMode():
+        seen.append(private_torch.is_watched())
+    assert seen == [True, True, True]
