@@ -130,7 +130,7 @@ def rows_of(logits: Tensor, layout: Layout) -> Tensor:
     return logits.movedim(layout.class_dim, -1).reshape(-1, logits.shape[layout.class_dim])
 
 
-def are_plain(logits: Tensor, target: TargetLike) -> bool:
+def are_plain(logits: Tensor, target: Tensor) -> bool:
     """Return whether these are (N, K) logits and (N,) labels, N and K at least 1, on the CPU, and nothing looks on
     at what is done with them: what most calls have."""
     return (

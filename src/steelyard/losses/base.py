@@ -302,9 +302,10 @@ class Loss(nn.Module):
     @classmethod
     def quickly(cls, logits: Tensor, target: TargetLike, options: Options) -> Tensor | None:
         """Return what :meth:`quick` returns, None where it is not to be asked."""
-        if isinstance(logits, Tensor) and not isinstance(target, Tensor):
-            target = as_tensor(target, logits.device)
-        return cls.quick(logits, target, options) if are_plain(logits, target) else None  # type: ignore[arg-type]
+        if not isinstance(logits, Tensor):
+            return None
+        labels = target if isinstance(target, Tensor) else as_tensor(target, logits.device)
+        return cls.quick(logits, labels, options) if are_plain(logits, labels) else None
 
     @classmethod
     def quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
