@@ -8,7 +8,16 @@ from steelyard._common import private_torch
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss
 from tests.helpers import batch, value_and_grad
 
-NAMES = ["_is_wrapped", "_is_legacy_batched", "_keep_graph", "_top_hooks", "_assert_async", "_softplus", "_transforms", "_modes"]
+NAMES = [
+    "_is_wrapped",
+    "_is_legacy_batched",
+    "_keep_graph",
+    "_top_hooks",
+    "_assert_async",
+    "_softplus",
+    "_transforms",
+    "_modes",
+]
 
 
 def test_torch_has_every_name_today():
