@@ -188,7 +188,7 @@ def implied_weights(
         return _of_ledger(source, tolerance)
     if class_counts is None:
         raise TypeError("class_counts must be given with a mean confusion, got None")
-    return _of_confusion(source, class_counts, tolerance, replicates)
+    return _of_confusion(source, class_counts, tolerance, replicates)  # type: ignore[arg-type]  # a confusion
 
 
 def implied_pos_weight(ledger: "GradientLedger") -> Tensor:
