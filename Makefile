@@ -44,6 +44,8 @@ chaos: .venv/dev.stamp
 
 bench: .venv/dev.stamp
 	$(BIN)/python benchmarks/losses.py --out benchmarks/results/losses-cpu.csv
+	$(BIN)/python benchmarks/startup.py --out benchmarks/results/startup-cpu.csv
+	$(BIN)/python benchmarks/streams.py --out benchmarks/results/streams-cpu.csv
 	$(BIN)/python benchmarks/linear.py --curve --out benchmarks/results/linear-cpu.csv --figure docs/figures/cost.svg
 
 accuracy: .venv/dev.stamp

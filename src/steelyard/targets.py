@@ -19,10 +19,12 @@ from steelyard._common.checks import (
     dtype_name,
     values_readable,
 )
+from steelyard._common.private_torch import is_watched
 from steelyard._common.spread import refuse_spread
 
 TargetLike = Tensor | np.ndarray[Any, Any] | Sequence[Any]
 Kind = Literal["labels", "multi-hot", "soft"]
+_PLAIN = (Tensor, torch.nn.Parameter)
 WORDS: dict[Kind, str] = {
     "labels": "class labels, one a sample, of an integer dtype",
     "multi-hot": "numbers from 0 to 1, one for each output",
@@ -126,6 +128,25 @@ def rows_of(logits: Tensor, layout: Layout) -> Tensor:
     if logits.dim() == 2:
         return logits
     return logits.movedim(layout.class_dim, -1).reshape(-1, logits.shape[layout.class_dim])
+
+
+def are_plain(logits: Tensor, target: Tensor) -> bool:
+    """Return whether these are (N, K) logits and (N,) labels, N and K at least 1, on the CPU, and nothing looks on
+    at what is done with them: what most calls have."""
+    return (
+        type(logits) in _PLAIN
+        and type(target) in _PLAIN
+        and values_readable(target, True)  # first: what a compiler traces is asked nothing of its shape
+        and logits.dim() == 2
+        and target.dim() == 1
+        and logits.shape[0] == target.shape[0] > 0
+        and logits.shape[1] > 0
+        and logits.dtype in FLOATS
+        and target.dtype in INTEGERS
+        and logits.is_cpu
+        and target.is_cpu
+        and not is_watched()
+    )
 
 
 def as_tensor(target: TargetLike, device: torch.device) -> Tensor:

@@ -5,9 +5,11 @@ import signal
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
 import steelyard
+from steelyard.cli.main import _importer
 from tests.helpers import run_command
 
 
@@ -51,6 +53,70 @@ def test_a_signal_while_importing_is_one_line_and_its_exit_code(package, number,
     done = _python(MAIN, "compare", "--losses", "softmax", path=tmp_path)
     assert done.returncode == 128 + number
     assert done.stderr == "steelyard: stopped; the same command with --resume goes on\n"
+
+
+# A signal when the import of a module starts: what catches everything around it must not go on without it.
+INTERRUPTED = """
+import os, signal, sys
+class Interrupt:
+    def find_spec(self, name, path=None, target=None):
+        if name == sys.argv[1]:
+            os.kill(os.getpid(), signal.SIGINT)
+sys.meta_path.insert(0, Interrupt())
+from steelyard.cli import main
+main(["audit", sys.argv[2]])
+"""
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "steelyard.cli.main",
+        "click",
+        "numpy",
+        pytest.param("numpy.linalg", marks=pytest.mark.slow),
+        pytest.param("torch.nn", marks=pytest.mark.slow),
+        pytest.param("steelyard.auditing", marks=pytest.mark.slow),
+        pytest.param("torchmetrics", marks=pytest.mark.slow),
+    ],
+)
+def test_a_signal_while_a_real_package_is_imported_stops_at_once(module, tmp_path):
+    np.savez(tmp_path / "p.npz", logits=np.eye(4, 2), target=np.arange(4) % 2)
+    done = _python(INTERRUPTED, module, str(tmp_path / "p.npz"))
+    assert done.returncode == 130, done.stderr
+    *notes, last = done.stderr.splitlines()
+    assert last in ("steelyard: stopped; the same command goes on", "steelyard: stopped")
+    assert not any("Traceback" in note or "rror" in note for note in notes), done.stderr
+    assert done.stdout == ""
+
+
+def test_the_importing_module_is_found_through_the_imports_it_makes(tmp_path, monkeypatch):
+    (tmp_path / "seen_by_import.py").write_text("import seen_inside\n")
+    (tmp_path / "seen_inside.py").write_text("import sys\nframe = sys._getframe()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    import seen_by_import
+
+    assert _importer(seen_by_import.seen_inside.frame) == __name__
+    assert _importer(sys._getframe()) != __name__  # it runs, and imports nothing
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["audit", "--wrong"], ["adit"]])
+def test_help_and_wrong_words_leave_torch_alone(arguments):
+    code = "import atexit, sys; atexit.register(lambda: print('torch' in sys.modules, 'numpy' in sys.modules))\n"
+    done = _python(code + MAIN, *arguments)
+    assert done.returncode == (0 if arguments == ["--help"] else 2)
+    assert done.stdout.endswith("False False\n"), done.stdout[-100:]
+
+
+def test_public_names_import_neither_torchmetrics_nor_the_compiler():
+    code = (
+        "import sys, torch; before = set(sys.modules)\nfrom steelyard import *\nimport steelyard.balance\n"
+        "steelyard.balance.implied_weights(torch.eye(2).double() / 2 + 0.25, class_counts=torch.ones(2))\n"
+        "print(sorted({'torchmetrics', 'torch._dynamo', 'sympy', 'filelock'} & (set(sys.modules) - before)))\n"
+        "steelyard.balance.MeanConfusion\nprint('torchmetrics' in sys.modules)"
+    )
+    done = _python(code)
+    assert (done.stdout, done.stderr) == ("[]\nTrue\n", "")
 
 
 def test_a_missing_package_of_the_command_is_one_sentence(tmp_path):

@@ -20,6 +20,8 @@ NAMES = [
     "_top_hooks",
     "_assert_async",
     "_softplus",
+    "_transforms",
+    "_modes",
 ]
 
 
@@ -89,9 +91,14 @@ def test_softplus_is_exact_in_double(without):
     assert torch.equal(out, private_torch.softplus(z))
 
 
-def test_the_mark_of_a_constant_is_the_compilers_own():
-    marked = vars(torch.compiler.assume_constant_result(lambda: 0))
-    assert vars(private_torch.constant_when_compiled(lambda: 0)) == marked != {}
+def test_a_constant_is_marked_as_the_public_decorator_marks_it():
+    def query() -> bool:
+        return True
+
+    theirs = vars(torch.compiler.assume_constant_result(lambda: True))
+    assert vars(private_torch.constant_when_traced(query)) == theirs, (
+        f"torch {torch.__version__} marks by {theirs}"
+    )
 
 
 @pytest.mark.filterwarnings("ignore")  # torch's own, of what it imports for forward mode
@@ -111,3 +118,14 @@ def test_losses_are_the_same_without_any_of_them(monkeypatch, function):
     torch.testing.assert_close(slope, (expected_grad * logits).sum(), rtol=1e-13, atol=1e-16)
     grads = torch.vmap(torch.func.grad(function))(logits[None], target[None])
     torch.testing.assert_close(grads[0], expected_grad, rtol=1e-13, atol=1e-16)
+
+
+def test_what_looks_on_is_noticed(without):
+    assert private_torch.is_watched() is without
+    seen = []
+    torch.vmap(lambda x: (seen.append(private_torch.is_watched()), x)[1])(torch.ones(3))
+    with torch.autograd.forward_ad.dual_level():
+        seen.append(private_torch.is_watched())
+    with torch.utils._python_dispatch.TorchDispatchMode():
+        seen.append(private_torch.is_watched())
+    assert seen == [True, True, True]

@@ -18,6 +18,7 @@ _INTEGERS, _NUMBERS, _FLAGS = (int, np.integer), (int, float, np.integer, np.flo
 """In tuples: torch.compile of torch 2.9 cannot trace a union of types."""
 LARGEST = 1e30
 """Of weights, adjustments and beta: with a loss, summed over a batch, they stay in the range of float32."""
+_FEW = 64  # numbers that Python looks at faster than torch
 Vector = Tensor | np.ndarray[Any, np.dtype[Any]] | Sequence[float] | Mapping[Any, float]
 Beta = float | Literal["auto"]
 
@@ -58,6 +59,19 @@ def check_values(
     if not values_readable(values, validate):
         return values.to(dtype)
     return check_range(name, values, dtype, low=low)
+
+
+def are_ready(values: Tensor, length: int, dtype: torch.dtype) -> bool:
+    """Return whether these are `length` positive values that :func:`check_values` would return as they are, and
+    which ask for no gradient."""
+    if type(values) is not Tensor or values.dtype is not dtype or values.shape != (length,) or not values.is_cpu:
+        return False
+    if values.requires_grad or is_transformed(values):
+        return False
+    if length <= _FEW:
+        return all(0 < value <= LARGEST for value in values.tolist())
+    least, most = torch.aminmax(values)  # NaN of NaN
+    return 0 < least.item() <= most.item() <= LARGEST
 
 
 def check_finite(name: str, values: Tensor, *, low: float = -math.inf, high: float = math.inf) -> None:

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from steelyard._common.text import inert
 
 UNFINISHED = ".unfinished"
@@ -118,6 +116,8 @@ def held_folder(folder: Path) -> Iterator[None]:
         for path in (Path(parent, name) for name in (*folders, *files)):
             if path.is_symlink():
                 raise ValueError(f"{path} is a link, and nothing is written through links; remove it")
+    from filelock import FileLock, Timeout  # here: few runs of a program need it
+
     lock = FileLock(folder / _LOCK, timeout=0)
     try:
         lock.acquire()

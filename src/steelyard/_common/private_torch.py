@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 from torch.nn import functional as F
 
-_Function = TypeVar("_Function", bound=Callable[..., Any])
 _functorch: Any = getattr(torch._C, "_functorch", None)
 _autograd: Any = getattr(torch._C, "_autograd", None)
 _is_wrapped: Any = getattr(_functorch, "is_functorch_wrapped_tensor", None)
@@ -21,7 +21,23 @@ _mode_keys: Any = getattr(torch._C, "_TorchDispatchModeKey", None)
 _keep_graph: Any = getattr(_autograd, "_get_current_graph_task_keep_graph", None)
 _top_hooks: Any = getattr(_autograd, "_top_saved_tensors_default_hooks", None)
 _assert_async: Any = getattr(torch, "_assert_async", None)
+_transforms: Any = getattr(torch._C, "_are_functorch_transforms_active", None)
+_modes: Any = getattr(torch._C, "_len_torch_dispatch_stack", None)
+_LEVEL = "_current_level"  # of forward-mode derivatives, -1 outside
 _softplus: Any = getattr(getattr(torch._C, "_nn", None), "softplus", None)
+_CONSTANT = "_dynamo_marked_constant"
+_Function = TypeVar("_Function", bound=Callable[..., Any])
+
+
+def constant_when_traced(function: _Function) -> _Function:
+    """Return the function, marked as `torch.compiler.assume_constant_result` marks it: what it returns when
+    torch.compile traces a call is a constant of the graph.
+
+    That decorator imports the compiler, which takes seconds. Without its mark torch.compile breaks the graph at a
+    call.
+    """
+    vars(function)[_CONSTANT] = True
+    return function
 
 
 def is_transformed(x: Tensor) -> bool:
@@ -59,6 +75,17 @@ def is_batched(x: Tensor) -> bool:
     return bool(_is_wrapped(x) or _is_legacy_batched(x))
 
 
+def is_watched() -> bool:
+    """Whether something looks on at torch's operations, so that what is done outside of them would be missed: a
+    transformation of `torch.func`, a dispatch mode such as that of `make_fx`, forward-mode derivatives.
+
+    Without torch's own answers, yes.
+    """
+    if _transforms is None or _modes is None or not hasattr(forward_ad, _LEVEL):
+        return True
+    return bool(_transforms()) or _modes() > 0 or getattr(forward_ad, _LEVEL) >= 0
+
+
 def keeps_graph() -> bool:
     """Whether the backward pass that runs may be followed by another one through the same graph.
 
@@ -86,16 +113,6 @@ def assert_on_device(condition: Tensor, message: str) -> None:
         _assert_async(condition, message)
     elif not bool(condition):
         raise RuntimeError(message)
-
-
-def constant_when_compiled(function: _Function) -> _Function:
-    """Return the function itself, whose result torch.compile takes for a constant and does not trace.
-
-    `torch.compiler.assume_constant_result` sets this mark too, but first imports the whole compiler, which takes
-    longer than torch itself. Without the mark torch.compile traces the function, or breaks the graph there.
-    """
-    function._dynamo_marked_constant = True  # type: ignore[attr-defined]
-    return function
 
 
 def softplus(z: Tensor, out: Tensor | None = None) -> Tensor:

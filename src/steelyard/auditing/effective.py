@@ -1,16 +1,18 @@
 """The gradients of any loss in place of a mean confusion, so that every law of an audit can be asked of it."""
 
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from steelyard.auditing.stated import Stated
-from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.implied import ImpliedWeights, implied_weights
-from steelyard.balance.means import MeanConfusion
 from steelyard.balance.perron import Found, communicating, gradient_weights
+
+if TYPE_CHECKING:
+    from steelyard.balance.confusion import MeanConfusion
+    from steelyard.balance.gradient_ledger import GradientLedger
 
 
 class Confusion(Protocol):
@@ -46,7 +48,7 @@ class EffectiveConfusion:
         stated: what is said of the training.
     """
 
-    def __init__(self, ledger: GradientLedger, stated: Stated) -> None:
+    def __init__(self, ledger: "GradientLedger", stated: Stated) -> None:
         self.ledger, self.folds = ledger, ledger.folds
         self.binary, self.pos_weight = stated.binary, stated.setup.pos_weight
 
@@ -131,7 +133,7 @@ class SmoothedConfusion(_Remade):
         class_counts: (K,) training samples of each class.
     """
 
-    def __init__(self, metric: MeanConfusion, epsilon: float, class_counts: Tensor) -> None:
+    def __init__(self, metric: "MeanConfusion", epsilon: float, class_counts: Tensor) -> None:
         super().__init__(metric)
         self.epsilon, self.counts = epsilon, class_counts
 

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from steelyard.auditing.batch_sums import Sums, as_outputs
 from steelyard.auditing.stated import Stated
-from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.implied import implied_weights
 from steelyard.balance.law import balance_of
 from steelyard.balance.setup import TrainingSetup
@@ -258,6 +257,8 @@ def _outputs(sums: Sums, setup: TrainingSetup) -> tuple[Tensor, Tensor]:
 
 def _classes(sums: Sums, stated: Stated) -> tuple[Tensor, Tensor, tuple[tuple[int, ...], ...]]:
     """Return the log implied weights of classes, with all blocks and without each, and the groups that compare."""
+    from steelyard.balance.gradient_ledger import GradientLedger  # with torchmetrics
+
     folds = len(sums.gradient)
     ledger = GradientLedger(stated.setup, sums.gradient.shape[-1], folds=max(folds, 1), sync_on_compute=False)
     ledger.fold_sums, ledger.fold_masses, ledger.fold_counts = sums.gradient, sums.masses, sums.drawn

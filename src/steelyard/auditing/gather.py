@@ -1,7 +1,7 @@
 """What an audit needs of the samples, gathered in a stream: memory does not grow with their number."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import torch
@@ -9,14 +9,17 @@ from torch import Tensor
 
 from steelyard._common.checks import check_choice
 from steelyard._common.memory import check_memory
+from steelyard._common.private_torch import softplus
 from steelyard._common.spread import refuse_spread
 from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
 from steelyard.auditing.probabilities import Probabilities, look_like_probabilities
 from steelyard.auditing.sanity import ColumnSums, OutputSums
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
-from steelyard.balance.gradient_ledger import GradientLedger
-from steelyard.balance.means import Link, MeanConfusion, logistic_statistics
+from steelyard.balance.means import Link
 from steelyard.targets import check_logits, check_target
+
+if TYPE_CHECKING:
+    from steelyard.balance.confusion import MeanConfusion
 
 FOLDS = 16
 MOST_CLASSES_WITH_FOLDS = 1500  # beyond it the folds would take gigabytes, and there are no intervals
@@ -62,6 +65,9 @@ class Evidence:
         drop_invalid: bool = False,
         seed: int = 0,
     ) -> None:
+        from steelyard.balance.confusion import MeanConfusion  # with torchmetrics, which takes a second to import
+        from steelyard.balance.gradient_ledger import GradientLedger
+
         check_choice("values", values, ("logits", "probabilities"))
         if class_dim not in (1, -1):
             raise ValueError(f"class_dim must be 1 or -1, got {class_dim!r}")
@@ -86,14 +92,13 @@ class Evidence:
         self._like_probabilities = True
         several = stated.several
         self.columns = OutputSums(num_classes) if several else ColumnSums(self.num_classes, num_classes)
-        self._row_sums = torch.zeros((), dtype=torch.float64)
         self._statistics = torch.zeros(2, self.num_classes, self.num_classes, dtype=torch.float64)
         sizes = ((num_classes, num_classes), (num_classes, num_classes), (num_classes,)) if stated.several else ()
         self._together = [torch.zeros(size, dtype=torch.float64) for size in sizes]
         self._generator = torch.Generator().manual_seed(seed)
         self._kept = max(1000, min(20_000, _SAMPLE_NUMBERS // self.num_classes))
-        self._keys = torch.empty(0, dtype=torch.float64)
-        self._sample: tuple[Tensor, Tensor] | None = None
+        self._largest = 1.0  # key that a row of the sample can have
+        self._waiting: list[tuple[Tensor, Tensor, Tensor]] = []  # keys, rows and labels
 
     def _squares(self, links: int, folds: int) -> int:
         """Return how many (K, K) arrays there are at a time at most, from here to the report."""
@@ -109,15 +114,19 @@ class Evidence:
         setup says so."""
         rows, labels = self._read(logits, target)
         counted = (labels if labels.dim() > 1 else labels[:, None]).ne(self.ignore_index).any(1)
-        finite = torch.isfinite(rows).all(1)
-        bad = ~finite & counted
-        if bool(bad.any()):
-            if self.first_invalid is None:
-                self.first_invalid = self._seen + int(bad.nonzero()[0])
-            self.invalid += int(bad.sum())
+        used = counted
+        if not bool(rows.sum().isfinite()):  # else all are: one that is not leaves no finite sum
+            finite = torch.isfinite(rows).all(1)
+            bad = ~finite & counted
+            if bool(bad.any()):
+                if self.first_invalid is None:
+                    self.first_invalid = self._seen + int(bad.nonzero()[0])
+                self.invalid += int(bad.sum())
+            used = finite & counted
         self._seen += len(rows)
         self.rows += int(counted.sum())
-        rows, labels = rows[finite & counted], labels[finite & counted]
+        if not bool(used.all()):
+            rows, labels = rows[used], labels[used]
         if len(rows) == 0:
             return
         if self.values == "probabilities":
@@ -136,10 +145,9 @@ class Evidence:
             for total, part in zip(self._together, (own.T @ p, own.T @ kept, ((1 - own) * p).sum(0)), strict=True):
                 total += part
         elif "logistic" in self.metrics:
-            self._row_sums += torch.sigmoid(z.double()).sum()
-            counts = torch.bincount(labels, minlength=self.num_classes)[:, None]
-            for total, mean in zip(self._statistics, logistic_statistics(z, labels), strict=True):
-                total += torch.where(counts > 0, mean * counts, 0.0)
+            p = torch.sigmoid(z)
+            for total, part in zip(self._statistics, (softplus(z), p.mul_(1 - p)), strict=True):
+                total.index_add_(0, labels, part.double())
         self._keep(rows, labels)
 
     def check(self) -> None:
@@ -153,16 +161,20 @@ class Evidence:
                 f"logits must be finite, got {self.invalid} of {self.rows} rows with NaN or infinite numbers, "
                 f"the first at row {self.first_invalid}; drop_invalid leaves them out"
             )
-        if self._sample is None:
+        if not self._waiting:
             raise ValueError(f"logits must have at least one row to audit, got {self.rows - self.invalid}")
-        if self.values == "logits" and self._like_probabilities and len(self._keys) > 1:
+        if (
+            self.values == "logits"
+            and self._like_probabilities
+            and sum(len(keys) for keys, _, _ in self._waiting) > 1
+        ):
             what = "lie in [0, 1]"
             if self.probabilities.whole:
                 what += " and sum to 1 in each row, or are percents that sum to 100"
             raise ValueError(f'logits look like probabilities: all {what}; say values="probabilities" if they are')
 
     @property
-    def metric(self) -> MeanConfusion:
+    def metric(self) -> "MeanConfusion":
         """Return the mean confusion of the audited link."""
         return self.metrics[self.link]
 
@@ -193,18 +205,22 @@ class Evidence:
     def sample(self) -> tuple[Tensor, Tensor]:
         """Return a random sample of rows, (n, K) float64 logits and (n,) labels; all of them where they are
         few."""
-        assert self._sample is not None
-        return self._sample[0].double(), self._sample[1]
+        assert self._waiting
+        self._choose()
+        ((_, rows, labels),) = self._waiting
+        return rows.double(), labels
 
     @property
     def mean_row_sum(self) -> float:
         """Return the mean over rows of the sum of sigmoids: near 1 under plain one-vs-all losses, anything under
         softmax."""
-        return float(self._row_sums) / max(1, int(self.metric.class_counts.sum()))
+        if "logistic" not in self.metrics:
+            return 0.0
+        return float(self.metrics["logistic"].fold_sums.sum()) / max(1, int(self.metric.class_counts.sum()))
 
     @property
     def statistics(self) -> tuple[Tensor, Tensor]:
-        """Return what :func:`logistic_statistics` returns, of all rows."""
+        """Return what :func:`~steelyard.balance.logistic_statistics` returns, of all rows."""
         counts = self.metric.class_counts[:, None]
         A, V = (self._statistics / counts).masked_fill(counts == 0, torch.nan)
         return A, V
@@ -253,14 +269,28 @@ class Evidence:
     def _keep(self, rows: Tensor, labels: Tensor) -> None:
         """Keep the rows with the smallest keys: as the keys are random, a random sample of all rows so far."""
         keys = torch.rand(len(rows), generator=self._generator, dtype=torch.float64)
-        if self._sample is not None:
-            keys = torch.cat([self._keys, keys])
-            kept, of_kept = self._sample
-            rows, labels = torch.cat([kept.to(rows.dtype), rows]), torch.cat([of_kept, labels])
+        if self._largest < 1:  # few of many rows come in
+            near = keys < self._largest
+            keys, rows, labels = keys[near], rows[near], labels[near]
+        self._waiting.append((keys, rows, labels))
+        if sum(len(one) for one, _, _ in self._waiting) > 2 * self._kept:
+            self._choose()
+
+    def _choose(self) -> None:
+        """Choose among the rows that wait. With every batch it would take as long as all else."""
+        if len(self._waiting) < 2 and all(len(keys) <= self._kept for keys, _, _ in self._waiting):
+            return
+        dtype = max((rows.dtype for _, rows, _ in self._waiting), key=lambda one: one.itemsize)
+        keys, rows, labels = (
+            torch.cat([keys for keys, _, _ in self._waiting]),
+            torch.cat([rows.to(dtype) for _, rows, _ in self._waiting]),
+            torch.cat([labels for _, _, labels in self._waiting]),
+        )
         if len(keys) > self._kept:
             chosen = keys.topk(self._kept, largest=False).indices
             keys, rows, labels = keys[chosen], rows[chosen], labels[chosen]
-        self._keys, self._sample = keys, (rows, labels)
+            self._largest = float(keys.max())
+        self._waiting = [(keys, rows, labels)]
 
 
 def as_tensor(name: str, values: Rows) -> Tensor:

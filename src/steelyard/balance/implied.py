@@ -4,15 +4,17 @@ import math
 import warnings
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_number
-from steelyard.balance.gradient_ledger import GradientLedger
 from steelyard.balance.perron import communicating, gradient_weights, spectral_gap, stationary
 from steelyard.balance.setup import link_of
+
+if TYPE_CHECKING:
+    from steelyard.balance.gradient_ledger import GradientLedger
 
 
 @dataclass(frozen=True)
@@ -136,7 +138,7 @@ class ImpliedWeights:
 
 
 def implied_weights(
-    source: Tensor | GradientLedger,
+    source: "Tensor | GradientLedger",
     class_counts: Tensor | None = None,
     *,
     tolerance: float = 1e-6,
@@ -180,16 +182,16 @@ def implied_weights(
         tensor([1.0000, 1.0000], dtype=torch.float64)
     """
     tolerance = check_number("tolerance", tolerance, low=0, high=1)
-    if isinstance(source, GradientLedger):
+    if not isinstance(source, Tensor) and _is_ledger(source):
         if class_counts is not None or replicates is not None:
             raise TypeError("class_counts and replicates belong to a mean confusion, got them with a ledger")
         return _of_ledger(source, tolerance)
     if class_counts is None:
         raise TypeError("class_counts must be given with a mean confusion, got None")
-    return _of_confusion(source, class_counts, tolerance, replicates)
+    return _of_confusion(source, class_counts, tolerance, replicates)  # type: ignore[arg-type]  # a confusion
 
 
-def implied_pos_weight(ledger: GradientLedger) -> Tensor:
+def implied_pos_weight(ledger: "GradientLedger") -> Tensor:
     r"""Return the positive weight of each output that makes its law hold, push over pull.
 
     .. math:: u_j^{\text{implied}} = u_j\, \text{push}_j / \text{pull}_j
@@ -225,7 +227,13 @@ def implied_pos_weight(ledger: GradientLedger) -> Tensor:
     return torch.where((balance.pull_up > 0) & (balance.push_down > 0), ratio * stated, torch.nan)
 
 
-def _of_ledger(ledger: GradientLedger, tolerance: float) -> ImpliedWeights:
+def _is_ledger(source: object) -> "TypeGuard[GradientLedger]":
+    from steelyard.balance.gradient_ledger import GradientLedger  # a metric of torchmetrics, which takes seconds
+
+    return isinstance(source, GradientLedger)
+
+
+def _of_ledger(ledger: "GradientLedger", tolerance: float) -> ImpliedWeights:
     if not ledger.by_label:
         raise TypeError("source must be a ledger of class labels; independent outputs have implied_pos_weight")
     G, counts, masses = ledger.compute().cpu(), ledger.class_counts.cpu().double(), ledger.masses.cpu()

@@ -1,122 +1,14 @@
-"""The mean confusion of a classifier from its logits, at once or in a stream; its laws are in `laws`."""
+"""The mean confusion of a classifier from its logits; `confusion` has it in a stream, `laws` has its laws."""
 
-from collections.abc import Iterator
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
-from steelyard._common.checks import check_choice, check_integer, compute_dtype
-from steelyard.balance.folded import FoldedSums
+from steelyard._common.checks import check_choice
 from steelyard.targets import check_logits, check_target, class_means
 
 Link = Literal["softmax", "logistic"]
-_DENSE = 256  # up to so many cells a product with their one-hot rows is faster than sums over sorted rows
-
-
-class MeanConfusion(FoldedSums):
-    r"""Mean confusion of a stream of batches, in memory that does not grow with the samples.
-
-    .. math:: P_{kj} = \frac{1}{N_k} \sum_{i \in k} p_{ij}, \qquad
-        \mathrm{SE}_{kj}^2 = \frac{1}{N_k (N_k - 1)} \sum_{i \in k} (p_{ij} - P_{kj})^2
-
-    Probabilities and the sums of a batch are float32 (float64 for float64 logits); batches are added in float64.
-    Processes merge by adding up, so the result of several differs from one's by rounding alone: the order of the
-    additions is another.
-
-    Args:
-        num_classes: K, the columns of the logits; 1 for one binary output with labels 0 and 1, whose P is (2, 1).
-        link: ``"softmax"`` or ``"logistic"``; one output is ``"logistic"``.
-        ignore_index: label of positions that count for nothing.
-        folds: keep the sums in so many parts, each class spread evenly over them, for :meth:`jackknife`: errors of
-            anything that is made of P. Memory grows by K x K numbers for each.
-        **options: of ``torchmetrics.Metric``.
-
-    ``update(logits, target)`` takes what the losses take; ``compute()`` gives (K, K) float64, NaN rows for classes
-    without samples. :attr:`class_counts`, :meth:`standard_error`, :meth:`replicates` and :meth:`jackknife` belong
-    to it; under data parallelism each gathers all processes, as ``compute()`` does.
-
-    Raises:
-        TypeError, ValueError: as the losses do.
-
-    Source:
-        Li, Li, Pan, Zhu, AAAI 2020 (mean predicted probabilities); the standard errors are the usual ones.
-
-    Example:
-        >>> metric = MeanConfusion(2, link="softmax")
-        >>> metric.update(torch.tensor([[0.0, 0.0]]), torch.tensor([0]))
-        >>> metric.update(torch.tensor([[9.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
-        >>> metric.compute()
-        tensor([[0.7499, 0.2501],
-                [0.5000, 0.5000]], dtype=torch.float64)
-    """
-
-    square_sums: Tensor
-
-    def __init__(
-        self, num_classes: int, *, link: Link, ignore_index: int = -100, folds: int = 1, **options: Any
-    ) -> None:
-        check_choice("link", link, ("softmax", "logistic"))
-        rows = max(check_integer("num_classes", num_classes, low=1), 2)
-        if num_classes == 1 and link == "softmax":
-            raise ValueError('link must be "logistic" for one output, got "softmax"')
-        ignore_index = check_integer("ignore_index", ignore_index)
-        identity = (int(link == "softmax"), ignore_index)
-        super().__init__(rows, num_classes, check_integer("folds", folds, low=1), identity, **options)
-        self.num_classes, self.link, self.ignore_index = num_classes, link, ignore_index
-        self.add_state("square_sums", torch.zeros_like(self.fold_sums[0]), dist_reduce_fx="sum")
-
-    def update(self, logits: Tensor, target: Tensor) -> None:
-        """Add a batch."""
-        check_logits(logits)
-        if logits.shape[1] != self.num_classes:
-            raise ValueError(f"logits must have {self.num_classes} columns, got {logits.shape[1]}")
-        size = len(self.square_sums)
-        check_target(logits, target, num_labels=size, ignore_index=self.ignore_index, validate=None)
-        rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes)
-        rows, labels = rows.to(compute_dtype(rows)), target.long().reshape(-1)
-        p = torch.softmax(rows, 1) if self.link == "softmax" else torch.sigmoid(rows)
-        # The ignored come last, in a segment of their own, with probabilities of 0: theirs may be NaN.
-        ignored = labels == self.ignore_index
-        p, labels = p.masked_fill_(ignored[:, None], 0.0), labels.masked_fill(ignored, size)
-        cells = labels if self.folds == 1 else labels * self.folds + self._turn(labels, size)
-        cut, squares, counts = _segment_sums(p, cells, size * self.folds, self.folds)
-        self.fold_sums += cut.reshape(size, self.folds, self.num_classes).transpose(0, 1)
-        self.fold_counts += counts.reshape(size, self.folds).T
-        self.square_sums += squares
-
-    def compute(self) -> Tensor:
-        """Return the (K, K) float64 mean confusion so far."""
-        return _means(self.fold_sums.sum(0), self.fold_counts.sum(0))
-
-    @property
-    def class_counts(self) -> Tensor:
-        """Return the (K,) int64 samples of each class so far."""
-        with self._gathered():
-            return self.fold_counts.sum(0)
-
-    def standard_error(self) -> Tensor:
-        """Return the (K, K) float64 standard errors of the means; NaN for classes with fewer than two samples."""
-        with self._gathered():
-            counts = self.fold_counts.sum(0)[:, None].double()
-            mean = self.fold_sums.sum(0) / counts
-            variance = (self.square_sums / counts - mean.square()).clamp(min=0) / (counts - 1)
-            return variance.sqrt().masked_fill(counts < 2, torch.nan)
-
-    def replicates(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield mean confusion and class counts without the first fold, without the second, and so on.
-
-        Raises:
-            ValueError: there is one fold only.
-        """
-        if self.folds < 2:
-            raise ValueError("folds must be at least 2 for replicates, got 1")
-        with self._gathered():
-            sums, counts = self.fold_sums, self.fold_counts
-        total, samples = sums.sum(0), counts.sum(0)
-        for part, number in zip(sums, counts, strict=True):
-            yield _means((total - part).clamp(min=0), samples - number), samples - number
 
 
 def mean_confusion(
@@ -193,24 +85,3 @@ def logistic_statistics(logits: Tensor, target: Tensor, *, ignore_index: int = -
     variance, _ = class_means(torch.sigmoid(logits) * torch.sigmoid(-logits), target, ignore_index=ignore_index)
     absent = counts[:, None] == 0
     return softplus.masked_fill(absent, torch.nan), variance.masked_fill(absent, torch.nan)
-
-
-def _means(sums: Tensor, counts: Tensor) -> Tensor:
-    return (sums / counts[:, None]).masked_fill(counts[:, None] == 0, torch.nan)
-
-
-def _segment_sums(p: Tensor, cells: Tensor, size: int, folds: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the sums of p over the rows of each cell, of its squares over the cells of each class, and the cells'
-    counts.
-
-    Rows whose cell is `size` or above count for nothing; p is overwritten.
-    """
-    if size <= _DENSE:
-        member = p.new_zeros(len(p), size + folds).scatter_(1, cells[:, None], 1.0)[:, :size]
-        sums = member.T @ p
-        of_class = member.reshape(len(p), size // folds, folds).sum(2) if folds > 1 else member
-        return sums, of_class.T @ p.square_(), torch.bincount(cells, minlength=size + 1)[:size]
-    ordered, order = torch.sort(cells)
-    starts = torch.searchsorted(ordered, torch.arange(size + 1, device=cells.device))
-    sums = F.embedding_bag(order, p, starts, mode="sum")[:-1]
-    return sums, F.embedding_bag(order, p.square_(), starts[::folds], mode="sum")[:-1], starts.diff()

@@ -32,23 +32,25 @@ class _Stopped(BaseException):
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exit codes are 0, 1 (the run failed), 2 (it was asked for wrongly), 3 (an audit found
     what --fail-on names), and 128 plus the number of the signal that stopped it (129, 130 or 143)."""
+    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    resume = " with --resume" if given[0] == "compare" else ""
+    told = f"stopped; the same command{resume} goes on"
+    stop = functools.partial(_stop, told)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _stop)
+        signal.signal(number, stop)
     if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # unless nohup asked so
-        signal.signal(signal.SIGHUP, _stop)
+        signal.signal(signal.SIGHUP, stop)
     others = sys.unraisablehook
     sys.unraisablehook = functools.partial(_stop_again, others)
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a sign shows another
-    given = list(sys.argv[1:] if arguments is None else arguments) or ["--help"]
-    resume = " with --resume" if given[0] == "compare" else ""
     try:
         with warnings.catch_warnings():
             _quiet()
             _run(given, resume)
     except _Stopped as stopped:
-        _fail(f"stopped; the same command{resume} goes on", 128 + stopped.number)
+        _fail(told, 128 + stopped.number)
     finally:
         sys.unraisablehook = others
 
@@ -104,18 +106,41 @@ def _told(error: OSError) -> str:
     return error.strerror if error.filename is None else f"{error.filename}: {error.strerror}"
 
 
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise _Stopped(number)
+def _stop(told: str, number: int, frame: FrameType | None) -> None:
+    """Raise _Stopped, but not out of an import: libraries catch what their imports raise, and go on in halves."""
+    importer = _importer(frame)
+    if importer is None:
+        raise _Stopped(number)
+    if importer.startswith("steelyard.cli"):  # which holds nothing that has to be put down
+        _say(told)
+        sys.stdout.flush()
+        os._exit(128 + number)
+    _send_again(number)
+
+
+def _importer(frame: FrameType | None) -> str | None:
+    """Return the name of the module whose import runs, the outermost of several; None where none does."""
+    found, inside = None, False
+    while frame is not None:
+        machinery = frame.f_code.co_filename == "<frozen importlib._bootstrap>"
+        if inside and not machinery:
+            found = str(frame.f_globals.get("__name__"))
+        inside, frame = machinery, frame.f_back
+    return found
 
 
 def _stop_again(others: Callable[[Any], object], lost: Any) -> None:
     """Send a signal once more that came while an object was being deleted, where Python drops exceptions."""
     if isinstance(lost.exc_value, _Stopped):
-        again = threading.Timer(0.05, os.kill, (os.getpid(), lost.exc_value.number))
-        again.daemon = True
-        again.start()
+        _send_again(lost.exc_value.number)
     else:
         others(lost)
+
+
+def _send_again(number: int) -> None:
+    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _say(message: str) -> None:

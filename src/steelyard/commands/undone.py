@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from steelyard.auditing.gather import Values
 from steelyard.auditing.probabilities import Probabilities, are_percents, look_like_probabilities
-from steelyard.balance import MeanConfusion, TrainingSetup
+from steelyard.balance import TrainingSetup
 from steelyard.data import Predictions
 from steelyard.posterior import log_posterior
 
@@ -63,6 +63,8 @@ class Numbers:
         Raises:
             ValueError: a class without rows.
         """
+        from steelyard.balance import MeanConfusion  # with torchmetrics
+
         found = MeanConfusion(self.opened.num_classes, link="logistic")
         for rows, labels in self.opened.batches():
             kept = torch.isfinite(rows).all(1) & (labels >= 0)

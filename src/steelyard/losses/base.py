@@ -25,6 +25,7 @@ from steelyard.targets import (
     Layout,
     TargetLike,
     Targets,
+    are_plain,
     as_tensor,
     layout_of,
     read_dense,
@@ -36,6 +37,18 @@ from steelyard.weights.adjustments import initial_bias
 from steelyard.weights.counts import Counts, count_tensor
 
 Options = Mapping[str, Any]
+
+
+def are_usual(target: Tensor, options: Options) -> bool:
+    """Return whether no label is ignored or negative, and options say nothing else of where classes lie."""
+    ignored, classes = options["ignore_index"], options["class_dim"]
+    return (
+        type(ignored) is int
+        and ignored < 0
+        and type(classes) is int
+        and classes in (1, -1)
+        and target.min().item() >= 0
+    )
 
 
 class Loss(nn.Module):
@@ -77,6 +90,8 @@ class Loss(nn.Module):
     defaults: ClassVar[dict[str, dict[str, Any]]] = {}
     own: ClassVar[tuple[str, ...]] = ()
     """Names of the options that go to the formula."""
+    linked: ClassVar[tuple[str, ...]] = ()
+    """Names of the options that belong to one link."""
 
     link: Link
     class_weights: Tensor | None = option(
@@ -127,6 +142,7 @@ class Loss(nn.Module):
         cls.own = tuple(key for key in declared if key not in Loss.options)
         shared = {key: value for key, value in Loss.options.items() if key not in cls.refuses}
         cls.options = {**declared, **{k: v for k, v in shared.items() if k not in declared}}
+        cls.linked = tuple(key for key, one in cls.options.items() if one.link is not None)
         cls.defaults = {
             of: {k: v.default for k, v in cls.options.items() if v.of in ("both", of)}
             for of in ("module", "function")
@@ -145,6 +161,10 @@ class Loss(nn.Module):
             setattr(self, key, value)
 
     def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
+        if sample_weight is None:
+            found = self.quickly(logits, target, vars(self))
+            if found is not None:
+                return found
         return self.evaluate(logits, target, sample_weight, self.placed(logits))
 
     def __setattr__(self, key: str, value: Any) -> None:
@@ -275,9 +295,30 @@ class Loss(nn.Module):
                     f"it takes {', '.join(options)}"
                 )
             options[key] = cls.options[key].check(key, value)
-        for key, value in options.items():
-            cls.options[key].check_link(key, value, options.get("link", cls.link))
+        for key in cls.linked:
+            cls.options[key].check_link(key, options.get(key), options.get("link", cls.link))
         return options
+
+    @classmethod
+    def quickly(cls, logits: Tensor, target: TargetLike, options: Options) -> Tensor | None:
+        """Return what :meth:`quick` returns, None where it is not to be asked."""
+        if not isinstance(logits, Tensor):
+            return None
+        labels = target if isinstance(target, Tensor) else as_tensor(target, logits.device)
+        return cls.quick(logits, labels, options) if are_plain(logits, labels) else None
+
+    @classmethod
+    def quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
+        """Return what :meth:`evaluate` returns, where a few of torch's operations give it, or None.
+
+        A small batch spends its time on checks and on operations that it does not need. A loss may offer a short
+        way for the usual case; all others, and what is wrong, go the general way.
+
+        Args:
+            logits, target: as :func:`~steelyard.targets.are_plain` finds them.
+            options: all options; vectors on any device.
+        """
+        return None
 
     @classmethod
     def evaluate(

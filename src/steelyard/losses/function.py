@@ -16,7 +16,12 @@ def function_of(loss: type[Loss], name: str) -> LossFunction:
     def function(
         logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None, **options: Any
     ) -> Tensor:
-        return loss.evaluate(logits, target, sample_weight, loss.complete(options, of="function"))
+        completed = loss.complete(options, of="function")
+        if sample_weight is None:
+            found = loss.quickly(logits, target, completed)
+            if found is not None:
+                return found
+        return loss.evaluate(logits, target, sample_weight, completed)
 
     keyword = inspect.Parameter.KEYWORD_ONLY
     taken = {key: one for key, one in loss.options.items() if one.of != "module"}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from steelyard._common.checks import Beta, check_beta, check_integer, check_vector, compute_dtype
 from steelyard._common.spread import whole
 from steelyard._common.tracing import exports_to_onnx
+from steelyard.kernels.lgl_inr import small
 from steelyard.kernels.lgl_inr.dispatch import lgl_inr_columns
 from steelyard.kernels.lgl_inr.group import check_group, group_class_sums, lgl_inr_group_columns
 from steelyard.losses.base import Loss, Options
@@ -22,6 +23,9 @@ from steelyard.weights.counts import Counts
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
+
+
+_NOT_QUICK = ("output_weights", "pos_weight", "logit_adjustment", "mean_confusion", "process_group")
 
 
 def omega_of(P: Tensor, beta: float) -> Tensor:
@@ -220,12 +224,27 @@ class LGLINRLoss(Loss):
     def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
         if self.process_group is None:
             logits, target = whole(logits), whole(target)
+        if sample_weight is None and self.statistics == "batch":
+            found = self.quickly(logits, target, vars(self) | {"mean_confusion": None})
+            if found is not None:
+                return found
         options: dict[str, Any] = self.placed(logits) | {"mean_confusion": None}
         if self.statistics == "running":
             self._update(logits, target, options)
             seen = self.num_batches_tracked[:, None] > 0
             options["mean_confusion"] = self.running_mean_confusion.masked_fill(~seen, torch.nan)
         return self.evaluate(logits, target, sample_weight, options)
+
+    @classmethod
+    def quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
+        """Return the sum or mean over columns without weights of small float32 logits, by compiled code."""
+        if any(options[key] is not None for key in _NOT_QUICK) or options["class_dim"] not in (1, -1):
+            return None
+        reduction, ignored, detached = (options[key] for key in ("reduction", "ignore_index", "detach_weights"))
+        if reduction == "none" or type(ignored) is not int or not small.takes(logits):
+            return None
+        total = small.small_total(logits, target, check_beta(options["beta"], logits.shape[1]), detached, ignored)
+        return total if total is None or reduction == "sum" else total / logits.shape[1]
 
     @classmethod
     def evaluate(

@@ -4,7 +4,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard.losses.base import Loss
+from steelyard._common.checks import are_ready, compute_dtype
+from steelyard.losses.base import Loss, Options, are_usual
 from steelyard.losses.function import function_of
 from steelyard.losses.options import NORMALIZATIONS, Normalization, option
 from steelyard.losses.registry import register
@@ -71,6 +72,28 @@ class SoftmaxLoss(Loss):
         kind="choice",
         choices=NORMALIZATIONS,
     )
+
+    @classmethod
+    def quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
+        """Return the cross-entropy of plain labels by one call of torch's, which looks for labels out of range
+        itself."""
+        if not are_usual(target, options) or options["logit_adjustment"] is not None:
+            return None
+        target = target.long()
+        weights, reduction, smoothing = options["class_weights"], options["reduction"], options["label_smoothing"]
+        rows, counted = logits.to(compute_dtype(logits)), False
+        if reduction == "mean":
+            if options["normalization"] == "none":
+                reduction = "sum"
+            elif weights is not None and options["normalization"] == "count":
+                reduction, counted = "sum", True
+        if weights is not None and (smoothing or not are_ready(weights, logits.shape[1], rows.dtype)):
+            return None
+        try:
+            loss = F.cross_entropy(rows, target, weights, reduction=reduction, label_smoothing=smoothing)
+        except IndexError:  # a label out of range, of which the general way says which and where
+            return None
+        return loss / len(target) if counted else loss
 
 
 softmax_loss = function_of(SoftmaxLoss, "softmax_loss")

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 _LIBRARY = Path(__file__).with_name("liblgl_inr.so")
+Segments = tuple[Tensor, Tensor, Tensor]
 _ABI = 2  # as in the source: a library of another is left alone
+_NARROWEST = 16  # columns that a thread takes at least, as in the source
 
 
 def takes(logits: Tensor) -> bool:
@@ -42,26 +44,35 @@ def library() -> ctypes.CDLL | None:
     return found
 
 
-def segments(target: Tensor, num_classes: int, ignore_index: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The rows sorted by label, (N,), as S segments, one a class: their starts, (S + 1,), and labels, (S,).
-
-    The ignored rows form one of label `num_classes`, the last.
-    """
-    compiled = library()
-    assert compiled is not None
-    target, rows = target.long().contiguous(), len(target)
-    order, offsets, labels = (target.new_empty(size) for size in (rows, rows + 1, rows))
-    size = compiled.lgl_inr_segments(
-        *(target.data_ptr(), rows, num_classes, ignore_index),
-        *(order.data_ptr(), offsets.data_ptr(), labels.data_ptr()),
-    )
-    if size < 0:
-        wrong = -1 - size
+def segments(target: Tensor, num_classes: int, ignore_index: int) -> Segments:
+    """As :func:`find_segments`, for labels that are known to be in range."""
+    found = find_segments(target, num_classes, ignore_index)
+    if found is None:
+        wrong = int((((target < 0) | (target >= num_classes)) & (target != ignore_index)).nonzero()[0])
         raise RuntimeError(
             f"target must hold labels from 0 to {num_classes - 1} or {ignore_index}, "
             f"got {int(target[wrong])} at position {wrong}"
         )
-    return order, offsets[: size + 1], labels[:size]
+    return found
+
+
+def find_segments(target: Tensor, num_classes: int, ignore_index: int) -> Segments | None:
+    """The rows sorted by label, (N,), as S segments, one a class: their starts, (S + 1,), and labels, (S,).
+
+    The ignored rows form one of label `num_classes`, the last. None where a label is neither a class nor ignored.
+    """
+    compiled = library()
+    assert compiled is not None
+    target, rows = target.long().contiguous(), len(target)
+    room = target.new_empty(3 * rows + 1)
+    start = room.data_ptr()
+    size = compiled.lgl_inr_segments(
+        *(target.data_ptr(), rows, num_classes, ignore_index),
+        *(start, start + 16 * rows, start + 8 * rows),
+    )
+    if size < 0:
+        return None
+    return room[:rows], room[2 * rows : 2 * rows + size + 1], room[rows : rows + size]
 
 
 def columns(
@@ -93,7 +104,7 @@ def columns(
         *(order.data_ptr(), offsets.data_ptr(), labels.data_ptr(), len(labels)),
         *(None if pos_weight is None else pos_weight.data_ptr(), beta, detach_weights),
         *(loss.data_ptr(), None if out is None else out.data_ptr(), 0 if out is None else out.stride(0)),
-        torch.get_num_threads(),
+        min(torch.get_num_threads(), -(-logits.shape[1] // _NARROWEST)),  # nothing is left for more
     )
     if failed:
         raise MemoryError("no memory for the statistics of the classes of this batch")

@@ -27,7 +27,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from steelyard._common.private_torch import constant_when_compiled
+from steelyard._common.private_torch import constant_when_traced
 from steelyard.kernels.autograd import map_slices, may_have_tangent, once, refuse_tangents
 from steelyard.kernels.lgl_inr.plan import FIXED_SHIFT_BETA, make_segments
 
@@ -60,12 +60,12 @@ def takes(logits: Tensor, beta: float) -> bool:
 
 
 # A constant, or torch.compile would trace into the query and break the graph.
-@constant_when_compiled
+@constant_when_traced
 def is_recent(index: int) -> bool:
     return torch.cuda.get_device_capability(index) >= (8, 0)  # before: no bfloat16 in hardware
 
 
-@constant_when_compiled
+@constant_when_traced
 def _launches() -> bool:
     return _starts()  # not cached itself: torch.compile looks through caches
 
