@@ -70,7 +70,7 @@ def test_a_file_of_features_gives_what_the_tensors_give(features, tmp_path):
     assert AdviceResults.from_dict(read.to_dict()) == read
     rows = read_rows(tmp_path / "out", 3).models[0]
     assert sum(rows.kept) == 540
-    decided = decide_packed(rows.unpack(3), np.zeros(3), rows.step)
+    decided = decide_packed(rows, rows.unpack(3), np.zeros(3))
     own = rows.unpack(3).target
     recall = [(decided[own == k] == k).mean() for k in range(3)]
     assert recall == pytest.approx(direct.table[0].recall.tolist(), abs=rows.rounding * 3 + 1e-9)
