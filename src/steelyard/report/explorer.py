@@ -21,13 +21,13 @@ MOST_ROWS = 4000
 MOST_MODELS = 6
 BUDGET = 450_000
 """Characters of packed rows in a page, of all models together."""
-_MANY, _MANY_BUDGET = 300, 300_000  # classes, whose figures need room too
+_MANY, _MANY_BUDGET = 300, 650_000  # classes, whose figures are smaller
 _REACH = 64.0
 """A class is that far below its row's largest at most: no slider of the page goes half as far."""
 _BITS = (16, 14, 12, 10)  # of a score, where there is room
 _CHOICES = (64, 32, 16)  # scores of a row that are kept where all are too many, with the fewest bits
 _LEAST = 0.4  # characters that a number takes at least
-_EXPONENTS = (-1.0, -0.5, 0.0, 0.5, 1.0, 1.5, 2.0)  # of the page's slider, where the cost of packing is measured
+_EXPONENTS = (-1.0, 0.0, 0.5, 1.0, 2.0)  # of the page's slider, where the cost of packing is measured
 _THRESHOLDS = range(-10, 11)  # of the page's sliders, of outputs that stand for themselves
 _SAME = 1e-3  # relative, of weights that are a power of the counts
 _TRIED = 64  # rows on which a posterior is looked at
@@ -96,7 +96,7 @@ def pack_rows(
         ValueError: scores that are NaN or plus infinity.
     """
     chosen = list(models)[:MOST_MODELS]
-    budget = min(budget, _MANY_BUDGET) if size > _MANY else budget
+    budget = _MANY_BUDGET if size > _MANY and budget == BUDGET else budget
     counts = None if train_counts is None else np.asarray(train_counts, dtype=np.int64)
     packed = [_pack(model, size, budget // len(chosen), counts) for model in chosen]
     whole = [one for one in packed if one is not None]
@@ -252,7 +252,7 @@ def _pack(model: Model, size: int, budget: int, train_counts: Indices | None) ->
                     differ=0,
                     rounding=0.0,
                     sampling=0.0,
-                    undo=None if model.undo is None else [float(v) for v in model.undo],
+                    undo=None if model.undo is None else [round(float(v), 6) for v in model.undo],
                     words=words,
                 )
                 return _measured(packed, model, scores, size, log_w)
