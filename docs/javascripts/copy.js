@@ -17,3 +17,11 @@ document.addEventListener("click", (event) => {  // before the theme's own liste
   const code = button && document.querySelector(button.dataset.clipboardTarget);
   if (code && /^>>> /m.test(code.textContent)) button.dataset.clipboardText = statements(code.textContent);
 }, true);
+
+// What the theme leaves without a name of its own, for readers who hear the page.
+document.addEventListener("DOMContentLoaded", () => {
+  const named = (selector, name) => document.querySelectorAll(selector).forEach((part, i) => part.setAttribute("aria-label", name(i)));
+  named(".md-search", () => "Search");
+  let blocks = 0;
+  new MutationObserver(() => named(".md-code__nav:not([aria-label])", () => `Copy code ${(blocks += 1)}`)).observe(document.body, { childList: true, subtree: true });
+});
