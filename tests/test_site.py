@@ -173,7 +173,7 @@ def test_the_copy_button_takes_statements_alone(site):
     taken = """() => new Promise((done) => {
         document.addEventListener("copy", () => done(document.activeElement.value || getSelection().toString()), { once: true });
         const code = [...document.querySelectorAll("pre > code")].find((one) => one.textContent.includes(">>> "));
-        code.closest("pre").querySelector(".md-clipboard").click();
+        code.closest("pre").querySelector("[data-clipboard-target]").click();
     })"""
     with opened(site / "start.html") as (ask, said):
         session = ask(

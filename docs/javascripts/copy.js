@@ -13,7 +13,7 @@ const statements = (text) => {
 };
 
 document.addEventListener("click", (event) => {  // before the theme's own listener, which prefers this attribute
-  const button = event.target.closest && event.target.closest(".md-clipboard");
+  const button = event.target.closest && event.target.closest("[data-clipboard-target]");
   const code = button && document.querySelector(button.dataset.clipboardTarget);
   if (code && /^>>> /m.test(code.textContent)) button.dataset.clipboardText = statements(code.textContent);
 }, true);
