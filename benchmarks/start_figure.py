@@ -23,7 +23,11 @@ from steelyard.auditing import AuditReport
 from steelyard.report.style import STYLE
 
 IMBALANCE, EPOCHS = 30, 300
-INK = "#3c3c3c"
+GREY = "#757575"  # readable on a white ground and on a dark one: the picture has none of its own
+_COLOURED = ("text.color", "axes.labelcolor", "axes.titlecolor", "axes.edgecolor")
+COLOURS = dict.fromkeys(
+    (*_COLOURED, *(f"{side}tick.{part}" for side in "xy" for part in ("color", "labelcolor"))), GREY
+)
 
 
 def digits() -> tuple[Tensor, Tensor]:
@@ -54,10 +58,10 @@ def trained(inputs: Tensor, labels: Tensor, loss: nn.Module) -> Tensor:
 def draw(reports: dict[str, AuditReport], weights: Tensor) -> str:
     """Return the figure as SVG text: for each class the weight that was stated, and the one that it behaves by."""
     stated = weights.numpy()
-    with mpl.rc_context(STYLE | {"svg.hashsalt": "steelyard", "font.size": 11}):
+    with mpl.rc_context(STYLE | COLOURS | {"svg.hashsalt": "steelyard", "font.size": 11}):
         figure = Figure(figsize=(9.2, 4.3), layout="constrained")
         axes = figure.subplots(1, 2, sharex=True, sharey=True)
-        for ax, (name, report), colour in zip(axes, reports.items(), ("#0072B2", "#D55E00"), strict=True):
+        for ax, (name, report), colour in zip(axes, reports.items(), ("#2A86C2", "#D55E00"), strict=True):
             ratio = report.implied_over_stated
             power = report.findings[0].measure
             assert ratio is not None
@@ -65,13 +69,15 @@ def draw(reports: dict[str, AuditReport], weights: Tensor) -> str:
             implied = stated * ratio.numpy()
             implied *= np.exp(np.log(stated).mean() - np.log(implied).mean())  # of weights only ratios count
             line = np.array([stated.min(), stated.max()])
-            ax.plot(line, line, color="#8a8a8a", linewidth=1, linestyle="--", zorder=1)
+            ax.plot(line, line, color=GREY, linewidth=1, linestyle="--", zorder=1)
             ax.annotate(
-                "as stated", (line[1], line[1]), (-14, -8), textcoords="offset points", ha="right", color="#666666"
+                "as stated", (line[1], line[1]), (-14, -8), textcoords="offset points", ha="right", color=GREY
             )
             ax.scatter(stated, implied, s=42, color=colour, zorder=2)
             for k in (0, 9):
-                ax.annotate(f"digit {k}", (stated[k], implied[k]), (8, -13), textcoords="offset points", color=INK)
+                ax.annotate(
+                    f"digit {k}", (stated[k], implied[k]), (8, -13), textcoords="offset points", color=GREY
+                )
             ax.set(xscale="log", yscale="log", xlabel="weight that was stated")
             for axis in (ax.xaxis, ax.yaxis):
                 axis.set_major_locator(FixedLocator([0.1, 0.3, 1, 3]))

@@ -16,6 +16,7 @@ import yaml
 from steelyard.balance import implied_weights, mean_confusion
 from steelyard.forecasting import fit_head
 from tests.report.browser import opened
+from tests.report.test_behaviour import violations
 
 ROOT = Path(__file__).parents[1]
 
@@ -157,6 +158,33 @@ def test_page_opens_from_a_folder(site, page, width):
             ask("performance.getEntriesByType('resource').filter(e => !/^(file|data):/.test(e.name)).length") == 0
         )
         assert said == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize("page", ["index", "start", "theory", "losses"])
+def test_axe_finds_nothing_on_the_main_pages(site, page, dark):
+    """The rules of WCAG; what axe-core only advises is left to the theme."""
+    assert violations(site / f"{page}.html", 1400, dark, tags=["wcag2a", "wcag2aa", "wcag21a", "wcag21aa"]) == []
+
+
+@pytest.mark.slow
+def test_the_copy_button_takes_statements_alone(site):
+    taken = """() => new Promise((done) => {
+        document.addEventListener("copy", () => done(document.activeElement.value || getSelection().toString()), { once: true });
+        const code = [...document.querySelectorAll("pre > code")].find((one) => one.textContent.includes(">>> "));
+        code.closest("pre").querySelector("[data-clipboard-target]").click();
+    })"""
+    with opened(site / "start.html") as (ask, said):
+        session = ask(
+            "[...document.querySelectorAll('pre > code')].map(e => e.textContent).find(t => t.includes('>>> '))"
+        )
+        found = ask(lambda p: p.evaluate(taken))
+        assert said == []
+    statements = [line[4:] for line in session.splitlines() if line[:3] in (">>>", "...")]
+    assert len(statements) < len(session.splitlines()), "the session must have answers"
+    assert found.splitlines() == statements
+    compile(found, "copied", "exec")
 
 
 @pytest.mark.slow

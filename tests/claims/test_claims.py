@@ -12,6 +12,7 @@ from steelyard.experiments.statistics import holm, p_value
 from steelyard.report import write_claim_page
 from tests.helpers import run_command
 from tests.report.browser import check_page
+from tests.report.test_behaviour import violations
 
 SMALL = {
     "c1": {"weights": [0.25, 4.0], "ratios": [1.0, 10.0], "weight_decays": [5e-4], "seeds": 1, "epochs": 3},
@@ -63,6 +64,7 @@ def test_claim_runs_to_its_page_and_again_in_no_time(tmp_path, claim):
     assert len(rows) == len(told)
     page = tmp_path / claim / "report.html"
     check_page(page, figures=1)
+    assert [found for dark in (False, True) for found in violations(page, 390, dark)] == []
     assert "&lt;c&gt;" in page.read_text()
     again = reproduce(claim, config, tmp_path / claim, on_done=told.__setitem__)
     assert set(told.values()) == {"was finished"}

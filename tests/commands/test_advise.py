@@ -64,13 +64,16 @@ def test_a_file_of_features_gives_what_the_tensors_give(features, tmp_path):
     check_page(tmp_path / "out/report.html", figures=0)
     text = (tmp_path / "out/report.html").read_text()
     assert escape(direct.sentence) in text
+    first, second = str(direct).split("\n")
+    assert first == direct.sentence
+    assert second.startswith(f"{len(direct.table)} ways tried on 540 rows of 3 classes, judged out of fold in ")
     assert write_advise_page(tmp_path / "out").read_text() == text
     assert 'id="explorer"' not in write_advise_page(tmp_path / "out", rows=False).read_text()
     read = AdviceResults.read(tmp_path / "out")
     assert AdviceResults.from_dict(read.to_dict()) == read
     rows = read_rows(tmp_path / "out", 3).models[0]
     assert sum(rows.kept) == 540
-    decided = decide_packed(rows.unpack(3), np.zeros(3), rows.step)
+    decided = decide_packed(rows, rows.unpack(3), np.zeros(3))
     own = rows.unpack(3).target
     recall = [(decided[own == k] == k).mean() for k in range(3)]
     assert recall == pytest.approx(direct.table[0].recall.tolist(), abs=rows.rounding * 3 + 1e-9)

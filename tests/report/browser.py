@@ -24,7 +24,7 @@ _MARKS = """figure => [...figure.querySelectorAll('svg path, svg circle, svg rec
 _thread = ThreadPoolExecutor(1)
 
 
-def check_page(path, widths=(360, 1280), least=10, figures=4):
+def check_page(path, widths=(360, 1280), least=8, figures=4):
     """No console message, no error, no request but the page itself, at least so many marks in every figure, no
     sideways scroll."""
     _needed()

@@ -14,7 +14,7 @@ from steelyard import TrainingSetup, decide
 from steelyard.deciding import create_objective
 from steelyard.deciding.search import confusion_of
 from steelyard.report import write_explorer
-from steelyard.report.explorer import Model, decide_packed, exponent_of, pack_rows, read_rows, undo_of
+from steelyard.report.explorer import Model, decide_packed, explorer_of, exponent_of, pack_rows, read_rows, undo_of
 from steelyard.report.results import HeldOutRows
 from tests.helpers import NASTY
 from tests.report.browser import opened
@@ -49,16 +49,86 @@ def test_rare_classes_are_kept_whole_and_the_same_rows_drawn_again():
     assert pack_rows([Model("a", scores, target)], 20).models == found.models
 
 
-def test_unpacked_scores_are_the_rows_to_half_a_step():
+def test_unpacked_scores_are_the_rows_to_a_small_step():
     scores, target = make_rows(6, 300)
     one = pack_rows([Model("a", scores, target)], 6).models[0]
     rows = one.unpack(6)
     assert one.kept == np.bincount(target).tolist()
     assert np.bincount(rows.target).tolist() == one.kept
-    below = np.sort(scores.max(1, keepdims=True) - scores, axis=0)
-    assert np.abs(np.sort(rows.steps * one.step, axis=0) - below).max() <= one.step / 2
-    assert one.rounding <= 2 / min(one.kept) / 6 + 2 / 300
-    assert one.sampling == one.rounding  # all rows are there
+    below = np.sort((scores.max(1, keepdims=True) - scores)[np.argsort(target, kind="stable")], axis=0)
+    assert np.abs(np.sort(one.values(rows.steps), axis=0) - below).max() < 1e-3
+    assert one.bits == 16
+    assert one.sampling == one.rounding == one.differ == 0  # all rows are there
+
+
+def spoiled(scores, how):
+    """Scores of another scale: of all, of one row, or of every row its own."""
+    row = np.arange(len(scores))[:, None]
+    return {
+        "tiny": scores * 1e-3,
+        "huge": scores * 1e4,
+        "a huge row among tiny ones": np.where(row == 5, scores * 1e4, scores * 1e-3),
+        "a huge row": np.where(row == 5, scores * 1e9, scores),
+        "a huge class": scores + np.where(np.arange(scores.shape[1]) == 1, -1e4, 0.0),
+        "of all sizes": scores * 10.0 ** np.random.default_rng(0).uniform(-3, 4, (len(scores), 1)),
+        "none": np.zeros_like(scores),
+    }[how]
+
+
+HOW = ("tiny", "huge", "a huge row among tiny ones", "a huge row", "a huge class", "of all sizes", "none")
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_no_scale_of_the_scores_makes_decisions_wrong(how):
+    """Rare classes have few rows, where one wrong decision is many points of recall."""
+    random = np.random.default_rng(3)
+    target = np.repeat(np.arange(7), [3000, 500, 300, 150, 30, 6, 3])
+    scores = random.normal(0, 1, (len(target), 7)) + np.eye(7)[target]
+    scores = spoiled(scores, how)
+    one = pack_rows([Model("a", scores, target)], 7).models[0]
+    rows, factor = one.unpack(7), np.log(len(target) / 7 / np.bincount(target))
+    order = np.argsort(target, kind="stable")
+    assert sum(one.kept) == len(target)
+    assert one.differ <= 2
+    apart = []
+    for exponent in np.arange(-1, 2.01, 0.1):  # the whole slider, also between the exponents that were measured
+        shift = exponent * factor
+        told = np.sort(7 * rows.target + decide_packed(one, rows, shift))
+        exact = np.sort(7 * target[order] + (scores[order] + shift).argmax(1))
+        apart.append(int((np.bincount(told, minlength=49) != np.bincount(exact, minlength=49)).sum()))
+    assert max(apart) <= 4, f"cells of the confusion that differ: {apart}"
+    assert sum(apart) <= 12
+    decided = decide_packed(one, rows, np.zeros(7))
+    assert (np.bincount(decided, minlength=7) == np.bincount(scores.argmax(1), minlength=7)).all()
+
+
+@pytest.mark.parametrize("how", HOW)
+def test_no_scale_of_outputs_makes_decisions_wrong(how):
+    scores, truth = make_outputs(3000)
+    scores = spoiled(scores, how)
+    one = pack_rows([Model("a", scores, truth)], 4).models[0]
+    rows = one.unpack(4, outputs=True)
+    found = one.values(rows.steps.astype(np.int64) - 32768)
+    assert one.differ <= 6
+    for k in range(4):
+        assert (found[:, k] > 0).sum() == (scores[:, k] > 0).sum(), "no decision at 0 may move"
+        ends = np.sort(scores[:, k])
+        assert np.sort(found[:, k]) == pytest.approx(ends, rel=1e-3, abs=1e-3 * np.median(np.abs(scores)))
+
+
+def test_a_page_says_what_its_packing_costs(tmp_path):
+    scores, target = make_rows(5, 400)
+    text = write_explorer(tmp_path / "page.html", scores, target).read_text()
+    assert "every decision is that of the exact scores" in text
+    rows = pack_rows([Model("a", *make_rows(10, 10_000))], 10, budget=70_000)
+    page, one = explorer_of(rows, ["x"] * 10, [1] * 10), rows.models[0]
+    assert page["differ"] == one.differ > 0
+    assert page["decisions"] == f"{sum(one.kept):,}"
+    assert float(page["rounding"]) >= 100 * one.rounding > 0
+    text = write_explorer(tmp_path / "page.html", *make_outputs()).read_text()
+    notes = text[text.index("x-notes") :]
+    assert "exponent" not in notes[: notes.index("</p>")]
+    assert "thresholds from 0.00005 to 0.99995" in notes
 
 
 def test_what_packing_costs_is_what_it_costs():
@@ -68,7 +138,7 @@ def test_what_packing_costs_is_what_it_costs():
     one, held_out = found.models[0], np.bincount(target)
     assert one.choices < 60 or sum(one.kept) < 4000
     rows, log_w = one.unpack(60), np.log(9000 / 60 / held_out)
-    decided = decide_packed(rows, 0.5 * log_w, one.step)
+    decided = decide_packed(one, rows, 0.5 * log_w)
     page = np.mean([(decided[rows.target == k] == k).mean() for k in range(60)])
     exact = (scores + 0.5 * log_w).argmax(1)
     assert abs(page - np.mean([(exact[target == k] == k).mean() for k in range(60)])) <= one.sampling + 1e-12
@@ -86,7 +156,7 @@ def test_more_classes_than_room_give_no_rows():
 def raise_if_no_room(scores, target):
     from steelyard.report import explorer_page
 
-    kept, explorer_page.pack_rows = explorer_page.pack_rows, lambda models, size: None
+    kept, explorer_page.pack_rows = explorer_page.pack_rows, lambda models, size, train_counts: None
     try:
         write_explorer("/nowhere", scores, target)
     finally:
@@ -100,6 +170,9 @@ def test_scores_that_are_no_numbers_are_refused():
         pack_rows([Model("a", scores, target)], 3)
     scores[4, 1] = -np.inf
     assert pack_rows([Model("a", scores, target)], 3).models[0].unpack(3).steps.max() == 65535
+    scores[4] = -np.inf
+    with pytest.raises(ValueError, match="scores of a must not be minus infinity for every class of a row"):
+        pack_rows([Model("a", scores, target)], 3)
 
 
 @pytest.mark.parametrize(
@@ -110,6 +183,7 @@ def test_scores_that_are_no_numbers_are_refused():
         ({"kept": [1, 1, 1]}, "words must hold 12 numbers"),
         ({"kept": [10**9, 1, 1]}, "kept must be at most held_out"),
         ({"choices": 4}, "choices must be 1 to 3"),
+        ({"unit": 0.0}, "scale and unit must be positive, got"),
         ({"undo": [0.0]}, "undo must have 3 entries"),
     ],
 )
@@ -213,10 +287,10 @@ def test_numbers_of_the_page_are_those_of_python(page):
 def check_numbers(case, data, shown, shifted, share, cost):
     cards, values, table, _ = shown
     one = HeldOutRows.from_dict(
-        {"finished": "", "schema": 1, "kind": "classes", "size": 5, "models": data["models"]}
+        {"finished": "", "schema": 2, "kind": "classes", "size": 5, "models": data["models"]}
     ).models[0]
     rows, train = one.unpack(5), np.asarray(data["train"], dtype=float)
-    scores, target = torch.from_numpy(-one.step * rows.steps), torch.from_numpy(rows.target.astype(np.int64))
+    scores, target = torch.from_numpy(-one.values(rows.steps)), torch.from_numpy(rows.target.astype(np.int64))
     prior = np.asarray(one.held_out, dtype=float) if share is None else train ** (1 - share)
     prior /= prior.sum()
     if shifted is None:  # the decision of least expected cost, by steelyard.decide under the prior of use
@@ -249,7 +323,7 @@ def test_numbers_are_the_same_to_the_last_digit(page):
     """The script's own numbers, for shifts at random, with and without scores left out."""
     scores, target = make_rows(60, 3000)
     dense = pack_rows([Model("a", scores, target)], 60)
-    sparse = pack_rows([Model("a", scores, target)], 60, budget=30_000)
+    sparse = pack_rows([Model("a", scores, target)], 60, budget=60_000)
     assert dense.models[0].choices == 60
     assert sparse.models[0].choices < 60
     shift = np.random.default_rng(1).normal(0, 1.5, 60)
@@ -269,7 +343,7 @@ def test_numbers_are_the_same_to_the_last_digit(page):
                     [one.to_dict(), shift.tolist()],
                 )
             )
-            expected = decide_packed(rows, shift, one.step)
+            expected = decide_packed(one, rows, shift)
             assert decided[0] == expected.tolist()
             weight = (np.asarray(one.held_out) / np.asarray(one.kept))[rows.target]
             right = np.bincount(rows.target, weight * (expected == rows.target), minlength=60)
@@ -349,7 +423,7 @@ def test_outputs_have_thresholds(tmp_path):
         micro, code = ask(
             "[document.querySelectorAll('#x-numbers dd')[1].textContent, document.getElementById('x-code').textContent]"
         )
-    told = np.rint(scores * 64) / 64 > np.array([0, np.log(4), 0, 0])
+    told = scores > np.array([0, np.log(4), 0, 0])
     own = truth > 0
     for j in range(4):
         assert values[j][0].startswith(f"recall{100 * told[own[:, j], j].mean():.1f}%")

@@ -232,6 +232,14 @@ def test_figures_are_well_formed_and_their_ids_their_own():
     assert ids[0]
     assert not ids[0] & ids[1]
     assert not ids[1] & ids[2]
+    for drawn in (balance_figure([("a", np.ones(9), np.ones(9))] * 3, Classes(NASTY[:9], [1] * 9), title="b"),
+                  confusion_figure([("a", np.eye(9))] * 3, Classes(NASTY[:9], [1] * 9), title="c")):  # fmt: skip
+        own = [
+            {e.get("id") for e in panel.iter() if e.get("id")}
+            for panel in ET.fromstring(drawn).iter("{http://www.w3.org/2000/svg}svg")
+        ]
+        assert len(own) == 3, "several panels are drawn once each, not for two widths"
+        assert sum(map(len, own)) == len(set.union(*own)) > 0
 
 
 @pytest.mark.parametrize("at", range(4))
@@ -241,7 +249,7 @@ def test_a_side_that_is_nothing_has_no_marker_and_the_others_their_values(at):
     text = balance_figure(
         [("a", pull, np.ones(4)), ("b", np.ones(4), pull)], Classes(list("wxyz"), [9] * 4), title="b"
     )
-    told = re.findall("<title>([w-z]), pull up: ([^<]*)</title>", text.partition("</svg>")[0])
+    told = re.findall("<title>([w-z]), pull up: ([^<]*)</title>", text)
     assert told == [(name, f"{v:.3g}") for name, v in zip("wxyz", pull, strict=True) if v > 0] + [
         (n, "1") for n in "wxyz"
     ]

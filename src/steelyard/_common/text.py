@@ -69,3 +69,35 @@ def reason_of(error: object, most: int = 200) -> str:
 def exact(number: float) -> str:
     """Return a number as no other number is written: short where that says it all."""
     return f"{number:g}" if float(f"{number:g}") == number else repr(number)
+
+
+OTHER_NAMES = {
+    "lr": ("learning-rates", "rate"),
+    "learningrate": ("learning-rates", "rate"),
+    "eta": ("learning-rates", "rate"),
+    "loss": ("losses", "loss"),
+    "losses": ("loss", "losses"),
+    "bs": ("batch-size",),
+    "data": ("dataset",),
+    "model": ("backbone", "learner"),
+    "network": ("backbone", "learner"),
+    "nestimators": ("rounds",),
+    "classweight": ("weights", "losses", "schemes"),
+    "classweights": ("weights", "losses", "schemes"),
+    "scaleposweight": ("pos-weights",),
+    "label": ("target",),
+    "labels": ("target",),
+    "seed": ("seeds", "seed"),
+    "output": ("out",),
+    "outdir": ("out",),
+    "wd": ("weight-decay",),
+    "scheme": ("weights", "schemes"),
+    "threshold": ("offsets",),
+    "verbose": ("quiet",),
+}
+"""What other tools call an option or a key of a configuration, without hyphens, and ours."""
+
+
+def plain_name(word: str) -> str:
+    """Return the name of an option or a key in small letters, without hyphens and underscores."""
+    return word.lower().replace("-", "").replace("_", "")

@@ -30,13 +30,11 @@ commands.add_command(advise)
 commands.add_command(open_page)
 
 
-_BACKBONES = "Network: mlp, small-cnn, resnet32, or timm:NAME, torchvision:NAME, transformers:NAME."
-_LEARNER = (
-    "linear, mlp, network, xgboost, lightgbm, hist-gradient-boosting or module:function.  [default: network]"
-)
+_BACKBONES = "mlp, small-cnn, resnet32, timm:NAME ..."
+_LEARNER = "linear, mlp, xgboost, module:function ...  [default: network]"
 _ROUNDS = "Rounds of boosting.  [default: 100]"
 _AUGMENTATION = "Of images: none, crop or crop-flip."
-_PRECISION = "32-true, bf16-mixed, or on GPUs 16-mixed."
+_PRECISION = "32-true, bf16-mixed or 16-mixed."
 
 
 def _of_columns(command: Any) -> Any:
@@ -65,7 +63,7 @@ def _of_columns(command: Any) -> Any:
 )
 @click.option(
     "--dataset",
-    help="A file, a folder, module:function, a name on the Hugging Face hub, or built in.  [default: digits]",
+    help="File, folder, module:function, or built in.  [default: digits]",
 )
 @_of_columns
 @click.option(
@@ -74,7 +72,7 @@ def _of_columns(command: Any) -> Any:
 )
 @click.option(
     "--losses",
-    help="Comma-separated, such as softmax:inverse,lgl-inr:beta=5.  [required, here or in --config]",
+    help="Comma-separated.  [required, here or in --config]",
 )
 @click.option("--seeds", type=int, help="Trainings of each loss.  [default: 3]")
 @click.option("--epochs", type=int, help="Epochs of a training.  [default: 30]")

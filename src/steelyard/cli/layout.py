@@ -7,6 +7,8 @@ from typing import NoReturn
 
 import click
 
+from steelyard._common.text import OTHER_NAMES, plain_name
+
 EXAMPLES = {
     "advise": (
         "steelyard advise train_features.parquet --objective macro-f1",
@@ -50,31 +52,6 @@ COMMON = {
     "reproduce": {"dataset", "full", "losses", "seeds", "workers", "out"},
 }
 
-# What other libraries call it, without hyphens, in small letters.
-_OPTIONS = {
-    "lr": ("learning-rates", "rate"),
-    "learningrate": ("learning-rates", "rate"),
-    "eta": ("learning-rates", "rate"),
-    "loss": ("losses", "loss"),
-    "losses": ("loss", "losses"),
-    "bs": ("batch-size",),
-    "data": ("dataset",),
-    "model": ("backbone", "learner"),
-    "network": ("backbone", "learner"),
-    "nestimators": ("rounds",),
-    "classweight": ("weights", "losses", "schemes"),
-    "classweights": ("weights", "losses", "schemes"),
-    "scaleposweight": ("pos-weights",),
-    "label": ("target",),
-    "labels": ("target",),
-    "seed": ("seeds", "seed"),
-    "output": ("out",),
-    "outdir": ("out",),
-    "wd": ("weight-decay",),
-    "scheme": ("weights", "schemes"),
-    "threshold": ("offsets",),
-    "verbose": ("quiet",),
-}
 _COMMANDS = {
     "balance": "audit",
     "check": "audit",
@@ -96,10 +73,6 @@ _WIDTH = 26
 """Of the column of options; what is wider stands on a line of its own."""
 
 
-def _plain(word: str) -> str:
-    return word.lower().replace("-", "").replace("_", "")
-
-
 def _refuse(kind: str, word: str, near: Iterable[str]) -> NoReturn:
     found = list(dict.fromkeys(near))
     hint = f" (did you mean {' or '.join(repr(one) for one in found)}?)" if found else ""
@@ -114,7 +87,9 @@ class Command(click.Command):
             return super().parse_args(ctx, args)
         except click.NoSuchOption as error:
             known = {name for one in self.params for name in one.opts if name.startswith("--")}
-            told = [f"--{one}" for one in _OPTIONS.get(_plain(error.option_name), ()) if f"--{one}" in known]
+            told = [
+                f"--{one}" for one in OTHER_NAMES.get(plain_name(error.option_name), ()) if f"--{one}" in known
+            ]
             _refuse(
                 "option", error.option_name, told[:1] or difflib.get_close_matches(error.option_name, known, n=1)
             )
@@ -160,6 +135,6 @@ class Group(click.Group):
         word = args[0]
         if self.get_command(ctx, word) is None and not word.startswith("-"):
             known = self.list_commands(ctx)
-            told = _COMMANDS.get(_plain(word))
+            told = _COMMANDS.get(plain_name(word))
             _refuse("command", word, [told] if told else difflib.get_close_matches(word, known, n=1))
         return super().resolve_command(ctx, args)

@@ -45,7 +45,7 @@ def no_rows(command: Any) -> Any:
         "rows",
         flag_value=False,
         default=True,
-        help="Leave held-out logits, and so the explorer, out of the page.",
+        help="Leave the explorer's logits out of the page.",
     )(command)
 
 

@@ -151,7 +151,7 @@ def advise_file(
             write_json(out / "advise.json", result)
             values_out, labels_out = (part.numpy() for part in found.held_out)
             model = Shown("no weights", values_out, labels_out, [0.0] * size)
-            packed = pack_rows([model], size) if rows else None
+            packed = pack_rows([model], size, train_counts=counts.tolist()) if rows else None
             if packed is not None:
                 write_json(out / packed.FILE, packed.to_dict())
             write_advise_page(out)

@@ -169,7 +169,8 @@ def forecast_file(
             write_atomically(out / "mean_confusion.npz", lambda file: np.savez(file, **P))  # type: ignore[arg-type]
             write_csv(out / "forecast.csv", _HEADER, _rows(result, tables))
             write_json(out / "forecast.json", result)
-            packed = pack_rows(_models(found, counts, data.batch_size), size) if rows else None
+            models = _models(found, counts, data.batch_size)
+            packed = pack_rows(models, size, train_counts=counts.tolist()) if rows else None
             if packed is not None:
                 write_json(out / packed.FILE, packed.to_dict())
             write_forecast_page(out)

@@ -121,6 +121,14 @@ class Advice:
         """Return what to do and what it buys."""
         return _sentence(self)
 
+    def __str__(self) -> str:
+        """Return what to do, and how it was judged."""
+        rows, size = sum(self.samples), len(self.class_names)
+        tried = (
+            f"{len(self.table)} ways tried on {rows} rows of {size} classes, judged out of fold in {self.folds}."
+        )
+        return f"{self.sentence}\n{tried}"
+
     def _repr_html_(self) -> str:
         """Return what to do, and every way that was tried, as a table that notebooks show."""
         rows = [

@@ -18,7 +18,7 @@ from pydantic import (
     model_validator,
 )
 
-from steelyard._common.text import listed
+from steelyard._common.text import OTHER_NAMES, listed, plain_name
 from steelyard.data import is_code, parse_imbalance
 from steelyard.notation import check_starts, parse_losses
 from steelyard.training import Augmentation, Precision, check_backbone
@@ -170,7 +170,9 @@ def one_sentence(error: ValidationError, model: type[BaseModel]) -> str:
 def _fault(fault: Any, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in fault["loc"])
     if fault["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(key, model.model_fields, n=1)
+        told = [name.replace("-", "_") for name in OTHER_NAMES.get(plain_name(key), ())]
+        near = [name for name in told if name in model.model_fields]
+        near = near or difflib.get_close_matches(key, model.model_fields, n=1)
         hint = f"; did you mean {near[0]!r}?" if near else f"; known are {', '.join(model.model_fields)}"
         return f"unknown key {reprlib.repr(key)} in the configuration{hint}"
     if fault["type"] == "missing":

@@ -35,6 +35,30 @@ _EVIDENCE = {
 }
 """Where the page shows what a finding rests on, by its topic."""
 
+_STRENGTH = "times the stated strength"
+_UNITS = {
+    "score_flipped": "agreement of scores and labels",
+    "wrong_class_order": "columns",
+    "weights_acted": _STRENGTH,
+    "weights_not_applied": _STRENGTH,
+    "weights_applied_twice": _STRENGTH,
+    "weights_at_other_strength": _STRENGTH,
+    "weights_permuted": _STRENGTH,
+    "class_weight_off": _STRENGTH,
+    "weights_unstated": "times from the least to the largest weight",
+    "counted": "times the class frequencies were compensated",
+    "counted_twice": "times the class frequencies were compensated",
+    "wrong_loss": "misfit, from 0 to 1",
+    "in_balance": "misfit, from 0 to 1",
+    "undertrained": "nats of loss to gain",
+    "logits_too_small": "times these logits would fit better",
+    "logits_too_large": "times these logits would fit better",
+    "groups": "groups",
+    "hard_classes": "classes",
+}
+"""What the number of a finding counts."""
+_ONE = {"columns": "column", "groups": "group", "classes": "class"}
+
 
 def write_audit_page(folder: str | PathLike[str]) -> Path:
     """Write `report.html` into an audit's folder, from audit.json and mean_confusion.npz there.
@@ -77,7 +101,7 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
         fewest=min(n for n in classes.counts if n > 0),
         most=max(classes.counts),
         head=audit_headline(found),
-        findings=[_card(verdict) for verdict in found.verdicts],
+        findings=[_card(verdict, found) for verdict in found.verdicts],
         findings_words=[
             (v.code, v.name.replace("_", " "), words)
             for v in found.verdicts
@@ -120,20 +144,30 @@ def render_audit(found: Audit, mean_confusion: Array) -> str:
     )
 
 
-def _card(verdict: VerdictResult) -> Card:
-    words = finding_words(verdict.code)
+def _card(verdict: VerdictResult, found: Audit) -> Card:
+    words, number, told = finding_words(verdict.code), "", []
+    if verdict.value is not None and verdict.topic != "trades":
+        number, told = f"{verdict.value:.3g}", [_unit(verdict, found)]
+    if verdict.low is not None and verdict.high is not None:
+        told.append(f"95% interval {verdict.low:.3g} to {verdict.high:.3g}")
     return Card(
         f"{verdict.name.replace('_', ' ').capitalize()} ({verdict.code})",
         _clean(verdict.text),
         verdict.severity,
         "" if verdict.severity == "note" else verdict.severity,
-        "" if verdict.value is None or verdict.topic == "trades" else f"{verdict.value:.3g}",
-        ""
-        if verdict.low is None or verdict.high is None
-        else f"95% interval {verdict.low:.3g} to {verdict.high:.3g}",
+        number,
+        "; ".join(part for part in told if part),
         _EVIDENCE.get(verdict.topic, ""),
         "" if words is None else verdict.code,
     )
+
+
+def _unit(verdict: VerdictResult, found: Audit) -> str:
+    if verdict.name == "weights_unclear":  # the strength of stated weights; the range of others
+        stated = len(set(found.stated_weights or ())) > 1 or found.stated_pos_weight is not None
+        return _STRENGTH if stated else _UNITS["weights_unstated"]
+    unit = _UNITS.get(verdict.name, "")
+    return _ONE.get(unit, unit) if verdict.value == 1 else unit
 
 
 def _weights_figure(found: Audit, classes: Classes) -> str:

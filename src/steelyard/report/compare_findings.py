@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 
 from steelyard.report.cards import Badge, Card, Headline
-from steelyard.report.intervals import FEWEST
+from steelyard.report.intervals import FEWEST, surely_best
 from steelyard.report.results import ComparedLoss, Comparison, Metric, Summary
 from steelyard.report.style import shown
 
@@ -21,13 +21,11 @@ _QUESTIONS = {
 
 def best_of(summaries: Sequence[Summary | None], metric: Metric) -> Summary | None:
     """Return the best of several, if its interval overlaps with no other; few seeds have no intervals."""
-    known = [one for one in summaries if one is not None and one.n >= FEWEST]
-    if len(known) < 2 or len(known) < len([one for one in summaries if one is not None]):
+    known = [one for one in summaries if one is not None]
+    if any(one.n < FEWEST for one in known):
         return None
-    sign = 1 if metric.better == "higher" else -1
-    first, *others = sorted(known, key=lambda one: -sign * one.mean)
-    ends = [(sign * (one.low or 0.0), sign * (one.high or 0.0)) for one in (first, *others)]
-    return first if min(ends[0]) > max(max(pair) for pair in ends[1:]) else None
+    place = surely_best([(one.mean, one.low, one.high) for one in known], higher=metric.better == "higher")
+    return None if place is None else known[place]
 
 
 def number_in(metric: Metric, value: float) -> str:
@@ -66,8 +64,13 @@ def compare_headline(results: Comparison) -> Headline:
     best = best_of([loss.summary[metric.key] for loss in losses], metric)
     if best is None:
         near = [one for one, summary in ranked[1:] if _overlap(first, summary)]
-        text = f"No loss is best by {name}: the interval of {label} overlaps with that of {_listed(near)}."
-        todo = f"Take the simplest of {_listed([label, *near])}, or train with more seeds than {seeds}."
+        who, why = "them with care", "some seeds have no value"
+        if near:
+            who = _listed([label, *near])
+            why = f"its interval overlaps with {'that' if len(near) == 1 else 'those'} of {_listed(near)}"
+        leads = f"{label} leads by {name}, {_with_interval(metric, first, True)}"
+        text = f"Choose among {who}: {leads}, but {why}."
+        todo = f"Take the simplest of them, or train with more seeds than {seeds}."
         return Headline(text, (todo,), "warning", "unclear")
     text = (
         f"{label} is best by {name}: {_with_interval(metric, first, True)}, before {other} with "

@@ -29,8 +29,8 @@ def explorer_of_comparison(folder: Path, results: Comparison) -> dict[str, Any] 
     models = [_model(file, loss, results) for file, loss in zip(files, results.losses, strict=True)]
     if not all(np.isfinite(model.scores).all() for model in models):
         return None
-    rows = pack_rows(models, size)
     counts = results.data.train_counts
+    rows = pack_rows(models, size, train_counts=counts)
     places = [(_base(loss), exponent_of(loss.class_weights, counts)) for loss in results.losses]
     return explorer_of(
         rows, results.data.class_names, counts, _marks(results, places), bases=places, marks_are="really trained"

@@ -1,6 +1,8 @@
 """The explorer of a page: held-out rows packed small, and what a page's script needs besides."""
 
+import dataclasses
 import datetime
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,18 +14,21 @@ from torch import Tensor
 
 from steelyard.balance.setup import TrainingSetup
 from steelyard.posterior import log_posterior
-from steelyard.report.results.rows import HeldOutRows, PackedRows, Words, pack_words
+from steelyard.report.results.rows import HeldOutRows, PackedRows, Unpacked, Words, pack_words
 from steelyard.report.style import Array, Indices, shown
 
 MOST_ROWS = 4000
 MOST_MODELS = 6
 BUDGET = 450_000
 """Characters of packed rows in a page, of all models together."""
-_MANY, _MANY_BUDGET = 300, 300_000  # classes, whose figures need room too
-_FINE, _COARSE = 1 / 64, 1 / 16  # steps of the scores
-_CHOICES = (64, 32)  # scores of a row that are kept where all are too many
+_MANY, _MANY_BUDGET = 300, 650_000  # classes, whose figures are smaller
+_REACH = 64.0
+"""A class is that far below its row's largest at most: no slider of the page goes half as far."""
+_BITS = (16, 14, 12, 10)  # of a score, where there is room
+_CHOICES = (64, 32, 16)  # scores of a row that are kept where all are too many, with the fewest bits
 _LEAST = 0.4  # characters that a number takes at least
-_EXPONENTS = (-0.5, 0.0, 0.5, 1.0)  # of the weights under which the cost of packing is measured
+_EXPONENTS = (-1.0, 0.0, 0.5, 1.0, 2.0)  # of the page's slider, where the cost of packing is measured
+_THRESHOLDS = range(-10, 11)  # of the page's sliders, of outputs that stand for themselves
 _SAME = 1e-3  # relative, of weights that are a power of the counts
 _TRIED = 64  # rows on which a posterior is looked at
 _SAME_LOG = 1e-6
@@ -65,16 +70,23 @@ class Mark:
     accuracy: tuple[float, float | None, float | None] | None
 
 
-def pack_rows(models: Sequence[Model], size: int, *, budget: int = BUDGET) -> HeldOutRows | None:
+def pack_rows(
+    models: Sequence[Model], size: int, *, train_counts: Sequence[int] | None = None, budget: int = BUDGET
+) -> HeldOutRows | None:
     """Return rows of at most six models for a page, at most 4,000 of each, packed into `budget` characters.
 
     Rows are drawn by class with a fixed seed. Rare classes are kept whole, frequent ones up to the same number
     each. Where that is too much, scores are rounded more, then only those of classes are kept that are likely in a
-    row before or after inverse class weights, then fewer rows.
+    row under class weights that the page's slider offers, then fewer rows.
+
+    What is kept of a score is how far it is below the largest of its row, as scale * sinh(unit * steps): near the
+    decision a step is small, far from it large, and one row of huge scores makes no other row coarser. A class
+    that is not the largest is at least a step below it, so that decisions without a shift are exact.
 
     Args:
         models: of the same rows.
         size: K.
+        train_counts: (K,), for the class weights under which the packing is measured. Default: held-out counts.
         budget: characters of all models together.
 
     Returns:
@@ -84,8 +96,9 @@ def pack_rows(models: Sequence[Model], size: int, *, budget: int = BUDGET) -> He
         ValueError: scores that are NaN or plus infinity.
     """
     chosen = list(models)[:MOST_MODELS]
-    budget = min(budget, _MANY_BUDGET) if size > _MANY else budget
-    packed = [_pack(model, size, budget // len(chosen)) for model in chosen]
+    budget = _MANY_BUDGET if size > _MANY and budget == BUDGET else budget
+    counts = None if train_counts is None else np.asarray(train_counts, dtype=np.int64)
+    packed = [_pack(model, size, budget // len(chosen), counts) for model in chosen]
     whole = [one for one in packed if one is not None]
     if len(whole) < len(chosen):
         return None
@@ -139,10 +152,13 @@ def explorer_of(
         "size": rows.size,
         "kept": f"{kept:,}",
         "whole": f"{whole:,}",
-        "step": f"1/{round(1 / max(model.step for model in rows.models))}",
+        "bits": min(model.bits for model in rows.models),
+        "reach": f"{_REACH:g}",
         "choices": least if (least := min(model.choices for model in rows.models)) < rows.size else None,
-        "rounding": f"{100 * max(model.rounding for model in rows.models):.2f}",
-        "sampling": f"{100 * max(model.sampling for model in rows.models):.1f}",
+        "decisions": f"{max(sum(model.kept) for model in rows.models) * (rows.size if several else 1):,}",
+        "differ": max(model.differ for model in rows.models),
+        "rounding": _points(max(model.rounding for model in rows.models)),
+        "sampling": _points(max(model.sampling for model in rows.models)),
         "marked": bool(marks),
         "marks_are": marks_are,
         "data": {
@@ -192,42 +208,79 @@ def undo_of(logits: Tensor, setup: TrainingSetup) -> list[float] | None:
     return first.tolist() if bool(((apart - first).abs() <= _SAME_LOG).all()) else None
 
 
-def _pack(model: Model, size: int, budget: int) -> PackedRows | None:
+def _points(share: float) -> str:
+    """Return a bound in points of percent, rounded up."""
+    return f"{math.ceil(1e4 * share) / 100:g}"
+
+
+def _pack(model: Model, size: int, budget: int, train_counts: Indices | None) -> PackedRows | None:
+    several = model.target.ndim == 2
     if np.isnan(model.scores).any() or np.isposinf(model.scores).any():
         raise ValueError(f"scores of {model.label} must not be NaN or infinite")
-    several = model.target.ndim == 2
+    if not several and np.isneginf(model.scores.max(1)).any():
+        raise ValueError(f"scores of {model.label} must not be minus infinity for every class of a row")
     kinds = _kinds(model.target) if several else model.target
     held_out = np.bincount(kinds, minlength=size + several)
-    log_w = _log_weights(held_out[:size])
-    most = MOST_ROWS
+    log_w = _log_weights(held_out[:size] if train_counts is None else train_counts)
+    most, there = MOST_ROWS, int((held_out > 0).sum())
     while True:
+        least = math.inf
         rows, kept = _drawn(kinds, held_out, most)
         scores, drawn = np.asarray(model.scores[rows], dtype=np.float64), kinds[rows]
-        ways = [(size, _FINE), (size, _COARSE), *((c, _COARSE) for c in _CHOICES if c < size and not several)]
-        for choices, step in ways:
-            if len(rows) * choices * (1 if choices == size else 2) * _LEAST > budget:
+        ways = [(size, bits) for bits in _BITS]
+        ways += [(choices, _BITS[-1]) for choices in _CHOICES if choices < size and not several]
+        for choices, bits in ways:
+            guessed = len(rows) * choices * (1 if choices == size else 2) * _LEAST
+            if guessed > budget:
+                least = min(least, guessed)
                 continue
+            scale, unit, steps = _steps(scores if several else _below(scores), bits - several, several)
             parts: list[Array | Indices | Words] = [drawn]
             if several:
-                parts += [np.clip(np.rint(scores / step) + 32768, 0, 65535), model.target[rows]]
+                parts += [steps + 32768, model.target[rows]]
             else:
-                parts += _likely(scores, choices, step, log_w)
+                parts += _likely(scores, choices, steps, log_w)
             if len(words := pack_words(parts)) <= budget:
                 packed = PackedRows(
                     label=model.label,
                     held_out=held_out.tolist(),
                     kept=kept.tolist(),
                     choices=choices,
-                    step=step,
+                    scale=scale,
+                    unit=unit,
+                    bits=bits,
+                    differ=0,
                     rounding=0.0,
                     sampling=0.0,
-                    undo=None if model.undo is None else [float(v) for v in model.undo],
+                    undo=None if model.undo is None else [round(float(v), 6) for v in model.undo],
                     words=words,
                 )
-                return _measured(packed, model, scores, size)
-        if most <= int((held_out > 0).sum()):
+                return _measured(packed, model, scores, size, log_w)
+            least = min(least, len(words))
+        if most <= there:
             return None
-        most //= 2
+        most = max(there, min(most - 1, int(0.98 * len(rows) * budget / least)))
+
+
+def _below(scores: Array) -> Array:
+    """Return how far each score is below the largest of its row, at most _REACH."""
+    with np.errstate(over="ignore"):  # what overflows is out of reach
+        return np.asarray(np.minimum(scores.max(1, keepdims=True) - scores, _REACH))
+
+
+def _steps(values: Array, bits: int, signed: bool) -> tuple[float, float, Indices]:
+    """Return scale, unit and whole steps such that values are about scale * sinh(unit * steps).
+
+    Half of the values, or those below 1 where that is less, lie where all steps have about the same size. Beyond,
+    a step is a share of the value. Only 0 has no step.
+    """
+    size = np.abs(values)
+    some = size[(size > 0) & np.isfinite(size)]
+    reach, scale = (float(some.max()), min(1.0, float(np.median(some)))) if len(some) else (1.0, 1.0)
+    unit = math.asinh(reach / scale) / (2**bits - 1)
+    steps = np.rint(np.arcsinh(np.minimum(size, reach) / scale) / unit)
+    steps = np.where(size > 0, np.maximum(steps, 1), 0).astype(np.int64)
+    return scale, unit, np.sign(values).astype(np.int64) * steps if signed else steps
 
 
 def _kinds(target: Indices) -> Indices:
@@ -248,18 +301,20 @@ def _drawn(kinds: Indices, held_out: Indices, most: int) -> tuple[Indices, Indic
     return order[place < most_of_kind], np.minimum(held_out, most_of_kind)
 
 
-def _likely(scores: Array, choices: int, step: float, log_w: Array) -> list[Array | Indices | Words]:
-    """Return steps below the largest score of each row; where not all are kept, of likely classes, and which.
+def _likely(scores: Array, choices: int, steps: Indices, log_w: Array) -> list[Array | Indices | Words]:
+    """Return the steps; where not all are kept, those of likely classes from the largest score on, and which.
 
-    A class is as likely as it is near to the decision, without weights or under inverse ones.
+    A class is as likely as it is near to the decision under class weights that the page's slider offers.
     """
-    below = np.clip(np.rint((scores.max(1, keepdims=True) - scores) / step), 0, 65535)
     if choices == scores.shape[1]:
-        return [below]
-    near = np.maximum(*(z - z.max(1, keepdims=True) for z in (scores, scores + log_w)))
+        return [steps]
+    near = np.full(scores.shape, -np.inf)
+    for exponent in _EXPONENTS:
+        moved = scores + exponent * log_w
+        np.maximum(near, moved - moved.max(1, keepdims=True), out=near)
     index = np.argpartition(-near, choices - 1, axis=1)[:, :choices]
-    index = np.take_along_axis(index, np.argsort(np.take_along_axis(below, index, 1), axis=1, kind="stable"), 1)
-    return [np.take_along_axis(below, index, 1), index]
+    index = np.take_along_axis(index, np.argsort(np.take_along_axis(steps, index, 1), axis=1, kind="stable"), 1)
+    return [np.take_along_axis(steps, index, 1), index]
 
 
 def _log_weights(counts: Indices) -> Array:
@@ -267,35 +322,37 @@ def _log_weights(counts: Indices) -> Array:
     return np.asarray(-np.log(np.maximum(counts, 1) / max(int(counts.sum()), 1) * len(counts)))
 
 
-def _measured(packed: PackedRows, model: Model, scores: Array, size: int) -> PackedRows:
-    """Return the rows with what their packing costs: decisions under some weights, against exact ones."""
+def _measured(packed: PackedRows, model: Model, scores: Array, size: int, log_w: Array) -> PackedRows:
+    """Return the rows with what their packing costs: decisions over the page's slider, against exact ones."""
     several = model.target.ndim == 2
     found = packed.unpack(size, outputs=several)
-    held_out, kept = np.asarray(packed.held_out), np.asarray(packed.kept)
-    factor = held_out / np.maximum(kept, 1)
-    rounding = sampling = 0.0
+    factor = np.asarray(packed.held_out) / np.maximum(packed.kept, 1)
+    differ, rounding, sampling = 0, 0.0, 0.0
     if several:
-        own = (found.steps.astype(np.float64) - 32768) * packed.step
+        own = packed.values(found.steps.astype(np.int64) - 32768)
         truth, weight = np.asarray(found.truth), factor[found.target]
-        page = _outputs(own > 0, truth, weight)
-        same, all_rows = _outputs(scores > 0, truth, weight), _outputs(model.scores > 0, model.target, None)
-        rounding, sampling = _apart(page, same), _apart(page, all_rows)
+        for cut in _THRESHOLDS:
+            above, exactly = own > cut, scores > cut
+            differ = max(differ, int((above != exactly).sum()))
+            page, same = _outputs(above, truth, weight), _outputs(exactly, truth, weight)
+            all_rows = _outputs(model.scores > cut, model.target, None)
+            rounding, sampling = max(rounding, _apart(page, same)), max(sampling, _apart(page, all_rows))
     else:
         classes = found.target.astype(np.int64)
-        log_w = _log_weights(held_out)
         for exponent in _EXPONENTS:
             shift = exponent * log_w
-            page = _classes(decide_packed(found, shift, packed.step), classes, size, factor)
-            same = _classes(_decided(scores, shift), classes, size, factor)
+            told, exact = decide_packed(packed, found, shift), _decided(scores, shift)
+            differ = max(differ, int((told != exact).sum()))
+            page, same = _classes(told, classes, size, factor), _classes(exact, classes, size, factor)
             all_rows = _classes(_decided(model.scores, shift), model.target, size, None)
             rounding, sampling = max(rounding, _apart(page, same)), max(sampling, _apart(page, all_rows))
-    return PackedRows(**vars(packed) | {"rounding": rounding, "sampling": sampling})
+    return dataclasses.replace(packed, differ=differ, rounding=rounding, sampling=sampling)
 
 
-def decide_packed(rows: Any, shift: Array, step: float) -> Indices:
+def decide_packed(packed: PackedRows, rows: Unpacked, shift: Array) -> Indices:
     """Return the decisions (n,) on unpacked rows under a shift (K,), as a page's script makes them."""
     index = np.arange(rows.steps.shape[1])[None] if rows.classes is None else rows.classes.astype(np.int64)
-    scores = shift[index] - step * rows.steps
+    scores = shift[index] - packed.values(rows.steps)
     best = scores.max(1, keepdims=True)
     return np.asarray(np.where(scores == best, index, 65536).min(1), dtype=np.int64)
 

@@ -60,7 +60,7 @@ def write_explorer(
     for what, part in (("class_names", names), ("class_counts", given)):
         if len(part) != size:
             raise ValueError(f"{what} must have {size} entries, one for each class, got {len(part)}")
-    rows = pack_rows([Model("model", scores, whole, None if several else [0.0] * size)], size)
+    rows = pack_rows([Model("model", scores, whole, None if several else [0.0] * size)], size, train_counts=given)
     if rows is None:
         raise ValueError(f"logits of {size} classes are more than a page has room for")
     return write_text(

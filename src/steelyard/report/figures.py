@@ -1,11 +1,13 @@
 """Figures of classes as SVG text from plain numbers, readable from 2 classes to 1000."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import matplotlib as mpl
 import numpy as np
-from matplotlib.colors import PowerNorm
+from matplotlib.colors import PowerNorm, to_hex
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import LogLocator
@@ -25,9 +27,11 @@ from steelyard.report.style import (
     shown,
     wrapped,
 )
-from steelyard.report.svg import INK, LINE, SOFT, WIDE, both_widths, svg
+from steelyard.report.svg import INK, LINE, SOFT, WIDE, both_widths, in_panels, svg
 
-_LARGEST_HEATMAP = 100
+_MOST_APART = 100  # classes that half a page shows one by one
+_MOST_CELLS = 60_000  # of all heat maps of a figure
+_MAP = "viridis"
 _MOST_DOTS = 3000  # more points than this are drawn as groups of classes: a page stays below 1.5 MB
 
 
@@ -97,76 +101,64 @@ def recall_figure(width: float, losses: Sequence[Series], classes: Classes, *, t
         return svg(figure, "recall", title, values)
 
 
-@both_widths
-def confusion_figure(
-    width: float, confusions: Sequence[tuple[str, Array]], classes: Classes, *, title: str
-) -> str:
-    """Return the mean confusion of each loss as an SVG, rows the true class; one square-root colour scale.
+def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, *, title: str) -> str:
+    """Return the mean confusion of each loss as SVGs, rows the true class; one square-root colour scale.
 
-    Of more than 100 classes the 50 with the largest mean probability given to others are shown.
+    Where all classes are too many, those with the largest mean probability given to others are shown.
     """
     order = _confused(confusions, classes)
     cut = len(order) < len(classes.names)
     note = f"; the {len(order)} of {len(classes.names)} classes most confused" if cut else ""
-    most = 4 if len(order) <= 20 else 2
-    columns = min(most if width == WIDE else most // 2, len(confusions))
-    rows = -(-len(confusions) // columns)
-    side = min(width / columns, 5.6)
-    with mpl.rc_context(STYLE):
-        room = max(12, int(7 * side))
-        titles = [wrapped(shown(label, 40), room) for label, _ in confusions]
-        lines = max(title.count("\n") for title in titles)
-        layout = ConstrainedLayoutEngine(h_pad=0.1)  # a reader's font may be taller than ours
-        figure = Figure((width, rows * (side * 0.98 + 0.35 * lines) + 1.0), layout=layout)
-        grid = figure.subplots(rows, columns, squeeze=False)
-        image = None
-        for i, (axes, title_of, (_, P)) in enumerate(zip(grid.flat, titles, confusions, strict=False)):
+    columns = min(4 if len(order) <= 20 else 2, len(confusions))
+    room = max(12, int(7 * min(WIDE / columns, 5.6)))
+    titles = [wrapped(shown(label, 40), room) for label, _ in confusions]
+    lines = max(text.count("\n") for text in titles)
+    names = [shown(classes.names[k], 12) for k in order]
+    ticks = np.arange(len(order))
+    if len(order) > NAMED_TICKS:
+        ticks, names = ticks[:: max(1, len(order) // 8)], names[:: max(1, len(order) // 8)]
+
+    def panel(i: int, width: float) -> str:
+        side = min(width, 5.6)
+        with mpl.rc_context(STYLE):
+            layout = ConstrainedLayoutEngine(h_pad=0.1)  # a reader's font may be taller than ours
+            figure = Figure((width, side * 0.98 + 0.35 * lines), layout=layout)
+            axes = figure.subplots()
             axes.set_gid(f"series-{i}")
-            part = np.ma.masked_invalid(P[np.ix_(order, order)])
+            part = np.ma.masked_invalid(confusions[i][1][np.ix_(order, order)])
             # one pixel a cell, which the page enlarges without blur: few bytes, and page.js finds the cell
-            image = axes.imshow(part, cmap="viridis", norm=PowerNorm(0.5, 0, 1), interpolation="none")
+            image = axes.imshow(part, cmap=_MAP, norm=PowerNorm(0.5, 0, 1), interpolation="none")
             image.set_gid(f"cells-{i}")
             axes.set_facecolor(LINE)
             axes.set_aspect("equal")
-            axes.set_title(title_of)
-            names = [shown(classes.names[k], 12) for k in order]
-            ticks = np.arange(len(order))
-            if len(order) > NAMED_TICKS:
-                ticks, names = ticks[:: max(1, len(order) // 8)], names[:: max(1, len(order) // 8)]
+            axes.set_title(titles[i] + "\n" * (lines - titles[i].count("\n")))
             size = 8 if len(names) <= 12 else 6.5
             axes.set_xticks(ticks, names, rotation=90, fontsize=size)
             axes.set_yticks(ticks, names, fontsize=size)
-            if axes in grid[:, 0]:
-                axes.set_ylabel("true class")
-        used, spare = grid.flat[: len(confusions)], grid.flat[len(confusions) :]
-        for axes in spare:
-            axes.remove()
-        if image is not None:
-            bar = figure.colorbar(
-                image,
-                ax=list(used),
-                location="bottom",
-                shrink=0.5 if width == WIDE else 0.95,
-                aspect=40,
-                ticks=[0, 0.01, 0.05, 0.1, 0.25, 0.5, 1],
-            )
-            bar.set_label(
-                wrapped(f"mean probability of the column's class (square-root scale){note}", int(14 * width))
-            )
-            bar.ax.tick_params(rotation=90 if width < WIDE else 0)
-            bar.outline.set_visible(False)
-        return svg(figure, "confusion", title)
+            return svg(figure, f"confusion-{i}", f"{title}: {shown(confusions[i][0], 40)}")
+
+    drawn = in_panels([partial(panel, i) for i in range(len(confusions))], columns=columns)
+    scale = _colour_scale(f"mean probability of the column's class; rows are true classes{note}")
+    return f"<div>{drawn}{scale}</div>"
+
+
+def _colour_scale(text: str) -> str:
+    """Return the colours of probabilities from 0 to 1 as the page draws them, on a square-root scale."""
+    colours = ", ".join(to_hex(colour) for colour in mpl.colormaps[_MAP](np.linspace(0, 1, 17)))
+    marks = "".join(f'<span style="left:{100 * p**0.5:.1f}%">{p:g}</span>' for p in (0, 0.01, 0.1, 0.25, 0.5, 1))
+    bar = f'<div style="background:linear-gradient(90deg, {colours})"></div>'
+    return f'<div class="scale">{bar}{marks}<p>{text}</p></div>'
 
 
 def confusion_cells(confusions: Sequence[tuple[str, Array]], classes: Classes) -> dict[str, object]:
     """Return the numbers of a confusion figure for page.js: the names of its classes and its panels, in order.
 
-    Numbers have three digits; a class without samples has None.
+    Numbers are whole, in units of 0.0001, for few bytes; a class without samples has None.
     """
     order = _confused(confusions, classes)
     panels = []
     for label, P in confusions:
-        rows = [[None if np.isnan(v) else float(f"{v:.3g}") for v in row] for row in P[np.ix_(order, order)]]
+        rows = [[None if np.isnan(v) else round(1e4 * v) for v in row] for row in P[np.ix_(order, order)]]
         panels.append({"label": shown(label, 40), "values": rows})
     cut = len(order) < len(classes.names)
     note = f"of the {len(order)} classes most confused" if cut else ""
@@ -174,100 +166,101 @@ def confusion_cells(confusions: Sequence[tuple[str, Array]], classes: Classes) -
 
 
 def _confused(confusions: Sequence[tuple[str, Array]], classes: Classes) -> Indices:
-    """Return the classes of a confusion figure from frequent to rare: of more than 100 the 50 most confused."""
+    """Return the classes of a confusion figure, frequent ones first: the most confused, where all are too many."""
     order = classes.by_count()
-    if len(order) <= _LARGEST_HEATMAP:
+    most = math.isqrt(_MOST_CELLS // len(confusions))
+    if len(order) <= min(_MOST_APART, most):
         return order
     filled = [np.nan_to_num(P) for _, P in confusions]
     wrong = sum(P.sum(0) + P.sum(1) - 2 * P.diagonal() for P in filled)
-    chosen = set(np.argsort(-np.asarray(wrong))[:50].tolist())
+    chosen = set(np.argsort(-np.asarray(wrong))[: min(50, most)].tolist())
     return np.asarray([k for k in order if k in chosen])
 
 
 def drawn_in_groups(classes: int, laws: int) -> bool:
     """Return whether a balance figure has too many classes to draw each."""
-    return classes * laws > _MOST_DOTS
+    return classes > _MOST_APART or classes * laws > _MOST_DOTS
 
 
-@both_widths
-def balance_figure(width: float, laws: Sequence[tuple[str, Array, Array]], classes: Classes, *, title: str) -> str:
-    """Return an SVG of pull against push of each class under each loss, and beneath it the relative residual.
+def balance_figure(laws: Sequence[tuple[str, Array, Array]], classes: Classes, *, title: str) -> str:
+    """Return SVGs of pull against push of each class under each loss, and beneath them the relative residual.
 
     Args:
-        width: of the figure, in inches.
         laws: label, (K,) pull up, (K,) push down.
         classes: names and counts.
         title: for readers who cannot see it.
     """
+    groups = drawn_in_groups(len(classes.names), len(laws))
+    parts = [
+        partial(_balance_panel, law=law, i=i, classes=classes, groups=groups, title=title)
+        for i, law in enumerate(laws)
+    ]
+    return in_panels(parts)
+
+
+def _balance_panel(
+    width: float, *, law: tuple[str, Array, Array], i: int, classes: Classes, groups: bool, title: str
+) -> str:
+    label, pull, push = law
     order = classes.by_count()
-    columns = min(2 if width == WIDE else 1, len(laws))
-    rows = -(-len(laws) // columns)
     # laws add up: of very many points, sums over groups of neighbouring classes say the same
     parts = [np.array([k]) for k in order]
-    few = not drawn_in_groups(len(order), len(laws)) and (width == WIDE or len(order) <= NAMED_TICKS)
-    if not few:
+    if groups:
         parts = np.array_split(order, min(len(order), 40))
     x = np.array(
         [part.mean() for part in np.split(np.arange(len(order)), np.cumsum([len(p) for p in parts])[:-1])]
     )
     values: dict[str, list[str]] = {}
     with mpl.rc_context(STYLE):
-        figure = Figure((width, 3.5 * rows), layout="constrained")
-        panels = figure.subfigures(rows, columns, squeeze=False)
-        for i, (panel, (label, pull, push)) in enumerate(zip(panels.flat, laws, strict=False)):
-            colour, _ = look(i)
-            upper, lower = panel.subplots(2, 1, sharex=True, height_ratios=[3, 1.5])
-            size = 5 if len(parts) <= NAMED_TICKS else 2.4
-            up, down = (np.array([side[part].sum() for part in parts]) for side in (pull, push))
-            gap = np.full(len(x), np.nan)
-            sides = np.concatenate([up, down])
-            log = bool((sides >= 0).all() and (sides > 0).any())
-            upper.plot(
-                np.column_stack([x, x, x]).ravel(), np.column_stack([up, down, gap]).ravel(), color=SOFT, lw=1
-            )
-            for what, side, look_of in (
-                ("pull up", up, {"marker": "^", "color": colour}),
-                ("push down", down, {"marker": "v", "color": INK, "mfc": "none"}),
-            ):
-                gid = f"{what[:4].strip()}-{i}"
-                if log:  # what is 0 has no place on a logarithmic axis, and no marker
-                    side = np.where(side > 0, side, np.nan)
-                upper.plot(x, side, ls="", ms=size + 1, label=what, gid=gid, **look_of)
-                if len(parts) <= NAMED_TICKS:
-                    values[gid] = [
-                        f"{shown(classes.names[part[0]])}, {what}: {value:.3g}"
-                        for part, value in zip(parts, side, strict=True)
-                        if np.isfinite(value)
-                    ]
-            if log:
-                log_axis(upper)
-            upper.set_title(shown(label, 40))
-            upper.grid(axis="y")
-            if i == 0:
-                upper.legend(loc="best", fontsize=8.5, handletextpad=0.2)
-            total = np.abs(up) + np.abs(down)
-            residual = np.divide(up - down, total, out=np.zeros_like(up), where=total > 0)
-            zero = np.zeros(len(x))
-            lower.plot(
-                np.column_stack([x, x, x]).ravel(),
-                np.column_stack([zero, residual, gap]).ravel(),
-                color=colour,
-                lw=max(1.0, 0.45 * 72 * width / columns / len(x)),
-                solid_capstyle="butt",
-            )
-            lower.axhline(0, color=SOFT, lw=0.8)
-            reach = max(0.05, float(np.abs(residual).max()) * 1.1)
-            lower.set_ylim(-reach, reach)
-            lower.set_ylabel("relative\nresidual", fontsize=8.5)
-            lower.grid(axis="y")
-            for axes in (upper, lower):
-                axes.set_axisbelow(True)
-                axes.set_gid(f"series-{i}")
-            last = i >= len(laws) - columns
-            class_axis(lower, classes, order, label=last, counts=False, width=width / columns)
-        for panel in panels.flat[len(laws) :]:
-            panel.set_visible(False)
-        return svg(figure, "balance", title, values)
+        figure = Figure((width, 3.5), layout="constrained")
+        colour, _ = look(i)
+        upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1.5])
+        size = 5 if len(parts) <= NAMED_TICKS else 2.4
+        up, down = (np.array([side[part].sum() for part in parts]) for side in (pull, push))
+        gap = np.full(len(x), np.nan)
+        sides = np.concatenate([up, down])
+        log = bool((sides >= 0).all() and (sides > 0).any())
+        upper.plot(np.column_stack([x, x, x]).ravel(), np.column_stack([up, down, gap]).ravel(), color=SOFT, lw=1)
+        for what, side, look_of in (
+            ("pull up", up, {"marker": "^", "color": colour}),
+            ("push down", down, {"marker": "v", "color": INK, "mfc": "none"}),
+        ):
+            gid = f"{what[:4].strip()}-{i}"
+            if log:  # what is 0 has no place on a logarithmic axis, and no marker
+                side = np.where(side > 0, side, np.nan)
+            upper.plot(x, side, ls="", ms=size + 1, label=what, gid=gid, **look_of)
+            if len(parts) <= NAMED_TICKS:
+                values[gid] = [
+                    f"{shown(classes.names[part[0]])}, {what}: {value:.3g}"
+                    for part, value in zip(parts, side, strict=True)
+                    if np.isfinite(value)
+                ]
+        if log:
+            log_axis(upper)
+        upper.set_title(shown(label, 40))
+        upper.grid(axis="y")
+        if i == 0:
+            upper.legend(loc="best", fontsize=8.5, handletextpad=0.2)
+        total = np.abs(up) + np.abs(down)
+        residual = np.divide(up - down, total, out=np.zeros_like(up), where=total > 0)
+        zero = np.zeros(len(x))
+        lower.plot(
+            np.column_stack([x, x, x]).ravel(),
+            np.column_stack([zero, residual, gap]).ravel(),
+            color=colour,
+            lw=max(1.0, 0.45 * 72 * width / len(x)),
+            solid_capstyle="butt",
+        )
+        lower.axhline(0, color=SOFT, lw=0.8)
+        reach = max(0.05, float(np.abs(residual).max()) * 1.1)
+        lower.set_ylim(-reach, reach)
+        lower.set_ylabel("relative\nresidual", fontsize=8.5)
+        lower.grid(axis="y")
+        for axes in (upper, lower):
+            axes.set_axisbelow(True)
+            axes.set_gid(f"series-{i}")
+        class_axis(lower, classes, order, counts=False, width=width)
+        return svg(figure, f"balance-{i}", f"{title}: {shown(label, 40)}", values)
 
 
 @both_widths

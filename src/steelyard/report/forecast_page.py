@@ -1,9 +1,10 @@
 """The page of a forecast, from its folder to one HTML file that opens anywhere."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from steelyard.report.explorer import Mark, explorer_of, exponent_of, read_rows
 from steelyard.report.family import write_page
 from steelyard.report.figures import Series, confusion_figure, recall_figure
 from steelyard.report.html import render_template
+from steelyard.report.intervals import surely_best
 from steelyard.report.results import ForecastResults, HeldOutRows, read_confusions
 from steelyard.report.results.forecast import Ends, Gain, Row, Scored, best_of
 from steelyard.report.style import Array, Classes, shown
@@ -53,12 +55,10 @@ def render_forecast(
         findings=_cards(found),
         rows=[(shown(row.label, 60), row) for row in rows],
         best={
-            "accuracy": _best(rows, lambda one: (one.accuracy, one.intervals.accuracy), 1),
-            "balanced_accuracy": _best(
-                rows, lambda one: (one.balanced_accuracy, one.intervals.balanced_accuracy), 1
-            ),
-            "nll": _best(rows, lambda one: (one.nll, one.intervals.nll), -1),
-            "ece": _best(rows, lambda one: (one.ece, one.intervals.ece), -1),
+            "accuracy": _best(rows, "accuracy"),
+            "balanced_accuracy": _best(rows, "balanced_accuracy"),
+            "nll": _best(rows, "nll"),
+            "ece": _best(rows, "ece"),
         },
         order=classes.by_count().tolist()[:_MOST_ROWS],
         names=[shown(name, 40) for name in classes.names],
@@ -200,18 +200,11 @@ def _points(one: Gain) -> str:
     return f"{100 * one.gain:.1f} points [{100 * one.low:.1f}, {100 * one.high:.1f}]"
 
 
-def _best(rows: Sequence[Row], of: Callable[[Scored], tuple[float | None, Ends]], sign: int) -> Row | None:
-    """Return the row whose interval overlaps with no other's, if there is one; sign 1 where higher is better."""
-    ends: list[tuple[float, float, float, Row]] = []
-    for row in rows:
-        value, (low, high) = of(row.scores)
-        if value is None or low is None or high is None:
-            return None
-        ends.append((sign * value, min(sign * low, sign * high), max(sign * low, sign * high), row))
-    if len(ends) < 2:
-        return None
-    _, worst, _, first = max(ends, key=lambda one: one[0])
-    return first if all(worst > high for _, _, high, row in ends if row is not first) else None
+def _best(rows: Sequence[Row], key: Literal["accuracy", "balanced_accuracy", "nll", "ece"]) -> Row | None:
+    """Return the row that is surely the best of a column, if there is one."""
+    estimates = [(getattr(row.scores, key), *getattr(row.scores.intervals, key)) for row in rows]
+    place = surely_best(estimates, higher=key in ("accuracy", "balanced_accuracy"))
+    return None if place is None else rows[place]
 
 
 def _marks(found: ForecastResults) -> list[Mark]:

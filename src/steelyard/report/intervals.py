@@ -1,6 +1,7 @@
 """What stands beside a mean over seeds: its interval, or, of few seeds, the seeds' own values."""
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -37,3 +38,23 @@ def half_interval(values: Array) -> Array:
     seeds = len(values)
     spread = values.std(0, ddof=1) / math.sqrt(seeds)
     return np.asarray(float(stats.t.ppf(0.975, seeds - 1)) * spread)
+
+
+def surely_best(
+    estimates: Sequence[tuple[float | None, float | None, float | None]], *, higher: bool
+) -> int | None:
+    """Return the place of the best estimate where its interval overlaps with no other, else None.
+
+    Args:
+        estimates: value and ends of the interval. Where a number is not known, or one stands alone, none is best.
+        higher: whether a higher value is better.
+    """
+    sign, ends = (1 if higher else -1), []
+    for value, low, high in estimates:
+        if value is None or low is None or high is None:
+            return None
+        ends.append((sign * value, *sorted((sign * low, sign * high))))
+    if len(ends) < 2:
+        return None
+    first = max(range(len(ends)), key=lambda i: ends[i][0])
+    return first if all(ends[first][1] > high for i, (_, _, high) in enumerate(ends) if i != first) else None

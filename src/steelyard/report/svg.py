@@ -44,6 +44,21 @@ def both_widths(draw: Callable[Concatenate[float, Given], str]) -> Callable[Give
     return both
 
 
+def in_panels(parts: Sequence[Callable[[float], str]], *, columns: int = 2) -> str:
+    """Return several figures beside one another, each drawn once; page.css puts them into fewer columns where the
+    window is narrow.
+
+    Args:
+        parts: draw an SVG of a width in inches. Of one alone, page.css shows a wide and a narrow drawing in turn.
+        columns: of a wide window.
+    """
+    if len(parts) == 1:
+        return both_widths(parts[0])()
+    width = WIDE / columns
+    inside = "".join(f'<div data-series="{i}">{part(width)}</div>' for i, part in enumerate(parts))
+    return f'<div class="panels" style="--columns:{columns};--least:{72 * width:.0f}px">{inside}</div>'
+
+
 def svg(figure: Figure, name: str, title: str, values: Mapping[str, Sequence[str]] | None = None) -> str:
     """Return the figure as one SVG element whose ids no other figure on the page has.
 

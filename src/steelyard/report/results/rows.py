@@ -19,7 +19,8 @@ class Unpacked(NamedTuple):
 
     Attributes:
         target: (n,) class of each row; of several outputs the kind of row that was drawn by.
-        steps: (n, m) steps below the row's largest score; of several outputs steps above -32768.
+        steps: (n, m) how far below the row's largest score, in steps; of several outputs 32768 more than steps
+            above 0.
         classes: (n, m) of each score, or None where all K are there in their order.
         truth: (n, K) of 0 and 1, of several outputs; else None.
     """
@@ -39,9 +40,10 @@ class PackedRows(Record):
         held_out: held-out rows of each class; of several outputs, of each kind of row.
         kept: of them in the page.
         choices: how many scores of a row there are.
-        step: to which scores are rounded.
-        rounding: the most by which accuracy, balanced accuracy and macro-F1 differ from those of the same rows
-            with all digits, as was measured.
+        scale, unit: s steps stand for scale * sinh(unit * s), so that small differences have small steps.
+        bits: of a score.
+        differ: the most decisions of the kept rows that differ from exact ones, as was measured.
+        rounding: the most by which accuracy, balanced accuracy and macro-F1 of these rows differ by that.
         sampling: the most by which they differ from those of all held-out rows.
         undo: (K,) what makes log-probabilities of the scores, up to a number for each row; None where no vector
             does.
@@ -53,11 +55,18 @@ class PackedRows(Record):
     held_out: list[int]
     kept: list[int]
     choices: int
-    step: float
+    scale: float
+    unit: float
+    bits: int
+    differ: int
     rounding: float
     sampling: float
     undo: list[float] | None
     words: str
+
+    def values(self, steps: Words | Indices) -> Array:
+        """Return what steps stand for."""
+        return np.asarray(self.scale * np.sinh(self.unit * steps.astype(np.float64)))
 
     def unpack(self, size: int, *, outputs: bool = False) -> Unpacked:
         """Return the rows.
@@ -105,10 +114,12 @@ class HeldOutRows(Results):
     """
 
     FILE: ClassVar[str] = "explorer.json"
+    SCHEMA: ClassVar[int] = 2
     KIND: ClassVar[str] = "the rows of an explorer"
     NONE: ClassVar[str] = "rows for an explorer"
 
     kind: Literal["classes", "outputs"]
+    schema: int = 2
     size: int
     models: list[PackedRows]
 
@@ -119,6 +130,8 @@ class HeldOutRows(Results):
             kinds = self.size + (self.kind == "outputs")
             check_sizes(self.size, {f"{one.label}: undo": one.undo})
             check_sizes(kinds, {f"{one.label}: held_out": one.held_out, f"{one.label}: kept": one.kept})
+            if not (one.scale > 0 and one.unit > 0):
+                raise ValueError(f"{one.label}: scale and unit must be positive, got {one.scale} and {one.unit}")
             if not 1 <= one.choices <= self.size:
                 raise ValueError(f"{one.label}: choices must be 1 to {self.size}, got {one.choices}")
             if any(not 0 <= kept <= whole for kept, whole in zip(one.kept, one.held_out, strict=True)):

@@ -41,7 +41,7 @@
   function twoClasses() {
     const scores = new Float64Array(rows.n), truth = new Uint8Array(rows.n), weight = new Float64Array(rows.n);
     for (let i = 0; i < rows.n; i++) {
-      scores[i] = rows.step * (rows.steps[2 * i + 1 - rarest] - rows.steps[2 * i + rarest]);
+      scores[i] = rows.below[2 * i + 1 - rarest] - rows.below[2 * i + rarest];
       truth[i] = rows.target[i] === rarest;
       weight[i] = rows.weight[rows.target[i]];
     }

@@ -10,7 +10,8 @@ const explorerNumbers = (() => {
     const n = model.kept.reduce((sum, one) => sum + one, 0), m = model.choices, sparse = m < size && !several;
     let at = 0;
     const take = (length) => words.subarray(at, (at += length));
-    const rows = { n, m, size, step: model.step, target: take(n), steps: take(n * m) };
+    const rows = { n, m, size, target: take(n) }, zero = several ? 32768 : 0;  // of several outputs: above 0, not below the largest
+    rows.below = Float64Array.from(take(n * m), (steps) => model.scale * Math.sinh(model.unit * (steps - zero)));
     rows.index = sparse ? take(n * m) : null;
     rows.truth = several ? take(n * size) : null;
     rows.kept = model.kept;
@@ -20,11 +21,11 @@ const explorerNumbers = (() => {
 
   // The class of the largest score of each row, the first of several; the same as argmax(scores + shift).
   function decide(rows, shift, decided) {
-    const { n, m, steps, index, step } = rows;
+    const { n, m, below, index } = rows;
     for (let i = 0, p = 0; i < n; i++) {
-      let at = index ? index[p] : 0, best = shift[at] - step * steps[p++];
+      let at = index ? index[p] : 0, best = shift[at] - below[p++];
       for (let c = 1; c < m; c++, p++) {
-        const k = index ? index[p] : c, score = shift[k] - step * steps[p];
+        const k = index ? index[p] : c, score = shift[k] - below[p];
         if (score > best || (score === best && k < at)) { best = score; at = k; }
       }
       decided[i] = at;

@@ -5,7 +5,7 @@
   const { make, drawPrecisionRecall, say, cards, changed, eachFrame, copy, vector, percent } = explorerFigures;
   const get = (id) => document.getElementById(id);
   const data = JSON.parse(get("explorer-data").textContent);
-  const size = data.names.length, MOST = 12, ZERO = 32768, loaded = new Map();
+  const size = data.names.length, MOST = 12, loaded = new Map();
   const threshold = new Float64Array(size);
   let touched = false, outputs, weight, selected = data.train.indexOf(Math.min(...data.train));
 
@@ -15,7 +15,7 @@
       for (let j = 0; j < size; j++) {
         const scores = new Float64Array(rows.n), truth = new Uint8Array(rows.n);
         for (let i = 0; i < rows.n; i++) {
-          scores[i] = (rows.steps[i * size + j] - ZERO) * rows.step;
+          scores[i] = rows.below[i * size + j];
           truth[i] = rows.truth[i * size + j];
         }
         found.push({ scores, truth });

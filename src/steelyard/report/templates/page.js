@@ -142,7 +142,7 @@
         const k = Math.floor((event.clientY - box.top) / box.height * size);
         const j = Math.floor((event.clientX - box.left) / box.width * size);
         const value = panels[i].values[k][j];
-        tip.textContent = `${panels[i].label}: P[${names[k]}, ${names[j]}] = ${value === null ? "no samples" : value}`;
+        tip.textContent = `${panels[i].label}: P[${names[k]}, ${names[j]}] = ${value === null ? "no samples" : value / 1e4}`;
         return true;
       });
       tip.hidden = found < 0;
@@ -154,7 +154,7 @@
     const button = make("button", { type: "button", className: "button", textContent: "CSV" });
     button.setAttribute("aria-label", "Download the mean confusion as CSV");
     button.addEventListener("click", () => {
-      const rows = panels.flatMap(({ label, values }) => values.map((row, k) => [label, names[k], ...row]));
+      const rows = panels.flatMap(({ label, values }) => values.map((row, k) => [label, names[k], ...row.map((value) => value === null ? null : value / 1e4)]));
       save("mean_confusion.csv", "text/csv", toCsv([["model", "true class", ...names], ...rows]));
     });
     figure.prepend(make("div", { className: "tools" }, button, note || ""));
