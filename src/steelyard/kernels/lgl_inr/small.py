@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.kernels.autograd import DifferentiableOnce
+from steelyard.kernels.autograd import once
 from steelyard.kernels.lgl_inr import native
 
 _MOST = 1 << 16  # numbers; the gradient of more is scaled in place, where memory counts
@@ -64,5 +64,5 @@ class _Total(torch.autograd.Function):
         (made,) = ctx.saved_tensors
         gradient = made * upstream[0]
         if torch.is_grad_enabled():
-            gradient = DifferentiableOnce.apply(gradient, ctx.logits)  # type: ignore[no-untyped-call]
+            gradient = once(gradient, ctx.logits)
         return gradient, None, None, None
