@@ -82,6 +82,6 @@ clean:
 .venv-%/stamp: $(INSTALLED) constraints-oldest.txt
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check --upgrade \
-		$(if $(filter oldest,$*),-c constraints-oldest.txt) -e ".[train,transformers]" \
+		$(if $(filter oldest,$*),-c constraints-oldest.txt) -e ".[train]" accelerate \
 		pytest pytest-xdist hypothesis expecttest mpmath
 	touch $@

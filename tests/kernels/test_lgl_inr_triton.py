@@ -10,6 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from steelyard.kernels.lgl_inr import small
 from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
 from steelyard.kernels.lgl_inr.plan import make_segments
 from steelyard.losses.functional import lgl_inr_loss
@@ -163,6 +164,7 @@ def test_triton_that_does_not_start_is_warned_of_once():
 
 def test_the_loss_goes_where_it_is_taken(monkeypatch):
     logits, target = batch(6, 4, dtype=torch.float32)
+    monkeypatch.setattr(small, "takes", lambda logits: False)
     monkeypatch.setattr(lgl_inr_triton, "takes", lambda logits, beta: beta == 2)
     monkeypatch.setattr(lgl_inr_triton, "lgl_inr_triton_columns", lambda logits, *_: logits.new_full((4,), 7.0))
     assert lgl_inr_loss(logits, target, beta=2).item() == 7

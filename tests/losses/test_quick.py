@@ -192,3 +192,13 @@ def test_logits_may_change_between_the_loss_and_its_gradient(general):
         return leaf.grad
 
     torch.testing.assert_close(gradient(), general(gradient))
+
+
+@pytest.mark.parametrize("loss", [SoftmaxLoss, LogisticLoss])
+def test_a_loss_made_of_another_does_not_have_its_short_way(loss):
+    class Own(loss):
+        @classmethod
+        def evaluate(cls, logits, target, sample_weight, options):
+            return logits.sum() * 0 + 7
+
+    assert Own()(_logits(), torch.arange(9) % 4).item() == 7

@@ -213,6 +213,7 @@ def implied_pos_weight(ledger: "GradientLedger") -> Tensor:
 
     Example:
         >>> from steelyard import TrainingSetup
+        >>> from steelyard.balance import GradientLedger
         >>> ledger = GradientLedger(TrainingSetup("logistic", targets="multi-hot"), 1)
         >>> ledger.update(torch.zeros(4, 1), torch.tensor([[1.0], [0.0], [0.0], [0.0]]))
         >>> implied_pos_weight(ledger)

@@ -136,8 +136,13 @@ class Loss(nn.Module):
     )
 
     def __init_subclass__(cls, **rest: Any) -> None:
-        """Collect the declared options; a loss takes those of this class that it does not refuse."""
+        """Collect the declared options; a loss takes those of this class that it does not refuse.
+
+        A short way is not inherited: it has the formula of the class that defines it.
+        """
         super().__init_subclass__(**rest)
+        if "_quick" not in vars(cls):
+            cls._quick = classmethod(Loss._quick.__func__)  # type: ignore[assignment,attr-defined]
         declared = {key: value for key, value in vars(cls).items() if isinstance(value, Option)}
         cls.own = tuple(key for key in declared if key not in Loss.options)
         shared = {key: value for key, value in Loss.options.items() if key not in cls.refuses}
@@ -162,7 +167,7 @@ class Loss(nn.Module):
 
     def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
         if sample_weight is None:
-            found = self.quickly(logits, target, vars(self))
+            found = self._quickly(logits, target, vars(self))
             if found is not None:
                 return found
         return self.evaluate(logits, target, sample_weight, self.placed(logits))
@@ -300,15 +305,15 @@ class Loss(nn.Module):
         return options
 
     @classmethod
-    def quickly(cls, logits: Tensor, target: TargetLike, options: Options) -> Tensor | None:
-        """Return what :meth:`quick` returns, None where it is not to be asked."""
+    def _quickly(cls, logits: Tensor, target: TargetLike, options: Options) -> Tensor | None:
+        """Return what :meth:`_quick` returns, None where it is not to be asked."""
         if not isinstance(logits, Tensor):
             return None
         labels = target if isinstance(target, Tensor) else as_tensor(target, logits.device)
-        return cls.quick(logits, labels, options) if are_plain(logits, labels) else None
+        return cls._quick(logits, labels, options) if are_plain(logits, labels) else None
 
     @classmethod
-    def quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
+    def _quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
         """Return what :meth:`evaluate` returns, where a few of torch's operations give it, or None.
 
         A small batch spends its time on checks and on operations that it does not need. A loss may offer a short

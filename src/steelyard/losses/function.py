@@ -18,7 +18,7 @@ def function_of(loss: type[Loss], name: str) -> LossFunction:
     ) -> Tensor:
         completed = loss.complete(options, of="function")
         if sample_weight is None:
-            found = loss.quickly(logits, target, completed)
+            found = loss._quickly(logits, target, completed)
             if found is not None:
                 return found
         return loss.evaluate(logits, target, sample_weight, completed)

@@ -80,7 +80,7 @@ class LogisticLoss(Loss):
     output_weights: Tensor | None = OUTPUT_WEIGHTS
 
     @classmethod
-    def quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
+    def _quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
         """Return the sum or mean without weights of a small batch: each logit with the sign of its side."""
         classes = logits.shape[1]
         if classes == 1 or logits.numel() > _SMALL or any(options[key] is not None for key in _NOT_QUICK):

@@ -74,7 +74,7 @@ class SoftmaxLoss(Loss):
     )
 
     @classmethod
-    def quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
+    def _quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
         """Return the cross-entropy of plain labels by one call of torch's, which looks for labels out of range
         itself."""
         if not are_usual(target, options) or options["logit_adjustment"] is not None:
