@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -57,6 +58,18 @@ def test_hooks_run_what_the_development_tools_install():
     for hook in hooks:
         program = hook["entry"].split()[0].removeprefix(".venv/bin/")
         assert {"ruff": '"ruff', "lint-imports": '"import-linter'}[program] in tools, hook["id"]
+
+
+def test_the_oldest_versions_that_are_tested_are_the_least_that_are_allowed():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    allowed = [*project["dependencies"], *extras["cli"], *extras["sklearn"]]
+    tested = (ROOT / "constraints-oldest.txt").read_text().splitlines()
+    least = dict(one.split("==") for one in tested if not one.startswith("#"))
+    for each in allowed:
+        name, version = each.split(">=")
+        assert least.pop(name).removesuffix(".0") == version.removesuffix(".0"), name
+    assert not least
 
 
 @pytest.fixture(scope="module")
