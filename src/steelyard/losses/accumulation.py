@@ -71,6 +71,7 @@ def _parts(loss: Callable[[Tensor, Tensor], Tensor], model: Model, batches: Batc
             rows.append(model(inputs))
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)
+    torch.clear_autocast_cache()  # torch 2.9 would take the weights that it cast above, without their graph
     first = _joined("logits", rows)
     whole = first.to(torch.promote_types(first.dtype, torch.float32)).requires_grad_()
     with torch.enable_grad():

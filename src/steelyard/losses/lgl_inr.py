@@ -225,7 +225,7 @@ class LGLINRLoss(Loss):
         if self.process_group is None:
             logits, target = whole(logits), whole(target)
         if sample_weight is None and self.statistics == "batch":
-            found = self._quickly(logits, target, vars(self) | {"mean_confusion": None})
+            found = self._quickly(logits, target, vars(self))
             if found is not None:
                 return found
         options: dict[str, Any] = self.placed(logits) | {"mean_confusion": None}
@@ -238,7 +238,7 @@ class LGLINRLoss(Loss):
     @classmethod
     def _quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:
         """Return the sum or mean over columns without weights of small float32 logits, by compiled code."""
-        if any(options[key] is not None for key in _NOT_QUICK) or options["class_dim"] not in (1, -1):
+        if any(options.get(key) is not None for key in _NOT_QUICK) or options["class_dim"] not in (1, -1):
             return None
         reduction, ignored, detached = (options[key] for key in ("reduction", "ignore_index", "detach_weights"))
         if reduction == "none" or type(ignored) is not int or not small.takes(logits):
