@@ -290,7 +290,7 @@ def _class_gradients(setup: TrainingSetup, rows: Tensor) -> Tensor:
 
 
 def _slope(setup: TrainingSetup, rows: Tensor, target: Tensor) -> Tensor:
-    if torch.is_inference_mode_enabled():  # where torch 2.9 finds gradients of zero
+    if not torch.compiler.is_compiling() and torch.is_inference_mode_enabled():  # torch 2.9 finds gradients of 0
         with torch.inference_mode(False):
             return _slope(setup, rows.clone(), target.clone())
     gradient: Tensor = torch.func.grad(lambda x: setup.per_sample(x, target).sum())(rows)
