@@ -1,5 +1,6 @@
 """Audits of files: every format the same, weights as the command line gives them, pages that open."""
 
+import contextlib
 import json
 import math
 import re
@@ -538,3 +539,15 @@ def test_folder_without_an_audit(tmp_path):
     (tmp_path / "audit.json").write_text('{"schema": 2}')
     with pytest.raises(ValueError, match="is not an audit of schema 1"):
         write_audit_page(tmp_path)
+
+
+def test_an_odd_link_of_a_file_is_told_in_a_few_letters(tmp_path):
+    """The metadata of a file may hold any text, of any length."""
+    table = pa.table({"logit_a": [1.0, 0.0], "logit_b": [0.0, 1.0], "target": [0, 1]})
+    link = "\0=" * 5000
+    pq.write_table(table.replace_schema_metadata({"steelyard.link": link}), tmp_path / "x.parquet")
+    said = []
+    with contextlib.suppress(ValueError):
+        audit_file(tmp_path / "x.parquet", loss="softmax", say=said.append)
+    assert all(len(line) < 500 and "\0" not in line for line in said)
+    assert any("says that its link is" in line for line in said), said

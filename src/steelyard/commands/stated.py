@@ -1,5 +1,6 @@
 """What the options of a command and the file itself say of a training: its loss, its weights, its class counts."""
 
+import reprlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
@@ -33,7 +34,8 @@ class Stated:
         self.guessed = self.loss is None and opened.loss is None and opened.link is None
         self.link = self.spec.link
         if opened.link is not None and opened.link != self.link:
-            self.say(f"{opened.path} says that its link is {opened.link}; read as {self.link}, as asked")
+            told = opened.link if opened.link in ("softmax", "logistic") else reprlib.repr(opened.link)
+            self.say(f"{opened.path} says that its link is {told}; read as {self.link}, as asked")
         if self.from_file and self.spec.name not in ("softmax", "logistic", "lgl-inr"):
             self.say(f"loss {self.spec.label}, as the file names it")
 
