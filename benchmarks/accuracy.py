@@ -9,7 +9,6 @@ gradient, or one unit in the last place; where an element misses its target, `mi
 """
 
 import argparse
-import csv
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -19,6 +18,7 @@ from torch import Tensor
 
 import steelyard
 from steelyard import create_loss, list_losses
+from steelyard._common.files import write_csv
 from steelyard.losses import Loss
 from steelyard.losses.presets import PRESETS
 
@@ -131,10 +131,7 @@ def main() -> None:
     rows = list(measure_all())
     print(table(rows))
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(Worst._fields)
-            writer.writerows([*row[:3], *(f"{x:.2e}" for x in row[3:])] for row in rows)
+        write_csv(arguments.out, Worst._fields, ([*row[:3], *(f"{x:.2e}" for x in row[3:])] for row in rows))
     if arguments.page is not None:
         text = arguments.page.read_text(encoding="utf-8")
         before, _, rest = text.partition(START)

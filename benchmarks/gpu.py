@@ -13,7 +13,6 @@ bfloat16, are held against their three matrix products at the rate of a large on
 """
 
 import argparse
-import csv
 import statistics
 import subprocess
 from collections.abc import Callable, Sequence
@@ -27,6 +26,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import steelyard
+from steelyard._common.files import write_csv
 from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
 from steelyard.losses import lgl_inr_linear, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss
@@ -309,10 +309,7 @@ def report(
 
 
 def write(rows: list[list[Any]], file: Path) -> None:
-    with file.open("w", newline="") as out:
-        writer = csv.writer(out, lineterminator="\n")
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
+    write_csv(file, COLUMNS, rows)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:

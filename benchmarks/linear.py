@@ -9,7 +9,6 @@ gradients that it leaves. The base of all ratios is a linear layer followed by `
 """
 
 import argparse
-import csv
 import ctypes
 import multiprocessing
 import statistics
@@ -25,6 +24,7 @@ from torch.nn import functional as F
 
 import steelyard
 from losses import machine
+from steelyard._common.files import write_csv
 from steelyard.losses import lgl_inr_linear, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss
 from steelyard.report.figures import points_figure
@@ -148,11 +148,8 @@ def main() -> None:
                 [*shape, name, *figures, f"{size / memory_base:.4f}", arguments.rounds, setting, torch.__version__]
             )
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            head = "N D K head median_ms ratio_of_time extra_MiB ratio_of_memory rounds machine torch"
-            writer.writerow(head.split())
-            writer.writerows(rows)
+        head = "N D K head median_ms ratio_of_time extra_MiB ratio_of_memory rounds machine torch"
+        write_csv(arguments.out, head.split(), rows)
     if arguments.figure is not None:
         memory = arguments.figure.with_stem(f"{arguments.figure.stem}-memory")
         draw(rows, arguments.figure, column=4, x="N D K", y="forward and backward, ms", title="Time")

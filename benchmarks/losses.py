@@ -8,7 +8,6 @@ of the logits stands beside them, which no loss can beat.
 """
 
 import argparse
-import csv
 import platform
 import random
 import statistics
@@ -22,6 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 import steelyard
+from steelyard._common.files import write_csv
 from steelyard.kernels.lgl_inr import native as lgl_inr_native
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss, softmax_loss
 
@@ -102,10 +102,11 @@ def main() -> None:
             print(f"  {name:28s} {1e3 * seconds:9.3f} ms  {ratio:5.2f} x")
             rows.append([n, k, name, f"{1e3 * seconds:.4f}", f"{ratio:.3f}", rounds, setting, torch.__version__])
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["N", "K", "loss", "median_ms", "ratio_to_one_hot_bce", "rounds", "machine", "torch"])
-            writer.writerows(rows)
+        write_csv(
+            arguments.out,
+            ["N", "K", "loss", "median_ms", "ratio_to_one_hot_bce", "rounds", "machine", "torch"],
+            rows,
+        )
 
 
 if __name__ == "__main__":

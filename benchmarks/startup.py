@@ -8,13 +8,14 @@ seconds, wall clock and processor, and the ratio of each case to `import torch`.
 """
 
 import argparse
-import csv
 import os
 import statistics
 import subprocess
 import sys
 import time
 from pathlib import Path
+
+from steelyard._common.files import write_csv
 
 CASES = {
     "python": ["-c", "pass"],
@@ -59,10 +60,11 @@ def main() -> None:
         print(f"{name:20s} {wall:7.3f} s  {ratios[0]:5.2f} x   processor {cpu:7.3f} s  {ratios[1]:5.2f} x")
         rows.append([name, f"{wall:.4f}", f"{ratios[0]:.3f}", f"{cpu:.4f}", f"{ratios[1]:.3f}", arguments.rounds])
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["start", "seconds", "ratio_to_torch", "cpu_seconds", "cpu_ratio_to_torch", "rounds"])
-            writer.writerows(rows)
+        write_csv(
+            arguments.out,
+            ["start", "seconds", "ratio_to_torch", "cpu_seconds", "cpu_ratio_to_torch", "rounds"],
+            rows,
+        )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ two take turns; reported are the fastest of each, and their ratio.
 """
 
 import argparse
-import csv
 import tempfile
 import time
 from collections.abc import Callable
@@ -17,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import torch
 
+from steelyard._common.files import write_csv
 from steelyard.commands.audit import audit_file
 from steelyard.data.predictions import open_predictions
 
@@ -75,10 +75,11 @@ def main() -> None:
         print(f"{number} x {classes}: reading and softmax {reading:.3f} s, audit {audit:.3f} s, {ratio:.2f} x")
         rows.append([number, classes, f"{reading:.4f}", f"{audit:.4f}", f"{ratio:.3f}", arguments.rounds])
     if arguments.out is not None:
-        with arguments.out.open("w", newline="") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(["rows", "classes", "read_and_softmax_seconds", "audit_seconds", "ratio", "rounds"])
-            writer.writerows(rows)
+        write_csv(
+            arguments.out,
+            ["rows", "classes", "read_and_softmax_seconds", "audit_seconds", "ratio", "rounds"],
+            rows,
+        )
 
 
 if __name__ == "__main__":
