@@ -145,8 +145,8 @@ class Evidence:
             for total, part in zip(self._together, (own.T @ p, own.T @ kept, ((1 - own) * p).sum(0)), strict=True):
                 total += part
         elif "logistic" in self.metrics:
-            p = torch.sigmoid(z)
-            for total, part in zip(self._statistics, (softplus(z), p.mul_(1 - p)), strict=True):
+            variance = torch.sigmoid(z).mul_(torch.sigmoid(-z))  # 1 - p would be 0 near 1
+            for total, part in zip(self._statistics, (softplus(z), variance), strict=True):
                 total.index_add_(0, labels, part.double())
         self._keep(rows, labels)
 

@@ -161,7 +161,7 @@ def code_labels(
             raise ValueError(
                 f"{where} must hold classes, got {len(classes):,} different values in {len(values):,} rows"
             )
-    return place_labels(where, values, classes), tuple(names or map(_name, classes.tolist())), classes
+    return _places(where, values, classes), tuple(names or map(_name, classes.tolist())), classes
 
 
 def place_labels(where: str, values: NDArray[Any], classes: NDArray[Any]) -> Tensor:
@@ -171,8 +171,10 @@ def place_labels(where: str, values: NDArray[Any], classes: NDArray[Any]) -> Ten
         ValueError: a label that is missing, or none of them.
     """
     _refuse_missing(where, values)
-    if classes.dtype.kind in "OU":
-        values, classes = as_texts(values), as_texts(classes)
+    return _places(where, as_texts(values) if classes.dtype.kind == "O" else values, classes)
+
+
+def _places(where: str, values: NDArray[Any], classes: NDArray[Any]) -> Tensor:
     order = np.argsort(classes)
     at = np.searchsorted(classes, values, sorter=order).clip(max=len(classes) - 1)
     wrong = classes[order[at]] != values

@@ -88,7 +88,7 @@ class LogisticLoss(Loss):
         if options["label_smoothing"] or options["reduction"] == "none" or not are_usual(target, options):
             return None
         rows = logits.to(compute_dtype(logits))
-        signs = torch.ones_like(rows, requires_grad=False)
+        signs = torch.ones_like(rows)
         try:
             signs.scatter_(1, target.long()[:, None], -1.0)
         except RuntimeError:  # a label out of range, of which the general way says which and where
