@@ -10,15 +10,9 @@ from steelyard._common.checks import check_integer
 from steelyard._common.spread import refuse_spread, whole
 from steelyard.kernels.lgl_inr.group import check_group
 from steelyard.losses.base import Loss
+from steelyard.losses.checked_head import check_num_sampled, held_range, linear
 from steelyard.losses.lgl_inr import LGLINRLoss
-from steelyard.losses.linear import (
-    check_num_sampled,
-    held_range,
-    lgl_inr_linear,
-    linear,
-    linear_topk,
-    logistic_linear,
-)
+from steelyard.losses.linear import lgl_inr_linear, linear_topk, logistic_linear
 from steelyard.losses.logistic import LogisticLoss
 
 if TYPE_CHECKING:
