@@ -16,9 +16,9 @@ from steelyard.losses import (
     LGLINRLinear,
     LGLINRLoss,
     LogisticLinear,
+    checked_head,
     lgl_inr,
     lgl_inr_linear,
-    linear,
     logistic_linear,
 )
 from steelyard.losses.functional import lgl_inr_loss
@@ -400,7 +400,7 @@ def test_standard_operations_are_the_loss(monkeypatch):
             more = weights_of(name, 5) | {"reduction": reduction, "linear_bias": bias}
             calls.append(lambda fused=fused, more=more: fused(x, weight, target, **more))
     expected = [call() for call in calls]
-    for module in (lgl_inr, linear):
+    for module in (lgl_inr, checked_head):
         monkeypatch.setattr(module, "exports_to_onnx", lambda: True)
         monkeypatch.setattr(module, "lgl_inr_columns", None, raising=False)
         monkeypatch.setattr(module, "fused_loss", None, raising=False)
