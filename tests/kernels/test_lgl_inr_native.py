@@ -231,8 +231,9 @@ def test_rows_of_a_wider_tensor_and_transposed_logits():
 
 
 @built
-def test_number_of_threads_changes_nothing():
-    logits, target = torch.randn(50, 700), torch.randint(700, (50,))
+@pytest.mark.parametrize(("rows", "classes"), [(50, 700), (5000, 7)], ids=["columns divided", "rows divided"])
+def test_number_of_threads_changes_nothing(rows, classes):
+    logits, target = torch.randn(rows, classes), torch.randint(classes, (rows,))
     before = torch.get_num_threads()
     try:
         results = []
@@ -242,6 +243,46 @@ def test_number_of_threads_changes_nothing():
     finally:
         torch.set_num_threads(before)
     torch.testing.assert_close(*results, rtol=0, atol=0)
+
+
+@built
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 9999),
+    rows=st.integers(1, 3000),
+    classes=st.sampled_from([1, 2, 3, 7, 8, 9, 16, 31, 32, 33]),
+    most=st.sampled_from([1, 4, 40]),
+    beta=st.sampled_from([0.0, 1.0, -3.0, 60.0]),
+    detach_weights=st.booleans(),
+)
+def test_rows_divided_among_threads_equal_the_float64_operations(seed, rows, classes, most, beta, detach_weights):
+    """As few columns are, and many rows of them are no matter of rounding."""
+    generator = torch.Generator().manual_seed(seed)
+    logits = most * torch.randn(rows, classes, generator=generator)
+    target = torch.randint(-1, classes, (rows,), generator=generator)
+    logits[target < 0] = torch.nan
+    options = {"pos_weight": torch.rand(classes, generator=generator) + 0.5, "beta": beta}
+    options |= {"detach_weights": detach_weights, "ignore_index": -1}
+    grad = torch.full_like(logits, 7.0)
+    loss = native.whole(logits, target, **options, out=grad)
+    assert_near((loss, grad), kernel._columns(logits.double(), target, **options, with_grad=True))
+    assert not bool(grad[target < 0].any())
+
+
+@built
+@pytest.mark.parametrize("wrong", [-1, 3])
+def test_few_columns_find_a_label_of_no_class(wrong):
+    target = torch.tensor([0, -100, 2, wrong, 9])
+    options = {"pos_weight": None, "beta": 1.0, "detach_weights": False, "ignore_index": -100, "out": None}
+    assert native.whole(torch.randn(5, 3), target, **options) is None
+    with pytest.raises(RuntimeError, match=f"labels from 0 to 2 or -100, got {wrong} at position 3"):
+        columns(torch.randn(5, 3), target)
+
+
+@built
+def test_few_columns_take_no_more_labels_than_rows():
+    with pytest.raises(RuntimeError, match="a row for each of the 4 labels, got 3 rows"):
+        columns(torch.randn(3, 5), torch.zeros(4, dtype=torch.long))
 
 
 def test_without_it_float32_goes_to_torchs_operations(monkeypatch):

@@ -16,7 +16,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ABI 2        /* of the functions below: native.py takes no other */
+#define ABI 3        /* of the functions below: native.py takes no other */
 #define WIDEST 128   /* columns of a tile, at most */
 #define NARROWEST 16 /* a cache line of float32 */
 #define ROOM 262144  /* floats of P, and of A, of a tile: together the cache of one core */
@@ -24,6 +24,9 @@
 #define RUN 32       /* floats that are added up before their sum joins one in double: what keeps it exact */
 /* P lies in [0, 1]: up to this beta, exp(beta P - max(beta, 0)) needs no maximum over the classes. */
 #define FIXED_SHIFT_BETA 30.0f
+#define FEW 32       /* columns, at most, of the code that divides rows, not columns, among threads */
+#define FLAT 1024    /* floats of rows that are worked on as if they were one row */
+#define LANES 8      /* doubles of a vector: the width of few columns is rounded up to it */
 
 #if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(NO_CLONES)
 #define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
@@ -235,6 +238,170 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
                 g[column] = -pull * (b->pos_weight ? b->pos_weight[label] : 1.0f) / (float)(end - start);
         }
     }
+}
+
+/* ---- Few columns: rows are divided among threads, and come as they are. ---- */
+
+typedef struct {
+    double p[FEW * FEW], a[FEW * FEW], pull[FEW]; /* sums over the rows of each class, by column */
+    int64_t count[FEW], wrong;                    /* rows of each class; the first row of no class, or -1 */
+} Sums;
+
+typedef struct {
+    float p[FEW * FEW], a[FEW * FEW], pull[FEW]; /* what a gradient is made of, by class and column */
+} Slopes;
+
+typedef struct {
+    const float *logits;
+    const int64_t *target;
+    int64_t rows, num_classes, ignore_index;
+    unsigned char *label; /* one read of each label, which another thread may be writing; num_classes of the ignored */
+    float *grad;          /* or NULL */
+} Rows;
+
+/* Add rows [start, end) to sums; leave the smaller of p and 1 - p in the gradient. */
+FOR_EACH_PROCESSOR
+static void add_few(const Rows *b, int64_t start, int64_t end, Sums *sums) {
+    const int size = (int)b->num_classes, lanes = (size + LANES - 1) / LANES * LANES, most = FLAT / size;
+    float p[FLAT + FEW] = {0}, a[FLAT + FEW] = {0}, log_of[FLAT], unused[FLAT];
+    for (int64_t i = start; i < end; i += most) {
+        const int rows = (int)(end - i < most ? end - i : most);
+        const float *restrict z = b->logits + i * size;
+        float *restrict g = b->grad ? b->grad + i * size : unused;
+        for (int j = 0; j < rows * size; j++) {
+            const float t = exp_of_negative(-fabsf(z[j])), less = t / (1.0f + t), log_1p = log_of_one_plus(t);
+            g[j] = less;
+            p[j] = z[j] > 0 ? 1.0f - less : less;
+            log_of[j] = log_1p;
+            a[j] = (z[j] < 0 ? 0.0f : z[j]) + log_1p; /* NaN of NaN */
+        }
+        for (int r = 0; r < rows; r++) {
+            const int64_t label = b->target[i + r];
+            const int ignored = label == b->ignore_index;
+            if (!ignored && (label < 0 || label >= size)) {
+                sums->wrong = i + r;
+                return;
+            }
+            b->label[i + r] = (unsigned char)(ignored ? size : label);
+            if (ignored) continue;
+            const int at = r * size, own = at + (int)label;
+            double *restrict sum_p = sums->p + label * FEW, *restrict sum_a = sums->a + label * FEW;
+            for (int l = 0; l < lanes; l += LANES) /* past the last column there is nothing that anyone reads */
+                for (int j = l; j < l + LANES; j++) sum_p[j] += p[at + j], sum_a[j] += a[at + j];
+            sums->pull[label] += log_of[own] + (z[own] > 0 ? 0.0f : -z[own]);
+            sums->count[label]++;
+        }
+    }
+}
+
+/* From the sums of all rows: the losses of columns, and what their gradient is made of. */
+static void weigh_few(const Rows *b, const Sums *sums, const float *pos_weight, double beta, int detach_weights,
+                      float *loss, Slopes *slopes) {
+    const int size = (int)b->num_classes;
+    for (int j = 0; j < size; j++) {
+        double top = -INFINITY, total = 0, sum = 0, v[FEW];
+        for (int k = 0; k < size; k++) {
+            const double x = beta * sums->p[k * FEW + j] / (double)sums->count[k];
+            if (k != j && sums->count[k] && x > top) top = x;
+        }
+        for (int k = 0; k < size; k++) { /* its own class is no negative */
+            const double n = (double)sums->count[k];
+            v[k] = k == j || n == 0 ? 0 : exp(beta * sums->p[k * FEW + j] / n - top) / n;
+            if (v[k] == 0) continue; /* an infinite logit must not meet a weight of 0 */
+            total += v[k] * n, sum += v[k] * sums->a[k * FEW + j];
+        }
+        const double share = total == 0 ? 0 : 1 / total; /* no other class in the batch: 0, not NaN */
+        sum *= share;
+        const double n = (double)sums->count[j], weight = n == 0 ? 0 : (pos_weight ? pos_weight[j] : 1.0f) / n;
+        loss[j] = (float)((n == 0 ? 0 : weight * sums->pull[j]) + sum);
+        slopes->pull[j] = (float)weight;
+        for (int k = 0; k < size; k++) {
+            const double A = k == j || !sums->count[k] ? 0 : sums->a[k * FEW + j] / (double)sums->count[k];
+            slopes->p[k * FEW + j] = (float)(v[k] * share);
+            slopes->a[k * FEW + j] = detach_weights || beta == 0 ? 0.0f : (float)(beta * (A - sum));
+        }
+    }
+}
+
+/* The gradient of rows [start, end), in which the smaller of p and 1 - p stands. */
+FOR_EACH_PROCESSOR
+static void grad_few(const Rows *b, int64_t start, int64_t end, const Slopes *slopes) {
+    const int size = (int)b->num_classes, lanes = (size + LANES - 1) / LANES * LANES, most = FLAT / size;
+    float p[FLAT + FEW], a[FLAT + FEW], pull[FLAT];
+    for (int64_t i = start; i < end; i += most) {
+        const int rows = (int)(end - i < most ? end - i : most);
+        const float *restrict z = b->logits + i * size;
+        float *restrict g = b->grad + i * size;
+        for (int r = 0; r < rows; r++) {
+            const int label = b->label[i + r], at = r * size, of = (label < size ? label : 0) * FEW;
+            for (int l = 0; l < lanes; l += LANES) /* past the last column the next row comes */
+                for (int j = l; j < l + LANES; j++) p[at + j] = slopes->p[of + j], a[at + j] = slopes->a[of + j];
+            if (label >= size) continue;
+            const float less = g[at + label];
+            pull[r] = slopes->pull[label] * (z[at + label] > 0 ? less : 1.0f - less); /* sigmoid(-z) */
+        }
+        for (int j = 0; j < rows * size; j++) {
+            const float less = g[j], more = 1.0f - less;
+            const float yes = z[j] > 0 ? more : less, no = z[j] > 0 ? less : more;
+            g[j] = p[j] * yes * (1.0f + a[j] * no);
+        }
+        for (int r = 0; r < rows; r++) {
+            const int label = b->label[i + r];
+            if (label < size)
+                g[r * size + label] = -pull[r];
+            else
+                memset(g + r * size, 0, (size_t)size * sizeof(float));
+        }
+    }
+}
+
+/* Losses (num_classes,) of the columns of logits (rows, num_classes), and their gradient, all without gaps, for few
+ * columns. Returns 0, 1 where there was no memory to work in, or -1 - i where row i has no label of the num_classes
+ * nor is ignored. */
+int64_t lgl_inr_few(const float *logits, int64_t rows, int64_t num_classes, const int64_t *target,
+                    int64_t ignore_index, const float *pos_weight, float beta, int detach_weights, float *loss,
+                    float *grad, int threads) {
+    if (num_classes < 1 || num_classes > FEW) return 1;
+    Sums *sums = calloc((size_t)threads, sizeof(Sums));
+    unsigned char *label = malloc((size_t)rows + 1);
+    int64_t wrong = -1;
+    if (sums && label) {
+        const Rows batch = {logits, target, rows, num_classes, ignore_index, label, grad};
+        Slopes slopes;
+        memset(&slopes, 0, sizeof slopes);
+#pragma omp parallel num_threads(threads)
+        {
+#pragma omp for schedule(static)
+            for (int t = 0; t < threads; t++) {
+                sums[t].wrong = -1;
+                add_few(&batch, rows * t / threads, rows * (t + 1) / threads, sums + t);
+            }
+#pragma omp single
+            {
+                for (int t = threads - 1; t >= 0; t--)
+                    if (sums[t].wrong >= 0) wrong = sums[t].wrong;
+                if (wrong < 0) {
+                    for (int t = 1; t < threads; t++)
+                        for (int k = 0; k < num_classes; k++) {
+                            for (int j = 0; j < num_classes; j++) {
+                                sums->p[k * FEW + j] += sums[t].p[k * FEW + j];
+                                sums->a[k * FEW + j] += sums[t].a[k * FEW + j];
+                            }
+                            sums->pull[k] += sums[t].pull[k];
+                            sums->count[k] += sums[t].count[k];
+                        }
+                    weigh_few(&batch, sums, pos_weight, beta, detach_weights, loss, &slopes);
+                }
+            }
+#pragma omp for schedule(static)
+            for (int t = 0; t < threads; t++)
+                if (grad && wrong < 0) grad_few(&batch, rows * t / threads, rows * (t + 1) / threads, &slopes);
+        }
+    }
+    const int failed = !sums || !label;
+    free(sums);
+    free(label);
+    return failed ? 1 : wrong < 0 ? 0 : -1 - wrong;
 }
 
 INLINE int digit_of(int64_t key, int digit) { return (int)(key >> (8 * digit)) & 255; }

@@ -3,14 +3,17 @@
 import ctypes
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from torch import Tensor
 
 _LIBRARY = Path(__file__).with_name("liblgl_inr.so")
 Segments = tuple[Tensor, Tensor, Tensor]
-_ABI = 2  # as in the source: a library of another is left alone
+_ABI = 3  # as in the source: a library of another is left alone
 _NARROWEST = 16  # columns that a thread takes at least, as in the source
+_FEW = 32  # columns up to which rows are divided among threads, as in the source
+_FEWEST_NUMBERS = 4096  # logits that a thread takes at least, of few columns
 
 
 def takes(logits: Tensor) -> bool:
@@ -41,18 +44,86 @@ def library() -> ctypes.CDLL | None:
         *(pointer, ctypes.c_float, ctypes.c_int),
         *(pointer, pointer, integer, ctypes.c_int),
     ]
+    found.lgl_inr_few.argtypes = [
+        *(pointer, integer, integer, pointer, integer),
+        *(pointer, ctypes.c_float, ctypes.c_int),
+        *(pointer, pointer, ctypes.c_int),
+    ]
+    found.lgl_inr_few.restype = integer
     return found
+
+
+def whole(
+    logits: Tensor,
+    target: Tensor,
+    *,
+    pos_weight: Tensor | None,
+    beta: float,
+    detach_weights: bool,
+    ignore_index: int,
+    out: Tensor | None,
+) -> Tensor | None:
+    """Losses (K,) of all columns of (N, K) logits; their gradient goes to `out`, (N, K) without gaps.
+
+    None where a label is neither a class nor ignored.
+    """
+    rows, size = logits.shape
+    if size <= _FEW and rows and logits.is_contiguous():
+        return _few(logits, target, pos_weight, beta, detach_weights, ignore_index, out)
+    found = find_segments(target, size, ignore_index)
+    if found is None:
+        return None
+    return columns(
+        *(logits, 0, *found),
+        num_classes=size,
+        pos_weight=pos_weight,
+        beta=beta,
+        detach_weights=detach_weights,
+        out=out,
+    )
+
+
+def _few(
+    logits: Tensor,
+    target: Tensor,
+    pos_weight: Tensor | None,
+    beta: float,
+    detach_weights: bool,
+    ignore_index: int,
+    out: Tensor | None,
+) -> Tensor | None:
+    compiled = library()
+    assert compiled is not None
+    (rows, size), target = logits.shape, target.long().contiguous()
+    if rows != len(target):
+        raise RuntimeError(f"logits must have a row for each of the {len(target)} labels, got {rows} rows")
+    loss = logits.new_empty(size)
+    pos_weight = None if pos_weight is None else pos_weight.to(torch.float32).contiguous()
+    failed = compiled.lgl_inr_few(
+        *(logits.data_ptr(), rows, size, target.data_ptr(), ignore_index),
+        *(None if pos_weight is None else pos_weight.data_ptr(), beta, detach_weights),
+        *(loss.data_ptr(), None if out is None else out.data_ptr()),
+        max(1, min(torch.get_num_threads(), rows * size // _FEWEST_NUMBERS)),
+    )
+    if failed > 0:
+        raise MemoryError("no memory for the statistics of the classes of this batch")
+    return None if failed else loss
+
+
+def refuse_label(target: Tensor, num_classes: int, ignore_index: int) -> NoReturn:
+    """Raise the error that names the first label that is neither a class nor ignored."""
+    wrong = int((((target < 0) | (target >= num_classes)) & (target != ignore_index)).nonzero()[0])
+    raise RuntimeError(
+        f"target must hold labels from 0 to {num_classes - 1} or {ignore_index}, "
+        f"got {int(target[wrong])} at position {wrong}"
+    )
 
 
 def segments(target: Tensor, num_classes: int, ignore_index: int) -> Segments:
     """As :func:`find_segments`, for labels that are known to be in range."""
     found = find_segments(target, num_classes, ignore_index)
     if found is None:
-        wrong = int((((target < 0) | (target >= num_classes)) & (target != ignore_index)).nonzero()[0])
-        raise RuntimeError(
-            f"target must hold labels from 0 to {num_classes - 1} or {ignore_index}, "
-            f"got {int(target[wrong])} at position {wrong}"
-        )
+        refuse_label(target, num_classes, ignore_index)
     return found
 
 

@@ -211,8 +211,21 @@ def _columns(
 ) -> tuple[Tensor, Tensor]:
     rows, num_classes = logits.shape
     dtype = compute_dtype(logits)
-    # The compiled code takes all columns at once: it has blocks of its own.
-    width = num_classes if native.takes(logits) else _block_columns(rows, num_classes, logits.device.type)
+    grad = logits.new_empty((rows, num_classes) if with_grad else (0, 0), dtype=dtype)
+    if native.takes(logits):  # all columns at once: it has blocks of its own
+        found = native.whole(
+            logits,
+            target,
+            pos_weight=pos_weight,
+            beta=beta,
+            detach_weights=detach_weights,
+            ignore_index=ignore_index,
+            out=grad if with_grad else None,
+        )
+        if found is None:
+            native.refuse_label(target, num_classes, ignore_index)
+        return found, grad
+    width = _block_columns(rows, num_classes, logits.device.type)
     batch = Batch(
         target,
         num_classes,
@@ -224,7 +237,6 @@ def _columns(
         dtype=dtype,
     )
     loss = logits.new_empty(num_classes, dtype=dtype)
-    grad = logits.new_empty((rows, num_classes) if with_grad else (0, 0), dtype=dtype)
     for start in range(0, num_classes, width):
         part = slice(start, start + width)
         loss[part] = batch.columns(logits[:, part].to(dtype), start, grad[:, part] if with_grad else None)
