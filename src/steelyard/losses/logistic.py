@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import compute_dtype
+from steelyard._common.checks import in_compute_dtype
 from steelyard.losses.base import Loss, Options, are_usual
 from steelyard.losses.function import function_of
 from steelyard.losses.one_vs_all import one_vs_all, softplus
@@ -87,7 +87,7 @@ class LogisticLoss(Loss):
             return None
         if options["label_smoothing"] or options["reduction"] == "none" or not are_usual(target, options):
             return None
-        rows = logits.to(compute_dtype(logits))
+        rows = in_compute_dtype(logits)
         signs = torch.ones_like(rows)
         try:
             signs.scatter_(1, target.long()[:, None], -1.0)

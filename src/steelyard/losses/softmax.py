@@ -4,7 +4,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from steelyard._common.checks import are_ready, compute_dtype
+from steelyard._common.checks import are_ready, in_compute_dtype
 from steelyard.losses.base import Loss, Options, are_usual
 from steelyard.losses.function import function_of
 from steelyard.losses.options import NORMALIZATIONS, Normalization, option
@@ -81,7 +81,7 @@ class SoftmaxLoss(Loss):
             return None
         target = target.long()
         weights, reduction, smoothing = options["class_weights"], options["reduction"], options["label_smoothing"]
-        rows, counted = logits.to(compute_dtype(logits)), False
+        rows, counted = in_compute_dtype(logits), False
         if reduction == "mean":
             if options["normalization"] == "none":
                 reduction = "sum"
