@@ -16,6 +16,7 @@ import yaml
 from packaging.version import Version
 
 import steelyard
+from steelyard.kernels.lgl_inr import native
 
 ROOT = Path(__file__).parents[2]
 FRAGMENTS = (
@@ -72,6 +73,16 @@ def test_the_oldest_versions_that_are_tested_are_the_least_that_are_allowed():
         name, version = each.split(">=")
         assert Version(least.pop(name)) == Version(version), name
     assert not least
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="no glibc")
+def test_the_kernel_needs_no_newer_glibc_than_wheels_are_named_for():
+    """One function more of the C library's can ask for a newer one: exp of doubles asks for 2.29, expf for 2.27."""
+    if native.library() is None:
+        pytest.skip("installed without a C compiler")
+    symbols = re.findall(rb"GLIBC_(\d+)\.(\d+)", native._LIBRARY.read_bytes())
+    named = re.search(r"manylinux_(\d+)_(\d+)_x86_64", (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8"))
+    assert max((int(a), int(b)) for a, b in symbols) <= (int(named[1]), int(named[2]))
 
 
 @pytest.fixture(scope="module")

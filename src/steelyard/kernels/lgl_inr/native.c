@@ -306,7 +306,11 @@ static void weigh_few(const Rows *b, const Sums *sums, const float *pos_weight, 
         }
         for (int k = 0; k < size; k++) { /* its own class is no negative */
             const double n = (double)sums->count[k];
-            v[k] = k == j || n == 0 ? 0 : exp(beta * sums->p[k * FEW + j] / n - top) / n;
+            v[k] = 0;
+            if (k == j || n == 0) continue;
+            const double x = beta * sums->p[k * FEW + j] / n - top;
+            const float near = (float)x; /* exp of doubles would ask for a newer glibc than torch does */
+            v[k] = exp_of_negative(near) * (1 + (x - near)) / n;
             if (v[k] == 0) continue; /* an infinite logit must not meet a weight of 0 */
             total += v[k] * n, sum += v[k] * sums->a[k * FEW + j];
         }
