@@ -29,6 +29,31 @@ def test_one_rate_is_not_tried():
     assert (found.search, found.runs, found.diverged) == ([], ["seed 0", "seed 1"], None)
 
 
+def test_weight_decays_are_tried_at_the_best_rate_and_beyond_the_upper_edge():
+    def score(t):
+        return f"seed {t.seed}" if not t.tuning else 1 - abs(t.rate - 0.2) - abs(t.decay - 0.05)
+
+    job = Job([0.1, 0.2, 0.4], 2, if_diverged="keep", decays=[5e-4, 5e-3])
+    found, done = carried_out(job, score)
+    assert [(t.rate, t.decay) for t in done if t.tuning] == [
+        *((rate, 5e-4) for rate in (0.1, 0.2, 0.4)),
+        *((0.2, decay) for decay in (5e-3, 0.05)),
+    ]
+    assert (found.rate, found.decay, list(found.decays)) == (0.2, 0.05, [5e-4, 5e-3, 0.05])
+    assert [(t.rate, t.seed, t.decay) for t in done if not t.tuning] == [(0.2, 0, 0.05), (0.2, 1, 0.05)]
+
+
+def test_no_weight_decay_is_tried_below_those_that_are_given():
+    found, _ = carried_out(Job([0.1], 1, decays=[5e-4, 5e-3]), lambda t: -t.decay)
+    assert (found.decay, list(found.decays)) == (5e-4, [5e-4, 5e-3])
+
+
+def test_one_weight_decay_is_that_of_every_training():
+    found, done = carried_out(Job([0.1, 0.2], 1, decays=[0.01]), lambda t: -t.rate)
+    assert {t.decay for t in done} == {0.01}
+    assert (found.decay, found.decays) == (0.01, {})
+
+
 def _diverging(training):
     if training.tuning:
         return {0.1: 0.6, 0.2: 0.8, 0.4: 0.7}[training.rate]

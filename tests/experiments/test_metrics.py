@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn.metrics import balanced_accuracy_score, log_loss
 
-from steelyard.experiments.metrics import log_probabilities, run_metrics
+from steelyard.experiments.metrics import log_probabilities, run_metrics, uniform_accuracy
 from steelyard.experiments.statistics import mean_interval, summary
 from steelyard.report.results import Summary
 from tests.helpers import batch
@@ -75,3 +75,33 @@ def test_what_stands_beside_a_mean_is_around_it_and_where_values_can_be(values, 
 def test_one_seed_has_nothing_beside_it():
     assert summary([0.5]).to_dict() == {"mean": 0.5, "low": None, "high": None, "n": 1}
     assert summary([None, None]) is None
+
+
+@given(
+    st.integers(2, 4).flatmap(
+        lambda k: st.lists(
+            st.tuples(st.lists(st.integers(-3, 3), min_size=k, max_size=k), st.integers(0, k - 1)), min_size=1
+        )
+    )
+)
+def test_uniform_accuracy_is_that_of_the_best_threshold(samples):
+    """Whole numbers, so that logits tie: every threshold is as good as one of these."""
+    logits = torch.tensor([row for row, _ in samples]).float()
+    target = torch.tensor([y for _, y in samples])
+    right = []
+    for threshold in range(-4, 4):
+        above = logits > threshold
+        right.append(sum(bool(row[y]) and int(row.sum()) == 1 for row, y in zip(above, target, strict=True)))
+    assert uniform_accuracy(logits, target) == max(right) / len(samples)
+    assert uniform_accuracy(logits, target) <= (logits.argmax(1) == target).double().mean()
+
+
+def test_intervals_of_several_comparisons_are_wider():
+    values = [0.1, 0.4, 0.2, 0.3, 0.25]
+    mean, low, high = mean_interval(values, comparisons=10)
+    one = mean_interval(values)
+    assert mean == one[0]
+    assert (high - mean) / (one[2] - mean) == pytest.approx(
+        5.5976 / 2.7764, rel=1e-4
+    )  # quantiles 0.9975 and 0.975 of t, 4
+    assert mean - low == pytest.approx(high - mean)

@@ -25,7 +25,7 @@ class ClaimConfig(BaseModel):
         seeds, epochs, batch_size: of every training.
         learning_rate: of every training (c1 to c3).
         learning_rates: tried on a validation split, the same for every loss (c4).
-        weight_decays: tried (c1); the first one (others).
+        weight_decays: tried (c1, leaderboard); the first one (others).
         learner, rounds, penalties: as :class:`CompareConfig`'s (c4, leaderboard); the others train networks.
         backbone, augmentation: as :class:`CompareConfig`'s.
         limit_train: at most so many training samples, before imbalance.

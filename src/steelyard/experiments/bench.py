@@ -95,7 +95,8 @@ class Bench:
         kept = self.config.model_dump(exclude={"losses", "seeds", "learning_rates", "penalties"})
         samples = int(self.class_counts.sum())
         data = {} if self._data.digest is None else {"data": self._data.digest}
-        return kept | {"loss": loss, "training_samples": samples} | data | asdict(training)
+        told = {key: value for key, value in asdict(training).items() if value is not None}
+        return kept | {"loss": loss, "training_samples": samples} | data | told
 
     def describe(self) -> ComparedData:
         """Return the classes and how many samples each has."""

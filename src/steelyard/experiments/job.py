@@ -5,14 +5,14 @@ written, is the caller's.
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Generic, Literal, TypeVar
 
 from torch import Tensor
 
 from steelyard.experiments.metrics import recalls
-from steelyard.experiments.tuning import by_score, rates_to_try
+from steelyard.experiments.tuning import LARGEST_DECAY, by_score, rates_to_try
 from steelyard.notation import LossSpec
 from steelyard.report.results import Trial
 from steelyard.training import Diverged
@@ -45,12 +45,14 @@ class Splits:
 class Training:
     """One training of a job: at which rate, with which seed, and whether it only serves to choose the rate.
 
-    The rate is a learning rate, or the penalty of a linear learner.
+    The rate is a learning rate, or the penalty of a linear learner. The weight decay is the setting's, unless the
+    job tries several.
     """
 
     rate: float
     seed: int
     tuning: bool = False
+    decay: float | None = None
 
 
 def train_and_judge(
@@ -80,6 +82,8 @@ def train_and_judge(
         of=of or {},
         on_epoch=on_epoch,
     )
+    if training.decay is not None:
+        setting = replace(setting, recipe=replace(setting.recipe, weight_decay=training.decay))
     try:
         model = find_learner(setting.learner).fit(task, setting)
     except Diverged:
@@ -99,7 +103,9 @@ class Judged(Generic[Found]):
 
     Attributes:
         rate: at which its seeds were trained.
+        decay: the weight decay they had, where the job tries several; else None.
         search: the rates that were tried, rising; none where one was given.
+        decays: the weight decays that were tried at that rate, rising, with the score of each.
         runs: of each seed, None where it diverged.
         diverged: why the first seed that diverged did, or None.
     """
@@ -108,6 +114,8 @@ class Judged(Generic[Found]):
     search: list[Trial]
     runs: list[Found | None]
     diverged: str | None
+    decay: float | None = None
+    decays: dict[float, float | None] = field(default_factory=dict)
 
 
 @dataclass
@@ -120,29 +128,51 @@ class Job(Generic[Found]):
         seeds: how many are trained at the best rate.
         if_diverged: what a seed that diverges means: ``"next rate"``, all seeds are trained at the next best of
             the rates tried; ``"keep"``, it is a result.
-        scores: of each rate tried, None where it diverged.
+        decays: weight decays, rising, each tried with seed 0 at the best rate, and larger ones as of rates; the
+            first of them is that of all rates. None: the setting's own.
+        tried: scores by rate and decay, None where it diverged.
         runs: of each rate and seed, what was found or why it diverged.
     """
 
     rates: list[float]
     seeds: int
     if_diverged: Literal["next rate", "keep"] = "next rate"
-    scores: dict[float, float | None] = field(default_factory=dict)
+    decays: list[float] = field(default_factory=list)
+    tried: dict[tuple[float, float | None], float | None] = field(default_factory=dict)
     runs: dict[tuple[float, int], Found | Diverged] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> dict[float, float | None]:
+        """Return the score of each rate tried."""
+        return {rate: score for (rate, decay), score in self.tried.items() if decay == self._first_decay}
+
+    @property
+    def decay_scores(self) -> dict[float, float | None]:
+        """Return the score of each weight decay tried at the best rate; nothing where there is no choice."""
+        if len(self.decays) < 2:
+            return {}
+        best = self.best()
+        return {d: score for (rate, d), score in self.tried.items() if rate == best and d is not None}
 
     def todo(self) -> list[Training]:
         """Return the trainings that the job needs next, which do not depend on one another."""
         if untried := rates_to_try(self.rates, self.scores):
-            return [Training(rate, 0, tuning=True) for rate in untried]
-        rate = self.rate()
+            return [Training(rate, 0, tuning=True, decay=self._first_decay) for rate in untried]
+        if len(self.decays) > 1:
+            limits = self.decays[0], LARGEST_DECAY
+            if untried := rates_to_try(self.decays, self.decay_scores, limits):
+                return [Training(self.best(), 0, tuning=True, decay=decay) for decay in untried]
+        rate, decay = self.rate(), self.decay()
         if self.if_diverged == "next rate" and self._diverged(rate):
             return []  # the last of the rates
-        return [Training(rate, seed) for seed in range(self.seeds) if (rate, seed) not in self.runs]
+        left = [seed for seed in range(self.seeds) if (rate, seed) not in self.runs]
+        return [Training(rate, seed, decay=decay) for seed in left]
 
     def add(self, training: Training, outcome: float | Found | Diverged) -> None:
         """Add what came of a training."""
         if training.tuning:
-            self.scores[training.rate] = None if isinstance(outcome, Diverged) else outcome  # type: ignore[assignment]
+            score = None if isinstance(outcome, Diverged) else outcome
+            self.tried[training.rate, training.decay] = score  # type: ignore[assignment]
         else:
             self.runs[training.rate, training.seed] = outcome  # type: ignore[assignment]
 
@@ -150,7 +180,7 @@ class Job(Generic[Found]):
         """Return how many trainings the job takes in all, as far as is known now."""
         todo = self.todo()
         seeds = self.seeds if any(training.tuning for training in todo) else 0
-        return len(self.scores) + len(self.runs) + len(todo) + seeds
+        return len(self.tried) + len(self.runs) + len(todo) + seeds
 
     def best(self) -> float:
         """Return the rate with the best score so far."""
@@ -163,6 +193,10 @@ class Job(Generic[Found]):
         tried = [rate for rate in by_score(self.scores) if self.scores[rate] is not None] or [self.best()]
         return next((rate for rate in tried if not self._diverged(rate)), tried[-1])
 
+    def decay(self) -> float | None:
+        """Return the weight decay with the best score so far; None where it is the setting's."""
+        return by_score(self.decay_scores)[0] if self.decay_scores else self._first_decay
+
     def judged(self) -> Judged[Found]:
         """Return what came of the job, when nothing is left to do."""
         rate = self.rate()
@@ -173,7 +207,12 @@ class Job(Generic[Found]):
         ]
         reasons = [str(run) for run in runs if isinstance(run, Diverged)]
         found = [None if isinstance(run, Diverged) else run for run in runs]
-        return Judged(rate, search, found, reasons[0] if reasons else None)
+        decays = dict(sorted(self.decay_scores.items()))
+        return Judged(rate, search, found, reasons[0] if reasons else None, self.decay(), decays)
+
+    @property
+    def _first_decay(self) -> float | None:
+        return self.decays[0] if self.decays else None
 
     def _diverged(self, rate: float) -> bool:
         return any(isinstance(self.runs.get((rate, seed)), Diverged) for seed in range(self.seeds))

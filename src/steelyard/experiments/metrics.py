@@ -34,6 +34,34 @@ def recalls(logits: Tensor, target: Tensor) -> Tensor:
     return torch.bincount(target, right, minlength=size) / torch.bincount(target, minlength=size)
 
 
+def uniform_accuracy(logits: Tensor, target: Tensor) -> float:
+    r"""Return the share of samples that one threshold for all classes and samples gets right.
+
+    .. math:: \max_t \frac{1}{N} \big|\{i : z_{i y_i} > t \ge \max_{j \ne y_i} z_{ij}\}\big|
+
+    Args:
+        logits: (N, K) finite, K at least 2.
+        target: (N,) labels.
+
+    Source:
+        Li, Jia, Zhou, Shen, Duan, "Rediscovering BCE loss for uniform classification", arXiv 2403.07289.
+
+    Example:
+        >>> z = torch.tensor([[2.0, 1.0], [0.0, 3.0], [-1.0, -2.0]])    # 1 and 1.5 are right for two of three
+        >>> uniform_accuracy(z, torch.tensor([0, 1, 0]))
+        0.6666666666666666
+    """
+    scores = logits.double()
+    own = scores.gather(1, target[:, None])[:, 0]
+    other = scores.scatter(1, target[:, None], -torch.inf).amax(1)
+    right = own > other
+    if not bool(right.any()):
+        return 0.0
+    starts, ends = other[right].sort().values, own[right].sort().values  # right from a start to below its end
+    begun, over = (torch.searchsorted(ordered, starts, right=True) for ordered in (starts, ends))
+    return int((begun - over).max()) / len(target)
+
+
 def run_metrics(
     logits: Tensor, target: Tensor, link: str, groups: dict[str, list[int]]
 ) -> dict[str, float | None]:
@@ -43,11 +71,15 @@ def run_metrics(
     """
     recall = recalls(logits, target)
     log_p = log_probabilities(logits, link)
-    ece = multiclass_calibration_error(log_p.exp(), target, num_classes=logits.shape[1], n_bins=15, norm="l1")
     return {
         "accuracy": (logits.argmax(1) == target).double().mean().item(),
         "balanced_accuracy": recall.nanmean().item(),
         **{f"recall_{g}": recall[classes].nanmean().item() if classes else None for g, classes in groups.items()},
-        "nll": -log_p.gather(1, target[:, None]).mean().item(),
-        "ece": ece.item(),
+        **probability_metrics(log_p, target),
     }
+
+
+def probability_metrics(log_p: Tensor, target: Tensor) -> dict[str, float]:
+    """Return NLL and ECE, as :func:`run_metrics` has them, of (N, K) log-probabilities."""
+    ece = multiclass_calibration_error(log_p.exp(), target, num_classes=log_p.shape[1], n_bins=15, norm="l1")
+    return {"nll": -log_p.gather(1, target[:, None]).mean().item(), "ece": ece.item()}

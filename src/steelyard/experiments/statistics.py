@@ -35,18 +35,22 @@ def holm(p_values: Sequence[float | None]) -> list[float | None]:
     return corrected
 
 
-def mean_interval(values: Sequence[float | None], *, low: float = -math.inf, high: float = math.inf) -> Estimate:
+def mean_interval(
+    values: Sequence[float | None], *, low: float = -math.inf, high: float = math.inf, comparisons: int = 1
+) -> Estimate:
     """Return the mean of what is not None and the ends of its 95% Student interval, None for one value.
 
     Args:
         values: at least one that is not None.
         low, high: between which every value lies by its definition, and so the interval.
+        comparisons: how many such intervals are to be right together, all of them in 95% of cases, by Bonferroni's
+            correction.
     """
     known = _known(values)
     if not len(known):
         raise ValueError("values must not be empty")
     mean = math.fsum(known) / len(known)
-    half = None if len(known) == 1 else float(half_interval(known))
+    half = None if len(known) == 1 else float(half_interval(known, comparisons))
     return mean, None if half is None else max(mean - half, low), None if half is None else min(mean + half, high)
 
 

@@ -2,7 +2,10 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-_LIMITS = (1e-4, 30.0)
+RATES = (1e-4, 30.0)
+"""The least and the largest learning rate that is tried beyond those that are given."""
+LARGEST_DECAY = 0.1
+"""The largest weight decay that is tried beyond those that are given."""
 
 
 def best_rate(
@@ -26,16 +29,19 @@ def best_rate(
     return by_score(scores)[0] if scores else rates[0], dict(sorted(scores.items()))
 
 
-def rates_to_try(rates: Sequence[float], scores: Mapping[float, float | None]) -> list[float]:
+def rates_to_try(
+    rates: Sequence[float], scores: Mapping[float, float | None], limits: tuple[float, float] = RATES
+) -> list[float]:
     """Return the rates whose scores the search needs next; none where it is at its end.
 
     First all of `rates`. Then, where the best is the least or the largest so far, the next rate at the ratio of
-    the first two, to two digits, from 0.0001 to 30: so that no loss is judged at the edge of a grid that was made
+    the first two, to two digits, within `limits`: so that no loss is judged at the edge of a grid that was made
     for another.
 
     Args:
         rates: to try at least, in rising order. A single one needs no score.
         scores: of the rates tried so far; None where training diverged.
+        limits: the least and the largest that is tried beyond `rates`.
 
     Example:
         >>> rates_to_try([0.1, 0.3], {0.1: 0.5, 0.3: 0.6})
@@ -48,7 +54,7 @@ def rates_to_try(rates: Sequence[float], scores: Mapping[float, float | None]) -
     factor = rates[1] / rates[0]
     best, least, largest = by_score(scores)[0], min(scores), max(scores)
     beyond = float(f"{least / factor if best == least else largest * factor if best == largest else best:.2g}")
-    return [] if beyond in scores or not _LIMITS[0] <= beyond <= _LIMITS[1] else [beyond]
+    return [] if beyond in scores or not limits[0] <= beyond <= limits[1] else [beyond]
 
 
 def by_score(scores: Mapping[float, float | None]) -> list[float]:

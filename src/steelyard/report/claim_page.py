@@ -12,8 +12,30 @@ from steelyard.report.charts import points_figure
 from steelyard.report.family import write_page
 from steelyard.report.html import render_template
 from steelyard.report.intervals import FEWEST
-from steelyard.report.results import Claim, ComparedLearner, Number, PointsFigure
+from steelyard.report.results import (
+    Claim,
+    ComparedLearner,
+    Estimate,
+    Leaderboard,
+    Number,
+    PointsFigure,
+    Standing,
+)
 from steelyard.report.words import glossary
+
+Cell = tuple[float | None, list[float], str, str] | None
+COLUMNS = (
+    ("balanced_accuracy", "Balanced accuracy, %", 100),
+    ("ahead", "Ahead of {reference}, points", 100),
+    ("worst_recall", "Worst class, recall, %", 100),
+    ("rare_recall", "Rarest third, recall, %", 100),
+    ("accuracy", "Accuracy, %", 100),
+    ("uniform_accuracy", "Uniform accuracy, %", 100),
+    ("nll", "NLL, undone", 1),
+    ("ece", "ECE, undone, %", 100),
+    ("chosen_epoch", "Choosing the epoch on test adds", 100),
+)
+"""What a leaderboard shows of each loss: the name in the results, the heading, and what the number is times."""
 
 
 def write_claim_page(folder: str | PathLike[str]) -> Path:
@@ -57,6 +79,7 @@ def render_claim(found: Claim) -> str:
             if key not in learner.without
         ],
         learner=learner,
+        standings=[_standings(table, found.config["reference"]) for table in found.tables],
         numbers=[(number, *_shown(number)) for number in numbers],
     )
 
@@ -77,6 +100,25 @@ def _drawn(figure: PointsFigure) -> str:
         title=figure.title,
         ticks=figure.names,
     )
+
+
+def _standings(table: Leaderboard, reference: str) -> tuple[list[str], list[tuple[Standing, list[Cell]]], bool]:
+    """Return the headings and, for each row, the cells of those columns that any row has; and whether a weight
+    decay was chosen."""
+    columns = [column for column in COLUMNS if any(getattr(row, column[0]) is not None for row in table.rows)]
+    rows = [(row, [_cell(getattr(row, name), times) for name, _, times in columns]) for row in table.rows]
+    headings = [heading.format(reference=reference) for _, heading, _ in columns]
+    return headings, rows, any(row.decay is not None for row in table.rows)
+
+
+def _cell(found: Estimate | None, times: int) -> Cell:
+    """Return value and ends as numbers for sorting, and as text; None where there is no value."""
+    if found is None:
+        return None
+    style = ".1f" if times == 100 else ".3f"
+    value, *ends = (None if number is None else times * number for number in found)
+    known = [end for end in ends if end is not None]
+    return value, known, f"{value:{style}}", " to ".join(f"{end:{style}}" for end in known)
 
 
 def _shown(number: Number) -> tuple[str, str]:

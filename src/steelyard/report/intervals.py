@@ -31,13 +31,14 @@ def beside_mean(values: Array, *, low: float = -math.inf, high: float = math.inf
     return np.maximum(mean - half, low), np.minimum(mean + half, high)
 
 
-def half_interval(values: Array) -> Array:
-    """Return half the 95% Student interval of the mean over at least two seeds, values (seeds, ...)."""
+def half_interval(values: Array, comparisons: int = 1) -> Array:
+    """Return half the 95% Student interval of the mean over at least two seeds, values (seeds, ...); of each of
+    several comparisons, half the interval of a level at which all are right together in 95% of cases."""
     from scipy import stats
 
     seeds = len(values)
     spread = values.std(0, ddof=1) / math.sqrt(seeds)
-    return np.asarray(float(stats.t.ppf(0.975, seeds - 1)) * spread)
+    return np.asarray(float(stats.t.ppf(1 - 0.025 / comparisons, seeds - 1)) * spread)
 
 
 def surely_best(

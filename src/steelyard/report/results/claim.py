@@ -56,6 +56,11 @@ class Standing(Record):
         balanced_accuracy, accuracy, rare_recall: over seeds, as fractions.
         p: against the reference, corrected for the number of tests; None where there was no test.
         diverged: how many seeds did.
+        decay: the weight decay, where it was chosen.
+        ahead: balanced accuracy less the reference's, over paired seeds, as a fraction; its interval is corrected
+            for the number of comparisons. None of the reference, and of one seed.
+        worst_recall, uniform_accuracy, ece, chosen_epoch: over seeds, as fractions, and nll in nats; None where
+            there are none, as in a file of an earlier version.
     """
 
     loss: str
@@ -65,6 +70,13 @@ class Standing(Record):
     rare_recall: Estimate
     p: float | None
     diverged: int = 0
+    decay: float | None = None
+    ahead: Estimate | None = None
+    worst_recall: Estimate | None = None
+    uniform_accuracy: Estimate | None = None
+    nll: Estimate | None = None
+    ece: Estimate | None = None
+    chosen_epoch: Estimate | None = None
 
 
 @dataclass(frozen=True)

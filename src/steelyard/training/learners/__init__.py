@@ -11,6 +11,7 @@ __all__ = [
     "NAMES",
     "Learner",
     "Model",
+    "NetworkLearner",
     "Setting",
     "Task",
     "Tuned",
