@@ -111,21 +111,29 @@ def competitors(target: Tensor, classes: int) -> dict[str, Loss]:
 
 
 def heads(target: Tensor) -> dict[str, Loss]:
-    """Losses of a linear head, given input (N, D), weight (K, D) and bias (K,)."""
+    """Losses of a linear head, given input (N, D), weight (K, D) and bias (K,); those that this torch has."""
 
-    def torch_fused(**given: Any) -> Loss:
-        options = torch.nn.LinearCrossEntropyOptions(**given)
-        return lambda x, w, b: F.linear_cross_entropy(x, w, target, linear_bias=b, options=options)
+    def unfused(x: Tensor, w: Tensor, b: Tensor) -> Tensor:
+        return F.cross_entropy(F.linear(x, w, b), target)
 
     losses: dict[str, Loss] = {
         FUSED: lambda x, w, b: lgl_inr_linear(x, w, target, linear_bias=b),
         "LogisticLinear": lambda x, w, b: logistic_linear(x, w, target, linear_bias=b),
         UNFUSED: lambda x, w, b: lgl_inr_loss(F.linear(x, w, b), target),
         "linear + logistic_loss": lambda x, w, b: logistic_loss(F.linear(x, w, b), target),
-        "linear + torch cross-entropy": lambda x, w, b: F.cross_entropy(F.linear(x, w, b), target),
-        "torch linear_cross_entropy, default": torch_fused(),
-        "torch linear_cross_entropy, 256 rows": torch_fused(batch_chunk_size=256, chunking_method=None),
+        "linear + torch cross-entropy": unfused,
+        "linear + torch cross-entropy, compiled": torch.compile(unfused, dynamic=False),
     }
+    try:
+        chunked = torch.compile(unfused, dynamic=False, options={"auto_chunker.enable": True})
+        losses["linear + torch cross-entropy, compiled in chunks"] = chunked
+    except RuntimeError as error:  # an older torch knows no such option
+        print(f"left out: compiled in chunks ({error})")
+    if hasattr(torch.nn, "LinearCrossEntropyOptions"):
+        for words, given in (("default", {}), ("256 rows", {"batch_chunk_size": 256, "chunking_method": None})):
+            losses[f"torch linear_cross_entropy, {words}"] = torch_fused(target, given)
+    else:
+        print(f"left out: linear_cross_entropy, which torch {torch.__version__} has not")
     try:
         from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
     except ImportError:
@@ -134,6 +142,11 @@ def heads(target: Tensor) -> dict[str, Loss]:
         liger = LigerFusedLinearCrossEntropyLoss()
         losses["Liger fused linear cross-entropy"] = lambda x, w, b: liger(w, x, target, b)
     return losses
+
+
+def torch_fused(target: Tensor, given: dict[str, Any]) -> Loss:
+    options = torch.nn.LinearCrossEntropyOptions(**given)
+    return lambda x, w, b: F.linear_cross_entropy(x, w, target, linear_bias=b, options=options)
 
 
 def check(leaves: Sequence[Tensor], losses: dict[str, Loss], names: tuple[str, str], scale: float) -> None:

@@ -2,6 +2,9 @@
 
 import csv
 import importlib.util
+import os
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -154,3 +157,20 @@ def test_without_a_gpu_it_says_so(gpu, monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(SystemExit, match="needs a CUDA device, and torch sees none"):
         gpu.main()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason="would take minutes of a GPU")
+def test_the_script_for_a_gpu_names_what_it_did_not_run(tmp_path):
+    """Without a GPU, and with no time for what runs on a CPU."""
+    environment = os.environ | {"BUDGET": "0", "OUT": str(tmp_path / "gpu"), "PYTHON": sys.executable}
+    done = subprocess.run(
+        ["bash", FILE.with_name("on_gpu.sh")], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    with (tmp_path / "gpu" / "steps.csv").open() as opened:
+        told = {row["step"]: row["exit"] for row in csv.DictReader(opened)}
+    assert told == {
+        **dict.fromkeys(("kernels-interpreted", "compare-small"), "not run: no time is left"),
+        **dict.fromkeys(("logits", "heads", "cifar"), "not run: it needs a GPU"),
+    }
