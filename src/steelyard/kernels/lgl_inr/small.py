@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from steelyard.kernels.autograd import once
+from steelyard._common.private_torch import saves_elsewhere
+from steelyard.kernels.autograd import once, scaled
 from steelyard.kernels.lgl_inr import native
 
-_MOST = 1 << 20  # numbers; the gradient of more is scaled in place, where memory counts
+_MOST = 1 << 20  # numbers
+_IN_PLACE = 1 << 16  # numbers, above which a gradient is scaled in its own memory; of fewer that takes longer
 
 
 def takes(logits: Tensor) -> bool:
@@ -40,13 +42,14 @@ class _Total(torch.autograd.Function):
         # The way to the logits' graph, for the error of a second derivative. Their values are not used: they may
         # change.
         ctx.logits = logits
+        ctx.ours = made.numel() > _IN_PLACE and not saves_elsewhere()
         ctx.save_for_backward(made)
         return None if columns is None else columns.sum()
 
     @staticmethod
     def backward(ctx: Any, *upstream: Tensor) -> Any:
         (made,) = ctx.saved_tensors
-        gradient = made * upstream[0]
+        gradient = scaled(made, upstream[0], ctx.ours)
         if torch.is_grad_enabled():
             gradient = once(gradient, ctx.logits)
         return gradient, None, None
