@@ -125,10 +125,10 @@ def _cards(found: ForecastResults) -> list[Card]:
     text = f"Under {other.label}; without weights {now[0]} {now[1]}."
     cards.append(
         Card(
-            f"Recall of {shown(found.class_names[rarest], 40)}",
+            "Recall of the rarest class",
             text,
             "note",
-            "rarest class",
+            shown(found.class_names[rarest], 40),
             *then,
             "part-classes",
         )
