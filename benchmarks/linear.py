@@ -17,8 +17,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -27,7 +30,7 @@ from losses import machine
 from steelyard._common.files import write_csv
 from steelyard.losses import lgl_inr_linear, logistic_linear
 from steelyard.losses.functional import lgl_inr_loss, logistic_loss
-from steelyard.report.figures import points_figure
+from steelyard.report.style import STYLE, look
 
 BASELINE = "linear + lgl_inr_loss"
 Head = Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]  # input, weight, bias, target -> loss
@@ -158,20 +161,22 @@ def main() -> None:
 
 def draw(rows: list[list[Any]], file: Path, *, column: int, x: str, y: str, title: str) -> None:
     """A column of the rows against the size of the problem."""
-    series = []
-    for name in COMPETITORS:
-        points = [(r[0] * r[2] * (r[1] if x == "N D K" else 1), float(r[column])) for r in rows if r[3] == name]
-        series.append((name, np.array(sorted(points))))
-    text = points_figure(
-        series,
-        name=file.stem,
-        x=x,
-        y=y,
-        log=True,
-        diagonal=False,
-        title=f"{title} of a head with its loss against the size of the problem",
-    )
-    file.write_text(text)
+    with mpl.rc_context(STYLE | {"svg.hashsalt": file.stem, "savefig.facecolor": "white"}):
+        figure = Figure((9.2, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for i, name in enumerate(COMPETITORS):
+            colour, marker = look(i)
+            points = [
+                (r[0] * r[2] * (r[1] if x == "N D K" else 1), float(r[column])) for r in rows if r[3] == name
+            ]
+            axes.plot(*np.array(sorted(points)).T, marker, color=colour, ms=4.5, alpha=0.65, label=name)
+        axes.set(xscale="log", yscale="log", xlabel=x, ylabel=y)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
+        axes.set_title(f"{title} of a head with its loss against the size of the problem")
+        axes.grid()
+        figure.legend(loc="outside upper left", ncols=4, fontsize=8.5)
+        figure.savefig(file, metadata={"Date": None})
 
 
 if __name__ == "__main__":

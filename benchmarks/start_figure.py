@@ -79,6 +79,7 @@ def draw(reports: dict[str, AuditReport], weights: Tensor) -> str:
                     f"digit {k}", (stated[k], implied[k]), (8, -13), textcoords="offset points", color=GREY
                 )
             ax.set(xscale="log", yscale="log", xlabel="weight that was stated")
+            ax.margins(y=0.1)  # room for a name below the lowest point
             for axis in (ax.xaxis, ax.yaxis):
                 axis.set_major_locator(FixedLocator([0.1, 0.3, 1, 3]))
                 axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))

@@ -89,7 +89,7 @@ def test_tables_download_whole_and_no_cell_is_a_formula(page):
 
 def test_a_pointer_gets_the_value(page):
     with opened(page) as (tab, said):
-        titles = tab("[...document.querySelectorAll('#recall .wide-figure title')].map(e => e.textContent)")
+        titles = tab("[...document.querySelectorAll('#recall title')].map(e => e.textContent)")
         assert len(titles) == 3 * 39  # the first class had no samples
         tab("document.getElementById('part-confusion').open = true")
         box = tab(

@@ -10,13 +10,14 @@ import pytest
 from steelyard.experiments import compare
 from steelyard.experiments.config import make_config
 from steelyard.experiments.metrics import METRICS
-from steelyard.report import write_report
+from steelyard.report import write_forecast_page, write_report
 from steelyard.report.compare_findings import best_of
 from steelyard.report.figures import Series, balance_figure, confusion_figure, recall_figure
 from steelyard.report.results import Metric, Summary
 from steelyard.report.style import Classes, shown
 from tests.helpers import NASTY
 from tests.report.browser import check_page, check_scripts
+from tests.report.forecasts import make_forecast
 
 
 def make_run(folder, names, *, seeds=2, losses=("softmax", "softmax:inverse", "lgl-inr"), few=True):
@@ -127,6 +128,32 @@ _SLOW = ("hundred classes", "thousand classes", "thousand classes, eight losses"
 def test_page_opens_without_a_word_and_every_figure_has_marks(tmp_path, case):
     page = write_report(make_run(tmp_path, **CASES[case]))
     check_page(page)
+    assert page.stat().st_size < 1.5e6
+
+
+FORECASTS = {
+    "ten classes": {"names": [str(k) for k in range(10)]},
+    "hostile names": {"names": NASTY, "losses": ("softmax", "logistic")},
+    "no weights": {"names": ["a", "b"], "weights": ("none",)},
+    "hundred classes, thirty heads": {
+        "names": [f"class number {k}" for k in range(99)],
+        "losses": ("softmax", "softmax:tau=1", "focal", "focal:gamma=1", "poly", "logistic"),
+    },
+    "thousand classes": {"names": [f"class number {k}" for k in range(1000)]},
+    "thousand classes, two losses": {
+        "names": [f"class number {k}" for k in range(1000)],
+        "losses": ("softmax", "logistic"),
+    },
+}
+
+
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=[pytest.mark.slow] * (len(f["names"]) > 90)) for c, f in FORECASTS.items()]
+)
+def test_page_of_a_forecast_opens_without_a_word_and_is_small(tmp_path, case):
+    page = write_forecast_page(make_forecast(tmp_path, **FORECASTS[case]))
+    assert "explorer-data" in page.read_text()
+    check_page(page, least=4, figures=2)
     assert page.stat().st_size < 1.5e6
 
 

@@ -15,9 +15,9 @@ from steelyard.report.results import Conclusion, Number, Points, PointsFigure
 
 TITLE = "Binary logistic: the effect of weights is deterministic"
 STATEMENT = (
-    "At a critical point of the weighted binary logistic loss P_0 / (1 - P_1) = w_1 N_1 / (w_0 N_0), with P_1 and "
-    "P_0 the mean probability of the positive class over positives and negatives: weights and counts alone fix "
-    "the ratio."
+    "At a critical point of the weighted binary logistic loss, P₀ / (1 − P₁) = w₁N₁ / (w₀N₀). Here P₁ and P₀ are "
+    "the mean probabilities of the positive class over positives and over negatives. So weights and counts alone "
+    "fix the ratio."
 )
 
 
@@ -81,20 +81,17 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
     for decay in config.weight_decays:
         part = sorted(abs(math.log(r["measured"] / r["law"])) for r in known if r["weight_decay"] == decay)
         by_decay.append(f"{math.exp(part[len(part) // 2]):.2f} at weight decay {decay:g}")
-    power = "."
-    if varied:
-        power = (
-            f", and the ratio goes with the law to the power {slope:.2f} [{slope - half:.2f}, {slope + half:.2f}]."
-        )
     low, high = slope - half, slope + half
     measured = (slope, low, high) if varied else (None, None, None)
-    measured = (slope, low, high) if varied else (None, None, None)
+    power = f" Their ratio follows the law to the power {slope:.2f} [{low:.2f}, {high:.2f}]." if varied else ""
     return Conclusion(
         held="yes" if held and low >= 0.9 and high <= 1.1 else "partly" if held else "no",
         verdict=(
-            f"With its head at the optimum every network is on the law, to {polished:.1e} relative, for ratios "
-            f"from {law_range[0]:.2g} to {law_range[1]:.2g}. As stochastic gradient descent leaves it, half of "
-            f"them are within a factor of {factor:.2f} ({', '.join(by_decay)})" + power
+            f"With its head at the optimum every network satisfies the law, to {polished:.1e} relative, for "
+            f"ratios from {law_range[0]:.2g} to {law_range[1]:.2g}. As stochastic gradient descent leaves them, "
+            f"half of the networks are within a factor of {factor:.2f} of the law ({', '.join(by_decay)}).{power}"
+            if held
+            else f"With its head at the optimum a network misses the law by up to {polished:.1e} relative.{power}"
         ),
         numbers=[
             Number("largest relative error, head polished", polished),
@@ -118,7 +115,7 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
                     for ratio in config.ratios
                 ]
                 + [Points("head polished", [(r["law"], r["polished"]) for r in records])],
-                caption="A point is a training. On the diagonal the law holds.",
+                caption="Each point is a training. On the diagonal the law holds.",
             )
         ],
     )

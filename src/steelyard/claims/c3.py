@@ -1,4 +1,4 @@
-"""C3: one-vs-all logistic losses tie only the average over the other classes, and a hard class hides behind it."""
+"""C3: one-vs-all logistic losses fix only an average over the other classes, and a hard class hides behind it."""
 
 import math
 import statistics
@@ -11,12 +11,13 @@ from steelyard.experiments.metrics import recalls
 from steelyard.experiments.statistics import in_words, mean_interval
 from steelyard.experiments.trainings import dataset, draw, ranked_counts, settings, train
 from steelyard.notation import parse_loss
-from steelyard.report.results import Conclusion, Held, Number, Points, PointsFigure
+from steelyard.report.results import Conclusion, Estimate, Held, Number, Points, PointsFigure
 
 TITLE = "One-vs-all logistic: an average over the other classes"
 STATEMENT = (
-    "The law of a one-vs-all output ties only the count-weighted average of its false probabilities, so a hard "
-    "class may hide behind many easy ones (multi-modality neglect); LGL-INR weighs them by how hard they are."
+    "The law of a one-vs-all output fixes only the average of its false probabilities, weighted by counts. So a "
+    "hard class may hide behind many easy ones (multi-modality neglect). LGL-INR weighs the other classes by how "
+    "hard they are."
 )
 
 
@@ -67,32 +68,28 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
         for key, text, high in (
             ("ratio", "hardest over average false probability, median column", math.inf),
             ("largest", "hardest false probability, median column", 1.0),
-            ("averaged_away", "pairs averaged away", math.inf),
+            ("averaged_away", "pairs of a column and a class that its average hides", math.inf),
             ("balanced_accuracy", "balanced accuracy", 1.0),
         ):
             found = mean_interval([r[key] for r in part], low=0, high=high)
             numbers.append(Number(f"{loss}: {text}", *found))
-    held: Held = "partly"
+    held: Held = "undecided"
     words = "It cannot be judged without logistic and lgl-inr among the losses."
     if "logistic" in of and "lgl-inr" in of:
         pairs = list(zip(of["logistic"], of["lgl-inr"], strict=True))
         ratio = mean_interval([a["ratio"] - b["ratio"] for a, b in pairs])
         largest = mean_interval([a["largest"] - b["largest"] for a, b in pairs])
-        sure = ratio[1] is not None and ratio[1] > 0
-        lower = largest[1] is not None and largest[1] > 0
-        held = "yes" if sure and lower else "partly" if ratio[0] > 0 else "no"
+        if config.seeds > 1:
+            sure = _surely(ratio) == _surely(largest) == 1
+            held = "yes" if sure else "partly" if ratio[0] > 0 else "no"
         means = {loss: {k: statistics.fmean(r[k] for r in of[loss]) for k in ("ratio", "largest")} for loss in of}
         words = (
-            "In the median column the hardest other class gets "
-            f"{means['logistic']['ratio']:.1f} times the average that the law of one-vs-all logistic ties, under "
-            f"LGL-INR {means['lgl-inr']['ratio']:.1f} times: a difference of {in_words(ratio, '.1f')} over paired "
-            f"seeds. The hardest false probability itself is {means['logistic']['largest']:.3f} under logistic "
-            f"and {means['lgl-inr']['largest']:.3f} under LGL-INR, a difference of {in_words(largest, '.3f')}: "
-        )
-        words += (
-            "it falls too."
-            if lower
-            else "it does not fall, so the share of the hardest shrinks because the average of the others rises."
+            f"Under LGL-INR the hardest other class stands out {_in_word(ratio, 'less', 'more')} from the "
+            f"average, and its false probability is {_in_word(largest, 'lower', 'higher')}. In the median column "
+            f"it is {means['logistic']['ratio']:.1f} times the average that the law fixes under logistic, and "
+            f"{means['lgl-inr']['ratio']:.1f} times under LGL-INR (difference {in_words(ratio, '.1f')} over "
+            f"paired seeds). By itself it is {means['logistic']['largest']:.3f} under logistic and "
+            f"{means['lgl-inr']['largest']:.3f} under LGL-INR (difference {in_words(largest, '.3f')})."
         )
     return Conclusion(
         held=held,
@@ -101,7 +98,7 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
         figures=[
             PointsFigure(
                 id="hardest",
-                title="The hardest other class of each column against the average that the law ties",
+                title="The hardest other class of each column against the average that the law fixes",
                 x="average false probability of the column, as the law weighs it",
                 y="largest mean false probability",
                 log=True,
@@ -119,8 +116,18 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
                     )
                     for loss in config.losses
                 ],
-                caption="A point is a column (a class's output) of one training, on test samples. "
-                "On the line nothing hides.",
+                caption="Each point is a column (the output of a class) of one training, on test samples. "
+                "On the line no class hides.",
             )
         ],
     )
+
+
+def _surely(difference: Estimate) -> int:
+    """Return 1 for a difference that is surely above 0, -1 for one below, 0 for neither."""
+    _, low, high = difference
+    return int(low is not None and low > 0) - int(high is not None and high < 0)
+
+
+def _in_word(difference: Estimate, above: str, below: str) -> str:
+    return (f"neither surely {above} nor surely {below}", above, below)[_surely(difference)]

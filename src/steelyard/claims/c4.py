@@ -11,7 +11,8 @@ __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 TITLE = "LGL-INR against logistic and softmax losses"
 STATEMENT = (
     "LGL-INR improves the one-vs-all logistic loss and is competitive with softmax, under balanced and imbalanced "
-    "training data; which of its parts (balanced classes, balanced positives and negatives, hardness) does it?"
+    "training data. Its variants show which part does it: balanced classes, balanced positives and negatives, or "
+    "hardness."
 )
 _OURS = "lgl-inr"
 
@@ -28,29 +29,29 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
 
 
 def _judge(records: list[dict[str, Any]], config: Any) -> tuple[Held, str]:
-    others = [loss for loss in ("logistic", config.reference) if loss in config.losses]
+    others = list(dict.fromkeys(loss for loss in ("logistic", config.reference) if loss in config.losses))
+    lost = divergence(records, "imbalance")
     if _OURS not in config.losses or not others:
-        return (
-            "partly",
-            f"Neither can be judged without {_OURS}, logistic and {config.reference} among the losses.",
-        )
+        told = f"Neither can be judged without {_OURS}, logistic and {config.reference} among the losses."
+        return "undecided", told + lost
     ahead = {other: paired(records, "imbalance", _OURS, other) for other in others}
-    words = "; ".join(f"against {other} {shown(ahead[other])}" for other in others)
-    verdict = f"Balanced accuracy of {_OURS}, in points with the 95% interval over paired seeds: {words}."
-    if config.seeds < 2:
-        return "partly", verdict + " One seed has no interval: nothing is decided." + divergence(
-            records, "imbalance"
-        )
+    several = config.seeds > 1
+    points = (
+        f"Points of balanced accuracy{', with 95% intervals over paired seeds' if several else ''}: "
+        + "; ".join(f"{_OURS} less {other} {shown(ahead[other])}" for other in others)
+    )
+    if not several:
+        return "undecided", f"One seed decides nothing, because it has no interval. {points}.{lost}"
     of = {(r["imbalance"], r["loss"]): r["balanced_accuracy"] for r in records}
     tests = [(other, group, mean > 0) for other in others for group, (mean, _, _) in ahead[other].items()]
     corrected = holm([p_value(differences(of[group, _OURS], of[group, other])) for other, group, _ in tests])
     sure = [test for test, p in zip(tests, corrected, strict=True) if p is not None and p < 0.05]
     better = {other: sum(first for against, _, first in sure if against == other) for other in others}
     worse = sum(not first for _, _, first in sure)
-    verdict += (
-        f" Of the {len(tests)} comparisons, corrected for their number (Holm, 5%), it is ahead in "
-        + ", ".join(f"{count} against {other}" for other, count in better.items())
-        + f", and behind in {worse}."
-        + divergence(records, "imbalance")
+    counted = " and ".join(f"of {other} in {count}" for other, count in better.items())
+    verdict = (
+        f"Of {len(tests)} comparisons by balanced accuracy, {_OURS} is surely ahead {counted}, and surely behind "
+        f"in {worse} (5%, corrected for their number by Holm's method). {points}.{lost}"
     )
-    return ("no" if worse else "yes" if better[others[0]] else "partly"), verdict
+    judged = {"logistic", config.reference} <= better.keys()
+    return ("no" if worse else "yes" if judged and better["logistic"] else "partly"), verdict

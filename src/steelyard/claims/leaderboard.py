@@ -9,8 +9,8 @@ __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 
 TITLE = "Every loss under the same recipe"
 STATEMENT = (
-    "Beyond the paper: a one-vs-all loss, LGL-INR on logits adjusted by the log of the class frequencies, is at "
-    "least as good as softmax on logits so adjusted, with few classes and with many."
+    "Beyond the paper: take logits that are adjusted by the log of the class frequencies. LGL-INR, a one-vs-all "
+    "loss, is at least as good on them as softmax, with few classes and with many."
 )
 
 _MARGIN = 1.0  # points that count as nothing
@@ -29,16 +29,17 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
 
 def _judge(records: list[dict[str, Any]], config: Any) -> tuple[Held, str]:
     ours, other = config.candidate, config.reference
-    if not {ours, other} <= set(config.losses):
-        return "partly", f"It cannot be judged without {ours} and {other} among the losses."
-    ahead = paired(records, "dataset", ours, other)
-    verdict = (
-        f"Balanced accuracy of {ours} less that of {other}, in points with the 95% interval over paired seeds: "
-        f"{shown(ahead)}."
-    )
     lost = divergence(records, "dataset")
-    if config.seeds < 2:
-        return "partly", verdict + " One seed has no interval: nothing is decided." + lost
+    if not {ours, other} <= set(config.losses):
+        return "undecided", f"It cannot be judged without {ours} and {other} among the losses.{lost}"
+    ahead = paired(records, "dataset", ours, other)
+    several = config.seeds > 1
+    points = (
+        f"Points of balanced accuracy{', with 95% intervals over paired seeds' if several else ''}: {ours} less "
+        f"{other} {shown(ahead)}."
+    )
+    if not several:
+        return "undecided", f"One seed decides nothing, because it has no interval. {points}{lost}"
     of = {(r["dataset"], r["loss"]): r["balanced_accuracy"].count(None) for r in records}
     fails = [task for task in config.tasks if of[task, ours] > of[task, other]]
     sure = sum(low is not None and low > -_MARGIN for task, (_, low, _) in ahead.items() if task not in fails)
@@ -46,8 +47,9 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[Held, str]:
     worse = sum(high is not None and high < 0 for task, (_, _, high) in ahead.items() if task not in fails)
     worse += len(fails)
     number = len(config.tasks)
-    verdict += (
-        f" On average it is at least as good in {level} of {number} tasks, with 95% confidence less than a point "
-        f"behind in {sure}, worse beyond chance or by more divergence in {worse}."
+    verdict = (
+        f"On average {ours} is at least as good as {other} in {level} of {number} tasks. It is surely less than a "
+        f"point behind in {sure}, and surely worse, or diverges more often, in {worse} (95%, by balanced "
+        f"accuracy). {points}"
     )
     return ("yes" if 2 * sure > number and worse == 0 else "partly" if level else "no"), verdict + lost

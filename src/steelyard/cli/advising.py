@@ -35,7 +35,7 @@ from steelyard.cli.tables import print_advice
     "--logits",
     "columns",
     metavar="COLUMNS",
-    help="Comma-separated, or patterns such as 'f*'.  [default: by their names]",
+    help="a,b or patterns as 'f*'.  [default: by their names]",
 )
 @click.option("--target", metavar="COLUMN", help="Label column.  [default: target, label, y ...]")
 @click.option(
@@ -43,9 +43,7 @@ from steelyard.cli.tables import print_advice
     help="Weights to try: inverse, power@0.3, FILE.json ...  [default: every scheme]",
 )
 @click.option("--folds", type=int, default=5, show_default=True, help="Folds of the rows.")
-@click.option(
-    "--group", metavar="COLUMN", help="Rows with the same value of it stay in one fold.  [default: none]"
-)
+@click.option("--group", metavar="COLUMN", help="Rows of one group stay in one fold.  [default: none]")
 @click.option("--seed", type=int, default=0, show_default=True, help="Of folds, draws and trainings.")
 @click.option("--rate", type=float, help="Learning rate, or penalty.  [default: 0.1, or 0.01]")
 @click.option("--rounds", type=int, default=100, show_default=True, help="Rounds of boosting.")
@@ -56,7 +54,7 @@ from steelyard.cli.tables import print_advice
     help="Of heads.  [default: as FILE says, else 0.0005]",
 )
 @click.option("--loss", help="Of the logits.  [default: as FILE says, else softmax]")
-@click.option("--class-names", help="K names, comma-separated, in their order.")
+@click.option("--class-names", help="K names in order, comma-separated.")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for report.html, advise.json, advise.csv.")
 @no_rows
 @as_text_or_json

@@ -40,8 +40,8 @@ _PRECISION = "32-true, bf16-mixed or 16-mixed."
 def _of_columns(command: Any) -> Any:
     """Add the options that name columns of a data set."""
     for option, help_text in (
-        ("--time", "Column of times: test rows are the latest."),
-        ("--group", "Column of groups that no split divides."),
+        ("--time", "Test rows are the latest."),
+        ("--group", "Groups stay whole."),
         (
             "--features",
             "Inputs: a,b or patterns as 'f*'.  [default: no ids]",
@@ -79,7 +79,7 @@ def _of_columns(command: Any) -> Any:
 @click.option("--batch-size", type=int, help="Training samples per step.  [default: 64]")
 @click.option(
     "--learning-rates",
-    help="Each loss gets its best of these.  [default: 0.03,0.1,0.3]",
+    help="Each loss gets its best.  [default: 0.03,0.1,0.3]",
 )
 @click.option("--momentum", type=float, help="Momentum of SGD.  [default: 0.9]")
 @click.option("--weight-decay", type=float, help="Weight decay of SGD.  [default: 0.0005]")
@@ -102,7 +102,7 @@ def _of_columns(command: Any) -> Any:
     help="First bias: zero, or prior.  [default: zero]",
 )
 @click.option("--image-mode", help="Make images L (grey) or RGB.")
-@click.option("--image-size", type=int, help="Make images this high and wide.")
+@click.option("--image-size", type=int, help="This high and wide.")
 @click.option("--out", type=click.Path(path_type=Path), help="Run folder.  [default: a new one in runs/]")
 @click.option(
     "--resume",
@@ -302,8 +302,8 @@ def audit(
     is_flag=True,
     help="FILE is a data set as for compare, of which a linear model is forecast.",
 )
-@click.option("--group", metavar="COLUMN", help="With --inputs, as for compare.")
-@click.option("--time", metavar="COLUMN", help="With --inputs, as for compare.")
+@click.option("--group", metavar="COLUMN", help="With --inputs, groups that stay whole.")
+@click.option("--time", metavar="COLUMN", help="Test rows are the latest.")
 @click.option("--class-names", help=CLASS_NAMES)
 @click.option(
     "--out", type=click.Path(path_type=Path), help="Folder for report.html, forecast.json, forecast.csv."
@@ -376,7 +376,7 @@ def weights(file: Path, target: str | None, scheme: str, as_json: bool) -> None:
 @click.option("--limit-train", type=int, help="At most this many training samples.")
 @click.option("--precision", help=_PRECISION)
 @click.option("--image-mode", help="Make images L (grey) or RGB.")
-@click.option("--image-size", type=int, help="Make images this high and wide.")
+@click.option("--image-size", type=int, help="This high and wide.")
 @click.option("--workers", type=int, show_default="one per GPU, else one per core", help="Trainings at a time.")
 @click.option("--engine", default="local", show_default=True, help="local, ray or dask.")
 @click.option(
@@ -440,7 +440,9 @@ def reproduce(
                 on_data=display.data,
                 on_done=lambda job, outcome, name=name: display.end(f"{name} {job}", outcome),  # type: ignore[misc]
             )
-            held = {"yes": "held", "no": "did not hold", "partly": "held in part"}[result.held]
+            held = {"yes": "held", "no": "did not hold", "partly": "held in part", "undecided": "is not decided"}[
+                result.held
+            ]
             found[name] = result.to_dict()
             if not as_json:
                 click.echo(f"{name} {held}. {result.verdict}")

@@ -28,22 +28,22 @@ from steelyard.cli.tables import print_correction, print_decisions
 )
 @click.option(
     "--temperature",
-    metavar="NUMBER|fit|FILE",
+    metavar="T",
     default="1",
     show_default=True,
-    help="Divides what is left after the undoing, before --prior: a number; fit: the one under which the labels "
-    "of FILE are likeliest, or those of another file of held-out rows.",
+    help="Divides what is left, before --prior: a number; fit, for the one by which the labels of FILE are "
+    "likeliest; or another file of held-out rows, to fit it to.",
 )
 @click.option(
     "--training-rows",
     type=click.Path(path_type=Path),
-    help="File of the rows that the model was trained on, with labels: LGL-INR is undone by their mean confusion.",
+    help="The training rows, with labels: LGL-INR is undone by their mean confusion.",
 )
 @click.option(
     "--from",
     "values",
     metavar="KIND",
-    help="logits or probabilities: what FILE holds; to be told where numbers look like both.  [default: logits]",
+    help="logits or probabilities: what FILE holds, where it may be both.  [default: logits]",
 )
 @as_text_or_json
 def correct(file: Path, out: Path, as_json: bool, **options: Any) -> None:

@@ -52,6 +52,9 @@ COMMON = {
     "reproduce": {"dataset", "full", "losses", "seeds", "workers", "out"},
 }
 
+# Options of one kind, which stand on one line.
+TOGETHER = (("as_json", "quiet"), ("group", "time"), ("image_mode", "image_size"))
+
 _COMMANDS = {
     "balance": "audit",
     "check": "audit",
@@ -98,10 +101,15 @@ class Command(click.Command):
         common = COMMON.get(self.name or "")
         first: list[tuple[str, str]] = []
         more: list[tuple[str, str]] = []
-        for one in self.get_params(ctx):
-            record = one.get_help_record(ctx) if isinstance(one, click.Option) else None
-            if record is not None:
-                (first if common is None or one.name in common else more).append(_short(*record))
+        options = {one.name: one for one in self.params if isinstance(one, click.Option)}
+        for name in list(options):
+            names = next(
+                (group for group in TOGETHER if group[0] == name and options.keys() >= set(group)), (name,)
+            )
+            found = [options.pop(one) for one in names if one in options]
+            records = [record for one in found if (record := one.get_help_record(ctx)) is not None]
+            if records:
+                (first if common is None or name in common else more).append(_joined(records))
         for title, rows in (("Options [and what they are by default]", first), ("More options", more)):
             if rows:
                 with formatter.section(title):
@@ -113,6 +121,18 @@ class Command(click.Command):
             with formatter.section("Examples"):
                 for example in examples:
                     formatter.write(f"{'':{formatter.current_indent}}{example}\n")
+
+
+def _joined(records: list[tuple[str, str]]) -> tuple[str, str]:
+    """Return one line for options of one kind: their names, and what each does, with semicolons between."""
+    rows = [_short(*record) for record in records]
+    if len(rows) == 1:
+        return rows[0]
+    names = [re.sub(r" [A-Z]+$", "", name) for name, _ in rows]
+    values = {row[0].removeprefix(name) for row, name in zip(rows, names, strict=True)}
+    first, *others = [text.removesuffix(".") for _, text in rows]
+    told = "; ".join([first, *(text[:1].lower() + text[1:] for text in others)])
+    return ", ".join(names) + (values.pop() if len(values) == 1 else ""), f"{told}."
 
 
 def _short(written: str, text: str) -> tuple[str, str]:

@@ -5,12 +5,12 @@ from typing import Any
 
 import click
 
-CLASS_NAMES = "K names, comma-separated, in their order.  [default: as FILE says]"
+CLASS_NAMES = "K names in order, comma-separated.  [default: as FILE says]"
 
 _OF_TRAINING: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
     (
         ("--loss",),
-        {"help": "As for compare: softmax:inverse, logistic ...  [default: as FILE says, else softmax]"},
+        {"help": "softmax:inverse, focal ...  [default: of FILE, else softmax]"},
     ),
     (("--weights",), {"metavar": "WEIGHTS", "help": "Class weights in the loss.  [default: as --loss says]"}),
     (("--pos-weights",), {"metavar": "WEIGHTS", "help": "Of each output's positives, in logistic losses."}),
@@ -24,14 +24,14 @@ _OF_FILE: tuple[tuple[tuple[str, ...], dict[str, Any]], ...] = (
         ("--logits",),
         {
             "metavar": "COLUMNS",
-            "help": "Comma-separated, or patterns such as 'logit_*'.  [default: by their names]",
+            "help": "a,b or patterns as 'logit_*'.  [default: by their names]",
         },
     ),
     (
         ("--target",),
         {
             "metavar": "COLUMN",
-            "help": "Label column, or file of labels; several, or 'label_*', for multi-label.  "
+            "help": "Label column, or file of labels; of multi-label a,b or 'label_*'.  "
             "[default: target, label, y ...]",
         },
     ),
@@ -80,7 +80,7 @@ def as_text_or_json(command: Any) -> Any:
         is_flag=True,
         expose_value=False,
         callback=lambda ctx, _, given: ctx.meta.update({_QUIET: given}),
-        help="Print no progress and no notes.",
+        help="Print no progress, no notes.",
     )
     return click.option("--json", "as_json", is_flag=True, help="Print all as JSON.")(quiet(command))
 

@@ -25,18 +25,17 @@ from steelyard.forecasting.head import (
 from steelyard.forecasting.scores import Scores, judge, plain
 
 GUARANTEE = (
-    "Guaranteed, of the mean training loss: where one class's weight alone is raised and all else in the "
-    "objective stays, that class's mean loss does not rise. Guaranteed, for two classes under softmax or "
-    "logistic loss: mean probabilities satisfy P_0 / (1 - P_1) = w_1 N_1 / (w_0 N_0) on the training samples, "
-    "whatever the data. Not guaranteed, for more: any class's mean probability, recall or precision; these are "
-    "what a refitted head does on these features, and features that are trained with other weights are "
-    "other features."
+    "Guaranteed: if the weight of one class alone is raised and all else in the objective stays, the mean "
+    "training loss of that class does not rise. Guaranteed for two classes under softmax or logistic loss: the "
+    "mean probabilities on the training samples satisfy P₀ / (1 − P₁) = w₁N₁ / (w₀N₀), whatever the data. Not "
+    "guaranteed for more classes: any class's mean probability, recall or precision. These are what a refitted "
+    "head does on these features; a network that is trained with other weights has other features."
 )
 
 
 CAUTION = (
-    "With few features for its samples a head takes class weights as a model of the whole population does; a head "
-    "that separates its samples gives every class the same whatever the weights; in between weights act, but the "
+    "A head with few features for its samples takes class weights as a model of the whole population does. A head "
+    "that separates its samples gives every class the same, whatever the weights. In between weights act, but the "
     "best ones depend on how many features there are for the samples (Stromberg, Thrampoulidis, Sankar, "
     "arXiv:2506.20025). So a forecast holds for this number of features and of samples."
 )

@@ -75,29 +75,30 @@ def advice_headline(found: AdviceResults) -> Headline:
 
 def _cards(found: AdviceResults, counts: list[int]) -> list[Card]:
     way, plain, value = found.way, found.plain, shown(found.value, 60)
-    cards = [_card(way, "advised", value, "It is the simplest of all ways; none beats it surely.")]
+    cards = [_card(way, "advised", value, "It is the simplest of all ways. None surely beats it.")]
     weighed = max((one for one in found.ways if one.class_weights), key=lambda one: one.value, default=None)
     if way is not plain:
         cards[0] = _card(
-            way, "advised", value, f"It gains {_gain(way)} over plain training and the largest logit."
+            way, "advised", value, f"Its gain over plain training and the largest logit is {_gain(way)}."
         )
     if weighed is not None and weighed is not way:
-        text = f"It gains {_gain(weighed)} over plain and needs another training."
+        text = f"Its gain over plain training is {_gain(weighed)}. It needs another training."
         cards.append(_card(weighed, "best with weights", value, text))
     if way is not plain:
         rarest = int(np.argmin(np.where(np.asarray(found.samples) > 0, counts, np.inf)))
         name, now, then = shown(found.class_names[rarest], 40), plain.recall[rarest], way.recall[rarest]
         text = f"Plain training has {_share(now)}. Judged by {found.samples[rarest]} rows out of fold."
-        cards.append(Card(f"Recall of {name}", text, "note", "rarest class", _share(then), link="part-classes"))
+        cards.append(Card("Recall of the rarest class", text, "note", name, _share(then), link="part-classes"))
     return cards
 
 
 def _card(way: AdvisedWay, label: str, value: str, text: str) -> Card:
-    return Card(way.name, f"{value.capitalize()}. {text}", "note", label, f"{way.value:.4g}", link="part-results")
+    name = way.name[:1].upper() + way.name[1:]
+    return Card(name, f"{value.capitalize()}. {text}", "note", label, f"{way.value:.4g}", link="part-results")
 
 
 def _gain(way: AdvisedWay) -> str:
-    return f"{way.gain:.3g} [{way.interval[0]:.3g}, {way.interval[1]:.3g}]"
+    return f"{way.gain:+.4f} [{way.interval[0]:+.4f}, {way.interval[1]:+.4f}]"
 
 
 def _share(value: float | None) -> str:

@@ -2,6 +2,8 @@
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -9,51 +11,47 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from steelyard._common.intervals import QUANTILE
-from steelyard.report.style import STYLE, Array, legend_above, log_axis, look, shown
-from steelyard.report.svg import INK, SOFT, WIDE, both_widths, svg
+from steelyard.report.style import STYLE, Array, legend, log_axis, look, shown
+from steelyard.report.svg import INK, SOFT, WIDE, both_widths, in_panels, svg
 
 
-@both_widths
-def curves_figure(width: float, losses: Sequence[tuple[str, Array, Array]], *, title: str) -> str:
-    """Return learning curves as an SVG: validation balanced accuracy, and each loss's own training loss, by epoch.
+def curves_figure(losses: Sequence[tuple[str, Array, Array]], *, title: str) -> str:
+    """Return learning curves as SVGs: validation balanced accuracy, and each loss's own training loss, by epoch.
 
     Args:
-        width: of the figure, in inches.
         losses: label, (seeds, epochs) balanced accuracy, (seeds, epochs) training loss.
         title: for readers who cannot see it.
     """
+    accuracy = [100 * values for _, values, _ in losses]
+    parts = [
+        partial(_curves, name="accuracy", values=accuracy, said="validation balanced accuracy, %", title=title),
+        partial(
+            _curves, name="loss", values=[values for _, _, values in losses],
+            said="training loss, each in its own units (log scale)", log=True, title=title,
+        ),
+    ]  # fmt: skip
+    return f"<div>{legend([label for label, _, _ in losses])}{in_panels(parts, series=False)}</div>"
+
+
+def _curves(width: float, *, name: str, values: Sequence[Array], said: str, log: bool = False, title: str) -> str:
     with mpl.rc_context(STYLE):
-        wide = width == WIDE
-        figure = Figure((width, 3.6 if wide else 6.2), layout="constrained")
-        left, right = figure.subplots(*((1, 2) if wide else (2, 1)))
-        for i, (label, accuracy, training) in enumerate(losses):
+        figure = Figure((width, 3.4), layout="constrained")
+        axes = figure.subplots()
+        for i, part in enumerate(values):
             colour, marker = look(i)
-            epochs = np.arange(1, accuracy.shape[1] + 1)
+            epochs = np.arange(1, part.shape[1] + 1)
             every = max(1, len(epochs) // 8)
-            for axes, values in ((left, 100 * accuracy), (right, training)):
-                axes.plot(
-                    epochs,
-                    values.mean(0),
-                    color=colour,
-                    lw=1.5,
-                    marker=marker,
-                    ms=4.5,
-                    markevery=every,
-                    label=shown(label, 40) if axes is left else None,
-                    gid=f"series-{i}",
-                )
-                if len(values) > 1:
-                    low, high = values.min(0), values.max(0)
-                    axes.fill_between(epochs, low, high, color=colour, alpha=0.13, lw=0, gid=f"series-{i}")
-        left.set_title("validation balanced accuracy, %")
-        right.set_title("training loss, each in its own units (log scale)")
-        log_axis(right)
-        for axes in (left, right):
-            axes.set_xlabel("epoch")
-            axes.grid()
-            axes.set_axisbelow(True)
-        legend_above(figure, len(losses), width)
-        return svg(figure, "curves", title)
+            own: dict[str, Any] = {"color": colour, "gid": f"series-{i}"}
+            axes.plot(epochs, part.mean(0), lw=1.5, marker=marker, ms=4.5, markevery=every, **own)
+            if len(part) > 1:
+                axes.fill_between(epochs, part.min(0), part.max(0), alpha=0.13, lw=0, **own)
+        axes.set_title(said)
+        if log:
+            log_axis(axes)
+        axes.set_xlabel("epoch")
+        axes.grid()
+        axes.set_axisbelow(True)
+        return svg(figure, f"curves-{name}", f"{title}: {said}")
 
 
 @both_widths
@@ -117,9 +115,7 @@ def trades_figure(width: float, trades: Sequence[tuple[str, str, float, float]],
         return svg(figure, "trades", title)
 
 
-@both_widths
 def points_figure(
-    width: float,
     series: Sequence[tuple[str, Array]],
     *,
     name: str,
@@ -130,10 +126,9 @@ def points_figure(
     title: str,
     ticks: Sequence[str] | None = None,
 ) -> str:
-    """Return an SVG of the points of several series.
+    """Return SVGs of the points of several series, for wide and narrow windows, with a legend.
 
     Args:
-        width: of the figure, in inches.
         series: label and (n, 2) points each.
         name: of the figure, for its ids.
         x, y: labels of the axes.
@@ -142,10 +137,27 @@ def points_figure(
         title: for readers who cannot see it.
         ticks: names of the values 0, 1, 2, ... of x, where the series are then drawn side by side.
     """
+    drawn = _points(series, name=name, x=x, y=y, log=log, diagonal=diagonal, title=title, ticks=ticks)
+    return f"<div>{legend([label for label, _ in series])}{drawn}</div>"
+
+
+@both_widths
+def _points(
+    width: float,
+    series: Sequence[tuple[str, Array]],
+    *,
+    name: str,
+    x: str,
+    y: str,
+    log: bool,
+    diagonal: bool,
+    title: str,
+    ticks: Sequence[str] | None,
+) -> str:
     with mpl.rc_context(STYLE):
         figure = Figure((width, 4.4), layout="constrained")
         axes = figure.subplots()
-        for i, (label, points) in enumerate(series):
+        for i, (_, points) in enumerate(series):
             colour, marker = look(i)
             beside = 0.0 if ticks is None or len(series) < 2 else 0.5 * (i / (len(series) - 1) - 0.5)
             if len(points):
@@ -156,7 +168,6 @@ def points_figure(
                     color=colour,
                     ms=4.5,
                     alpha=0.65,
-                    label=shown(label, 40),
                     gid=f"series-{i}",
                 )
         if log:
@@ -168,11 +179,11 @@ def points_figure(
             high = min(axes.get_xlim()[1], axes.get_ylim()[1])
             axes.plot([low, high], [low, high], color=SOFT, lw=1, zorder=0)
         if ticks is not None:
-            turned = width < WIDE and sum(len(shown(tick, 24)) for tick in ticks) > 50
-            axes.set_xticks(range(len(ticks)), [shown(tick, 24) for tick in ticks], rotation=90 if turned else 0)
+            names = [shown(tick, 24) for tick in ticks]
+            turned = max(map(len, names)) * len(names) > 11 * width
+            axes.set_xticks(range(len(ticks)), names, rotation=90 if turned else 0)
         axes.set_xlabel(x)
         axes.set_ylabel(y)
         axes.grid(axis="both" if ticks is None else "y")
         axes.set_axisbelow(True)
-        legend_above(figure, max(1, len(series)), width, fontsize=8.5)
         return svg(figure, name, title)

@@ -16,6 +16,7 @@ from steelyard.report.results import (
     Claim,
     ComparedLearner,
     Estimate,
+    Held,
     Leaderboard,
     Number,
     PointsFigure,
@@ -37,6 +38,8 @@ COLUMNS = (
 )
 """What a leaderboard shows of each loss: the name in the results, the heading, and what the number is times."""
 
+_BADGES: dict[Held, Badge] = {"yes": "fine", "no": "fault", "partly": "warning", "undecided": "note"}
+
 
 def write_claim_page(folder: str | PathLike[str]) -> Path:
     """Write `report.html` into a claim's folder, from claim.json there.
@@ -51,12 +54,18 @@ def write_claim_page(folder: str | PathLike[str]) -> Path:
 
 def claim_headline(found: Claim) -> Headline:
     """Return whether a claim held, and what this means for a reader."""
-    badge: Badge = {"yes": "fine", "no": "fault", "partly": "warning"}[found.held]  # type: ignore[assignment]
-    did = {"yes": "It held here.", "no": "It did not hold here.", "partly": "It held in part."}[found.held]
+    badge: Badge = _BADGES[found.held]
+    did = {
+        "yes": "It held here.",
+        "no": "It did not hold here.",
+        "partly": "It held in part.",
+        "undecided": "It is not decided here.",
+    }[found.held]
     todo = {
         "yes": "Rely on it for data and networks like these; `steelyard reproduce` tries it on yours.",
         "no": "Do not rely on it for data like these.",
-        "partly": "Look at the evidence below before you rely on it: intervals or seeds leave it open.",
+        "partly": "Read below which part held before you rely on it.",
+        "undecided": "Run it with more seeds, and with the losses that it speaks of.",
     }[found.held]
     return Headline(f"{did} {_first(found.verdict)}", (todo,), badge, did.rstrip("."))
 

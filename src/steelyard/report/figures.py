@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -21,7 +22,7 @@ from steelyard.report.style import (
     Classes,
     Indices,
     class_axis,
-    legend_above,
+    legend,
     log_axis,
     look,
     shown,
@@ -32,6 +33,8 @@ from steelyard.report.svg import INK, LINE, SOFT, WIDE, both_widths, in_panels, 
 _MOST_APART = 100  # classes that half a page shows one by one
 _MOST_CELLS = 60_000  # of all heat maps of a figure
 _MAP = "viridis"
+_MOST_BESIDE = 8  # classes that one panel of recall shows; more are two
+_MOST_CLOUDS = 12  # losses of which the dots of many classes can be told apart
 _MOST_DOTS = 3000  # more points than this are drawn as groups of classes: a page stays below 1.5 MB
 
 
@@ -51,54 +54,74 @@ class Series:
         return np.asarray(self.values.mean(0))
 
 
-@both_widths
-def recall_figure(width: float, losses: Sequence[Series], classes: Classes, *, title: str) -> str:
-    """Return the recall of each class under each loss as an SVG, classes from frequent to rare, with intervals.
+def recall_figure(losses: Sequence[Series], classes: Classes, *, title: str) -> str:
+    """Return the recall of each class under each loss as SVGs, classes from frequent to rare, with intervals.
 
-    Many classes are dots without intervals, with a line through the means of twenty groups by rank.
+    More than a few classes are two panels, the frequent half and the rare half. Many classes are a line through
+    the means of twenty groups by rank, and dots without intervals where these are not too many.
     """
     order = classes.by_count()
+    found = [(series, series.mean()[order], _ends(series, order)) for series in losses]
+    low = min((np.nanmin(part) for _, *parts in found for part in parts if np.isfinite(part).any()), default=0.0)
+    halves = np.array_split(np.arange(len(order)), 2 if len(order) > _MOST_BESIDE else 1)
+    ranges = [
+        partial(_recalls, found=found, places=places, low=100 * max(0.0, low - 0.04), classes=classes, title=title)
+        for places in halves
+    ]
+    return f"<div>{legend([series.label for series in losses])}{in_panels(ranges, series=False)}</div>"
+
+
+def _ends(series: Series, order: Indices) -> Array:
+    """Return the two ends of the interval of each class; its mean where there is none."""
+    ends = beside_mean(series.values, low=0, high=1) or (series.mean(), series.mean())
+    return np.stack(ends)[:, order]
+
+
+def _recalls(
+    width: float,
+    *,
+    found: Sequence[tuple[Series, Array, Array]],
+    places: Indices,
+    low: float,
+    classes: Classes,
+    title: str,
+) -> str:
+    """Return the recall of the classes at some ranks."""
+    order = classes.by_count()
     many = len(order) > NAMED_TICKS
-    dots = len(order) * len(losses) <= _MOST_DOTS and width == WIDE
     values: dict[str, list[str]] = {}
     with mpl.rc_context(STYLE):
-        figure = Figure((width, 3.9), layout="constrained")
+        figure = Figure((width, 3.6), layout="constrained")
         axes = figure.subplots()
-        offsets = np.linspace(-0.28, 0.28, len(losses)) if len(losses) > 1 else np.zeros(1)
-        for i, series in enumerate(losses):
-            mean, ends = 100 * series.mean()[order], beside_mean(series.values, low=0, high=1)
-            error = None if ends is None else np.abs(100 * np.stack(ends)[:, order] - mean)
+        offsets = np.linspace(-0.28, 0.28, len(found)) if len(found) > 1 else np.zeros(1)
+        for i, (series, means, ends) in enumerate(found):
             colour, marker = look(i)
             group, label = f"series-{i}", shown(series.label, 40)
-            known = np.flatnonzero(np.isfinite(mean))
-            texts = [f"{label}, {shown(classes.names[order[k]])}: {mean[k]:.1f}%" for k in known]
-            if many:  # the classes as faint dots, means over twenty groups of neighbouring ranks as a line
-                groups = [g for g in np.array_split(np.arange(len(order)), 20) if np.isfinite(mean[g]).any()]
-                if dots:
-                    axes.plot(known, mean[known], ".", color=colour, ms=3, alpha=0.4, gid=f"{group}-points")
+            known = places[np.isfinite(means[places])]
+            texts = [f"{label}, {shown(classes.names[order[k]])}: {100 * means[k]:.1f}%" for k in known]
+            dots: dict[str, Any] = {"color": colour, "gid": f"{group}-points"}
+            if many:  # the classes as faint dots, means over groups of neighbouring ranks as a line
+                if len(order) * len(found) <= _MOST_DOTS and len(found) <= _MOST_CLOUDS:
+                    axes.plot(known, 100 * means[known], ".", ms=3, alpha=0.4, **dots)
                     values[f"{group}-points"] = texts
-                x, y = [g.mean() for g in groups], [np.nanmean(mean[g]) for g in groups]
-                axes.plot(x, y, color=colour, lw=1.6, marker=marker, ms=5, label=label, gid=group)
+                groups = [g for g in np.array_split(places, 10) if np.isfinite(means[g]).any()]
+                x, y = [g.mean() for g in groups], [100 * np.nanmean(means[g]) for g in groups]
+                axes.plot(x, y, color=colour, lw=1.6, marker=marker, ms=5, gid=group)
                 continue
-            if error is not None:
-                bars = axes.errorbar(
-                    known + offsets[i], mean[known], error[:, known], color=colour, fmt="none", lw=1.1
-                )
-                for part in bars.lines[2]:
-                    part.set_gid(group)
-            axes.plot(
-                known + offsets[i], mean[known], marker, color=colour, ms=5.5, label=label, gid=f"{group}-points"
-            )
+            x = known + offsets[i]
+            if len(series.values) > 1:
+                axes.vlines(x, *(100 * ends[:, known]), color=colour, lw=1.1, gid=group)
+            axes.plot(x, 100 * means[known], marker, ms=5.5, **dots)
             values[f"{group}-points"] = texts
         axes.set_ylabel("recall, %")
-        axes.set_ylim(max(0.0, axes.get_ylim()[0]), 100)
+        axes.set_ylim(low, 100)
+        axes.set_xlim(places[0] - 0.6, places[-1] + 0.6)
         for drawn in axes.lines:  # markers at 100 stand on the frame, whole
             drawn.set_clip_on(False)
         axes.grid(axis="y")
         axes.set_axisbelow(True)
-        class_axis(axes, classes, order, width=width)
-        legend_above(figure, len(losses), width)
-        return svg(figure, "recall", title, values)
+        class_axis(axes, classes, order, width=width, places=places)
+        return svg(figure, f"recall-{places[0]}", title, values)
 
 
 def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, *, title: str) -> str:
@@ -109,7 +132,7 @@ def confusion_figure(confusions: Sequence[tuple[str, Array]], classes: Classes, 
     order = _confused(confusions, classes)
     cut = len(order) < len(classes.names)
     note = f"; the {len(order)} of {len(classes.names)} classes most confused" if cut else ""
-    columns = min(4 if len(order) <= 20 else 2, len(confusions))
+    columns = max(2, min(4 if len(order) <= 20 else 2, len(confusions)))
     room = max(12, int(7 * min(WIDE / columns, 5.6)))
     titles = [wrapped(shown(label, 40), room) for label, _ in confusions]
     lines = max(text.count("\n") for text in titles)

@@ -115,20 +115,20 @@ def _cards(found: ForecastResults) -> list[Card]:
     cards = [_card("No change", "costs nothing", advice.now, "The head without weights.")]
     if advice.shift is None or advice.refit is None:
         return cards
-    title, text = f"Shift by {advice.shift.weights}", "That head with log w added to its logits."
+    title, text = f"Shift by {advice.shift.weights}", "The head without weights, with log w added to its logits."
     cards.append(_card(title, "costs nothing", advice.shift, text))
     title, text = f"Refit with {advice.refit.weights}", "The head fitted again with these weights."
     cards.append(_card(title, "train again", advice.refit, text))
     rarest = int(np.argmin([count or np.inf for count in found.class_counts]))
     other = advice.refit if advice.best is advice.now else advice.best
     now, then = (_recall(row.scores, rarest) for row in (advice.now, other))
-    text = f"{other.label}; without weights {now[0]} {now[1]}."
+    text = f"Under {other.label}; without weights {now[0]} {now[1]}."
     cards.append(
         Card(
-            f"Recall of {shown(found.class_names[rarest], 40)}",
+            "Recall of the rarest class",
             text,
             "note",
-            "rarest class",
+            shown(found.class_names[rarest], 40),
             *then,
             "part-classes",
         )

@@ -3,18 +3,29 @@
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from xml.sax.saxutils import escape
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, NullFormatter
 
-from steelyard.report.svg import COLOURS, INK, LINE, SOFT, WIDE
+from steelyard.report.svg import COLOURS, INK, LINE, SOFT
 
 Array = np.ndarray[tuple[int, ...], np.dtype[np.float64]]
 Indices = np.ndarray[tuple[int, ...], np.dtype[np.int64]]
 
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+# matplotlib's markers, as they look in a legend
+_SHAPES = {
+    "o": "M-4 0a4 4 0 1 0 8 0a4 4 0 1 0-8 0z",
+    "s": "M-4-4h8v8h-8z",
+    "^": "M0-5 5 4H-5z",
+    "D": "M0-5 5 0 0 5-5 0z",
+    "v": "M0 5 5-4H-5z",
+    "P": "M-1.6-5h3.2v3.4H5v3.2H1.6V5h-3.2V1.6H-5v-3.2h3.4z",
+    "X": "M-2.4-4.7 0-2.3 2.4-4.7 4.7-2.4 2.3 0 4.7 2.4 2.4 4.7 0 2.3-2.4 4.7-4.7 2.4-2.3 0-4.7-2.4z",
+    "*": "M0-5.5 1.5-1.8 5.5-1.7 2.4.8 3.4 4.6 0 2.4-3.4 4.6-2.4.8-5.5-1.7-1.5-1.8z",
+}
+_MARKERS = tuple(_SHAPES)
 STYLE = {
     "svg.fonttype": "none",  # text stays text: it can be searched, and read aloud
     "text.parse_math": False,  # a class may be named $x$
@@ -81,23 +92,32 @@ def wrapped(text: str, room: int) -> str:
 
 
 def class_axis(
-    axes: Axes, classes: Classes, order: Indices, *, width: float, label: bool = True, counts: bool = True
+    axes: Axes,
+    classes: Classes,
+    order: Indices,
+    *,
+    width: float,
+    counts: bool = True,
+    places: Indices | None = None,
 ) -> None:
-    """Name the classes under an axis of that width in inches, or number them by rank where there are many."""
+    """Name the classes under an axis of that width in inches, or number them by rank where there are many.
+
+    The axis shows the ranks `places`, or all.
+    """
+    places = np.arange(len(order)) if places is None else places
     if len(order) <= NAMED_TICKS:
-        names = [shown(classes.names[k]) + (f"\n{classes.counts[k]}" if counts else "") for k in order]
+        here = order[places]
+        names = [shown(classes.names[k]) + (f"\n{classes.counts[k]}" if counts else "") for k in here]
         longest = max(len(name.split("\n")[0]) for name in names)
-        turned = (
-            longest * len(order) > 9 * width or max(len(str(n)) for n in classes.counts) * len(order) > 9 * width
-        )
-        axes.set_xticks(np.arange(len(order)), names, rotation=90 if turned else 0, fontsize=8.5)
+        most = max(longest, *(len(str(classes.counts[k])) for k in here))
+        turned = most * len(here) > 9 * width
+        axes.set_xticks(places, names, rotation=90 if turned else 0, fontsize=8.5)
         text = "class, with its training samples" if counts else "class, from frequent to rare"
     else:
-        places = np.linspace(0, len(order) - 1, 9 if width > 6 else 5).round().astype(int)
-        axes.set_xticks(places, [f"{i + 1}\n({classes.counts[order[i]]})" for i in places], fontsize=8.5)
+        ranks = places[np.linspace(0, len(places) - 1, 9 if width > 6 else 5).round().astype(int)]
+        axes.set_xticks(ranks, [f"{i + 1}\n({classes.counts[order[i]]})" for i in ranks], fontsize=8.5)
         text = "classes ranked from frequent to rare (training samples)"
-    if label:
-        axes.set_xlabel(text)
+    axes.set_xlabel(text)
 
 
 def log_axis(axes: Axes) -> None:
@@ -113,10 +133,15 @@ def look(index: int) -> tuple[str, str]:
     return COLOURS[index % len(COLOURS)], _MARKERS[(index + 3 * turn) % len(_MARKERS)]
 
 
-def legend_above(figure: Figure, number: int, width: float, **look_of: float) -> None:
-    """A legend above the axes, whose entries page.js hides with their series."""
-    legend = figure.legend(loc="outside upper left", ncols=min(4 if width == WIDE else 2, number), **look_of)
-    for i, (handle, text) in enumerate(zip(legend.legend_handles, legend.get_texts(), strict=True)):
-        for part in (handle, text):
-            if part is not None:
-                part.set_gid(f"series-{i}")
+def legend(labels: Sequence[str]) -> str:
+    """Return what the colours and markers of series stand for, as HTML: a page's text is as large in every window.
+
+    An entry is hidden by page.js with its series.
+    """
+    entries = []
+    for i, label in enumerate(labels):
+        colour, marker = look(i)
+        sign = f'<path d="{_SHAPES[marker]}" fill="var(--c{COLOURS.index(colour)})"/>'
+        sign = f'<svg viewBox="-6 -6 12 12" aria-hidden="true">{sign}</svg>'
+        entries.append(f'<li data-series="{i}">{sign}{escape(shown(label, 60))}</li>')
+    return f'<ul class="legend">{"".join(entries)}</ul>'

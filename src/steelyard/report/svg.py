@@ -44,18 +44,18 @@ def both_widths(draw: Callable[Concatenate[float, Given], str]) -> Callable[Give
     return both
 
 
-def in_panels(parts: Sequence[Callable[[float], str]], *, columns: int = 2) -> str:
+def in_panels(parts: Sequence[Callable[[float], str]], *, columns: int = 2, series: bool = True) -> str:
     """Return several figures beside one another, each drawn once; page.css puts them into fewer columns where the
     window is narrow.
 
     Args:
-        parts: draw an SVG of a width in inches. Of one alone, page.css shows a wide and a narrow drawing in turn.
-        columns: of a wide window.
+        parts: draw an SVG of a width in inches.
+        columns: of a wide window, at least 2: a figure as wide as that could not be read in a narrow one.
+        series: whether each part is a series, which page.js can hide.
     """
-    if len(parts) == 1:
-        return both_widths(parts[0])()
     width = WIDE / columns
-    inside = "".join(f'<div data-series="{i}">{part(width)}</div>' for i, part in enumerate(parts))
+    named = [f' data-series="{i}"' if series else "" for i in range(len(parts))]
+    inside = "".join(f"<div{name}>{part(width)}</div>" for name, part in zip(named, parts, strict=True))
     return f'<div class="panels" style="--columns:{columns};--least:{72 * width:.0f}px">{inside}</div>'
 
 

@@ -10,7 +10,7 @@ from steelyard.report.results.comparison import ComparedLearner
 from steelyard.report.results.parts import Environment, Estimate
 from steelyard.report.results.records import Record, Results
 
-Held = Literal["yes", "no", "partly"]
+Held = Literal["yes", "no", "partly", "undecided"]
 
 
 @dataclass(frozen=True)

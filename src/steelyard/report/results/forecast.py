@@ -159,10 +159,10 @@ class ForecastResults(Results):
 
     @property
     def size_of_head(self) -> str:
-        """Return the sentence of how many features the head has for its samples."""
+        """Return two sentences on how many features the head has for its samples."""
         samples, rarest = sum(self.class_counts), min(count for count in self.class_counts if count)
         return (
-            f"The head has {self.features} features for {samples} training samples, "
-            f"{self.features_per_sample:.3g} a sample, and for {rarest} of the rarest class, "
-            f"{self.features_per_rarest:.3g} a sample."
+            f"The head has {self.features} features for {samples} training samples, which is "
+            f"{self.features_per_sample:.3g} a sample. The rarest class has {rarest} samples, "
+            f"which is {self.features_per_rarest:.3g} features a sample."
         )
