@@ -2,6 +2,7 @@
 
 from steelyard.losses.asymmetric import AsymmetricLoss
 from steelyard.losses.base import Loss
+from steelyard.losses.cosine import CosineHead
 from steelyard.losses.create import create_loss, list_losses
 from steelyard.losses.focal import FocalLoss
 from steelyard.losses.heads import LGLINRLinear, LogisticLinear
@@ -13,6 +14,7 @@ from steelyard.losses.softmax import SoftmaxLoss
 
 __all__ = [
     "AsymmetricLoss",
+    "CosineHead",
     "FocalLoss",
     "LGLINRLinear",
     "LGLINRLoss",

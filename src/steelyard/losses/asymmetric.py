@@ -76,8 +76,9 @@ class AsymmetricLoss(Loss):
     and a row in which all outputs are there is refused (NaN, with a warning). The loss of a negative is bounded,
     by :math:`-(1 - m)^{\gamma_-} \log m`, so that a very wrong one has next to no gradient. With ``gamma_pos=0``
     the gradients of both sides fade at the same rate, and no logit stands for a probability above
-    :math:`C / (1 + C)` with :math:`C = (1 - m)^{\gamma_-} [1 / m - \gamma_- \log(m) / (1 - m)]`, 0.964 for the defaults of the
-    others: a class that is surer has no finite optimum, and its posterior comes out too small.
+    :math:`C / (1 + C)` with :math:`C = (1 - m)^{\gamma_-} [1 / m - \gamma_- \log(m) / (1 - m)]`, 0.964
+    for the defaults of the others: a class that is surer has no finite optimum, and its posterior comes out too
+    small.
 
     Args:
         gamma_pos, gamma_neg: powers :math:`\ge 0` of the misses of positives and negatives. Default: 1 and 4.
@@ -104,9 +105,7 @@ class AsymmetricLoss(Loss):
     use_text = "Many outputs, each with few positives. Its sigmoids are no probabilities until corrected."
 
     gamma_pos: float = option(1.0, "power of the miss of positives.", kind="number", low=0, high=1000)
-    gamma_neg: float = option(
-        4.0, "power of negatives' shifted probabilities.", kind="number", low=0, high=1000
-    )
+    gamma_neg: float = option(4.0, "power of negatives' shifted probabilities.", kind="number", low=0, high=1000)
     clip: float = option(0.05, "what is taken off the probability of negatives.", kind="number", low=0, high=0.9)
     pos_weight: Tensor | None = POS_WEIGHT
     output_weights: Tensor | None = OUTPUT_WEIGHTS
