@@ -56,7 +56,7 @@ class Case:
 
     @property
     def weights(self):
-        return [key for key in self.vectors if key != "logit_adjustment"]
+        return [key for key in self.vectors if key != "logit_adjustment" and self.loss.options[key].high > 1]
 
 
 VARIANTS = {

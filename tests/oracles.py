@@ -80,6 +80,20 @@ def focal(logits, target, *, gamma=2.0, link="softmax", class_weights=None, norm
 
 
 @adjustable
+def class_smoothing(logits, target, *, class_smoothing=None, class_weights=None, normalization="count", **rest):
+    samples, weights = [], []
+    for z, y in zip(logits, target.tolist(), strict=True):
+        if y == rest.get("ignore_index", -100):
+            continue
+        log_p = z - torch.logsumexp(z, 0)
+        c = class_weights[y] if class_weights is not None else torch.ones_like(z[0])
+        e = 0.0 if class_smoothing is None else class_smoothing[y]
+        samples.append(-c * ((1 - e) * log_p[y] + (sum(e * x / len(z) for x in log_p) if e else 0.0)))
+        weights.append(c)
+    return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
+
+
+@adjustable
 def poly1(logits, target, *, epsilon=1.0, class_weights=None, normalization="count", **rest):
     samples, weights = [], []
     for z, y in zip(logits, target.tolist(), strict=True):
@@ -158,6 +172,7 @@ def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, output_weights=No
 
 ORACLES = {
     "asymmetric": asymmetric,
+    "class-smoothing": class_smoothing,
     "poly1": poly1,
     "focal": focal,
     "softmax": softmax,

@@ -6,6 +6,7 @@ from steelyard.corrected import CorrectedModel
 from steelyard.deciding import advise, decide, expected_costs, thresholds
 from steelyard.losses import (
     AsymmetricLoss,
+    ClassSmoothingLoss,
     FocalLoss,
     LGLINRLoss,
     LogisticLoss,
@@ -26,6 +27,7 @@ __all__ = [
     "AsymmetricLoss",
     "BalanceWarning",
     "BalanceWatch",
+    "ClassSmoothingLoss",
     "CorrectedModel",
     "DeferredReweighting",
     "FocalLoss",

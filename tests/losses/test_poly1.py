@@ -43,7 +43,7 @@ def test_the_least_epsilon_leaves_half_the_square_of_a_small_miss(z):
 
 
 def test_epsilon_below_minus_one_is_refused():
-    with pytest.raises(ValueError, match=r"epsilon must be a finite number >= -1, got -1\.5"):
+    with pytest.raises(ValueError, match=r"epsilon must be a finite number in \[-1, 1000\], got -1\.5"):
         create_loss("poly1", epsilon=-1.5)
 
 

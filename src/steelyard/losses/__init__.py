@@ -2,6 +2,7 @@
 
 from steelyard.losses.asymmetric import AsymmetricLoss
 from steelyard.losses.base import Loss
+from steelyard.losses.class_smoothing import ClassSmoothingLoss
 from steelyard.losses.cosine import CosineHead
 from steelyard.losses.create import create_loss, list_losses
 from steelyard.losses.focal import FocalLoss
@@ -14,6 +15,7 @@ from steelyard.losses.softmax import SoftmaxLoss
 
 __all__ = [
     "AsymmetricLoss",
+    "ClassSmoothingLoss",
     "CosineHead",
     "FocalLoss",
     "LGLINRLinear",

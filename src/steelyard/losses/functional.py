@@ -5,6 +5,7 @@ the logits' dtype and return that dtype. None synchronises with the device.
 """
 
 from steelyard.losses.asymmetric import asymmetric_loss
+from steelyard.losses.class_smoothing import class_smoothing_loss
 from steelyard.losses.focal import focal_loss
 from steelyard.losses.lgl_inr import in_negative_weights, lgl_inr_loss
 from steelyard.losses.logistic import logistic_loss
@@ -13,6 +14,7 @@ from steelyard.losses.softmax import softmax_loss
 
 __all__ = [
     "asymmetric_loss",
+    "class_smoothing_loss",
     "focal_loss",
     "in_negative_weights",
     "lgl_inr_loss",

@@ -39,7 +39,7 @@ class Poly1Loss(Loss):
     :math:`p_k / (c_k (1 + \epsilon p_k))`, normalised, which :func:`steelyard.log_posterior` returns.
 
     Args:
-        epsilon: :math:`\epsilon \ge -1`. Default: 1. The paper takes 2 for ImageNet. Towards -1 the two terms
+        epsilon: from -1 to 1000. Default: 1. The paper takes 2 for ImageNet. Towards -1 the two terms
             cancel where the miss is small: the error there is relative to each of them, and not to their sum.
         class_weights, logit_adjustment: (K,).
         label_smoothing, ignore_index, reduction, normalization, class_dim, validate: see
@@ -60,7 +60,7 @@ class Poly1Loss(Loss):
     posterior_text = "`p / (w (1 + epsilon p))`, normalised"
     use_text = "To compare with its paper. Its softmax is no probability until corrected."
 
-    epsilon: float = option(1.0, "multiple of the miss; 0 is the softmax loss.", kind="number", low=-1)
+    epsilon: float = option(1.0, "multiple of the miss; 0 is the softmax loss.", kind="number", low=-1, high=1000)
 
 
 poly1_loss = function_of(Poly1Loss, "poly1_loss")

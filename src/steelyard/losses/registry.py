@@ -29,6 +29,8 @@ OTHER_NAMES = {
     "polyloss": "poly1",
     "polycrossentropy": "poly1",
     "poly1crossentropyloss": "poly1",
+    "labelawaresmoothing": "label-aware-smoothing",
+    "mislas": "label-aware-smoothing",
     "asl": "asymmetric",
     "asymmetricloss": "asymmetric",
     "asymmetriclossoptimized": "asymmetric",
