@@ -33,7 +33,6 @@ TESTS = {  # module: the tests that are to see its changes
     "losses/asymmetric.py": f"tests/losses/test_asymmetric.py {EVERY} -k 'not compiled and (asymmetric or not test_every_loss)'",
     "losses/poly1.py": f"tests/losses/test_poly1.py {EVERY} -k 'not compiled and (poly1 or not test_every_loss)'",
     "losses/class_smoothing.py": f"tests/losses/test_class_smoothing.py {EVERY} -k 'not compiled and (class-smoothing or not test_every_loss)'",
-    "losses/miss.py": f"{EVERY} -k 'not compiled and (focal or poly1)'",
     "losses/focal.py": f"tests/losses/test_targets_and_weights.py {EVERY} -k 'not compiled and (focal or not test_every_loss)'",
     "losses/constant.py": f"tests/losses/test_targets_and_weights.py {EVERY} -k 'first_bias'",
     "losses/lgl_inr.py": f"tests/losses/test_lgl_inr.py tests/losses/test_lgl_inr_group.py {EVERY} -k 'not compiled and not memory and not many_rows and (lgl-inr or not test_every_loss)'",

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from steelyard.losses.base import Loss
 from steelyard.losses.function import function_of
-from steelyard.losses.miss import log_odds_of_miss
+from steelyard.losses.odds import log_odds_against
 from steelyard.losses.one_vs_all import one_vs_all, softplus
 from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT, Link, option
 from steelyard.losses.registry import register
@@ -15,7 +15,7 @@ from steelyard.targets import Targets
 def softmax_focal(z: Tensor, target: Targets, gamma: float) -> Tensor:
     r"""Return :math:`-(1 - p_y)^\gamma \log p_y` over softmax, (M,) of (M, K) logits."""
     if target.labels is not None and not target.smoothing:
-        odds = log_odds_of_miss(z, target.labels)  # as 1 - p itself would cancel
+        odds = log_odds_against(z, target.labels)
         return torch.exp(-gamma * softplus(-odds)) * softplus(odds) if gamma else softplus(odds)
 
     def of(log_p: Tensor) -> Tensor:

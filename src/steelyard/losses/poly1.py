@@ -5,7 +5,7 @@ from torch import Tensor
 
 from steelyard.losses.base import Loss
 from steelyard.losses.function import function_of
-from steelyard.losses.miss import log_odds_of_miss
+from steelyard.losses.odds import log_odds_against
 from steelyard.losses.one_vs_all import softplus
 from steelyard.losses.options import option
 from steelyard.losses.registry import register
@@ -15,7 +15,7 @@ from steelyard.targets import Targets
 def poly1(z: Tensor, target: Targets, *, epsilon: float = 1.0) -> Tensor:
     r"""Return :math:`-\log p_y + \epsilon (1 - p_y)` over softmax, (M,) of (M, K) logits."""
     if target.labels is not None and not target.smoothing:
-        odds = log_odds_of_miss(z, target.labels)
+        odds = log_odds_against(z, target.labels)
         return softplus(odds) + epsilon * torch.sigmoid(odds)
     log_p = torch.log_softmax(z, 1)
     if target.dense is not None:  # what counts for nothing may be a logit of minus infinity
