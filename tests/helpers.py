@@ -22,6 +22,8 @@ class Case:
     options: dict = field(default_factory=dict)
     buffers: int = 3
     """Of the logits' size that it may save for its backward pass."""
+    bounded: bool = False
+    """Whether an output that is far too high has a finite loss."""
 
     @property
     def loss(self):
@@ -54,12 +56,16 @@ class Case:
 
     @property
     def weights(self):
-        return [key for key in self.vectors if key != "logit_adjustment"]
+        return [key for key in self.vectors if key != "logit_adjustment" and self.loss.options[key].high > 1]
 
 
 VARIANTS = {
+    "asymmetric": Case("asymmetric", buffers=8, bounded=True),
+    "asymmetric, gamma_pos 0": Case("asymmetric", {"gamma_pos": 0.0}, buffers=8, bounded=True),
+    "asymmetric, clip 0": Case("asymmetric", {"clip": 0.0, "gamma_neg": 0.5}, buffers=5),
     "focal, logistic": Case("focal", {"link": "logistic"}, buffers=5),
     "focal, gamma 0.5": Case("focal", {"gamma": 0.5}),
+    "poly1, epsilon -0.5": Case("poly1", {"epsilon": -0.5}),
     "lgl-inr, beta 5": Case("lgl-inr", {"beta": 5.0}),
 }
 CASES = {name: Case(name) for name in sorted(LOSSES)} | VARIANTS

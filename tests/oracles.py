@@ -79,6 +79,62 @@ def focal(logits, target, *, gamma=2.0, link="softmax", class_weights=None, norm
     return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
 
 
+@adjustable
+def class_smoothing(logits, target, *, class_smoothing=None, class_weights=None, normalization="count", **rest):
+    samples, weights = [], []
+    for z, y in zip(logits, target.tolist(), strict=True):
+        if y == rest.get("ignore_index", -100):
+            continue
+        log_p = z - torch.logsumexp(z, 0)
+        c = class_weights[y] if class_weights is not None else torch.ones_like(z[0])
+        e = 0.0 if class_smoothing is None else class_smoothing[y]
+        samples.append(-c * ((1 - e) * log_p[y] + (sum(e * x / len(z) for x in log_p) if e else 0.0)))
+        weights.append(c)
+    return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
+
+
+@adjustable
+def poly1(logits, target, *, epsilon=1.0, class_weights=None, normalization="count", **rest):
+    samples, weights = [], []
+    for z, y in zip(logits, target.tolist(), strict=True):
+        if y == rest.get("ignore_index", -100):
+            continue
+        p = torch.softmax(z, 0)
+        others = torch.cat([p[:y], p[y + 1 :]]).sum()
+        c = class_weights[y] if class_weights is not None else torch.ones_like(z[0])
+        samples.append(
+            c * (epsilon * others - (torch.log1p(-others) if others < 0.5 else torch.log_softmax(z, 0)[y]))
+        )
+        weights.append(c)
+    return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
+
+
+@adjustable
+def asymmetric(
+    logits, target, *, gamma_pos=1.0, gamma_neg=4.0, clip=0.05, class_weights=None, normalization="count", **rest
+):
+    samples, weights = [], []
+    outputs = logits.shape[1]
+    one = torch.ones(max(outputs, 2), dtype=logits.dtype)
+    c, u, v = (
+        one if w is None else w for w in (class_weights, rest.get("pos_weight"), rest.get("output_weights"))
+    )
+    for z, y in zip(logits, target.tolist(), strict=True):
+        if y == rest.get("ignore_index", -100):
+            continue
+        total = torch.zeros_like(z[0])
+        for j in range(outputs):
+            p, miss = torch.sigmoid(z[j]), torch.sigmoid(-z[j])
+            if y == 1 if outputs == 1 else y == j:
+                total = total + v[j] * u[j] * miss**gamma_pos * softplus(-z[j])
+            elif p > clip:
+                q = p - clip if z[j] < 0 else 1 - miss - clip
+                total = total + v[j] * q**gamma_neg * (-torch.log(miss + clip) if clip else softplus(z[j]))
+        samples.append(c[y] * total)
+        weights.append(c[y])
+    return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
+
+
 def mean_of_samples(samples, weights, logits, normalization, reduction):
     if not samples:
         return logits.sum() * 0
@@ -114,4 +170,12 @@ def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, output_weights=No
     return columns if reduction == "none" else columns.sum() if reduction == "sum" else columns.mean()
 
 
-ORACLES = {"focal": focal, "softmax": softmax, "logistic": logistic, "lgl-inr": lgl_inr}
+ORACLES = {
+    "asymmetric": asymmetric,
+    "class-smoothing": class_smoothing,
+    "poly1": poly1,
+    "focal": focal,
+    "softmax": softmax,
+    "logistic": logistic,
+    "lgl-inr": lgl_inr,
+}

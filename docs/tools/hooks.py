@@ -23,7 +23,7 @@ OUTSIDE = "project/"
 
 API = {
     "steelyard": "What `import steelyard` gives: losses, weights, audits, probabilities and decisions.",
-    "steelyard.losses": "The losses as modules, and the heads that own their loss.",
+    "steelyard.losses": "The losses as modules, the heads that own their loss, and a cosine head.",
     "steelyard.losses.functional": "The losses as functions of logits and target.",
     "steelyard.balance": "Mean confusion, laws, ledgers and implied weights.",
     "steelyard.auditing": "What an audit returns, and what watches a training.",

@@ -4,7 +4,17 @@ from steelyard.auditing import BalanceWarning, BalanceWatch, assert_balanced, au
 from steelyard.balance.setup import TrainingSetup
 from steelyard.corrected import CorrectedModel
 from steelyard.deciding import advise, decide, expected_costs, thresholds
-from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
+from steelyard.losses import (
+    AsymmetricLoss,
+    ClassSmoothingLoss,
+    FocalLoss,
+    LGLINRLoss,
+    LogisticLoss,
+    Poly1Loss,
+    SoftmaxLoss,
+    create_loss,
+    list_losses,
+)
 from steelyard.losses.accumulation import exact_accumulation
 from steelyard.posterior import log_posterior
 from steelyard.prior import estimate_prior
@@ -14,13 +24,16 @@ from steelyard.weights.counts import class_counts
 from steelyard.weights.schedules import DeferredReweighting
 
 __all__ = [
+    "AsymmetricLoss",
     "BalanceWarning",
     "BalanceWatch",
+    "ClassSmoothingLoss",
     "CorrectedModel",
     "DeferredReweighting",
     "FocalLoss",
     "LGLINRLoss",
     "LogisticLoss",
+    "Poly1Loss",
     "SoftmaxLoss",
     "TrainingSetup",
     "advise",

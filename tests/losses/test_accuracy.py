@@ -99,7 +99,23 @@ def exact_sigmoid_focal(z, y):
     return mpmath.fsum(exact_softplus(-x) / (1 + mpmath.exp(x)) ** 2 for x in signed)
 
 
+def exact_poly1(z, y):
+    odds = odds_against(z, y)
+    return mpmath.log1p(odds) + odds / (1 + odds)
+
+
+def exact_asymmetric(z, y):
+    total = exact_softplus(-z[y]) / (1 + mpmath.exp(z[y]))
+    for j, x in enumerate(z):
+        p = 1 / (1 + mpmath.exp(-x)) - mpmath.mpf(0.05)
+        if j != y and p > 0:
+            total -= p**4 * mpmath.log1p(-p)
+    return total
+
+
 EXACT = {
+    "asymmetric": exact_asymmetric,
+    "poly1": exact_poly1,
     "softmax": exact_softmax,
     "focal": exact_focal,
     "logistic": exact_logistic,

@@ -44,7 +44,14 @@ def check_weights(
 
 
 def check_values(
-    name: str, values: Tensor, *, length: int, logits: Tensor, validate: bool | None, low: float = -math.inf
+    name: str,
+    values: Tensor,
+    *,
+    length: int,
+    logits: Tensor,
+    validate: bool | None,
+    low: float = -math.inf,
+    high: float = math.inf,
 ) -> Tensor:
     """Return one finite value per class, in the dtype that the loss computes in, or refuse it."""
     if not isinstance(values, Tensor):
@@ -58,7 +65,7 @@ def check_values(
     dtype = compute_dtype(logits)
     if not values_readable(values, validate):
         return values.to(dtype)
-    return check_range(name, values, dtype, low=low)
+    return check_range(name, values, dtype, low=low, high=min(high, LARGEST))
 
 
 def are_ready(values: Tensor, length: int, dtype: torch.dtype) -> bool:

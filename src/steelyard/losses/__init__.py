@@ -1,21 +1,29 @@
 """Losses: a file each, found by name; functions in `functional`, heads that own their loss in `heads`."""
 
+from steelyard.losses.asymmetric import AsymmetricLoss
 from steelyard.losses.base import Loss
+from steelyard.losses.class_smoothing import ClassSmoothingLoss
+from steelyard.losses.cosine import CosineHead
 from steelyard.losses.create import create_loss, list_losses
 from steelyard.losses.focal import FocalLoss
 from steelyard.losses.heads import LGLINRLinear, LogisticLinear
 from steelyard.losses.lgl_inr import LGLINRLoss
 from steelyard.losses.linear import lgl_inr_linear, linear_topk, logistic_linear
 from steelyard.losses.logistic import LogisticLoss
+from steelyard.losses.poly1 import Poly1Loss
 from steelyard.losses.softmax import SoftmaxLoss
 
 __all__ = [
+    "AsymmetricLoss",
+    "ClassSmoothingLoss",
+    "CosineHead",
     "FocalLoss",
     "LGLINRLinear",
     "LGLINRLoss",
     "LogisticLinear",
     "LogisticLoss",
     "Loss",
+    "Poly1Loss",
     "SoftmaxLoss",
     "create_loss",
     "lgl_inr_linear",

@@ -24,7 +24,7 @@ class Option:
         doc: what it does, a clause for a list of arguments.
         kind: ``"number"``, ``"integer"``, ``"flag"``, ``"choice"``, ``"vector"`` (one value per class) or
             ``"other"``, which the loss checks by itself.
-        low, high: limits of a number; ``low`` of a vector's values.
+        low, high: limits of a number, or of a vector's values.
         choices: of a choice.
         per: ``"output"`` or ``"class"``: what a vector has one value for. They differ for one binary output, which
             has two classes.

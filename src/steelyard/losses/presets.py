@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from steelyard.weights.adjustments import logit_adjustment
+from steelyard.weights.adjustments import label_aware_smoothing, logit_adjustment
 from steelyard.weights.class_weights import class_weights
 from steelyard.weights.counts import Counts
 
@@ -47,6 +47,12 @@ PRESETS: dict[str, Preset] = {
         "To compare with its paper. It is not on our leaderboard.",
         {"link": "logistic"},
         of_counts=lambda counts: {"class_weights": class_weights(counts, "effective_number", beta=0.999)},
+    ),
+    "label-aware-smoothing": Preset(
+        "class-smoothing",
+        "Zhong, Cui, Liu, Jia, CVPR 2021 (MiSLAS; 0.3 for the most frequent class, 0 for the rarest)",
+        "Models that are too sure of frequent classes.",
+        of_counts=lambda counts: {"class_smoothing": label_aware_smoothing(counts)},
     ),
     "sigmoid-focal": Preset(
         "focal", "Lin et al., ICCV 2017", "Binary outputs that are nearly all negative.", {"link": "logistic"}

@@ -25,6 +25,16 @@ OTHER_NAMES = {
     "inr": "lgl-inr",
     "lgl": "logistic",
     "sml": "softmax",
+    "poly": "poly1",
+    "polyloss": "poly1",
+    "polycrossentropy": "poly1",
+    "poly1crossentropyloss": "poly1",
+    "labelawaresmoothing": "label-aware-smoothing",
+    "mislas": "label-aware-smoothing",
+    "asl": "asymmetric",
+    "asymmetricloss": "asymmetric",
+    "asymmetriclossoptimized": "asymmetric",
+    "asymmetriclossmultilabel": "asymmetric",
 }
 """What other libraries and the paper call a loss, in small letters without hyphens, for hints."""
 

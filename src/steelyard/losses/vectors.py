@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 from torch import Tensor
 
-from steelyard._common.checks import Vector, check_values, check_vector
+from steelyard._common.checks import LARGEST, Vector, check_values, check_vector
 from steelyard._common.tracing import beside_fake
 from steelyard.losses.options import Link, Option
 
@@ -33,7 +33,7 @@ def held(name: str, value: Vector | None, one: Option) -> Tensor | None:
     device = value.device if isinstance(value, Tensor) else "cpu"
     if isinstance(value, Tensor) and value.is_meta:
         device = "cpu"  # refused: it has no values
-    return check_vector(name, value, low=one.low, dtype=None, device=device)
+    return check_vector(name, value, low=one.low, high=min(one.high, LARGEST), dtype=None, device=device)
 
 
 def on_device(loss: Holder, device: torch.device, beside: Tensor | None = None) -> dict[str, Tensor]:
@@ -70,7 +70,15 @@ def checked(
         if value is not None:
             two = one.per == "class" and outputs == 1 and link == "logistic"
             size = 2 if two else outputs
-            value = check_values(key, value, length=size, logits=logits, validate=given["validate"], low=one.low)
+            value = check_values(
+                key,
+                value,
+                length=size,
+                logits=logits,
+                validate=given["validate"],
+                low=one.low,
+                high=one.high,
+            )
         found[key] = value
     return found
 

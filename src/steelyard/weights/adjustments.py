@@ -1,5 +1,7 @@
-"""From class counts to first biases, adjustments of logits, and the share of batches that have a class."""
+"""From class counts to first biases, adjustments of logits, label smoothing, and the share of batches that have a
+class."""
 
+import math
 from typing import Literal
 
 import torch
@@ -149,3 +151,40 @@ def logit_adjustment(class_counts: Counts, *, tau: float = 1.0, batch_size: int 
             "its adjustment is -inf"
         )
     return (tau * presence.log()).float()
+
+
+def label_aware_smoothing(class_counts: Counts, *, head: float = 0.3, tail: float = 0.0) -> Tensor:
+    r"""Return how much to smooth the labels of each class: more for frequent classes, which models are sure of.
+
+    .. math:: \epsilon_k = \epsilon_- + (\epsilon_+ - \epsilon_-) \sin \frac{\pi (n_k - n_-)}{2 (n_+ - n_-)}
+
+    with :math:`n_+, n_-` the largest and the least count. Pass it to the loss ``class-smoothing`` as
+    ``class_smoothing``; the preset ``label-aware-smoothing`` does.
+
+    Args:
+        class_counts: K counts, as in :func:`class_weights`.
+        head, tail: :math:`\epsilon_+` and :math:`\epsilon_-`, in [0, 1]: for the most frequent and the rarest
+            class. Defaults: those of the authors for ImageNet-LT.
+
+    Returns:
+        (K,) float32.
+
+    Raises:
+        ValueError: counts that are all the same, of which none is the head.
+
+    Source:
+        Zhong, Cui, Liu, Jia, CVPR 2021 (MiSLAS, the concave form).
+
+    Example:
+        >>> label_aware_smoothing([900, 300, 100])
+        tensor([0.3000, 0.1148, 0.0000])
+    """
+    head, tail = check_number("head", head, low=0, high=1), check_number("tail", tail, low=0, high=1)
+    n = count_tensor(class_counts).double()
+    if bool(n.max() == n.min()):
+        raise ValueError(
+            f"class_counts must differ, as smoothing goes from the rarest to the most frequent class, "
+            f"got {int(n.max())} for every class"
+        )
+    angle = math.pi / 2 * (n - n.min()) / (n.max() - n.min())
+    return (tail + (head - tail) * angle.sin()).float()
