@@ -60,6 +60,7 @@ class Case:
 VARIANTS = {
     "focal, logistic": Case("focal", {"link": "logistic"}, buffers=5),
     "focal, gamma 0.5": Case("focal", {"gamma": 0.5}),
+    "margin-softmax, scale 4": Case("margin-softmax", {"scale": 4.0}, buffers=5),
     "lgl-inr, beta 5": Case("lgl-inr", {"beta": 5.0}),
 }
 CASES = {name: Case(name) for name in sorted(LOSSES)} | VARIANTS

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from steelyard.losses.base import Loss
 from steelyard.losses.function import function_of
+from steelyard.losses.odds import log_odds_against
 from steelyard.losses.one_vs_all import one_vs_all, softplus
 from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT, Link, option
 from steelyard.losses.registry import register
@@ -14,12 +15,7 @@ from steelyard.targets import Targets
 def softmax_focal(z: Tensor, target: Targets, gamma: float) -> Tensor:
     r"""Return :math:`-(1 - p_y)^\gamma \log p_y` over softmax, (M,) of (M, K) logits."""
     if target.labels is not None and not target.smoothing:
-        label = target.labels[:, None]
-        info = torch.finfo(z.dtype)
-        others = z.scatter(1, label, info.min)
-        top = others.amax(1, keepdim=True).detach().clamp(max=info.max)
-        # log((1 - p) / p), as 1 - p itself would cancel
-        odds = torch.logsumexp(others - top, 1) + (top - z.gather(1, label))[:, 0]
+        odds = log_odds_against(z, target.labels)
         return torch.exp(-gamma * softplus(-odds)) * softplus(odds) if gamma else softplus(odds)
 
     def of(log_p: Tensor) -> Tensor:

@@ -4,9 +4,21 @@ All take logits of shape (N, K) or (N, K, d1, ...), compute in float32 (float64 
 the logits' dtype and return that dtype. None synchronises with the device.
 """
 
+from steelyard.losses.eqlv2 import eqlv2_loss
 from steelyard.losses.focal import focal_loss
 from steelyard.losses.lgl_inr import in_negative_weights, lgl_inr_loss
 from steelyard.losses.logistic import logistic_loss
+from steelyard.losses.margin import margin_softmax_loss
+from steelyard.losses.seesaw import seesaw_loss
 from steelyard.losses.softmax import softmax_loss
 
-__all__ = ["focal_loss", "in_negative_weights", "lgl_inr_loss", "logistic_loss", "softmax_loss"]
+__all__ = [
+    "eqlv2_loss",
+    "focal_loss",
+    "in_negative_weights",
+    "lgl_inr_loss",
+    "logistic_loss",
+    "margin_softmax_loss",
+    "seesaw_loss",
+    "softmax_loss",
+]

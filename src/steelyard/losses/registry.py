@@ -25,6 +25,16 @@ OTHER_NAMES = {
     "inr": "lgl-inr",
     "lgl": "logistic",
     "sml": "softmax",
+    "cdtloss": "cdt",
+    "classbalancedloss": "class-balanced",
+    "eqlv2loss": "eqlv2",
+    "equalizationlossv2": "eqlv2",
+    "labeldistributionawaremargin": "ldam",
+    "ldamloss": "ldam",
+    "logitadjustment": "balanced-softmax",
+    "seesawloss": "seesaw",
+    "vectorscaling": "vs",
+    "vsloss": "vs",
 }
 """What other libraries and the paper call a loss, in small letters without hyphens, for hints."""
 

@@ -1,0 +1,22 @@
+"""Odds against a class under softmax: what losses share that change the logits of one class or of the others."""
+
+import torch
+from torch import Tensor
+
+
+def log_odds_against(z: Tensor, label: Tensor, own: Tensor | None = None) -> Tensor:
+    r"""Return the log of :math:`\sum_{j \ne y} e^{z_j} / e^{z_y}`, (M,) of (M, K) logits.
+
+    It is log((1 - p) / p) without the cancellation of 1 - p, so that -log p is its softplus.
+
+    Args:
+        z: (M, K) logits; minus infinity leaves a class out.
+        label: (M,) int64.
+        own: (M,) in place of the logits at the labels.
+    """
+    at = label[:, None]
+    info = torch.finfo(z.dtype)
+    others = z.scatter(1, at, info.min)  # of a single class: odds of about 0
+    top = others.amax(1, keepdim=True).detach().clamp(max=info.max)
+    mine = z.gather(1, at) if own is None else own[:, None]
+    return torch.logsumexp(others - top, 1) + (top - mine)[:, 0]
