@@ -4,7 +4,17 @@ from steelyard.auditing import BalanceWarning, BalanceWatch, assert_balanced, au
 from steelyard.balance.setup import TrainingSetup
 from steelyard.corrected import CorrectedModel
 from steelyard.deciding import advise, decide, expected_costs, thresholds
-from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss, list_losses
+from steelyard.losses import (
+    EQLv2Loss,
+    FocalLoss,
+    LGLINRLoss,
+    LogisticLoss,
+    MarginSoftmaxLoss,
+    SeesawLoss,
+    SoftmaxLoss,
+    create_loss,
+    list_losses,
+)
 from steelyard.losses.accumulation import exact_accumulation
 from steelyard.posterior import log_posterior
 from steelyard.prior import estimate_prior
@@ -18,9 +28,12 @@ __all__ = [
     "BalanceWatch",
     "CorrectedModel",
     "DeferredReweighting",
+    "EQLv2Loss",
     "FocalLoss",
     "LGLINRLoss",
     "LogisticLoss",
+    "MarginSoftmaxLoss",
+    "SeesawLoss",
     "SoftmaxLoss",
     "TrainingSetup",
     "advise",

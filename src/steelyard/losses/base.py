@@ -358,7 +358,7 @@ class Loss(nn.Module):
         cls, logits: Tensor, target: TargetLike, sample_weight: TargetLike | None, options: Options
     ) -> Tensor:
         """Return the loss under checked options; see the class for the formula."""
-        layout, rows, targets, own, factors, weights = cls.prepare(logits, target, sample_weight, options)
+        layout, rows, targets, own, factors, weights = cls._prepare(logits, target, sample_weight, options)
         ignored = targets.is_ignored()
         losses = cls.formula(rows, targets, **own)
         if factors is not None:
@@ -379,7 +379,7 @@ class Loss(nn.Module):
         return total / torch.where(denominator > 0, denominator, 1)  # nothing counts: the total is 0
 
     @classmethod
-    def prepare(
+    def _prepare(
         cls, logits: Tensor, target: TargetLike, sample_weight: TargetLike | None, options: Options
     ) -> Prepared:
         """Return what the formula is given, and what multiplies its losses."""

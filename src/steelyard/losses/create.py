@@ -58,7 +58,7 @@ def create_loss(
         >>> create_loss("softmax", class_counts=[900, 90, 10], class_weights="inverse").class_weights
         tensor([0.0297, 0.2970, 2.6733])
         >>> create_loss("vs", class_counts=[900, 90, 10], gamma=0.15, tau=1.25).logit_factors
-        tensor([1.0000, 0.7079, 0.5091])
+        tensor([1.0000, 0.7079, 0.5092])
     """
     preset = PRESETS.get(name.replace("_", "-")) if isinstance(name, str) else None
     if preset is None:

@@ -98,7 +98,7 @@ class EQLv2Loss(Loss):
         >>> loss.positive_gradient, loss.negative_gradient
         (tensor([0.1192, 0.5000]), tensor([0.5000, 0.5000]))
         >>> loss(logits, target)
-        tensor(0.7742)
+        tensor(1.0971)
     """
 
     name = "eqlv2"
@@ -161,7 +161,7 @@ class EQLv2Loss(Loss):
     def _add(
         self, logits: Tensor, target: TargetLike, sample_weight: TargetLike | None, options: dict[str, Any]
     ) -> None:
-        _, rows, targets, own, factors, _ = self.prepare(logits, target, sample_weight, options)
+        _, rows, targets, own, factors, _ = self._prepare(logits, target, sample_weight, options)
         size = len(self.positive_gradient)
         if rows.shape[1] != size:
             raise ValueError(f"logits must have num_classes = {size} columns, got {rows.shape[1]}")

@@ -5,7 +5,7 @@ from torch import Tensor
 
 from steelyard.losses.base import Loss
 from steelyard.losses.function import function_of
-from steelyard.losses.odds import log_odds_against
+from steelyard.losses.odds import below_the_top, log_odds_against
 from steelyard.losses.one_vs_all import softplus
 from steelyard.losses.options import WEIGHTED_MEAN, Normalization, option
 from steelyard.losses.registry import register
@@ -21,11 +21,7 @@ def margin_softmax(
     scale: float = 1.0,
 ) -> Tensor:
     r"""Return :math:`-\log \mathrm{softmax}(a - s m_y e_y)_y` of :math:`a = s d z`, (M,) of (M, K) logits."""
-    if logit_factors is None:  # near logits differ exactly; their products with the scale would not
-        most = torch.finfo(z.dtype).max
-        a = scale * (z - z.detach().amax(1, keepdim=True).clamp(-most, most))
-    else:
-        a = scale * (z * logit_factors)
+    a = scale * (below_the_top(z) if logit_factors is None else z * logit_factors)
     if target.labels is not None and not target.smoothing:
         own = a.gather(1, target.labels[:, None])[:, 0]
         return softplus(

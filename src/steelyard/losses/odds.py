@@ -4,6 +4,15 @@ import torch
 from torch import Tensor
 
 
+def below_the_top(z: Tensor) -> Tensor:
+    """Return (M, K) logits less the largest of each row, a constant in the gradient.
+
+    Near logits differ exactly, and what is then added to them, or multiplies them, is not rounded to their size.
+    """
+    most = torch.finfo(z.dtype).max
+    return z - z.detach().amax(1, keepdim=True).clamp(-most, most)
+
+
 def log_odds_against(z: Tensor, label: Tensor, own: Tensor | None = None) -> Tensor:
     r"""Return the log of :math:`\sum_{j \ne y} e^{z_j} / e^{z_y}`, (M,) of (M, K) logits.
 

@@ -12,7 +12,7 @@ from steelyard._common.spread import whole
 from steelyard.kernels.lgl_inr.group import check_group
 from steelyard.losses.base import Loss
 from steelyard.losses.function import function_of
-from steelyard.losses.odds import log_odds_against
+from steelyard.losses.odds import below_the_top, log_odds_against
 from steelyard.losses.one_vs_all import softplus
 from steelyard.losses.options import option
 from steelyard.losses.registry import register
@@ -38,7 +38,7 @@ def seesaw(
     r"""Return :math:`\log(1 + \sum_{j \ne y} S_{yj} e^{z_j - z_y})`, (M,) of (M, K) logits; S has no gradient."""
     assert target.labels is not None
     label = target.labels[:, None]
-    most = torch.finfo(z.dtype).max
+    z, most = below_the_top(z), torch.finfo(z.dtype).max
     log_p = torch.log_softmax(z.detach().clamp(-most, most), 1)
     log_factor = compensation * (log_p - log_p.gather(1, label).clamp(min=math.log(floor))).clamp(min=0)
     if class_counts is not None:
@@ -86,7 +86,7 @@ class SeesawLoss(Loss):
     Example:
         >>> logits = torch.tensor([[2.0, 0.0], [0.0, 0.0]])
         >>> SeesawLoss(class_counts=[90, 10])(logits, torch.tensor([0, 1]))
-        tensor(0.3577)
+        tensor(0.3581)
         >>> loss = SeesawLoss(num_classes=2)
         >>> loss(logits, torch.tensor([0, 1]))
         tensor(0.4100)

@@ -27,7 +27,7 @@ def loss_rows() -> list[dict[str, str]]:
 
     Example:
         >>> [row["name"] for row in loss_rows() if row["targets"] == "labels"]
-        ['lgl-inr']
+        ['lgl-inr', 'seesaw']
     """
     rows = [_row(LOSSES[name]) for name in sorted(LOSSES)]
     for name, preset in sorted(PRESETS.items()):
