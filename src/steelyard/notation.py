@@ -201,9 +201,14 @@ def parse_losses(text: str) -> list[LossSpec]:
     return specs
 
 
-def check_starts(specs: Sequence[LossSpec], epochs: int) -> None:
-    """Refuse weights that would start after the last epoch."""
+def check_comparable(specs: Sequence[LossSpec], epochs: int) -> None:
+    """Refuse weights that would start after the last epoch, and losses that only the trained module knows."""
     for spec in specs:
+        if spec.running and spec.entry.separable_over == "rows":
+            raise ValueError(
+                f"losses of a comparison must be known from their text, got {spec.label!r}, which weighs by what "
+                "it saw in training: no file of a comparison holds that"
+            )
         if spec.from_epoch >= epochs:
             raise ValueError(
                 f"from must be an epoch below {epochs}, the epochs of training, got loss {spec.label!r}"

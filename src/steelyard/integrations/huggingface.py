@@ -72,7 +72,7 @@ class LossFunc:
             if any(True for _ in loss.buffers()):
                 given = "class_counts" if "class_counts" in loss.needs else "gradient_ratio"
                 raise ValueError(
-                    f"num_classes must be None in a Trainer, whose checkpoints do not hold what {name} adds up: "
+                    f"{name} must not add up over batches in a Trainer, whose checkpoints do not hold the sums: "
                     f"give {given}"
                 )
             self._mean = loss.reduction == "mean" and options.get("normalization") != "none"
