@@ -39,6 +39,13 @@ def test_weights_go_where_the_loss_takes_them():
         assert schedule is None
 
 
+def test_an_unknown_loss_is_told_of_presets_too():
+    with pytest.raises(
+        ValueError, match=r"unknown loss 'ldam-dwr' .did you mean 'ldam-drw'[?].; choose from .*vs"
+    ):
+        parse_loss("ldam-dwr")
+
+
 def test_late_weights_come_with_a_schedule():
     _, schedule = parse_loss("softmax:inverse:from=4").build(COUNTS, 64, 30)
     argument, deferred = schedule

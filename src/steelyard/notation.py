@@ -18,9 +18,9 @@ from steelyard.balance.setup import TrainingSetup
 from steelyard.deciding import Objective, cost_objective, create_objective
 from steelyard.deciding.cost_files import load_costs
 from steelyard.losses import Loss, create_loss
+from steelyard.losses.create import find_named
 from steelyard.losses.options import Link
 from steelyard.losses.presets import PRESETS
-from steelyard.losses.registry import find_loss
 from steelyard.weights.adjustments import logit_adjustment
 from steelyard.weights.class_weights import Scheme, class_weights, parse_scheme
 from steelyard.weights.schedules import DeferredReweighting
@@ -181,8 +181,7 @@ def setup_from_text(text: str, class_counts: Tensor, *, batch_size: int | None =
 
 def loss_class(name: str) -> type[Loss]:
     """Return the class of a loss or preset by its name."""
-    preset = PRESETS.get(name)
-    return find_loss(name if preset is None else preset.loss)
+    return find_named(name)[0]
 
 
 def parse_losses(text: str) -> list[LossSpec]:

@@ -7,7 +7,7 @@ from torch import Tensor
 from steelyard._common.checks import Vector
 from steelyard._common.text import nearest
 from steelyard.losses.base import Loss
-from steelyard.losses.presets import PRESETS
+from steelyard.losses.presets import PRESETS, Preset
 from steelyard.losses.registry import LOSSES, OTHER_NAMES, find_loss
 from steelyard.weights.class_weights import class_weights as weights_of
 from steelyard.weights.class_weights import parse_scheme
@@ -60,15 +60,10 @@ def create_loss(
         >>> create_loss("vs", class_counts=[900, 90, 10], gamma=0.15, tau=1.25).logit_factors
         tensor([1.0000, 0.7079, 0.5092])
     """
-    preset = PRESETS.get(name.replace("_", "-")) if isinstance(name, str) else None
-    if preset is None:
-        if isinstance(name, str) and name.replace("_", "-") not in LOSSES:
-            names = list_losses()
-            near = nearest(name, names, OTHER_NAMES)
-            raise ValueError(f"unknown loss {name!r}{near}; choose from {', '.join(names)}")
-        loss, made = find_loss(name), {}
-    else:
-        loss, made = find_loss(preset.loss), dict(preset.options)
+    loss, preset = find_named(name)
+    made: dict[str, Any] = {}
+    if preset is not None:
+        made = dict(preset.options)
         if preset.of_counts is not None:
             if class_counts is None:
                 raise ValueError(f"class_counts must be given for {name!r}, which is made from them")
@@ -77,15 +72,30 @@ def create_loss(
     if class_counts is not None:
         made |= _needed(loss, class_counts, options)
     elif loss.needs and all(options.get(key) is None for key in loss.needs):
-        raise ValueError(
-            f"class_counts must be given for {name!r}, or {' or '.join(loss.needs)}, got none of them"
-        )
+        raise ValueError(f"{' or '.join(loss.needs)} must be given for {name!r}, got none")
     if class_weights is not None:
         options["class_weights"] = _weights(class_weights, class_counts)
     both = sorted(set(made) & set(options))
     if both:
         raise TypeError(f"{name} chooses {both[0]} by itself; {loss.name} takes another one")
     return loss(**made, **options)
+
+
+def find_named(name: str) -> tuple[type[Loss], Preset | None]:
+    """Return the class of a loss by its name, and the preset if it is one.
+
+    Raises:
+        ValueError: an unknown name; the nearest is named.
+    """
+    plain = name.replace("_", "-") if isinstance(name, str) else None
+    preset = None if plain is None else PRESETS.get(plain)
+    if preset is not None:
+        return find_loss(preset.loss), preset
+    if plain is not None and plain not in LOSSES:
+        names = list_losses()
+        near = nearest(name, names, OTHER_NAMES)
+        raise ValueError(f"unknown loss {name!r}{near}; choose from {', '.join(names)}")
+    return find_loss(name), None
 
 
 def _needed(loss: type[Loss], class_counts: Counts, options: dict[str, Any]) -> dict[str, Any]:
