@@ -66,6 +66,7 @@ VARIANTS = {
     "focal, logistic": Case("focal", {"link": "logistic"}, buffers=5),
     "focal, gamma 0.5": Case("focal", {"gamma": 0.5}),
     "poly1, epsilon -0.5": Case("poly1", {"epsilon": -0.5}),
+    "margin-softmax, scale 4": Case("margin-softmax", {"scale": 4.0}, buffers=5),
     "lgl-inr, beta 5": Case("lgl-inr", {"beta": 5.0}),
 }
 CASES = {name: Case(name) for name in sorted(LOSSES)} | VARIANTS

@@ -135,6 +135,60 @@ def asymmetric(
     return mean_of_samples(samples, weights, logits, normalization, rest.get("reduction", "mean"))
 
 
+@adjustable
+def margin_softmax(logits, target, *, margins=None, logit_factors=None, scale=1.0, class_weights=None, **rest):
+    samples, weights = [], []
+    one = torch.ones(logits.shape[1], dtype=logits.dtype)
+    c, d, m = (
+        (one if class_weights is None else class_weights),
+        one if logit_factors is None else logit_factors,
+        margins,
+    )
+    for z, y in zip(logits, target.tolist(), strict=True):
+        if y == rest.get("ignore_index", -100):
+            continue
+        own = scale * (d[y] * z[y] - (0.0 if m is None else m[y]))
+        others = [scale * d[j] * z[j] - own for j in range(len(z)) if j != y]
+        samples.append(c[y] * softplus(torch.logsumexp(torch.stack(others), 0)) if others else z[0] * 0)
+        weights.append(c[y])
+    return mean_of_samples(
+        samples, weights, logits, rest.get("normalization", "weights"), rest.get("reduction", "mean")
+    )
+
+
+@adjustable
+def seesaw(
+    logits, target, *, class_counts=None, mitigation=0.8, compensation=2.0, floor=1e-2, class_weights=None, **rest
+):
+    samples, weights = [], []
+    one = torch.ones(logits.shape[1], dtype=logits.dtype)
+    c, n = (one if class_weights is None else class_weights), (one if class_counts is None else class_counts)
+    n = n.clamp(min=1)
+    for z, y in zip(logits, target.tolist(), strict=True):
+        if y == rest.get("ignore_index", -100):
+            continue
+        sigma = torch.softmax(z.detach(), 0)
+        terms = []
+        for j in range(len(z)):
+            if j != y:
+                M = (n[j] / n[y]) ** mitigation if n[j] < n[y] else one[0]
+                log_C = compensation * (torch.log_softmax(z.detach(), 0)[j] - sigma[y].clamp(min=floor).log())
+                terms.append(z[j] + M.log() + log_C.clamp(min=0))
+        samples.append(c[y] * softplus(torch.logsumexp(torch.stack(terms), 0) - z[y]) if terms else z[0] * 0)
+        weights.append(c[y])
+    return mean_of_samples(
+        samples, weights, logits, rest.get("normalization", "count"), rest.get("reduction", "mean")
+    )
+
+
+def eqlv2(logits, target, *, gradient_ratio=None, gamma=12.0, mu=0.8, alpha=4.0, pos_weight=None, **rest):
+    one = torch.ones(logits.shape[1], dtype=logits.dtype)
+    r = one if gradient_ratio is None else 1 / (1 + torch.exp(-gamma * (gradient_ratio - mu)))
+    q = (1 + alpha * (1 - r)) * (one if pos_weight is None else pos_weight)
+    v = rest.pop("output_weights", None)
+    return logistic(logits, target, output_weights=r * (one if v is None else v), pos_weight=q / r, **rest)
+
+
 def mean_of_samples(samples, weights, logits, normalization, reduction):
     if not samples:
         return logits.sum() * 0
@@ -178,4 +232,7 @@ ORACLES = {
     "softmax": softmax,
     "logistic": logistic,
     "lgl-inr": lgl_inr,
+    "eqlv2": eqlv2,
+    "margin-softmax": margin_softmax,
+    "seesaw": seesaw,
 }

@@ -34,13 +34,20 @@ def test_weights_go_where_the_loss_takes_them():
         ("lgl-inr:output_weights=inverse", "output_weights"),
     ]:
         spec = parse_loss(text)
-        loss, schedule = spec.build(COUNTS, 64)
+        loss, schedule = spec.build(COUNTS, 64, 30)
         assert torch.equal(getattr(loss, argument).float(), class_weights(COUNTS, "inverse"))
         assert schedule is None
 
 
+def test_an_unknown_loss_is_told_of_presets_too():
+    with pytest.raises(
+        ValueError, match=r"unknown loss 'ldam-dwr' .did you mean 'ldam-drw'[?].; choose from .*vs"
+    ):
+        parse_loss("ldam-dwr")
+
+
 def test_late_weights_come_with_a_schedule():
-    _, schedule = parse_loss("softmax:inverse:from=4").build(COUNTS, 64)
+    _, schedule = parse_loss("softmax:inverse:from=4").build(COUNTS, 64, 30)
     argument, deferred = schedule
     assert (argument, deferred.start_epoch) == ("class_weights", 4)
     assert deferred.class_weights.tolist() == [1, 1, 1]
@@ -48,7 +55,7 @@ def test_late_weights_come_with_a_schedule():
 
 def test_adjusted_logits():
     spec = parse_loss("lgl-inr:tau=0.5")
-    loss, _ = spec.build(COUNTS, 64)
+    loss, _ = spec.build(COUNTS, 64, 30)
     assert spec.slug == "lgl-inr-tau-0.5"
     assert parse_loss("lgl-inr:beta=-1").slug == "lgl-inr-beta-minus1"
     torch.testing.assert_close(loss.logit_adjustment, 0.5 * (COUNTS / 100).log())
@@ -57,7 +64,7 @@ def test_adjusted_logits():
 
 
 def test_logits_adjusted_by_the_presence_of_classes_in_batches():
-    loss, _ = parse_loss("lgl-inr:beta=auto:presence=2").build(COUNTS, 8)
+    loss, _ = parse_loss("lgl-inr:beta=auto:presence=2").build(COUNTS, 8, 30)
     torch.testing.assert_close(loss.logit_adjustment, logit_adjustment(COUNTS, tau=2.0, batch_size=8))
     assert loss.beta == "auto"
 
@@ -68,7 +75,7 @@ def test_beta_as_a_number():
 
 
 def test_running_statistics_know_the_number_of_classes():
-    loss, _ = parse_loss("lgl-inr:statistics=running").build(COUNTS, 64)
+    loss, _ = parse_loss("lgl-inr:statistics=running").build(COUNTS, 64, 30)
     assert loss.running_mean_confusion.shape == (3, 3)
 
 

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -18,18 +18,16 @@ from steelyard.balance.setup import TrainingSetup
 from steelyard.deciding import Objective, cost_objective, create_objective
 from steelyard.deciding.cost_files import load_costs
 from steelyard.losses import Loss, create_loss
+from steelyard.losses.create import find_named
 from steelyard.losses.options import Link
 from steelyard.losses.presets import PRESETS
-from steelyard.losses.registry import find_loss
 from steelyard.weights.adjustments import logit_adjustment
-from steelyard.weights.class_weights import Scheme, class_weights
+from steelyard.weights.class_weights import Scheme, class_weights, parse_scheme
 from steelyard.weights.schedules import DeferredReweighting
 
-_SCHEMES = get_args(Scheme)
 _WEIGHTS = ("pos_weight", "output_weights")  # beside class weights, which need no name
 _NOT_TEXT = ("process_group", "mean_confusion", "validate", "class_dim", "ignore_index")
 _LONGEST = 200  # characters of a loss, whose slug names a folder
-_SCHEME_OPTION = {"effective_number": "beta", "power": "exponent"}
 
 
 @dataclass(frozen=True)
@@ -74,6 +72,14 @@ class LossSpec:
     def constant_weights(self) -> bool:
         """Return whether LGL-INR's weights carry no gradient."""
         return bool(self.options.get("detach_weights", False)) or self.options.get("statistics") == "running"
+
+    @property
+    def running(self) -> bool:
+        """Return whether the loss depends on the batches that it has seen."""
+        counted = (
+            bool(self.entry.needs) and "class_counts" not in self.entry.needs and "num_classes" in self.entry.needs
+        )
+        return counted or "num_classes" in self.options or self.options.get("statistics") == "running"
 
     @property
     def entry(self) -> type[Loss]:
@@ -134,12 +140,20 @@ class LossSpec:
             options["logit_adjustment"] = adjustment
         return options
 
-    def build(self, class_counts: Tensor, batch_size: int) -> tuple[Loss, tuple[str, DeferredReweighting] | None]:
-        """Return the loss, and the schedule of its class weights if they start later."""
-        loss, weights = self.loss(class_counts, batch_size), self.weights(class_counts)
-        if weights is None or self.from_epoch == 0:
+    @property
+    def late(self) -> bool:
+        """Return whether class weights start after the first epoch."""
+        return bool(self.from_epoch or (self.name in PRESETS and PRESETS[self.name].start))
+
+    def build(
+        self, class_counts: Tensor, batch_size: int, epochs: int
+    ) -> tuple[Loss, tuple[str, DeferredReweighting] | None]:
+        """Return the loss, and the schedule of its class weights if they start later in so many epochs."""
+        loss = self.loss(class_counts, batch_size)
+        if not self.late or loss.class_weights is None:
             return loss, None
-        return loss, ("class_weights", DeferredReweighting(weights, start_epoch=self.from_epoch))
+        start = self.from_epoch or round(PRESETS[self.name].start * epochs)
+        return loss, ("class_weights", DeferredReweighting(loss.class_weights, start_epoch=start))
 
 
 def setup_from_text(text: str, class_counts: Tensor, *, batch_size: int | None = None) -> TrainingSetup:
@@ -167,8 +181,7 @@ def setup_from_text(text: str, class_counts: Tensor, *, batch_size: int | None =
 
 def loss_class(name: str) -> type[Loss]:
     """Return the class of a loss or preset by its name."""
-    preset = PRESETS.get(name)
-    return find_loss(name if preset is None else preset.loss)
+    return find_named(name)[0]
 
 
 def parse_losses(text: str) -> list[LossSpec]:
@@ -187,9 +200,14 @@ def parse_losses(text: str) -> list[LossSpec]:
     return specs
 
 
-def check_starts(specs: Sequence[LossSpec], epochs: int) -> None:
-    """Refuse weights that would start after the last epoch."""
+def check_comparable(specs: Sequence[LossSpec], epochs: int) -> None:
+    """Refuse weights that would start after the last epoch, and losses that only the trained module knows."""
     for spec in specs:
+        if spec.running and spec.entry.separable_over == "rows":
+            raise ValueError(
+                f"losses of a comparison must be known from their text, got {spec.label!r}, which weighs by what "
+                "it saw in training: no file of a comparison holds that"
+            )
         if spec.from_epoch >= epochs:
             raise ValueError(
                 f"from must be an epoch below {epochs}, the epochs of training, got loss {spec.label!r}"
@@ -229,7 +247,10 @@ def parse_loss(text: str) -> LossSpec:
     scheme_options: dict[str, float] = {}
     from_epoch, strengths = 0, {"tau": 0.0, "presence": 0.0}
     weights = [key for key, one in entry.options.items() if one.kind == "vector" and key in _WEIGHTS]
+    preset = PRESETS.get(name)
+    parameters = list(preset.parameters) if preset is not None else []
     accepted = [key for key, one in entry.options.items() if one.kind != "vector" and key not in _NOT_TEXT]
+    accepted += [key for key in parameters if key not in accepted]
     vectors: dict[str, str] = {}
     stated = [part.partition("=")[0] if "=" in part else "scheme of weights" for part in parts]
     for part in parts:
@@ -238,7 +259,7 @@ def parse_loss(text: str) -> LossSpec:
             if not value.isdecimal():
                 raise ValueError(f"from must be an epoch, a whole number >= 0, got {value!r} in loss {label!r}")
             from_epoch = int(value)
-        elif equals and key in strengths:
+        elif equals and key in strengths and key not in parameters:
             try:
                 strengths[key] = check_number(key, _number(value))
             except ValueError:
@@ -269,7 +290,7 @@ def parse_loss(text: str) -> LossSpec:
     twice = next((key for key in stated if stated.count(key) > 1), None)
     if twice is not None:
         raise ValueError(f"loss {label!r} must state its {twice} once, got it {stated.count(twice)} times")
-    if from_epoch and scheme is None:
+    if from_epoch and scheme is None and not (preset is not None and preset.start):
         raise ValueError(f"from needs a weight scheme that it starts, got loss {label!r}")
     if strengths["presence"] and entry.separable_over != "columns":
         raise ValueError(f"presence is for losses that balance the classes of a batch, got loss {label!r}")
@@ -279,34 +300,10 @@ def parse_loss(text: str) -> LossSpec:
         raise ValueError(f"reduction must be mean or sum, one number to train on, got 'none' in loss {label!r}")
     spec = LossSpec(label, name, options, scheme, scheme_options, vectors, from_epoch, **strengths)
     try:
-        spec.build(torch.tensor([3, 2]), batch_size=1)
+        spec.build(torch.tensor([3, 2]), batch_size=1, epochs=1)
     except (TypeError, ValueError) as error:
         raise ValueError(f"loss {label!r}: {error}") from error
     return spec
-
-
-def parse_scheme(text: str) -> tuple[Scheme, dict[str, float]]:
-    """Return a weight scheme as `name[@value]`, such as ``inverse`` or ``power@0.5``.
-
-    Returns:
-        The scheme and its options for :func:`steelyard.class_weights`.
-
-    Raises:
-        ValueError: an unknown scheme (the nearest is named), or a value that is none.
-    """
-    name, at, number = text.partition("@")
-    if name not in _SCHEMES:
-        near = nearest(name, _SCHEMES)
-        raise ValueError(f"unknown weight scheme {name!r}{near}; choose from {', '.join(_SCHEMES)}")
-    options = {}
-    if at:
-        if name not in _SCHEME_OPTION:
-            raise ValueError(f"scheme {name!r} takes no value, got {text!r}")
-        try:
-            options[_SCHEME_OPTION[name]] = _number(number)
-        except ValueError:
-            raise ValueError(f"{text!r} must end in a number") from None
-    return name, options  # type: ignore[return-value]
 
 
 def is_scheme(text: str) -> bool:

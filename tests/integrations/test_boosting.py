@@ -265,3 +265,14 @@ def test_a_part_of_the_rows_is_not_taken_for_all(monkeypatch):
 def test_example_says_what_it_shows(capsys):
     runpy.run_path(str(Path(__file__).parents[2] / "examples/xgboost_objective.py"), run_name="__main__")
     assert "The weights acted as stated." in capsys.readouterr().out
+
+
+def test_a_loss_of_counts_sees_those_of_the_rows_and_one_of_batches_is_refused():
+    z, y = np.zeros((6, 3), dtype=np.float32), np.array([0, 0, 0, 1, 1, 2])
+    gradient, _ = objective("seesaw")(y, z)
+    pairs = torch.tensor([[3.0, 2.0, 1.0]]) / torch.tensor([[3.0], [2.0], [1.0]])
+    shares = pairs.clamp(max=1) ** 0.8
+    expected = (shares / shares.sum(1, keepdim=True) - torch.eye(3))[torch.tensor(y)]
+    np.testing.assert_allclose(gradient, expected.numpy(), atol=1e-6)
+    with pytest.raises(ValueError, match="eqlv2 adds up what batches show it, and a booster has no batches"):
+        objective("eqlv2")(y, z)

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy.optimize import least_squares
 from torch.nn import functional as F
 
 from steelyard import TrainingSetup, audit, class_weights, log_posterior
@@ -81,9 +82,15 @@ def test_autocast_changes_nothing(name, dtype):
     assert torch.equal(grad, expected_grad)
 
 
+def _derivative_only(name):
+    if CASES[name].loss.constant_factors:
+        pytest.skip("its gradient, which equals the oracle's, is no derivative of its value")
+
+
 @pytest.mark.parametrize("reduction", ["none", "mean", "sum"])
 @pytest.mark.parametrize("weighted", [False, True])
 def test_gradcheck(name, reduction, weighted):
+    _derivative_only(name)
     logits, target = batch(7, 4)
     options = weights_of(name, 4) if weighted else {}
     assert torch.autograd.gradcheck(
@@ -92,6 +99,7 @@ def test_gradcheck(name, reduction, weighted):
 
 
 def test_second_derivative_is_right_or_refused(name):
+    _derivative_only(name)
     logits, target = batch(5, 3)
     try:
         assert torch.autograd.gradgradcheck(lambda z: CASES[name].function(z, target), logits.requires_grad_())
@@ -401,6 +409,10 @@ def test_bad_sample_weights_get_one_sentence(name, bad, error, message):
 def test_label_smoothing_mixes_the_losses_of_all_labels(name, epsilon, weighted):
     _rows_only(name)
     logits, target = batch(6, 4)
+    if "label_smoothing" in CASES[name].loss.refuses:
+        with pytest.raises(TypeError, match="takes no label_smoothing: a smoothed label belongs to no one class"):
+            CASES[name].function(logits, target, label_smoothing=epsilon)
+        return
     options = weights_of(name, 4) if weighted else {}
     plain = {key: value for key, value in options.items() if key != "class_weights"} | {"reduction": "none"}
     own = CASES[name].function(logits, target, **plain)
@@ -417,6 +429,12 @@ def test_targets_in_the_logits_shape(name):
     _rows_only(name)
     logits, target = batch(8, 4)
     function, one_hot = CASES[name].function, torch.nn.functional.one_hot(target, 4)
+    if CASES[name].loss.why_labels is not None:
+        with pytest.raises(
+            TypeError, match=f"{CASES[name].name} takes nothing else: {CASES[name].loss.why_labels}"
+        ):
+            function(logits, one_hot.double())
+        return
     options = {k: w for k, w in weights_of(name, 4).items() if k != "class_weights"} | {"reduction": "none"}
     expected = function(logits, target, **options)
     for dtype in (torch.float32, torch.float64, torch.int64):
@@ -445,8 +463,8 @@ def test_targets_in_the_logits_shape(name):
 
 def test_soft_targets_mix_weighted_samples(name):
     _rows_only(name)
-    if CASES[name].link != "softmax":
-        pytest.skip("takes multi-hot targets")
+    if CASES[name].link != "softmax" or CASES[name].loss.why_labels is not None:
+        pytest.skip("takes no soft targets")
     logits, _ = batch(8, 4)
     soft, options = torch.softmax(batch(8, 4, seed=3)[0], 1), weights_of(name, 4)
     each = torch.stack(
@@ -651,6 +669,32 @@ def test_ten_thousand_steps_do_not_grow(name):
 CLASS_WEIGHTS = torch.tensor([0.3, 1.0, 4.0, 2.0], dtype=torch.float64)
 
 
+OF_FOUR = {  # what makes it another loss than its neighbour
+    "eqlv2": {"gradient_ratio": [1.5, 0.9, 0.7, 0.5]},
+    "margin-softmax": {"margins": [0.1, 0.2, 0.3, 0.8], "logit_factors": [1.0, 0.9, 0.8, 0.6]},
+    "seesaw": {"class_counts": [120.0, 60.0, 40.0, 20.0]},
+}
+
+
+def _weighted(name, class_weights):
+    return CASES[name].module(class_weights=class_weights.tolist(), **OF_FOUR.get(name, {}))
+
+
+def _balance(parameters, objective):
+    """Go where the gradient is zero, though it may be no derivative of the objective."""
+
+    def gradient(x):
+        for parameter, part in zip(parameters, torch.split(torch.tensor(x), sizes), strict=True):
+            parameter.data = part.reshape(parameter.shape)
+        found = torch.autograd.grad(objective(), parameters)
+        return torch.cat([part.reshape(-1) for part in found]).numpy()
+
+    sizes = [parameter.numel() for parameter in parameters]
+    start = torch.cat([parameter.detach().reshape(-1) for parameter in parameters]).numpy()
+    found = least_squares(gradient, start, xtol=1e-15, ftol=1e-15, gtol=1e-15)
+    assert abs(gradient(found.x)).max() < 1e-9
+
+
 def _minimise(parameters, objective, restarts=3):
     optimizer = torch.optim.LBFGS(
         parameters,
@@ -678,8 +722,15 @@ def _polished(name):
     target = torch.repeat_interleave(torch.arange(4), torch.tensor([120, 60, 40, 20]))
     features = torch.randn(4, 3, generator=generator)[target] + torch.randn(240, 3, generator=generator)
     features = features.double()
-    if CASES[name].separable_over == "rows":
-        loss = CASES[name].module(class_weights=CLASS_WEIGHTS.tolist())
+    if CASES[name].loss.constant_factors:
+        loss = _weighted(name, CLASS_WEIGHTS)
+        W, b = (torch.zeros(*shape, dtype=torch.float64, requires_grad=True) for shape in ((3, 4), (4,)))
+        _balance([W, b], lambda: loss(features @ W + b, target) + 0.01 * W.square().sum())
+        logits = (features @ W + b).detach()
+        with pytest.raises(ValueError, match=f"{name} holds factors constant"):
+            fit_head(features, target, loss=loss)
+    elif CASES[name].separable_over == "rows":
+        loss = _weighted(name, CLASS_WEIGHTS)
         logits = fit_head(features, target, loss=loss, weight_decay=0.01).logits(features)
     else:
         loss = CASES[name].module()
@@ -719,10 +770,11 @@ def test_posterior_is_that_of_the_data(name):
     cell = torch.arange(5).repeat_interleave(counts.sum(1))
     label = torch.cat([torch.arange(4).repeat_interleave(row) for row in counts])
     rows = CASES[name].separable_over == "rows"
-    loss = CASES[name].module(**({"class_weights": CLASS_WEIGHTS.tolist()} if rows else {"detach_weights": True}))
+    loss = _weighted(name, CLASS_WEIGHTS) if rows else CASES[name].module(detach_weights=True)
     table = torch.zeros(5, 4, dtype=torch.float64, requires_grad=True)
     if rows:
-        _minimise([table], lambda: loss(table[cell], label))
+        solve = _balance if CASES[name].loss.constant_factors else _minimise
+        solve([table], lambda: loss(table[cell], label))
     P = torch.zeros(4, 4, dtype=torch.float64)
     while not rows:  # detached weights: they stay as they are while the logits move
         before, P = P, mean_confusion(table.detach()[cell], label, link="logistic")[0]
@@ -757,9 +809,7 @@ def test_audit_finds_weights_that_were_never_applied(name):
     if CASES[name].separable_over != "rows":
         pytest.skip("has no class weights")
     logits, target, _ = _polished(name)
-    other = TrainingSetup(
-        CASES[name].module(class_weights=(CLASS_WEIGHTS * torch.tensor([9.0, 1, 1, 1 / 9])).tolist())
-    )
+    other = TrainingSetup(_weighted(name, CLASS_WEIGHTS * torch.tensor([9.0, 1, 1, 1 / 9])))
     assert audit(logits, target, other).faults != ()
 
 
@@ -768,10 +818,15 @@ def test_the_command_line_knows_it(name):
     text = ":".join([case.name.replace("-", "_"), *(f"{k}={str(v).lower()}" for k, v in case.options.items())])
     spec = parse_loss(text)
     logits, target = batch(12, 3)
-    expected = case.function(logits, target)
+    known = {"class_counts": torch.tensor([5.0, 4.0, 3.0])} if "class_counts" in case.loss.needs else {}
+    expected = case.function(logits, target, **known)
     assert torch.equal(spec.loss(torch.tensor([5, 4, 3]), 4)(logits, target), expected)
     assert spec.link == case.link
-    assert CompareConfig(losses=[text], seeds=1).losses == [text]
+    if spec.running:
+        with pytest.raises(ValueError, match=f"must be known from their text, got '{text}'"):
+            CompareConfig(losses=[text], seeds=1)
+    else:
+        assert CompareConfig(losses=[text], seeds=1).losses == [text]
     if case.separable_over == "rows":
         weighted = parse_loss(f"{text}:inverse").loss(torch.tensor([5, 4, 3]), 4)
         assert torch.equal(weighted.class_weights, class_weights([5, 4, 3], "inverse"))

@@ -12,7 +12,7 @@ COUNTS = [80, 15, 5]
 
 def test_lists_what_it_creates():
     assert steelyard.list_losses() == sorted(LOSSES) + sorted(PRESETS)
-    assert set(LOSSES) >= {"focal", "lgl-inr", "logistic", "softmax"}
+    assert set(LOSSES) >= {"focal", "lgl-inr", "logistic", "softmax", "margin-softmax"}
     for name in steelyard.list_losses():
         loss = steelyard.create_loss(name, class_counts=COUNTS)
         assert torch.isfinite(loss(torch.zeros(3, 3), torch.tensor([0, 1, 2])))
@@ -73,7 +73,7 @@ def test_the_error_for_float_targets_names_what_the_loss_takes():
 
 @pytest.mark.parametrize("name", sorted(LOSSES))
 def test_weight_is_no_name_of_anything(name):
-    loss = steelyard.create_loss(name)
+    loss = steelyard.create_loss(name, class_counts=COUNTS)
     with pytest.raises(AttributeError, match=r"has no weight, it has (class|output)_weights"):
         loss.weight = torch.ones(3)
     assert not hasattr(loss, "weight")
@@ -91,7 +91,7 @@ def test_weights_come_from_counts():
 @pytest.mark.parametrize("name", sorted(PRESETS))
 def test_preset_is_its_loss_with_options(name):
     preset = PRESETS[name]
-    made = {} if preset.of_counts is None else preset.of_counts(COUNTS)
+    made = {} if preset.of_counts is None else preset.of_counts(COUNTS, **preset.parameters)
     logits, target = (
         torch.randn(6, 3, generator=torch.Generator().manual_seed(0)),
         torch.tensor([0, 1, 2, 0, 0, 1]),

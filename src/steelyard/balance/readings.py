@@ -55,6 +55,7 @@ class Reading:
         in_negative: of LGL-INR.
         mixes: whether a soft target is a mixture of samples of its classes, and class weights multiply its parts.
         held_in_soft: whether the loss of a soft target contains the class weights that the loss holds.
+        constant_factors: whether its gradient is no derivative of its value, as factors are constants in it.
         foreign: whether the formula is not ours, so that what it returns has to be checked.
     """
 
@@ -69,6 +70,7 @@ class Reading:
     in_negative: InNegative | None = None
     mixes: bool = False
     held_in_soft: bool = False
+    constant_factors: bool = False
     foreign: bool = False
 
     @property
@@ -147,6 +149,11 @@ def _ours(loss: Loss) -> Reading:
         for name in ("class_weights", "pos_weight", "output_weights", "logit_adjustment", "label_smoothing")
         if (value := getattr(loss, name, None)) is not None and not (isinstance(value, float) and value == 0)
     }
+    if loss.separable_over == "rows" and any(not bool(buffer.any()) for buffer in loss.buffers()):
+        raise ValueError(
+            f"loss {loss.name} has seen no batch, and its formula depends on those that it was trained on: "
+            "give the module that was trained"
+        )
     closed: Closed | None = None
     gamma, inner = 0.0, None
     if isinstance(loss, LGLINRLoss):
@@ -168,6 +175,7 @@ def _ours(loss: Loss) -> Reading:
         gamma=gamma,
         in_negative=inner,
         mixes="soft" in loss.takes,
+        constant_factors=loss.constant_factors,
     )
 
 

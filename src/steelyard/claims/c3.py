@@ -38,7 +38,7 @@ def work(job: dict[str, Any]) -> dict[str, Any]:
     counts = ranked_counts(data.train_target, size, job)
     chosen = draw(data.train_target, counts, seed=job["seed"])
     spec = parse_loss(job["loss"])
-    loss, schedule = spec.build(torch.tensor(counts), job["batch_size"])
+    loss, schedule = spec.build(torch.tensor(counts), job["batch_size"], job["epochs"])
     trained = train(data, chosen, loss, job, outputs=size, schedule=schedule)
     link = spec.link
     P, _ = mean_confusion(trained.test_logits, trained.test_target, link=link)

@@ -26,7 +26,7 @@ from steelyard.experiments.config import candidates, one_sentence
 from steelyard.experiments.grid import Engine, record_file, run_grid
 from steelyard.experiments.runs import check_new, environment, next_folder, numbered_folders, read_finished
 from steelyard.experiments.trainings import dataset, forget_data, known_by, ranked_counts, setting
-from steelyard.notation import check_starts, parse_loss, parse_losses
+from steelyard.notation import check_comparable, parse_loss, parse_losses
 from steelyard.report import write_claim_page
 from steelyard.report.results import Claim, ComparedLearner, Conclusion
 from steelyard.report.results.claim import Claimed
@@ -62,7 +62,7 @@ def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> Clai
         parse_imbalance(imbalance)
     if config.learner != "network" and claim not in ("c4", "leaderboard"):
         raise ValueError(f"{claim} trains networks, got learner {config.learner}")
-    check_starts(parse_losses(",".join(config.losses)), config.epochs)
+    check_comparable(parse_losses(",".join(config.losses)), config.epochs)
     return config
 
 

@@ -20,7 +20,7 @@ from pydantic import (
 
 from steelyard._common.text import OTHER_NAMES, listed, plain_name
 from steelyard.data import is_code, parse_imbalance
-from steelyard.notation import check_starts, parse_losses
+from steelyard.notation import check_comparable, parse_losses
 from steelyard.training import Augmentation, Precision, check_backbone
 from steelyard.training.learners import NAMES, check_learner, learner_settings
 
@@ -109,7 +109,7 @@ class CompareConfig(BaseModel):
 
     @model_validator(mode="after")
     def _starts(self) -> "CompareConfig":
-        check_starts(parse_losses(",".join(self.losses)), self.epochs)
+        check_comparable(parse_losses(",".join(self.losses)), self.epochs)
         return self
 
     @field_validator("imbalance")

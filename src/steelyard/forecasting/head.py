@@ -204,6 +204,11 @@ class _Formula:
                 f"loss must be a sum over samples for a head to be refitted, got {reading.name}, "
                 "a function of the whole batch"
             )
+        if reading.constant_factors:
+            raise ValueError(
+                f"loss must have a gradient that is the derivative of its value for a head to be refitted; "
+                f"{reading.name} holds factors constant"
+            )
         if setup.size not in (None, size):
             raise ValueError(f"loss must be of {size} classes, as the target, got {setup.size}")
         if target.dim() == 1 and bool((target == reading.ignore_index).any()):

@@ -116,7 +116,10 @@ class Objective:
     def loss(self, counts: Counts | None = None) -> Loss:
         """Return the loss module under these class counts; by default those that were given."""
         counts = self.counts if counts is None else counts
-        return create_loss(self.name, class_counts=counts, class_weights=self._class_weights, **self._options)
+        loss = create_loss(self.name, class_counts=counts, class_weights=self._class_weights, **self._options)
+        if any(True for _ in loss.buffers()):
+            raise ValueError(f"{loss.name} adds up what batches show it, and a booster has no batches")
+        return loss
 
     def setup(self, counts: Counts | None = None) -> TrainingSetup:
         """Return what was done in training, for ``audit`` and ``log_posterior``: the loss with its weights.

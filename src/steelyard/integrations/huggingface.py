@@ -69,6 +69,12 @@ class LossFunc:
                     "normalization must be 'count' or 'none' in a Trainer, which knows how many labels a whole "
                     "batch has, but not what they weigh, got 'weights'"
                 )
+            if any(True for _ in loss.buffers()):
+                given = "class_counts" if "class_counts" in loss.needs else "gradient_ratio"
+                raise ValueError(
+                    f"{name} must not add up over batches in a Trainer, whose checkpoints do not hold the sums: "
+                    f"give {given}"
+                )
             self._mean = loss.reduction == "mean" and options.get("normalization") != "none"
         elif getattr(loss, "statistics", "batch") != "batch":
             raise ValueError(

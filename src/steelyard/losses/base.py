@@ -7,7 +7,7 @@ tests that every loss meets. Nothing here knows a loss by name.
 
 import copy
 from collections.abc import Callable, Mapping
-from typing import Any, ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,24 @@ from steelyard.weights.adjustments import initial_bias
 from steelyard.weights.counts import Counts, count_tensor
 
 Options = Mapping[str, Any]
+
+
+class Prepared(NamedTuple):
+    """What a formula is given, and what multiplies its losses.
+
+    Attributes:
+        rows: (M, K) logits in the dtype to compute in, with their adjustment, 0 where ignored.
+        own: the loss's own options.
+        factors: (M,) what multiplies each loss, or None.
+        weights: (M,) what each sample weighs in a mean, or None.
+    """
+
+    layout: Layout
+    rows: Tensor
+    targets: Targets
+    own: dict[str, Any]
+    factors: Tensor | None
+    weights: Tensor | None
 
 
 def are_usual(target: Tensor, options: Options) -> bool:
@@ -83,6 +101,10 @@ class Loss(nn.Module):
     refuses: ClassVar[Mapping[str, str]] = {}
     law_text: ClassVar[str] = "Σᵢ w(yᵢ) ∂ℓ(zᵢ, yᵢ)/∂zⱼ = 0: pull equals push in every output"
     formula_text: ClassVar[str] = "see its file"
+    needs: ClassVar[tuple[str, ...]] = ()
+    """Options without which the loss is another one: :func:`~steelyard.create_loss` asks for one of them."""
+    constant_factors: ClassVar[bool] = False
+    """Whether factors of the formula are constants in its gradient, which is then no derivative of its value."""
     posterior_text: ClassVar[str] = "`q` with `Σₖ qₖ wₖ ∂ℓ(z, k)/∂z = 0`, by differentiation"
     use_text: ClassVar[str] = "As its source says."
     function: ClassVar[LossFunction]
@@ -202,6 +224,12 @@ class Loss(nn.Module):
     @weight.setter
     def weight(self, value: object) -> None:
         raise AttributeError(f"loss {self.name!r} has no weight, it has {self.torch_weight}")
+
+    def reset_parameters(self) -> None:
+        """Forget what running statistics have seen; for code that builds a model without values and fills it."""
+        for buffer in self._buffers.values():
+            if buffer is not None:
+                nn.init.zeros_(buffer)
 
     @property
     def takes(self) -> tuple[Kind, ...]:
@@ -330,24 +358,11 @@ class Loss(nn.Module):
         cls, logits: Tensor, target: TargetLike, sample_weight: TargetLike | None, options: Options
     ) -> Tensor:
         """Return the loss under checked options; see the class for the formula."""
-        logits, target, sample_weight = whole(logits), whole(target), whole(sample_weight)
-        layout, targets, rows, vectors = cls.read(logits, target, options)
-        rows = rows.to(compute_dtype(logits))
-        class_weights, ignored = vectors["class_weights"], targets.is_ignored()
-        if ignored is not None:  # ignored rows may hold anything, NaN too
-            rows = rows.masked_fill(ignored[:, None], 0.0)
-        weights = sample_weights(targets, class_weights)  # (M,)
-        if targets.dense is not None:
-            targets = mixed(
-                targets, class_weights, options.get("label_smoothing", 0.0), options.get("link", cls.link)
-            )
-        losses = cls.formula(rows, targets, **{key: vectors.get(key, options[key]) for key in cls.own})
-        if weights is not None and targets.labels is not None:  # those of dense targets are mixed in
-            losses = losses * weights
-        if sample_weight is not None:
-            sample = read_sample_weight(sample_weight, logits, layout.samples, options["validate"])
-            losses = losses * sample
-            weights = sample if weights is None else weights * sample
+        layout, rows, targets, own, factors, weights = cls._prepare(logits, target, sample_weight, options)
+        ignored = targets.is_ignored()
+        losses = cls.formula(rows, targets, **own)
+        if factors is not None:
+            losses = losses * factors
         if ignored is not None:
             losses = losses.masked_fill(ignored, 0.0)
         if options["reduction"] == "none":
@@ -362,6 +377,29 @@ class Loss(nn.Module):
         else:
             denominator = (~ignored).sum().to(total.dtype)
         return total / torch.where(denominator > 0, denominator, 1)  # nothing counts: the total is 0
+
+    @classmethod
+    def _prepare(
+        cls, logits: Tensor, target: TargetLike, sample_weight: TargetLike | None, options: Options
+    ) -> Prepared:
+        """Return what the formula is given, and what multiplies its losses."""
+        logits, target, sample_weight = whole(logits), whole(target), whole(sample_weight)
+        layout, targets, rows, vectors = cls.read(logits, target, options)
+        rows = rows.to(compute_dtype(logits))
+        class_weights, ignored = vectors["class_weights"], targets.is_ignored()
+        if ignored is not None:  # ignored rows may hold anything, NaN too
+            rows = rows.masked_fill(ignored[:, None], 0.0)
+        weights = sample_weights(targets, class_weights)  # (M,)
+        factors = weights if targets.labels is not None else None  # those of dense targets are mixed in
+        if targets.dense is not None:
+            targets = mixed(
+                targets, class_weights, options.get("label_smoothing", 0.0), options.get("link", cls.link)
+            )
+        if sample_weight is not None:
+            sample = read_sample_weight(sample_weight, logits, layout.samples, options["validate"])
+            factors, weights = (sample if w is None else w * sample for w in (factors, weights))
+        own = {key: vectors.get(key, options[key]) for key in cls.own if cls.options[key].of != "module"}
+        return Prepared(layout, rows, targets, own, factors, weights)
 
     @classmethod
     def read(

@@ -4,7 +4,7 @@ import functools
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from steelyard._common.checks import Beta, check_beta, check_integer, check_vector, compute_dtype
 from steelyard._common.spread import whole
@@ -200,12 +200,6 @@ class LGLINRLoss(Loss):
 
     running_mean_confusion: Tensor
     num_batches_tracked: Tensor
-
-    def reset_parameters(self) -> None:
-        """Forget what running statistics have seen; for code that builds a model without values and fills it."""
-        for buffer in self._buffers.values():
-            if buffer is not None:
-                nn.init.zeros_(buffer)
 
     def first_bias(self, class_counts: Counts, *, num_samples: int | None = None) -> Tensor:
         """Return the logits of a model that knows the class counts alone, which play no part in a batch.

@@ -71,6 +71,13 @@ POS_WEIGHT: Any = Option(
 OUTPUT_WEIGHTS: Any = Option(
     None, "(K,) weight of each output's whole loss.", kind="vector", low=0, link="logistic"
 )
+WEIGHTED_MEAN: Any = Option(
+    "weights",
+    'what ``"mean"`` divides by: ``"weights"``, the sum of the weights of the samples, as torch does; '
+    '``"count"``, the number of samples not ignored; ``"none"``, nothing.',
+    kind="choice",
+    choices=NORMALIZATIONS,
+)
 
 
 class LossFunction(Protocol):

@@ -4,7 +4,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from steelyard.weights.adjustments import label_aware_smoothing, logit_adjustment
+from steelyard.losses.registry import LOSSES
+from steelyard.weights.adjustments import (
+    class_margins,
+    label_aware_smoothing,
+    logit_adjustment,
+    logit_factors,
+)
 from steelyard.weights.class_weights import class_weights
 from steelyard.weights.counts import Counts
 
@@ -18,14 +24,43 @@ class Preset:
         source: who proposed the combination.
         use: when to use it, in a sentence.
         options: fixed ones.
-        of_counts: those that are made from the class counts.
+        of_counts: makes further ones from the class counts and the parameters.
+        parameters: keywords of ``of_counts`` that :func:`~steelyard.create_loss` takes, with their defaults.
+        start: share of the epochs before class weights; until then all weigh 1.
     """
 
     loss: str
     source: str
     use: str
     options: Mapping[str, Any] = field(default_factory=dict)
-    of_counts: Callable[[Counts], dict[str, Any]] | None = None
+    of_counts: Callable[..., dict[str, Any]] | None = None
+    parameters: Mapping[str, float] = field(default_factory=dict)
+    start: float = 0.0
+
+
+def _class_balanced(counts: Counts, *, beta: float) -> dict[str, Any]:
+    return {"class_weights": class_weights(counts, "effective_number", beta=beta)}
+
+
+def _label_aware(counts: Counts, *, head: float, tail: float) -> dict[str, Any]:
+    return {"class_smoothing": label_aware_smoothing(counts, head=head, tail=tail)}
+
+
+def _ldam(counts: Counts, *, max_margin: float, scale: float) -> dict[str, Any]:
+    return {"margins": class_margins(counts, max_margin=max_margin), "scale": scale}
+
+
+def _ldam_drw(counts: Counts, *, beta: float, **margins: float) -> dict[str, Any]:
+    return _ldam(counts, **margins) | _class_balanced(counts, beta=beta)
+
+
+def _cdt(counts: Counts, *, gamma: float) -> dict[str, Any]:
+    return {"logit_factors": logit_factors(counts, gamma=gamma)}
+
+
+def _vs(counts: Counts, *, gamma: float, tau: float) -> dict[str, Any]:
+    factors = logit_factors(counts, gamma=gamma)
+    return {"logit_factors": factors, "logit_adjustment": logit_adjustment(counts, tau=tau) / factors}
 
 
 PRESETS: dict[str, Preset] = {
@@ -37,22 +72,56 @@ PRESETS: dict[str, Preset] = {
     ),
     "class-balanced": Preset(
         "softmax",
-        "Cui et al., CVPR 2019 (effective number, beta = 0.999)",
-        "To compare with its paper. It is not on our leaderboard.",
-        of_counts=lambda counts: {"class_weights": class_weights(counts, "effective_number", beta=0.999)},
+        "Cui et al., CVPR 2019 (effective number)",
+        "To compare with its paper. It is not on our leaderboard. Every loss with class weights takes these as "
+        "`class_weights=effective_number`.",
+        of_counts=_class_balanced,
+        parameters={"beta": 0.999},
     ),
     "class-balanced-focal": Preset(
         "focal",
-        "Cui et al., CVPR 2019 (effective number, beta = 0.999, on the sigmoid focal loss)",
+        "Cui et al., CVPR 2019 (effective number, on the sigmoid focal loss)",
         "To compare with its paper. It is not on our leaderboard.",
         {"link": "logistic"},
-        of_counts=lambda counts: {"class_weights": class_weights(counts, "effective_number", beta=0.999)},
+        of_counts=_class_balanced,
+        parameters={"beta": 0.999},
+    ),
+    "cdt": Preset(
+        "margin-softmax",
+        "Ye et al., 2020, arXiv 2001.01385; the default gamma is that of Kini et al., NeurIPS 2021",
+        "To compare with its paper: a rare class's logit counts for less in training, so it has to be larger.",
+        of_counts=_cdt,
+        parameters={"gamma": 0.3},
+    ),
+    "ldam": Preset(
+        "margin-softmax",
+        "Cao et al., NeurIPS 2019, with the authors' margins and scale",
+        "To compare with its paper. Its scale is for a head whose logits are cosines; for others take `scale=1`.",
+        of_counts=_ldam,
+        parameters={"max_margin": 0.5, "scale": 30.0},
+    ),
+    "ldam-drw": Preset(
+        "margin-softmax",
+        "Cao et al., NeurIPS 2019 (deferred re-weighting: 160 of 200 epochs without weights)",
+        "To compare with its paper. `create_loss` gives the loss of the last fifth of the epochs, with its "
+        "weights; train with `ldam` before, or let a `DeferredReweighting` set the weights.",
+        of_counts=_ldam_drw,
+        parameters={"max_margin": 0.5, "scale": 30.0, "beta": 0.9999},
+        start=0.8,
+    ),
+    "vs": Preset(
+        "margin-softmax",
+        "Kini et al., NeurIPS 2021, with the defaults of the authors' code",
+        "Most classes have few samples, and training goes on beyond zero errors.",
+        of_counts=_vs,
+        parameters={"gamma": 0.3, "tau": 1.0},
     ),
     "label-aware-smoothing": Preset(
         "class-smoothing",
-        "Zhong, Cui, Liu, Jia, CVPR 2021 (MiSLAS; 0.3 for the most frequent class, 0 for the rarest)",
+        "Zhong, Cui, Liu, Jia, CVPR 2021 (MiSLAS; head is of the most frequent class, tail of the rarest)",
         "Models that are too sure of frequent classes.",
-        of_counts=lambda counts: {"class_smoothing": label_aware_smoothing(counts)},
+        of_counts=_label_aware,
+        parameters={"head": 0.3, "tail": 0.0},
     ),
     "sigmoid-focal": Preset(
         "focal", "Lin et al., ICCV 2017", "Binary outputs that are nearly all negative.", {"link": "logistic"}
@@ -61,6 +130,7 @@ PRESETS: dict[str, Preset] = {
 
 
 def made_of_counts(name: str) -> bool:
-    """Return whether a name is that of a preset with options that are made from class counts."""
-    preset = PRESETS.get(name.replace("_", "-")) if isinstance(name, str) else None
-    return preset is not None and preset.of_counts is not None
+    """Return whether :func:`~steelyard.create_loss` makes options of this loss from class counts."""
+    name = name.replace("_", "-") if isinstance(name, str) else name
+    preset = PRESETS.get(name)
+    return preset.of_counts is not None if preset is not None else name in LOSSES and bool(LOSSES[name].needs)

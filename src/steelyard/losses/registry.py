@@ -35,6 +35,16 @@ OTHER_NAMES = {
     "asymmetricloss": "asymmetric",
     "asymmetriclossoptimized": "asymmetric",
     "asymmetriclossmultilabel": "asymmetric",
+    "cdtloss": "cdt",
+    "classbalancedloss": "class-balanced",
+    "eqlv2loss": "eqlv2",
+    "equalizationlossv2": "eqlv2",
+    "labeldistributionawaremargin": "ldam",
+    "ldamloss": "ldam",
+    "logitadjustment": "balanced-softmax",
+    "seesawloss": "seesaw",
+    "vectorscaling": "vs",
+    "vsloss": "vs",
 }
 """What other libraries and the paper call a loss, in small letters without hyphens, for hints."""
 

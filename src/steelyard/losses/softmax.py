@@ -7,7 +7,7 @@ from torch.nn import functional as F
 from steelyard._common.checks import are_ready, in_compute_dtype
 from steelyard.losses.base import Loss, Options, are_usual
 from steelyard.losses.function import function_of
-from steelyard.losses.options import NORMALIZATIONS, Normalization, option
+from steelyard.losses.options import WEIGHTED_MEAN, Normalization
 from steelyard.losses.registry import register
 from steelyard.targets import Targets
 
@@ -65,13 +65,7 @@ class SoftmaxLoss(Loss):
     posterior_text = "`softmax(z − log w)`"
     use_text = "Start here. Each sample has one class, and its probabilities add up to 1."
 
-    normalization: Normalization = option(
-        "weights",
-        'what ``"mean"`` divides by: ``"weights"``, the sum of the weights of the samples, as torch does; '
-        '``"count"``, the number of samples not ignored; ``"none"``, nothing.',
-        kind="choice",
-        choices=NORMALIZATIONS,
-    )
+    normalization: Normalization = WEIGHTED_MEAN
 
     @classmethod
     def _quick(cls, logits: Tensor, target: Tensor, options: Options) -> Tensor | None:

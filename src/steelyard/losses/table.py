@@ -11,6 +11,10 @@ MEANINGS = {
     "class_weights": "the samples of a class",
     "pos_weight": "the positives of an output",
     "output_weights": "the whole loss of an output",
+    "margins": "the distance that a class is to win by",
+    "logit_factors": "the logit of an output",
+    "class_counts": "a class against another",
+    "gradient_ratio": "positives against negatives of an output",
 }
 """What each kind of weight weighs."""
 FIRST = ("name", "link", "targets", "formula", "use")
@@ -23,11 +27,12 @@ def loss_rows() -> list[dict[str, str]]:
 
     Example:
         >>> [row["name"] for row in loss_rows() if row["targets"] == "labels"]
-        ['lgl-inr']
+        ['lgl-inr', 'seesaw']
     """
     rows = [_row(LOSSES[name]) for name in sorted(LOSSES)]
     for name, preset in sorted(PRESETS.items()):
         made = [f"`{key}={value}`" for key, value in preset.options.items()]
+        made += [f"`{key}={value:g}`" for key, value in preset.parameters.items()]
         made += ["what its `class_counts` give"] if preset.of_counts is not None else []
         row = _row(LOSSES[preset.loss], preset.options.get("link"))
         rows.append(

@@ -188,3 +188,70 @@ def label_aware_smoothing(class_counts: Counts, *, head: float = 0.3, tail: floa
         )
     angle = math.pi / 2 * (n - n.min()) / (n.max() - n.min())
     return (tail + (head - tail) * angle.sin()).float()
+
+
+def class_margins(class_counts: Counts, *, max_margin: float = 0.5) -> Tensor:
+    r"""Return the margins of LDAM, larger for rarer classes.
+
+    .. math:: m_k = m_{\max} \Big(\frac{\min_{k'} n_{k'}}{n_k}\Big)^{1/4}
+
+    Args:
+        class_counts: K counts, as in :func:`class_weights`.
+        max_margin: of the rarest class, >= 0, in units of the logits.
+
+    Returns:
+        (K,) float32.
+
+    Raises:
+        ValueError: a class without samples: its margin is infinite.
+
+    Source:
+        Cao et al., NeurIPS 2019, equation 13, with the constant of the authors' code.
+
+    Example:
+        >>> class_margins([10000, 16, 1])
+        tensor([0.0500, 0.2500, 0.5000])
+    """
+    max_margin = check_number("max_margin", max_margin, low=0)
+    counts = _all_there(class_counts, "margin is infinite")
+    return (max_margin * (counts.min() / counts) ** 0.25).float()
+
+
+def logit_factors(class_counts: Counts, *, gamma: float) -> Tensor:
+    r"""Return what CDT and the VS loss multiply the logits by in training, smaller for rarer classes.
+
+    .. math:: d_k = \Big(\frac{n_k}{\max_{k'} n_{k'}}\Big)^{\gamma}
+
+    Args:
+        class_counts: K counts, as in :func:`class_weights`.
+        gamma: strength, from 0, which changes nothing, to 10.
+
+    Returns:
+        (K,) float32.
+
+    Raises:
+        ValueError: a class without samples: its factor is 0.
+
+    Source:
+        Ye et al., 2020, arXiv 2001.01385 (temperatures 1 / d); Kini et al., NeurIPS 2021.
+
+    Example:
+        >>> logit_factors([10000, 100, 1], gamma=0.25)
+        tensor([1.0000, 0.3162, 0.1000])
+    """
+    gamma = check_number("gamma", gamma, low=0, high=10)
+    counts = _all_there(class_counts, "factor is 0")
+    factors = ((counts / counts.max()) ** gamma).float()
+    if float(factors.min()) < 1e-30:
+        raise ValueError(f"gamma must leave every class a factor of at least 1e-30, got {gamma:g}")
+    return factors
+
+
+def _all_there(class_counts: Counts, otherwise: str) -> Tensor:
+    """Return the counts, float64, of classes that all have samples."""
+    counts = count_tensor(class_counts).double()
+    if bool((counts == 0).any()):
+        raise ValueError(
+            f"class_counts has no samples of {some_classes(counts == 0, class_counts, None)}: its {otherwise}"
+        )
+    return counts

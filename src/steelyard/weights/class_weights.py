@@ -8,11 +8,13 @@ import torch
 from torch import Tensor
 
 from steelyard._common.checks import check_choice, check_number, dtype_name
+from steelyard._common.text import NUMBER, nearest
 from steelyard.weights.counts import Counts, count_tensor, some_classes
 
 Scheme = Literal["none", "inverse", "sqrt_inverse", "effective_number", "median_frequency", "balanced", "power"]
 Normalize = Literal["classes", "samples", "none"]
 OnEmpty = Literal["error", "zero", "one"]
+_OWNED = {"effective_number": "beta", "power": "exponent"}
 
 
 def class_weights(
@@ -84,7 +86,7 @@ def class_weights(
     check_choice("on_empty", on_empty, get_args(OnEmpty))
     if not isinstance(dtype, torch.dtype) or not dtype.is_floating_point:
         raise TypeError(f"dtype must be floating point, got {dtype_name(dtype)}")
-    for option, value, owner in (("beta", beta, "effective_number"), ("exponent", exponent, "power")):
+    for (owner, option), value in zip(_OWNED.items(), (beta, exponent), strict=True):
         if value is not None and scheme != owner:
             raise ValueError(f"{option} belongs to scheme {owner!r}, got it with {scheme!r}")
     counts = count_tensor(class_counts, class_names=class_names)
@@ -121,6 +123,30 @@ def class_weights(
             f"dtype must hold the weights, which go from {least:g} to {most:g}, got {dtype_name(dtype)}"
         )
     return weights
+
+
+def parse_scheme(text: str) -> tuple[Scheme, dict[str, float]]:
+    """Return a weight scheme as `name[@value]`, such as ``inverse`` or ``power@0.5``.
+
+    Returns:
+        The scheme and its options for :func:`class_weights`.
+
+    Raises:
+        ValueError: an unknown scheme (the nearest is named), or a value that is none.
+
+    Example:
+        >>> parse_scheme("effective_number@0.9999")
+        ('effective_number', {'beta': 0.9999})
+    """
+    name, at, number = text.partition("@")
+    if name not in get_args(Scheme):
+        near = nearest(name, get_args(Scheme))
+        raise ValueError(f"unknown weight scheme {name!r}{near}; choose from {', '.join(get_args(Scheme))}")
+    if at and name not in _OWNED:
+        raise ValueError(f"scheme {name!r} takes no value, got {text!r}")
+    if at and not NUMBER.fullmatch(number.strip()):
+        raise ValueError(f"{text!r} must end in a number")
+    return name, {_OWNED[name]: float(number)} if at else {}  # type: ignore[return-value]
 
 
 def _power(n: Tensor, exponent: float) -> Tensor:

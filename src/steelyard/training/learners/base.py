@@ -132,9 +132,9 @@ class Learner(ABC):
 
 def refuse_late_weights(learner: str, spec: LossSpec) -> None:
     """Refuse weights that start at an epoch, and statistics that run over batches, where there are neither."""
-    if spec.from_epoch:
+    if spec.late:
         raise ValueError(f"learner {learner} has no epochs, so weights cannot start at one, got {spec.label!r}")
-    if spec.options.get("statistics") == "running":
+    if spec.running:
         raise ValueError(f"learner {learner} has no batches for statistics to run over, got {spec.label!r}")
 
 

@@ -28,8 +28,12 @@ class LinearLearner(Learner):
     has_decay = True
 
     def check(self, spec: LossSpec) -> None:
-        """Refuse what is of epochs and batches."""
+        """Refuse what is of epochs and batches, and what has no value to search along."""
         refuse_late_weights(self.name, spec)
+        if spec.entry.constant_factors:
+            raise ValueError(
+                f"learner {self.name} needs a loss whose gradient is that of its value, got {spec.label!r}"
+            )
 
     def check_inputs(self, inputs: Tensor, num_classes: int, setting: Setting) -> None:
         """Accept images too: a row is then all pixels."""

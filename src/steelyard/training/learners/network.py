@@ -42,7 +42,7 @@ class NetworkLearner(Learner):
         """Train a network to the last epoch; see :func:`~steelyard.training.fit`."""
         counts, size = task.class_counts, setting.recipe.batch_size
         bias = task.spec.first_bias(counts, size) if setting.initial_bias == "prior" else None
-        loss, schedule = task.spec.build(counts, size)
+        loss, schedule = task.spec.build(counts, size, setting.recipe.epochs)
         return train_network(
             lambda: create_backbone(self.backbone(setting), task.train[0], len(counts), initial_bias=bias),
             loss,

@@ -95,7 +95,7 @@ class OwnLearner(Learner):
         size = len(task.class_counts)
         made = self.make(tuple(inputs.shape[1:]), size, task.rate, task.seed)
         if isinstance(made, nn.Module):
-            loss, schedule = task.spec.build(task.class_counts, setting.recipe.batch_size)
+            loss, schedule = task.spec.build(task.class_counts, setting.recipe.batch_size, setting.recipe.epochs)
             return train_network(
                 lambda: InFloats(made),
                 loss,

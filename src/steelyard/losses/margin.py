@@ -1,0 +1,84 @@
+"""Softmax loss of scaled logits with a margin for each class: the formula of LDAM, CDT and the VS loss."""
+
+import torch
+from torch import Tensor
+
+from steelyard.losses.base import Loss
+from steelyard.losses.function import function_of
+from steelyard.losses.odds import below_the_top, log_odds_against
+from steelyard.losses.one_vs_all import softplus
+from steelyard.losses.options import WEIGHTED_MEAN, Normalization, option
+from steelyard.losses.registry import register
+from steelyard.targets import Targets
+
+
+def margin_softmax(
+    z: Tensor,
+    target: Targets,
+    *,
+    margins: Tensor | None = None,
+    logit_factors: Tensor | None = None,
+    scale: float = 1.0,
+) -> Tensor:
+    r"""Return :math:`-\log \mathrm{softmax}(a - s m_y e_y)_y` of :math:`a = s d z`, (M,) of (M, K) logits."""
+    a = scale * (below_the_top(z) if logit_factors is None else z * logit_factors)
+    if target.labels is not None and not target.smoothing:
+        own = a.gather(1, target.labels[:, None])[:, 0]
+        return softplus(
+            log_odds_against(a, target.labels, own if margins is None else own - scale * margins[target.labels])
+        )
+    log_p = torch.log_softmax(a, 1)
+    if target.dense is not None:  # what counts for nothing may be a logit of minus infinity
+        log_p = log_p.masked_fill(target.dense == 0, 0.0)
+    miss = -torch.expm1(log_p)  # 1 - p, without cancellation; kept from 0, where its log has no derivative
+    odds = miss.clamp(min=torch.finfo(z.dtype).tiny).log() - log_p
+    return target.dot(softplus(odds if margins is None else odds + scale * margins))
+
+
+@register
+class MarginSoftmaxLoss(Loss):
+    r"""Softmax loss whose logits are scaled, and lowered by a margin at the label.
+
+    .. math:: \ell_i = c_{y_i} \Big[-\log \frac{e^{a_{i y_i} - s m_{y_i}}}
+        {e^{a_{i y_i} - s m_{y_i}} + \sum_{j \ne y_i} e^{a_{ij}}}\Big], \qquad a_{ij} = s\, d_j (z_{ij} + b_j)
+
+    with :math:`c` = ``class_weights``, :math:`m` = ``margins``, :math:`d` = ``logit_factors``, :math:`s` =
+    ``scale`` and :math:`b` = ``logit_adjustment``. Without these it is the softmax loss. Presets make the vectors
+    from class counts: ``ldam`` (margins), ``cdt`` (factors), ``vs`` (factors and an adjustment), ``ldam-drw``.
+
+    A margin or a factor acts in training only. The softmax of the logits is then no posterior:
+    :func:`steelyard.log_posterior` takes them out.
+
+    Args:
+        margins: (K,) not negative, in units of the logits before ``scale``. Default: none.
+        logit_factors: (K,) not negative; each multiplies an output. Default: all 1.
+        scale: multiplies all logits and margins. The authors of LDAM take 30, for heads whose logits are cosines.
+        class_weights, logit_adjustment: (K,).
+        label_smoothing, ignore_index, reduction, normalization, class_dim, validate: see
+            :class:`~steelyard.losses.base.Loss`.
+
+    Source:
+        Cao et al., NeurIPS 2019 (LDAM: margins and scale); Ye et al., 2020, arXiv 2001.01385 (CDT: factors);
+        Kini et al., NeurIPS 2021 (VS: factors and adjustment).
+
+    Example:
+        >>> loss = MarginSoftmaxLoss(margins=[0.1, 0.5])
+        >>> loss(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
+        tensor(0.5567)
+    """
+
+    name = "margin-softmax"
+    link = "softmax"
+    formula = staticmethod(margin_softmax)
+    formula_text = "`softplus(m_y s + log Σⱼ≠y exp(aⱼ − a_y))`, `a = s d z`"
+    use_text = "Rare classes shall win by a margin. `ldam`, `cdt` and `vs` make its vectors from class counts."
+
+    margins: Tensor | None = option(
+        None, "(K,) what each class's own logit is lowered by in training.", kind="vector", low=0
+    )
+    logit_factors: Tensor | None = option(None, "(K,) what each logit is multiplied by.", kind="vector", low=0)
+    scale: float = option(1.0, "what all logits and margins are multiplied by.", kind="number", low=1e-3, high=1e4)
+    normalization: Normalization = WEIGHTED_MEAN
+
+
+margin_softmax_loss = function_of(MarginSoftmaxLoss, "margin_softmax_loss")

@@ -1,0 +1,108 @@
+"""Losses whose vectors are made from class counts: what they are, and what can be said of a model trained on them."""
+
+import pytest
+import torch
+
+from steelyard import TrainingSetup, audit, create_loss, log_posterior
+from steelyard.balance import GradientLedger, implied_weights, law
+from steelyard.forecasting import fit_head
+from steelyard.losses.presets import PRESETS
+from steelyard.notation import parse_loss
+from steelyard.weights.adjustments import class_margins, logit_factors
+from tests.helpers import COUNTS, WEIGHTS, batch, linear_data
+
+NAMES = ["cdt", "ldam", "vs"]
+MILD = {"cdt": {}, "vs": {}, "ldam": {"scale": 2.0}}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_law_weights_and_audit_know_the_margins(name):
+    loss = create_loss(name, class_counts=COUNTS, class_weights=WEIGHTS, **MILD[name])
+    features, target = linear_data()
+    logits = fit_head(features, target, loss=loss, weight_decay=0.01).logits(features)
+    setup = TrainingSetup(loss)
+    assert law(logits, target, setup).misfit < 1e-6
+    assert law(logits, target, TrainingSetup("softmax", class_weights=WEIGHTS)).misfit > 0.02
+    ledger = GradientLedger(setup, 4)
+    ledger.update(logits, target)
+    torch.testing.assert_close(
+        implied_weights(ledger).ratio_to(WEIGHTS), torch.ones(4, dtype=torch.float64), rtol=1e-4, atol=0
+    )
+    assert audit(logits, target, setup).faults == ()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_posterior_takes_the_margins_out(name):
+    """The constant solution stands for the class frequencies."""
+    loss = create_loss(name, class_counts=COUNTS, **MILD[name])
+    bias = loss.first_bias(COUNTS).double()
+    found = log_posterior(bias[None], TrainingSetup(loss)).exp()[0]
+    torch.testing.assert_close(found, COUNTS.double() / COUNTS.sum(), rtol=0, atol=1e-5)
+    assert (bias.softmax(0) - found).abs().max() > 0.02, "nothing would have had to be undone"
+
+
+def test_parameters_of_presets_reach_their_vectors():
+    assert torch.equal(
+        create_loss("ldam", class_counts=COUNTS, max_margin=0.2).margins, class_margins(COUNTS, max_margin=0.2)
+    )
+    vs = parse_loss("vs:gamma=0.1:tau=2").loss(COUNTS, 8)
+    factors = logit_factors(COUNTS, gamma=0.1)
+    assert torch.equal(vs.logit_factors, factors)
+    torch.testing.assert_close(vs.logit_adjustment * factors, 2 * (COUNTS / COUNTS.sum()).log())
+    balanced = create_loss("class-balanced", class_counts=COUNTS, beta=0.9).class_weights
+    assert torch.equal(
+        balanced, create_loss("focal", class_counts=COUNTS, class_weights="effective_number@0.9").class_weights
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("vs:gamma=-1", r"gamma must be a finite number in \[0, 10\], got -1"),
+        ("ldam:max_margin=-1", "max_margin must be a finite number >= 0, got -1"),
+        ("ldam:scale=0", r"scale must be a finite number in \[0.001, 10000\], got 0"),
+        ("vs:tau=x", "tau must be a number, got str"),
+        ("cdt:tau=1:gama=1", "unknown option 'gama'.*did you mean 'gamma'"),
+    ],
+)
+def test_what_a_preset_cannot_take_is_refused(text, message):
+    with pytest.raises(ValueError, match=message):
+        parse_loss(text)
+
+
+def test_empty_classes_are_refused():
+    for name, otherwise in [("ldam", "margin is infinite"), ("cdt", "factor is 0"), ("vs", "factor is 0")]:
+        with pytest.raises(ValueError, match=f"class_counts has no samples of class 1: its {otherwise}"):
+            create_loss(name, class_counts=[3, 0, 2])
+    with pytest.raises(ValueError, match="gamma must leave every class a factor of at least 1e-30, got 10"):
+        create_loss("cdt", class_counts=[10_000, 1], gamma=10)
+
+
+def test_deferred_weights_start_after_four_fifths_of_the_epochs():
+    loss, schedule = parse_loss("ldam-drw").build(COUNTS, 8, 200)
+    argument, deferred = schedule
+    assert (argument, deferred.start_epoch) == ("class_weights", 160)
+    assert deferred.class_weights.tolist() == [1, 1, 1, 1]
+    deferred.set_epoch(160)
+    assert torch.equal(deferred.class_weights, loss.class_weights)
+    assert parse_loss("ldam-drw:from=3").build(COUNTS, 8, 200)[1][1].start_epoch == 3
+    assert torch.equal(loss.margins, create_loss("ldam", class_counts=COUNTS).margins)
+    assert [name for name, preset in PRESETS.items() if preset.start] == ["ldam-drw"]
+
+
+def test_near_logits_keep_their_difference_under_a_scale():
+    """A product of a large logit and the scale is rounded more than the difference is."""
+    logits, target = torch.tensor([[1e4, 1e4 + 0.001, 1e4 - 0.002]]), torch.tensor([0])
+    loss = create_loss("margin-softmax", scale=30.0)
+    torch.testing.assert_close(loss(logits, target).double(), loss(logits.double(), target), rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("name", [*NAMES, "ldam-drw"])
+def test_presets_take_ignored_rows_and_soft_targets(name):
+    loss = create_loss(name, class_counts=[50, 20, 9, 4, 1])
+    logits, target = batch(dtype=torch.float64)
+    one_hot = torch.nn.functional.one_hot(target, 5).double()
+    torch.testing.assert_close(loss(logits, one_hot), loss(logits, target), rtol=1e-9, atol=0)
+    target[::3] = -100
+    kept = target != -100
+    torch.testing.assert_close(loss(logits, target), loss(logits[kept], target[kept]), rtol=1e-12, atol=0)
