@@ -11,6 +11,7 @@ MEANINGS = {
     "class_weights": "the samples of a class",
     "pos_weight": "the positives of an output",
     "output_weights": "the whole loss of an output",
+    "class_smoothing": "the label of a class, which it smooths",
     "margins": "the distance that a class is to win by",
     "logit_factors": "the logit of an output",
     "class_counts": "a class against another",
