@@ -27,6 +27,7 @@ FRAGMENTS = (
     "pyproject.toml",
     "hatch_build.py",
 )
+COMPILED = {f"steelyard/kernels/{name}/lib{name}.so" for name in ("class_sums", "lgl_inr", "log_partition")}
 
 
 def test_citation_is_of_this_version_and_cites_the_paper():
@@ -106,7 +107,7 @@ def test_the_wheel_is_the_package_and_its_kernel(built):
     sources = {name for name in sources if "__pycache__" not in name and not name.endswith(".so")}
     assert sources <= names
     compiled = {name for name in names if name.endswith(".so")}
-    assert compiled == ({"steelyard/kernels/lgl_inr/liblgl_inr.so"} if compiler else set())
+    assert compiled == (COMPILED if compiler else set())
     assert wheel.name.endswith("-py3-none-any.whl") == (compiler is None)
     assert all(name.startswith(("steelyard/", info)) for name in names), "something else is in the wheel"
     assert not any("test" in name.rpartition("/")[2] for name in names), "tests are in the wheel"
@@ -124,5 +125,6 @@ def test_the_source_archive_has_what_a_build_and_a_reader_need(built):
     (archive,) = built.glob("*.tar.gz")
     with tarfile.open(archive) as opened:
         names = {name.partition("/")[2] for name in opened.getnames()}
-    assert {*FRAGMENTS, "src/steelyard/kernels/lgl_inr/native.c", "tests/test_none.py"} <= names
+    kernels = {f"src/{name.rpartition('/')[0]}/native.c" for name in COMPILED}
+    assert {*FRAGMENTS, *kernels, "src/steelyard/kernels/vectors.h", "tests/test_none.py"} <= names
     assert not any(name.endswith((".so", ".pyc")) for name in names)

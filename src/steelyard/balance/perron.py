@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_BLOCK = 16  # states that are eliminated together
+
 
 @dataclass(frozen=True)
 class Found:
@@ -70,19 +72,27 @@ def communicating(P: Tensor, observed: Tensor, tolerance: float) -> list[Tensor]
     return sorted(groups, key=len, reverse=True)
 
 
-def stationary(chain: Tensor) -> Tensor:
-    """Return the stationary distribution by the elimination of Grassmann, Taksar and Heyman: no subtraction, so
-    every probability is right to relative precision, however small."""
-    A = chain.clone()
-    size = len(A)
-    for k in range(size - 1, 0, -1):
-        A[:k, k] /= A[k, :k].sum()
-        A[:k, :k] += A[:k, k : k + 1] * A[k, :k]
-    pi = torch.zeros(size, dtype=A.dtype)
-    pi[0] = 1.0
+def stationary(chains: Tensor) -> Tensor:
+    """Return the (..., n) stationary distributions of (..., n, n) chains, by the elimination of Grassmann, Taksar
+    and Heyman: no subtraction, so every probability is right to relative precision, however small.
+
+    The last states are eliminated a block at a time. What they add to all others is one matrix product.
+    """
+    size = chains.shape[-1]
+    A = chains.reshape(-1, size, size).clone()
+    for end in range(size, 1, -_BLOCK):
+        start = max(end - _BLOCK, 1)
+        for k in range(end - 1, start - 1, -1):
+            row, column = A[:, k, None, :k], A[:, :k, k, None]
+            column /= row.sum(2, keepdim=True)
+            A[:, start:k, :k] += column[:, start:] * row
+            A[:, :start, start:k] += column[:, :start] * row[:, :, start:]
+        A[:, :start, :start].baddbmm_(A[:, :start, start:end], A[:, start:end, :start])
+    pi = torch.zeros(len(A), size, dtype=A.dtype)
+    pi[:, 0] = 1.0
     for k in range(1, size):
-        pi[k] = pi[:k] @ A[:k, k]
-    return pi / pi.sum()
+        pi[:, k] = (pi[:, :k] * A[:, :k, k]).sum(1)
+    return (pi / pi.sum(1, keepdim=True)).reshape(chains.shape[:-1])
 
 
 def spectral_gap(chain: Tensor) -> float:
