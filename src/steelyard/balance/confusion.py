@@ -114,8 +114,9 @@ class MeanConfusion(FoldedSums):
             sums, counts = self.fold_sums, self.fold_counts
         total, samples = sums.sum(0), counts.sum(0)
         for part, number in zip(sums, counts, strict=True):
-            yield _means((total - part).clamp(min=0), samples - number), samples - number
+            yield _means((total - part).clamp_(min=0), samples - number), samples - number
 
 
 def _means(sums: Tensor, counts: Tensor) -> Tensor:
-    return (sums / counts[:, None]).masked_fill(counts[:, None] == 0, torch.nan)
+    """Return the means, written over the sums."""
+    return sums.div_(counts[:, None]).masked_fill_(counts[:, None] == 0, torch.nan)

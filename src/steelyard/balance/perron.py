@@ -65,7 +65,10 @@ def communicating(P: Tensor, observed: Tensor, tolerance: float) -> list[Tensor]
     confused = P.gt(tolerance) & observed[:, None] & observed
     reach = (confused | torch.eye(len(P), dtype=torch.bool)).float()
     for _ in range(max(1, math.ceil(math.log2(len(P))))):
-        reach = ((reach @ reach) > 0).float()
+        farther = ((reach @ reach) > 0).float()
+        if torch.equal(farther, reach):
+            break
+        reach = farther
     mutual = (reach * reach.T) > 0
     first = mutual.int().argmax(1)  # the lowest class of each class's group names the group
     groups = [(first == k).nonzero()[:, 0] for k in range(len(P)) if bool(observed[k]) and int(first[k]) == k]
