@@ -328,7 +328,7 @@ def _weights_of(P: Tensor, counts: Tensor, groups: list[Tensor]) -> Tensor:
     mean over samples 1; NaN for the rest."""
     weights = P.new_full(P.shape[:-1], torch.nan)
     for members in groups:
-        inside = P[..., members[:, None], members]
+        inside = P if len(members) == len(counts) else P[..., members[:, None], members]
         share = stationary(inside / inside.sum(-1, keepdim=True)) / counts[members]
         weights[..., members] = _mean_one(share, counts[members])
     return weights

@@ -91,11 +91,14 @@ def stationary(chains: Tensor) -> Tensor:
             A[:, start:k, :k] += column[:, start:] * row
             A[:, :start, start:k] += column[:, :start] * row[:, :, start:]
         A[:, :start, :start].baddbmm_(A[:, :start, start:end], A[:, start:end, :start])
-    pi = torch.zeros(len(A), size, dtype=A.dtype)
-    pi[:, 0] = 1.0
-    for k in range(1, size):
-        pi[:, k] = (pi[:, :k] * A[:, :k, k]).sum(1)
-    return (pi / pi.sum(1, keepdim=True)).reshape(chains.shape[:-1])
+    pi = torch.zeros(len(A), 1, size, dtype=A.dtype)
+    pi[:, 0, 0] = 1.0
+    for start in range(1, size, _BLOCK):
+        end = min(start + _BLOCK, size)
+        pi[:, :, start:end] = pi[:, :, :start] @ A[:, :start, start:end]
+        for k in range(start + 1, end):
+            pi[:, :, k] += (pi[:, 0, start:k] * A[:, start:k, k]).sum(1, keepdim=True)
+    return (pi / pi.sum(2, keepdim=True)).reshape(chains.shape[:-1])
 
 
 def spectral_gap(chain: Tensor) -> float:

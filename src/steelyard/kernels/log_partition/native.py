@@ -12,6 +12,11 @@ _ABI = 1  # as in the source: a library of another is left alone
 _LEAST = 1 << 16  # numbers that a thread takes at least
 
 
+def takes(*tensors: Tensor) -> bool:
+    """Whether these tensors can go to the compiled code."""
+    return all(x.is_cpu and x.dtype == torch.float64 for x in tensors) and library() is not None
+
+
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled code; None where the installation has none."""
