@@ -17,7 +17,7 @@ from steelyard.balance.setup import link_of
 if TYPE_CHECKING:
     from steelyard.balance.gradient_ledger import GradientLedger
 
-_TOGETHER = 1 << 11  # rows of replicates that are worked on together: more would be divided among threads, at each step
+_TOGETHER = 1 << 11  # rows of replicates that go together: torch would divide the steps of more among threads
 
 
 @dataclass(frozen=True)
