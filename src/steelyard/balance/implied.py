@@ -17,7 +17,7 @@ from steelyard.balance.setup import link_of
 if TYPE_CHECKING:
     from steelyard.balance.gradient_ledger import GradientLedger
 
-_TOGETHER = 1 << 11  # rows of replicates that go together: torch would divide the steps of more among threads
+_TOGETHER = 1 << 24  # numbers of replicates that are worked on together
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def _of_confusion(
         leaks.append(float((P[members].sum(1, keepdim=True) - kept).max().clamp(min=0)))
     logs = None
     if replicates is not None:
-        parts, together = (part.double().cpu() for part, _ in replicates), max(1, _TOGETHER // size)
+        parts, together = (part.double().cpu() for part, _ in replicates), max(1, _TOGETHER // size**2)
         found = []
         while some := list(itertools.islice(parts, together)):
             found.append(_weights_of(torch.stack(some), counts, groups))

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-_BLOCK = 16  # states that are eliminated together
+_BLOCK = 32  # states that are eliminated together
 
 
 @dataclass(frozen=True)
@@ -79,17 +79,28 @@ def stationary(chains: Tensor) -> Tensor:
     """Return the (..., n) stationary distributions of (..., n, n) chains, by the elimination of Grassmann, Taksar
     and Heyman: no subtraction, so every probability is right to relative precision, however small.
 
-    The last states are eliminated a block at a time. What they add to all others is one matrix product.
+    The last states are eliminated a block at a time. The elimination is done on the block alone, beside the sum of
+    what its states give to all before it, and on two unit matrices, which tell what it does to rows and columns of
+    the block elsewhere: products of matrices do the rest.
     """
     size = chains.shape[-1]
     A = chains.reshape(-1, size, size).clone()
     for end in range(size, 1, -_BLOCK):
         start = max(end - _BLOCK, 1)
-        for k in range(end - 1, start - 1, -1):
-            row, column = A[:, k, None, :k], A[:, :k, k, None]
-            column /= row.sum(2, keepdim=True)
-            A[:, start:k, :k] += column[:, start:] * row
-            A[:, :start, start:k] += column[:, :start] * row[:, :, start:]
+        inner, before = A[:, start:end, start:end], A[:, start:end, :start]
+        unit = torch.eye(end - start, dtype=A.dtype).expand_as(inner)
+        rows, of_columns = torch.cat([inner, before.sum(2, keepdim=True), unit], 2), unit.clone()
+        for k in range(end - start - 1, -1, -1):
+            given = rows[:, k, :k].sum(1) + rows[:, k, end - start]  # to all states before this one
+            rows[:, :k, k] /= given[:, None]
+            of_columns[:, :, k] /= given[:, None]
+            of_columns[:, :, :k] += of_columns[:, :, k, None] * rows[:, k, None, :k]
+            column = rows[:, :k, k, None]
+            rows[:, :k, :k] += column * rows[:, k, None, :k]
+            rows[:, :k, end - start :] += column * rows[:, k, None, end - start :]
+        A[:, start:end, start:end] = rows[:, :, : end - start]
+        A[:, start:end, :start] = rows[:, :, end - start + 1 :] @ before
+        A[:, :start, start:end] = A[:, :start, start:end] @ of_columns
         A[:, :start, :start].baddbmm_(A[:, :start, start:end], A[:, start:end, :start])
     pi = torch.zeros(len(A), 1, size, dtype=A.dtype)
     pi[:, 0, 0] = 1.0
