@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 # What an installation depends on: after a change to any of it the package is installed again.
-INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steelyard/kernels/*/*.c)
+INSTALLED := pyproject.toml constraints.txt hatch_build.py $(wildcard src/steelyard/kernels/*.h src/steelyard/kernels/*/*.c)
 # A test process a core, each with one thread: threads of several processes would wait for each other. Python keeps
 # what it compiled, whatever the environment says: the tests start many processes.
 TESTS := PYTHONDONTWRITEBYTECODE= OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses auto --dist worksteal

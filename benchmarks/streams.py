@@ -1,6 +1,6 @@
 """How long does an audit of a file take, against reading it and a softmax of its logits in the same run?
 
-    python benchmarks/streams.py [--out streams.csv] [--rows 200000] [--rounds 5]
+    python benchmarks/streams.py [--out streams.csv] [--rounds 5] [--threads 2]
 
 A parquet file of logits and labels is audited as `steelyard audit` does, intervals included, but for the page. The
 two take turns; reported are the fastest of each, and their ratio.
@@ -20,8 +20,7 @@ from steelyard._common.files import write_csv
 from steelyard.commands.audit import audit_file
 from steelyard.data.predictions import open_predictions
 
-CLASSES = (10, 100, 1000)
-_NUMBERS = 40_000_000  # of a file, at most
+SHAPES = ((200_000, 10), (2_000_000, 10), (400_000, 100), (40_000, 1000))  # rows and classes
 
 
 def write(path: Path, rows: int, classes: int) -> None:
@@ -59,25 +58,24 @@ def measure(path: Path, rounds: int) -> tuple[float, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, help="CSV to write as well")
-    parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     rows = []
-    for classes in CLASSES:
-        number = min(arguments.rows, _NUMBERS // classes)
+    for number, classes in SHAPES:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "predictions.parquet")
             write(path, number, classes)
             reading, audit = measure(path, arguments.rounds)
         ratio = audit / reading
         print(f"{number} x {classes}: reading and softmax {reading:.3f} s, audit {audit:.3f} s, {ratio:.2f} x")
-        rows.append([number, classes, f"{reading:.4f}", f"{audit:.4f}", f"{ratio:.3f}", arguments.rounds])
+        times = [f"{reading:.4f}", f"{audit:.4f}", f"{ratio:.3f}"]
+        rows.append([number, classes, *times, arguments.rounds, arguments.threads])
     if arguments.out is not None:
         write_csv(
             arguments.out,
-            ["rows", "classes", "read_and_softmax_seconds", "audit_seconds", "ratio", "rounds"],
+            ["rows", "classes", "read_and_softmax_seconds", "audit_seconds", "ratio", "rounds", "threads"],
             rows,
         )
 

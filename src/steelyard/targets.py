@@ -206,8 +206,13 @@ def read_labels(
     _check_place(target, logits, samples)
     ignore_index = check_integer("ignore_index", ignore_index)
     labels = target.long().reshape(-1)
+    readable = values_readable(target, validate)
+    if readable and len(labels) and not 0 <= ignore_index < num_labels:
+        low, high = labels.aminmax()
+        if low >= 0 and high < num_labels:  # one look at what most batches are
+            return Targets(labels, None, None, smoothing)
     ignored: Tensor | None = labels == ignore_index
-    if values_readable(target, validate):
+    if readable:
         bad = ~ignored & ((labels < 0) | (labels >= num_labels))  # type: ignore[operator]
         if bool(bad.any()):
             position = int(bad.nonzero()[0])

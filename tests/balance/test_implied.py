@@ -15,6 +15,7 @@ from steelyard.balance import (
     implied_weights,
     mean_confusion,
 )
+from steelyard.balance.perron import stationary
 from steelyard.data import exponential, load_dataset, subsample
 from steelyard.losses import SoftmaxLoss
 from steelyard.losses.functional import softmax_loss
@@ -36,7 +37,7 @@ def test_trained_models_give_their_weights_back():
     assert (implied.ratio_to(torch.ones(4)) - 1).abs().max() > 0.5
 
 
-@given(st.integers(2, 12), st.integers(0, 10**6))
+@given(st.integers(2, 40), st.integers(0, 10**6))
 def test_stationary_distribution_of_any_chain(size, seed):
     generator = torch.Generator().manual_seed(seed)
     P = torch.rand(size, size, generator=generator, dtype=torch.float64) ** 6 + 1e-5
@@ -44,6 +45,41 @@ def test_stationary_distribution_of_any_chain(size, seed):
     counts = torch.randint(1, 1000, (size,), generator=generator)
     a = implied_weights(P, counts).weights * counts
     torch.testing.assert_close(a @ P, a, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("size", [2, 3, 32, 33, 34, 80])
+def test_chains_together_have_the_distributions_that_they_have_alone_however_small(size):
+    generator = torch.Generator().manual_seed(size)
+    chains = torch.rand(3, size, size, generator=generator, dtype=torch.float64) + 0.1
+    chains *= torch.logspace(0, -200, size, dtype=torch.float64)  # each state is far rarer than the one before
+    chains /= chains.sum(2, keepdim=True)
+    found = stationary(chains)
+    torch.testing.assert_close(found, torch.stack([stationary(P) for P in chains]), rtol=1e-13, atol=0)
+    torch.testing.assert_close((found[:, None] @ chains)[:, 0], found, rtol=1e-12, atol=0)
+    one_by_one = chains[0].clone()  # the elimination as it is written down
+    for k in range(size - 1, 0, -1):
+        one_by_one[:k, k] /= one_by_one[k, :k].sum()
+        one_by_one[:k, :k] += one_by_one[:k, k : k + 1] * one_by_one[k, :k]
+    pi = torch.ones(size, dtype=torch.float64)
+    for k in range(1, size):
+        pi[k] = pi[:k] @ one_by_one[:k, k]
+    torch.testing.assert_close(found[0], pi / pi.sum(), rtol=1e-13, atol=0)
+
+
+def test_replicates_in_parts_are_those_of_all_together(monkeypatch):
+    generator = torch.Generator().manual_seed(0)
+    parts = torch.rand(5, 4, 4, generator=generator, dtype=torch.float64) + 0.1
+    parts /= parts.sum(2, keepdim=True)
+    counts = torch.tensor([5, 6, 7, 8])
+
+    def logs():
+        return implied_weights(parts[0], counts, replicates=[(part, counts) for part in parts]).replicates
+
+    whole = logs()
+    monkeypatch.setattr("steelyard.balance.implied._TOGETHER", 2 * 16)
+    torch.testing.assert_close(logs(), whole, rtol=1e-14, atol=0)
+    alone = torch.stack([implied_weights(part, counts).weights.log() for part in parts])
+    torch.testing.assert_close(whole, alone, rtol=0, atol=1e-13)
 
 
 def test_groups_that_never_meet_do_not_compare():

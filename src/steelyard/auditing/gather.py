@@ -9,13 +9,13 @@ from torch import Tensor
 
 from steelyard._common.checks import check_choice
 from steelyard._common.memory import check_memory
-from steelyard._common.private_torch import softplus
 from steelyard._common.spread import refuse_spread
 from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
 from steelyard.auditing.probabilities import Probabilities, look_like_probabilities
 from steelyard.auditing.sanity import ColumnSums, OutputSums
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
 from steelyard.balance.means import Link
+from steelyard.kernels.class_sums.dispatch import add_by_class
 from steelyard.targets import check_logits, check_target
 
 if TYPE_CHECKING:
@@ -145,9 +145,7 @@ class Evidence:
             for total, part in zip(self._together, (own.T @ p, own.T @ kept, ((1 - own) * p).sum(0)), strict=True):
                 total += part
         elif "logistic" in self.metrics:
-            variance = torch.sigmoid(z).mul_(torch.sigmoid(-z))  # 1 - p would be 0 near 1
-            for total, part in zip(self._statistics, (softplus(z), variance), strict=True):
-                total.index_add_(0, labels, part.double())
+            add_by_class("softplus", z, labels, *self._statistics)
         self._keep(rows, labels)
 
     def check(self) -> None:

@@ -7,8 +7,10 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from steelyard.auditing.findings import Refit
+from steelyard.kernels.log_partition.dispatch import log_partition
 
 PerSample = Callable[[Tensor, Tensor], Tensor]
+Moved = Callable[[Tensor, Tensor], tuple[float, tuple[Tensor, Tensor]]]  # of log scale and shift
 
 
 def refit(logits: Tensor, target: Tensor, sample_weights: Tensor, loss: PerSample) -> Refit:
@@ -27,24 +29,21 @@ def refit(logits: Tensor, target: Tensor, sample_weights: Tensor, loss: PerSampl
         as they should be), and the least loss of logits that are the same for all samples.
     """
     a = sample_weights / sample_weights.sum()
-    log_scale = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    shift = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=True)
-
-    # The scale stays below e^8: separable samples have no minimum, and it is far enough to see where it goes.
-    def moved() -> Tensor:
-        return (a * loss(logits * (8 * torch.tanh(log_scale / 8)).exp() + shift, target)).sum()
-
-    with torch.no_grad():
-        before = float(moved())
-    shifted = _minimise([shift], moved)
-    after = _minimise([log_scale, shift], moved)
-    constant = torch.zeros(logits.shape[1], dtype=torch.float64, requires_grad=True)
-    kinds, kind = torch.unique(target, dim=0, return_inverse=True)
+    moved = _moved_softmax(logits, target, a) if loss is softmax else _moved(logits, target, a, loss)
+    log_scale, shift = torch.zeros(1, dtype=torch.float64), torch.zeros(logits.shape[1], dtype=torch.float64)
+    before, _ = moved(log_scale, shift)
+    shifted = _minimise(lambda b: moved(log_scale, b), shift)
+    after = _minimise(moved, log_scale, shift)
+    kinds, kind = torch.unique(target, dim=0 if target.dim() > 1 else None, return_inverse=True)
     mass = torch.zeros(len(kinds), dtype=torch.float64).index_add_(0, kind, a)
-    chance = _minimise([constant], lambda: (mass * loss(constant.expand(len(kinds), -1), kinds)).sum())
+    if loss is softmax:  # the best logits are the logs of the masses
+        chance = -float(torch.special.xlogy(mass, mass).sum())
+    else:
+        constant = _moved(torch.zeros(len(kinds), logits.shape[1], dtype=torch.float64), kinds, mass, loss)
+        chance = _minimise(lambda b: constant(log_scale, b), torch.zeros_like(shift))
     shifted = shifted if shifted < before else before  # NaN is not less
     best = after if after < shifted else shifted
-    scale = float((8 * torch.tanh(log_scale.detach() / 8)).exp()) if after < shifted else 1.0
+    scale = float(_scale(log_scale)) if after < shifted else 1.0
     return Refit(before, shifted, best, scale, chance)
 
 
@@ -80,16 +79,47 @@ def in_negative(omega: Tensor, positive: Tensor) -> PerSample:
     return loss
 
 
-def _minimise(parameters: list[Tensor], value: Callable[[], Tensor]) -> float:
-    optimizer = torch.optim.LBFGS(parameters, max_iter=60, line_search_fn="strong_wolfe")
+def _scale(log_scale: Tensor) -> Tensor:
+    """Return a scale below e^8: separable samples have no minimum, and it is far enough to see where it goes."""
+    return (8 * torch.tanh(log_scale / 8)).exp()
+
+
+def _moved(logits: Tensor, target: Tensor, a: Tensor, loss: PerSample) -> Moved:
+    """Return the mean loss of moved logits, and its gradient in log scale and shift."""
+
+    def moved(log_scale: Tensor, shift: Tensor) -> tuple[float, tuple[Tensor, Tensor]]:
+        s, b = log_scale.clone().requires_grad_(), shift.clone().requires_grad_()
+        with torch.enable_grad():
+            value = (a * loss(logits * _scale(s) + b, target)).sum()
+            by_scale, by_shift = torch.autograd.grad(value, (s, b))
+        return float(value.detach()), (by_scale, by_shift)
+
+    return moved
+
+
+def _moved_softmax(logits: Tensor, target: Tensor, a: Tensor) -> Moved:
+    """Return the same of softmax: its loss is the log partition function less the own logit."""
+    own = torch.zeros(logits.shape[1], dtype=torch.float64).index_add_(0, target, a)
+    own_logit = float(a @ logits.gather(1, target[:, None])[:, 0])
+
+    def moved(log_scale: Tensor, shift: Tensor) -> tuple[float, tuple[Tensor, Tensor]]:
+        scale = float(_scale(log_scale))
+        value, by_scale, by_shift = log_partition(logits, a, scale, shift)
+        by_log_scale = (by_scale - own_logit) * scale * (1 - torch.tanh(log_scale / 8).square())
+        return value - scale * own_logit - float(shift @ own), (by_log_scale, by_shift - own)
+
+    return moved
+
+
+def _minimise(value: Callable[..., tuple[float, tuple[Tensor, ...]]], *at: Tensor) -> float:
+    """Move the parameters to where the value is least, in place, and return that."""
+    optimizer = torch.optim.LBFGS(at, max_iter=60, line_search_fn="strong_wolfe")
 
     def closure() -> float:
-        optimizer.zero_grad()
-        result = value()
-        result.backward()  # type: ignore[no-untyped-call]
-        return float(result.detach())
+        found, gradients = value(*at)
+        for parameter, gradient in zip(at, gradients[-len(at) :], strict=True):
+            parameter.grad = gradient
+        return found
 
-    with torch.enable_grad():
-        optimizer.step(closure)  # type: ignore[no-untyped-call]
-    with torch.no_grad():
-        return float(value())
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    return value(*at)[0]

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from steelyard.kernels.class_sums.dispatch import add_by_class
+
 _BETTER = 2.5  # times that another assignment of columns must be as good as the one that is given
 _CLEAR = 0.5  # standard deviations of a column by which a class that has it stands out, at least
 _ERRORS = 4.0
@@ -48,23 +50,23 @@ class ColumnSums:
         self.binary, self.single = classes == 2, columns == 1
         self.sums = torch.zeros(classes, 1 if self.binary else columns, dtype=torch.float64)
         self.squares = torch.zeros_like(self.sums if self.binary else self.sums[0])
-        self.counts = torch.zeros(classes, dtype=torch.float64)
+        self.counts = torch.zeros(1, classes, dtype=torch.long)
 
     def update(self, rows: Tensor, labels: Tensor) -> None:
         """Add (n, columns) logits and (n,) labels."""
+        if not self.binary:
+            add_by_class("centred", rows, labels, self.sums, self.squares, counts=self.counts)
+            return
         z = rows.double()
-        if self.binary:
-            z = z[:, -1:] if z.shape[1] == 1 else z[:, 1:] - z[:, :1]
-            self.squares.index_add_(0, labels, z.square())
-        else:
-            z = z - z.mean(1, keepdim=True)
-            self.squares += z.square().sum(0)
+        z = z[:, -1:] if z.shape[1] == 1 else z[:, 1:] - z[:, :1]
+        self.squares.index_add_(0, labels, z.square())
         self.sums.index_add_(0, labels, z)
-        self.counts += torch.bincount(labels, minlength=len(self.counts))
+        self.counts += torch.bincount(labels, minlength=2)
 
     def compute(self) -> Columns:
         """Return which columns the classes raise."""
-        size, n = len(self.counts), self.counts
+        n = self.counts[0].double()
+        size = len(n)
         identity = torch.arange(size)
         if self.binary:
             flipped, gap = _flipped(self.sums, self.squares, n[:, None])
@@ -106,7 +108,7 @@ class ColumnSums:
                 continue
             members = torch.tensor(cycle)
             own, best = R.diagonal()[members], R[members, top[members]]
-            error = (2 / self.counts[members]).sqrt()
+            error = (2 / self.counts[0, members].double()).sqrt()
             if bool((best > _CLEAR + _BETTER * own.clamp(min=0)).all()) and bool(
                 (best - own > _ERRORS * error).all()
             ):

@@ -9,6 +9,7 @@ from torch import Tensor
 from steelyard._common.checks import check_choice, check_integer, compute_dtype
 from steelyard.balance.folded import FoldedSums
 from steelyard.balance.means import Link
+from steelyard.kernels.class_sums.dispatch import add_by_class
 from steelyard.targets import check_logits, check_target
 
 
@@ -69,19 +70,19 @@ class MeanConfusion(FoldedSums):
         check_logits(logits)
         if logits.shape[1] != self.num_classes:
             raise ValueError(f"logits must have {self.num_classes} columns, got {logits.shape[1]}")
-        size = len(self.square_sums)
-        check_target(logits, target, num_labels=size, ignore_index=self.ignore_index, validate=None)
+        check_target(
+            logits, target, num_labels=len(self.square_sums), ignore_index=self.ignore_index, validate=None
+        )
         rows = logits.detach().movedim(1, -1).reshape(-1, self.num_classes)
-        rows, labels = rows.to(compute_dtype(rows)), target.long().reshape(-1)
-        p = torch.softmax(rows, 1) if self.link == "softmax" else torch.sigmoid(rows)
-        # The ignored add probabilities and counts of 0 to the first class: what theirs are, NaN too, is not used.
-        ignored = labels == self.ignore_index
-        p = p.masked_fill_(ignored[:, None], 0.0).double()
-        own = labels.masked_fill(ignored, 0)
-        cells = own if self.folds == 1 else self._turn(labels.masked_fill(ignored, size), size) * size + own
-        self.fold_sums.view(-1, self.num_classes).index_add_(0, cells, p)
-        self.fold_counts.view(-1).index_add_(0, cells, (~ignored).long())
-        self.square_sums.index_add_(0, own, p.square_())
+        add_by_class(
+            "softmax" if self.link == "softmax" else "sigmoid",
+            rows.to(compute_dtype(rows)),
+            target.long().reshape(-1),
+            self.fold_sums,
+            self.square_sums,
+            counts=self.fold_counts,
+            ignore_index=self.ignore_index,
+        )
 
     def compute(self) -> Tensor:
         """Return the (K, K) float64 mean confusion so far."""
@@ -113,8 +114,9 @@ class MeanConfusion(FoldedSums):
             sums, counts = self.fold_sums, self.fold_counts
         total, samples = sums.sum(0), counts.sum(0)
         for part, number in zip(sums, counts, strict=True):
-            yield _means((total - part).clamp(min=0), samples - number), samples - number
+            yield _means((total - part).clamp_(min=0), samples - number), samples - number
 
 
 def _means(sums: Tensor, counts: Tensor) -> Tensor:
-    return (sums / counts[:, None]).masked_fill(counts[:, None] == 0, torch.nan)
+    """Return the means, written over the sums."""
+    return sums.div_(counts[:, None]).masked_fill_(counts[:, None] == 0, torch.nan)

@@ -4,7 +4,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -43,21 +42,6 @@ class FoldedSums(Metric):
 
         super()._apply(moved, exclude_state)
         return self
-
-    def _turn(self, labels: Tensor, classes: int) -> Tensor:
-        """Return the fold of each sample: a class takes the folds in turn, on from where the last batch stopped.
-
-        Labels from 0 to `classes`, of which the last are the ignored.
-        """
-        if labels.is_cpu and classes < 1 << 16:  # numpy sorts short integers by their digits
-            order = torch.from_numpy(np.argsort(labels.numpy().astype(np.uint16), kind="stable"))
-            ordered = labels[order]
-        else:
-            ordered, order = torch.sort(labels, stable=True)
-        starts = torch.searchsorted(ordered, torch.arange(classes + 1, device=labels.device))
-        seen = torch.cat([self.fold_counts.sum(0), self.fold_counts.new_zeros(1)])
-        turn = torch.arange(len(labels), device=labels.device) - starts[ordered] + seen[ordered] + ordered
-        return torch.empty_like(labels).scatter_(0, order, turn % self.folds)
 
     @contextmanager
     def _gathered(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from steelyard.balance.folded import FoldedSums
 from steelyard.balance.law import Batch, balance_of, gradients, read_batch
 from steelyard.balance.laws import Balance
 from steelyard.balance.setup import TrainingSetup
+from steelyard.kernels.class_sums.reference import turns
 
 
 class GradientLedger(FoldedSums):
@@ -81,7 +82,7 @@ class GradientLedger(FoldedSums):
 
     def _add_by_label(self, gradient: Tensor, batch: Batch) -> None:
         size = self.num_classes
-        turn = self._turn(batch.target, size) if self.folds > 1 else torch.zeros_like(batch.target)
+        turn = turns(batch.target, self.fold_counts) if self.folds > 1 else torch.zeros_like(batch.target)
         cells = turn * size + batch.target
         self.fold_sums.view(-1, size).index_add_(0, cells, gradient)
         self.fold_masses.view(-1).index_add_(0, cells, batch.weights)

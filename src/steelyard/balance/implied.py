@@ -1,5 +1,6 @@
 """The weights that a classifier behaves as if trained with, from its ledger or its mean confusion."""
 
+import itertools
 import math
 import warnings
 from collections.abc import Iterable
@@ -15,6 +16,8 @@ from steelyard.balance.setup import link_of
 
 if TYPE_CHECKING:
     from steelyard.balance.gradient_ledger import GradientLedger
+
+_TOGETHER = 1 << 24  # numbers of replicates that are worked on together
 
 
 @dataclass(frozen=True)
@@ -273,7 +276,7 @@ def _logs_of(G: Tensor, counts: Tensor, masses: Tensor, groups: list[Tensor]) ->
 
 def _mean_one(weights: Tensor, counts: Tensor) -> Tensor:
     """Return weights in the unit in which their mean over samples is 1."""
-    return weights * counts.sum() / (weights * counts).sum()
+    return weights * counts.sum() / (weights * counts).sum(-1, keepdim=True)
 
 
 def _of_confusion(
@@ -303,7 +306,11 @@ def _of_confusion(
         leaks.append(float((P[members].sum(1, keepdim=True) - kept).max().clamp(min=0)))
     logs = None
     if replicates is not None:
-        logs = torch.stack([_weights_of(part.double().cpu(), counts, groups).log() for part, _ in replicates])
+        parts, together = (part.double().cpu() for part, _ in replicates), max(1, _TOGETHER // size**2)
+        found = []
+        while some := list(itertools.islice(parts, together)):
+            found.append(_weights_of(torch.stack(some), counts, groups))
+        logs = torch.cat(found).log()
     return ImpliedWeights(
         _weights_of(P, counts, groups),
         tuple(tuple(members.tolist()) for members in groups),
@@ -317,13 +324,13 @@ def _of_confusion(
 
 
 def _weights_of(P: Tensor, counts: Tensor, groups: list[Tensor]) -> Tensor:
-    """Return the (K,) stationary distribution over counts in each group, their mean over samples 1; NaN for the
-    rest."""
-    weights = torch.full_like(counts, torch.nan)
+    """Return the (..., K) stationary distributions of (..., K, K) mean confusions over counts in each group, their
+    mean over samples 1; NaN for the rest."""
+    weights = P.new_full(P.shape[:-1], torch.nan)
     for members in groups:
-        inside = P[members][:, members]
-        share = stationary(inside / inside.sum(1, keepdim=True)) / counts[members]
-        weights[members] = _mean_one(share, counts[members])
+        inside = P if len(members) == len(counts) else P[..., members[:, None], members]
+        share = stationary(inside / inside.sum(-1, keepdim=True)) / counts[members]
+        weights[..., members] = _mean_one(share, counts[members])
     return weights
 
 

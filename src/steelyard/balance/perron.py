@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+_BLOCK = 32  # states that are eliminated together
+
 
 @dataclass(frozen=True)
 class Found:
@@ -63,26 +65,51 @@ def communicating(P: Tensor, observed: Tensor, tolerance: float) -> list[Tensor]
     confused = P.gt(tolerance) & observed[:, None] & observed
     reach = (confused | torch.eye(len(P), dtype=torch.bool)).float()
     for _ in range(max(1, math.ceil(math.log2(len(P))))):
-        reach = ((reach @ reach) > 0).float()
+        farther = ((reach @ reach) > 0).float()
+        if torch.equal(farther, reach):
+            break
+        reach = farther
     mutual = (reach * reach.T) > 0
     first = mutual.int().argmax(1)  # the lowest class of each class's group names the group
     groups = [(first == k).nonzero()[:, 0] for k in range(len(P)) if bool(observed[k]) and int(first[k]) == k]
     return sorted(groups, key=len, reverse=True)
 
 
-def stationary(chain: Tensor) -> Tensor:
-    """Return the stationary distribution by the elimination of Grassmann, Taksar and Heyman: no subtraction, so
-    every probability is right to relative precision, however small."""
-    A = chain.clone()
-    size = len(A)
-    for k in range(size - 1, 0, -1):
-        A[:k, k] /= A[k, :k].sum()
-        A[:k, :k] += A[:k, k : k + 1] * A[k, :k]
-    pi = torch.zeros(size, dtype=A.dtype)
-    pi[0] = 1.0
-    for k in range(1, size):
-        pi[k] = pi[:k] @ A[:k, k]
-    return pi / pi.sum()
+def stationary(chains: Tensor) -> Tensor:
+    """Return the (..., n) stationary distributions of (..., n, n) chains, by the elimination of Grassmann, Taksar
+    and Heyman: no subtraction, so every probability is right to relative precision, however small.
+
+    The last states are eliminated a block at a time. The elimination is done on the block alone, beside the sum of
+    what its states give to all before it, and on two unit matrices, which tell what it does to rows and columns of
+    the block elsewhere: products of matrices do the rest.
+    """
+    size = chains.shape[-1]
+    A = chains.reshape(-1, size, size).clone()
+    for end in range(size, 1, -_BLOCK):
+        start = max(end - _BLOCK, 1)
+        inner, before = A[:, start:end, start:end], A[:, start:end, :start]
+        unit = torch.eye(end - start, dtype=A.dtype).expand_as(inner)
+        rows, of_columns = torch.cat([inner, before.sum(2, keepdim=True), unit], 2), unit.clone()
+        for k in range(end - start - 1, -1, -1):
+            given = rows[:, k, :k].sum(1) + rows[:, k, end - start]  # to all states before this one
+            rows[:, :k, k] /= given[:, None]
+            of_columns[:, :, k] /= given[:, None]
+            of_columns[:, :, :k] += of_columns[:, :, k, None] * rows[:, k, None, :k]
+            column = rows[:, :k, k, None]
+            rows[:, :k, :k] += column * rows[:, k, None, :k]
+            rows[:, :k, end - start :] += column * rows[:, k, None, end - start :]
+        A[:, start:end, start:end] = rows[:, :, : end - start]
+        A[:, start:end, :start] = rows[:, :, end - start + 1 :] @ before
+        A[:, :start, start:end] = A[:, :start, start:end] @ of_columns
+        A[:, :start, :start].baddbmm_(A[:, :start, start:end], A[:, start:end, :start])
+    pi = torch.zeros(len(A), 1, size, dtype=A.dtype)
+    pi[:, 0, 0] = 1.0
+    for start in range(1, size, _BLOCK):
+        end = min(start + _BLOCK, size)
+        pi[:, :, start:end] = pi[:, :, :start] @ A[:, :start, start:end]
+        for k in range(start + 1, end):
+            pi[:, :, k] += (pi[:, 0, start:k] * A[:, start:k, k]).sum(1, keepdim=True)
+    return (pi / pi.sum(2, keepdim=True)).reshape(chains.shape[:-1])
 
 
 def spectral_gap(chain: Tensor) -> float:

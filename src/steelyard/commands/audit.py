@@ -16,7 +16,7 @@ from steelyard.auditing.probabilities import are_percents
 from steelyard.commands.stated import Stated, given_counts, label_counts, told_counts
 from steelyard.data import Predictions, open_predictions
 
-_NUMBERS = 1 << 24  # at a time
+_ROWS, _NUMBERS = 1 << 14, 1 << 23  # at a time, at most
 
 
 def audit_file(
@@ -104,7 +104,7 @@ def audit_file(
         classes, size = evidence.num_classes, evidence.gigabytes
         say(f"{classes} classes: sums by pairs of them take up to {size:.1f} GB of memory")
     unit = 1.0
-    for numbers, labels in opened.batches(max(64, min(8192, _NUMBERS // opened.num_classes))):
+    for numbers, labels in opened.batches(max(64, min(_ROWS, _NUMBERS // opened.num_classes))):
         if values == "probabilities" and evidence.rows == 0 and are_percents(numbers):
             unit = 100.0
             say("probabilities are percents, they are divided by 100")

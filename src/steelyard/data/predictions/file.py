@@ -3,7 +3,7 @@
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from steelyard._common.checks import check_choice
 from steelyard._common.text import as_texts
+from steelyard.data.predictions.ahead import read_ahead
 from steelyard.data.predictions.arrays import open_npy, open_npz
 from steelyard.data.predictions.columns import Choice, Needed, choose
 from steelyard.data.predictions.corrected import CORRECTED, is_corrected
@@ -67,7 +68,7 @@ class Predictions:
     def batches(self, rows: int = 8192) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield numbers (n, K), float32 or float64, and labels (n,) or (n, K), int64, of at most `rows` rows.
 
-        NaN and infinite numbers are passed on.
+        NaN and infinite numbers are passed on. The next batch is read in a thread meanwhile.
 
         Raises:
             TypeError: `rows` that is no int.
@@ -80,7 +81,7 @@ class Predictions:
             raise TypeError(f"rows must be an int, got {type(rows).__name__}")
         if rows < 1:
             raise ValueError(f"rows must be at least 1, got {rows}")
-        return self._batches(rows)
+        return read_ahead(self._batches(rows))
 
     @property
     def multi_hot(self) -> bool:
@@ -142,7 +143,7 @@ class Predictions:
     def _rows(self) -> int:
         return max(64, min(8192, _NUMBERS // self.num_classes))
 
-    def _batches(self, rows: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def _batches(self, rows: int) -> Generator[tuple[Tensor, Tensor], None, None]:
         given = self._choice.labels
         for file in self._files:
             first = 0

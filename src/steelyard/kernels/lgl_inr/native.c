@@ -16,6 +16,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "../vectors.h"
+
 #define ABI 3        /* of the functions below: native.py takes no other */
 #define WIDEST 128   /* columns of a tile, at most */
 #define NARROWEST 16 /* a cache line of float32 */
@@ -27,13 +29,6 @@
 #define FEW 32       /* columns, at most, of the code that divides rows, not columns, among threads */
 #define FLAT 1024    /* floats of rows that are worked on as if they were one row */
 #define LANES 8      /* doubles of a vector: the width of few columns is rounded up to it */
-
-#if defined(__x86_64__) && defined(__GNUC__) && !defined(__clang__) && !defined(NO_CLONES)
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#else
-#define FOR_EACH_PROCESSOR
-#endif
-#define INLINE static inline __attribute__((always_inline))
 
 /* A line that another core wrote last moves twice if it is fetched as if to be read. No level of x86-64 above has the
  * instruction to fetch it to be written, so the processor is asked: once, as that is slow in a virtual machine. */
@@ -48,41 +43,6 @@ __attribute__((constructor)) static void ask_for_prefetchw(void) {
 #else
 #define PREFETCHW(x) ((void)0)
 #endif
-
-/* exp(x) of x <= 0, to 2 units in the last place; 0 below -87, where float32 ends; NaN of NaN. */
-INLINE float exp_of_negative(float x) {
-    const float least = -87.0f, magic = 12582912.0f; /* 1.5 * 2^23: adding it rounds to an integer */
-    float y = x < least ? least : x, power = y * 1.44269504f + magic;
-    int32_t bits;
-    memcpy(&bits, &power, 4);
-    power -= magic;
-    const float r = (y - power * 0.693359375f) + power * 2.12194440e-4f; /* y - power log(2), in two parts */
-    float e = 1.0f / 5040; /* r in [-0.35, 0.35]: the series, to r^7 */
-    e = e * r + 1.0f / 720;
-    e = e * r + 1.0f / 120;
-    e = e * r + 1.0f / 24;
-    e = e * r + 1.0f / 6;
-    e = e * r + 0.5f;
-    e = e * (r * r) + r + 1.0f;
-    bits = (int32_t)((uint32_t)(bits - 0x4B400000 + 127) << 23); /* 2^power */
-    float scale;
-    memcpy(&scale, &bits, 4);
-    return x < least ? 0.0f : e * scale;
-}
-
-/* log(1 + t) of t in [0, 1]: t r(t), r the polynomial of degree 8 with r(0) = 1 of least relative error, 3e-8. */
-INLINE float log_of_one_plus(float t) {
-    float r = 5.36481901691252e-3f;
-    r = r * t - 3.006577253211882e-2f;
-    r = r * t + 7.920450593250887e-2f;
-    r = r * t - 1.375380004886992e-1f;
-    r = r * t + 1.915365397110934e-1f;
-    r = r * t - 2.485716345004408e-1f;
-    r = r * t + 3.332132259502222e-1f;
-    r = r * t - 4.99996479626613e-1f;
-    r = r * t + 1.0f;
-    return t * r;
-}
 
 typedef struct {
     const float *logits;

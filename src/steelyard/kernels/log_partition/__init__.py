@@ -1,0 +1,1 @@
+"""The log partition function of moved logits, and who computes it."""
