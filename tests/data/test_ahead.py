@@ -1,6 +1,7 @@
 """Reading ahead: the parts as they come, at most one in advance, and no thread or file left behind."""
 
 import _thread
+import signal
 import threading
 import time
 
@@ -83,6 +84,7 @@ def test_a_reader_that_stops_early_leaves_no_thread():
 
 def test_an_interrupt_ends_the_thread():
     stream = Stream()
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
 
     def read():
         for part in read_ahead(stream.parts()):
@@ -90,8 +92,11 @@ def test_an_interrupt_ends_the_thread():
                 _thread.interrupt_main()
                 time.sleep(5)
 
-    with pytest.raises(KeyboardInterrupt):
-        read()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            read()
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert_ended(stream)
 
 

@@ -91,7 +91,7 @@ static void add_rows(const Moved *m, int64_t first, int64_t last, double *restri
                 for (int l = 0; l < LANES; l++) total += lane[l], mean += moment[l];
             for (; j < columns; j++) total += e[j], mean += e[j] * of[j];
             const double a = m->weights[start + i], share = a / total;
-            out[0] += a * (most[i] + log(total));
+            out[0] += a * (most[i] + log1p(total - 1)); /* log would ask for a newer glibc than torch does */
             out[1] += share * mean;
             for (j = 0; j < columns; j++) by_shift[j] += share * e[j];
         }
