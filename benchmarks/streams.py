@@ -20,7 +20,7 @@ from steelyard._common.files import write_csv
 from steelyard.commands.audit import audit_file
 from steelyard.data.predictions import open_predictions
 
-SHAPES = ((200_000, 10), (2_000_000, 10), (400_000, 100), (40_000, 1000))  # rows and classes
+SHAPES = ((200_000, 10), (2_000_000, 10), (400_000, 100), (40_000, 1000), (200_000, 1000))  # rows and classes
 
 
 def write(path: Path, rows: int, classes: int) -> None:
