@@ -493,7 +493,7 @@ def report(folder: Path, rows: bool) -> None:
 
 
 @commands.command()
-@click.option("--markdown", is_flag=True, help="Print a Markdown table of what each loss takes.")
+@click.option("--markdown", is_flag=True, help="Print Markdown tables of what each loss takes and gives.")
 def losses(markdown: bool) -> None:
     """List the names of the losses and presets.
 

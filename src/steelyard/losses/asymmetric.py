@@ -98,13 +98,11 @@ class AsymmetricLoss(Loss):
     name = "asymmetric"
     link = "logistic"
     formula = staticmethod(asymmetric)
-    formula_text = (
-        "`−(1 − p_y)^gamma_pos log p_y − Σⱼ≠y qⱼ^gamma_neg log(1 − qⱼ)`, `p = sigmoid(z)`, `q = max(p − clip, 0)`"
+    formula_text = "`−(1 − p_y)^gamma_pos log p_y − Σⱼ≠y qⱼ^gamma_neg log(1 − qⱼ)`, with `q = max(p − clip, 0)`"
+    posterior_text = "by differentiation; 0 where `p ≤ clip`"
+    use_text = (
+        "There are many outputs, each with few positives. Its sigmoids are no probabilities until corrected."
     )
-    posterior_text = (
-        "by differentiation; 0 where `p ≤ clip`, and with `gamma_pos=0` at most 0.964 at any logit (by default)"
-    )
-    use_text = "Many outputs, each with few positives. Its sigmoids are no probabilities until corrected."
 
     gamma_pos: float = option(1.0, "power of the miss of positives.", kind="number", low=0, high=1000)
     gamma_neg: float = option(4.0, "power of negatives' shifted probabilities.", kind="number", low=0, high=1000)

@@ -53,9 +53,9 @@ class ClassSmoothingLoss(Loss):
     name = "class-smoothing"
     link = "softmax"
     formula = staticmethod(class_smoothing)
-    formula_text = "`−(1 − ε_y) log p_y − ε_y Σⱼ log pⱼ / K`, `p = softmax(z)`, `ε = class_smoothing`"
+    formula_text = "`−(1 − ε_y) log p_y − ε_y Σⱼ log pⱼ / K`, with `ε = class_smoothing`"
     posterior_text = "`q` with `Σₖ qₖ wₖ (p − (1 − εₖ) eₖ − εₖ / K) = 0`, by differentiation"
-    use_text = "Models that are too sure of frequent classes. Start with the preset `label-aware-smoothing`."
+    use_text = "The model is too sure of frequent classes. Start with the preset `label-aware-smoothing`."
 
     class_smoothing: Tensor | None = option(
         None, "(K,) label smoothing of the samples of each class.", kind="vector", low=0, high=1, per="class"

@@ -107,9 +107,10 @@ class EQLv2Loss(Loss):
     torch_weight = "output_weights"
     needs = ("num_classes", "gradient_ratio")
     formula_text = (
-        "that of `logistic`, positives times `1 + alpha (1 − r)`, negatives times `r = sigmoid(gamma (g − mu))`"
+        "that of `logistic`, positives times `1 + alpha (1 − r)`, negatives times `r = sigmoid(gamma (g − mu))`, "
+        "with `g = gradient_ratio`"
     )
-    use_text = "One-vs-all outputs with many rare classes, where no counts are known: gradients are counted."
+    use_text = "You need one-vs-all outputs, many classes are rare, and no counts are known: it adds up gradients."
 
     gradient_ratio: Tensor | None = option(
         None, "(K,) sum of positive over sum of negative gradients.", kind="vector", low=0

@@ -163,8 +163,8 @@ class LGLINRLoss(Loss):
     )
     posterior_text = "solved from its law; needs the mean confusion of the training rows"
     use_text = (
-        "One-vs-all outputs under imbalance, each balanced by itself. With 40 classes or more take `beta=10` and "
-        "adjusted logits."
+        "You need one-vs-all outputs, and some classes are rare. Adjust the logits, and take `beta=10` with 40 "
+        "classes or more."
     )
 
     beta: Beta = option(1.0, 'stress on hard classes, or ``"auto"``.')

@@ -72,7 +72,7 @@ class LogisticLoss(Loss):
     formula = staticmethod(logistic)
     torch_weight = "output_weights"
     law_text = "uⱼ wⱼNⱼ (1 − P[j,j]) = Σₖ≠ⱼ wₖNₖ P[k,j]: only the average over the other classes is tied"
-    formula_text = "`−log p_y − Σⱼ≠y log(1 − pⱼ)`, `p = sigmoid(z)`"
+    formula_text = "`−log p_y − Σⱼ≠y log(1 − pⱼ)`"
     posterior_text = "`sigmoid(z − log u) / w`, normalised over classes; of several labels `sigmoid(z − log u)`"
     use_text = "A sample may have several labels or none, or there is one binary output."
 

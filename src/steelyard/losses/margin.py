@@ -70,8 +70,10 @@ class MarginSoftmaxLoss(Loss):
     name = "margin-softmax"
     link = "softmax"
     formula = staticmethod(margin_softmax)
-    formula_text = "`softplus(m_y s + log Σⱼ≠y exp(aⱼ − a_y))`, `a = s d z`"
-    use_text = "Rare classes shall win by a margin. `ldam`, `cdt` and `vs` make its vectors from class counts."
+    formula_text = (
+        "`log(1 + Σⱼ≠y exp(aⱼ − a_y + scale m_y))`, with `a = scale d z`, `m = margins`, `d = logit_factors`"
+    )
+    use_text = "Rare classes are to win by a margin. `ldam`, `cdt` and `vs` make its vectors from class counts."
 
     margins: Tensor | None = option(
         None, "(K,) what each class's own logit is lowered by in training.", kind="vector", low=0

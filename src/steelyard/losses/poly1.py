@@ -56,9 +56,9 @@ class Poly1Loss(Loss):
     name = "poly1"
     link = "softmax"
     formula = staticmethod(poly1)
-    formula_text = "`−log p_y + epsilon (1 − p_y)`, `p = softmax(z)`"
+    formula_text = "`−log p_y + epsilon (1 − p_y)`"
     posterior_text = "`p / (w (1 + epsilon p))`, normalised"
-    use_text = "To compare with its paper. Its softmax is no probability until corrected."
+    use_text = "You compare with its paper. Its softmax is no probability until corrected."
 
     epsilon: float = option(1.0, "multiple of the miss; 0 is the softmax loss.", kind="number", low=-1, high=1000)
 

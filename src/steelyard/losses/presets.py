@@ -73,15 +73,15 @@ PRESETS: dict[str, Preset] = {
     "class-balanced": Preset(
         "softmax",
         "Cui et al., CVPR 2019 (effective number)",
-        "To compare with its paper. It is not on our leaderboard. Every loss with class weights takes these as "
-        "`class_weights=effective_number`.",
+        "You compare with its paper. Every loss with class weights takes these, as "
+        '`class_weights="effective_number"`.',
         of_counts=_class_balanced,
         parameters={"beta": 0.999},
     ),
     "class-balanced-focal": Preset(
         "focal",
         "Cui et al., CVPR 2019 (effective number, on the sigmoid focal loss)",
-        "To compare with its paper. It is not on our leaderboard.",
+        "You compare with its paper.",
         {"link": "logistic"},
         of_counts=_class_balanced,
         parameters={"beta": 0.999},
@@ -89,22 +89,22 @@ PRESETS: dict[str, Preset] = {
     "cdt": Preset(
         "margin-softmax",
         "Ye et al., 2020, arXiv 2001.01385; the default gamma is that of Kini et al., NeurIPS 2021",
-        "To compare with its paper: a rare class's logit counts for less in training, so it has to be larger.",
+        "You compare with its paper. The logit of a rare class counts for less in training, so it becomes larger.",
         of_counts=_cdt,
         parameters={"gamma": 0.3},
     ),
     "ldam": Preset(
         "margin-softmax",
         "Cao et al., NeurIPS 2019, with the authors' margins and scale",
-        "To compare with its paper. Its scale is for a head whose logits are cosines; for others take `scale=1`.",
+        "You compare with its paper. Its scale is for a head whose logits are cosines. For others take `scale=1`.",
         of_counts=_ldam,
         parameters={"max_margin": 0.5, "scale": 30.0},
     ),
     "ldam-drw": Preset(
         "margin-softmax",
         "Cao et al., NeurIPS 2019 (deferred re-weighting: 160 of 200 epochs without weights)",
-        "To compare with its paper. `create_loss` gives the loss of the last fifth of the epochs, with its "
-        "weights; train with `ldam` before, or let a `DeferredReweighting` set the weights.",
+        "You compare with its paper. Its class weights start after four fifths of the epochs. In your own loop a "
+        "`DeferredReweighting` starts them.",
         of_counts=_ldam_drw,
         parameters={"max_margin": 0.5, "scale": 30.0, "beta": 0.9999},
         start=0.8,
@@ -118,13 +118,13 @@ PRESETS: dict[str, Preset] = {
     ),
     "label-aware-smoothing": Preset(
         "class-smoothing",
-        "Zhong, Cui, Liu, Jia, CVPR 2021 (MiSLAS; head is of the most frequent class, tail of the rarest)",
-        "Models that are too sure of frequent classes.",
+        "Zhong, Cui, Liu, Jia, CVPR 2021 (MiSLAS; `head` smooths the most frequent class, `tail` the rarest)",
+        "The model is too sure of frequent classes.",
         of_counts=_label_aware,
         parameters={"head": 0.3, "tail": 0.0},
     ),
     "sigmoid-focal": Preset(
-        "focal", "Lin et al., ICCV 2017", "Binary outputs that are nearly all negative.", {"link": "logistic"}
+        "focal", "Lin et al., ICCV 2017", "Outputs are binary, and nearly all are negative.", {"link": "logistic"}
     ),
 }
 

@@ -101,8 +101,13 @@ class SeesawLoss(Loss):
     refuses: ClassVar[dict[str, str]] = {"label_smoothing": "a smoothed label belongs to no one class"}
     needs = ("class_counts", "num_classes")
     constant_factors = True
-    formula_text = "`log(1 + Σⱼ≠y S_yj exp(zⱼ − z_y))`, `S = min(1, nⱼ / n_y)^p max(1, pⱼ / p_y)^q`, a constant"
-    use_text = "Long-tailed classes, such as those of objects in images, whose counts are known or counted."
+    formula_text = (
+        "`log(1 + Σⱼ≠y S_yj exp(zⱼ − z_y))`, with the constant "
+        "`S_yj = min(1, nⱼ / n_y)^mitigation max(1, pⱼ / max(p_y, floor))^compensation`"
+    )
+    use_text = (
+        "Few classes are frequent and many are rare, as in detecting objects. It takes counts, or counts labels."
+    )
 
     class_counts: Tensor | None = option(
         None, "(K,) training samples of each class.", kind="vector", low=0, per="class"

@@ -61,7 +61,7 @@ class SoftmaxLoss(Loss):
     link = "softmax"
     formula = staticmethod(softmax)
     law_text = "wⱼNⱼ (1 − P[j,j]) = Σₖ≠ⱼ wₖNₖ P[k,j]: the weighted counts are the stationary distribution of P"
-    formula_text = "`−log p_y`, `p = softmax(z)`"
+    formula_text = "`−log p_y`"
     posterior_text = "`softmax(z − log w)`"
     use_text = "Start here. Each sample has one class, and its probabilities add up to 1."
 

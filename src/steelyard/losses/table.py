@@ -7,24 +7,17 @@ from steelyard.losses.base import Loss
 from steelyard.losses.presets import PRESETS
 from steelyard.losses.registry import LOSSES
 
-MEANINGS = {
-    "class_weights": "the samples of a class",
-    "pos_weight": "the positives of an output",
-    "output_weights": "the whole loss of an output",
-    "class_smoothing": "the label of a class, which it smooths",
-    "margins": "the distance that a class is to win by",
-    "logit_factors": "the logit of an output",
-    "class_counts": "a class against another",
-    "gradient_ratio": "positives against negatives of an output",
-}
-"""What each kind of weight weighs."""
-FIRST = ("name", "link", "targets", "formula", "use")
+COLUMNS = (
+    ("name", "link", "targets", "formula", "use"),
+    ("name", "weights", "posterior", "options"),
+    ("name", "source"),
+)
+"""What each table has of a loss."""
 HEADINGS = {"formula": "loss of a sample of class y", "use": "when to use it", "posterior": "probabilities"}
-SECOND = ("name", "weights", "posterior", "options", "source")
 
 
 def loss_rows() -> list[dict[str, str]]:
-    """Return one row for each loss of the registry, then for each preset, with the keys of both tables.
+    """Return one row for each loss of the registry, then for each preset, with the keys of all tables.
 
     Example:
         >>> [row["name"] for row in loss_rows() if row["targets"] == "labels"]
@@ -34,7 +27,10 @@ def loss_rows() -> list[dict[str, str]]:
     for name, preset in sorted(PRESETS.items()):
         made = [f"`{key}={value}`" for key, value in preset.options.items()]
         made += [f"`{key}={value:g}`" for key, value in preset.parameters.items()]
-        made += ["what its `class_counts` give"] if preset.of_counts is not None else []
+        if preset.of_counts is not None:
+            of_counts = preset.of_counts([2, 1], **preset.parameters)
+            vectors = " and ".join(f"`{key}`" for key in of_counts if key not in preset.parameters)
+            made.append(f"{vectors} from `class_counts`")
         row = _row(LOSSES[preset.loss], preset.options.get("link"))
         rows.append(
             row
@@ -45,9 +41,9 @@ def loss_rows() -> list[dict[str, str]]:
 
 
 def loss_table() -> str:
-    """Return the rows as two Markdown tables: what each loss is for, and what it takes and gives."""
+    """Return the rows as Markdown tables: what each loss is for, what it takes and gives, and where it is from."""
     rows = loss_rows()
-    return "\n\n".join(_table(rows, keys) for keys in (FIRST, SECOND))
+    return "\n\n".join(_table(rows, keys) for keys in COLUMNS)
 
 
 def _table(rows: list[dict[str, str]], keys: tuple[str, ...]) -> str:
@@ -63,7 +59,6 @@ def _row(loss: type[Loss], fixed_link: str | None = None) -> dict[str, str]:
     links = [fixed_link] if fixed_link else [loss.link] if link is None else list(link.choices)
     targets = list(dict.fromkeys(kind for one in links for kind in loss.takes_under(one)))  # type: ignore[arg-type]
     vectors = [key for key, one in loss.options.items() if one.kind == "vector" and key != "logit_adjustment"]
-    weights = [f"`{key}`" + (f": {MEANINGS[key]}" if key in MEANINGS else "") for key in sorted(vectors)]
     options = [f"`{key}={loss.options[key].default}`" for key in loss.own if loss.options[key].kind != "vector"]
     return {
         "name": loss.name,
@@ -71,7 +66,7 @@ def _row(loss: type[Loss], fixed_link: str | None = None) -> dict[str, str]:
         "targets": ", ".join(targets),
         "formula": loss.formula_text,
         "use": loss.use_text,
-        "weights": "; ".join(weights),
+        "weights": ", ".join(f"`{key}`" for key in sorted(vectors)),
         "posterior": loss.posterior_text,
         "options": ", ".join(options) or "none of its own",
         "source": _source(loss),
