@@ -72,17 +72,17 @@ class AsymmetricLoss(Loss):
     gradient, is not needed here. Their loss is the sum over a batch: ``reduction="sum"``.
 
     The clip has consequences for :func:`steelyard.log_posterior`. A negative with p at or below ``clip`` has no
-    loss and no gradient, so that at an optimum only an output without positives is there: its probability is 0,
-    and a row in which all outputs are there is refused (NaN, with a warning). The loss of a negative is bounded,
-    by :math:`-(1 - m)^{\gamma_-} \log m`, so that a very wrong one has next to no gradient. With ``gamma_pos=0``
-    the gradients of both sides fade at the same rate, and no logit stands for a probability above
-    :math:`C / (1 + C)` with :math:`C = (1 - m)^{\gamma_-} [1 / m - \gamma_- \log(m) / (1 - m)]`, 0.964
-    for the defaults of the others: a class that is surer has no finite optimum, and its posterior comes out too
-    small.
+    loss and no gradient. At an optimum only an output without positives has such a p, so its probability is 0. A
+    row in which all outputs have one is refused (NaN, with a warning). The loss of a negative is bounded, by
+    :math:`-(1 - m)^{\gamma_-} \log m`, so a very wrong one has next to no gradient. With ``gamma_pos=0`` the
+    gradients of both sides fade at the same rate, and no logit stands for a probability above
+    :math:`C / (1 + C)` with :math:`C = (1 - m)^{\gamma_-} [1 / m - \gamma_- \log(m) / (1 - m)]`. That is 0.964
+    under the defaults of the other options. A class that is surer has no finite optimum, and its posterior comes
+    out too small.
 
     Args:
         gamma_pos, gamma_neg: powers :math:`\ge 0` of the misses of positives and negatives. Default: 1 and 4.
-        clip: probability from 0 to 0.9 by which those of negatives are shifted down. Default: 0.05.
+        clip: how far the probabilities of negatives are shifted down, from 0 to 0.9. Default: 0.05.
         class_weights, logit_adjustment, pos_weight, output_weights: (K,).
         label_smoothing, ignore_index, reduction, normalization, class_dim, validate: see
             :class:`~steelyard.losses.base.Loss`.

@@ -28,12 +28,12 @@ class ClassSmoothingLoss(Loss):
         - \tfrac{\epsilon_{y_i}}{K} \sum_j \log p_{ij}\Big], \qquad p_i = \mathrm{softmax}(z_i)
 
     with :math:`c` = ``class_weights`` and :math:`\epsilon` = ``class_smoothing``. One size for all is the softmax
-    loss with ``label_smoothing``; where both are given, the latter mixes these losses of all labels. The preset
+    loss with ``label_smoothing``. Where both are given, the latter mixes the losses of all labels. The preset
     ``label-aware-smoothing`` takes :func:`~steelyard.weights.label_aware_smoothing` of the class counts.
 
-    At an optimum :math:`\sum_k q_k c_k (p - t_k) = 0` with :math:`t_k` the smoothed label of class k, from which
-    :func:`steelyard.log_posterior` solves q. There no probability is below what the smoothing gives its class: a
-    row with such a one is refused (NaN, with a warning).
+    At an optimum :math:`\sum_k q_k c_k (p - t_k) = 0` with :math:`t_k` the smoothed label of class k, and
+    :func:`steelyard.log_posterior` solves this for q. At an optimum no probability is below what the smoothing
+    alone gives its class. A row that has a smaller one is refused (NaN, with a warning).
 
     Args:
         class_smoothing: (K,) in [0, 1]. Default: none.

@@ -16,18 +16,19 @@ class CosineHead(nn.Module):
 
     .. math:: z_k = s \cos(x, w_k) = s\, \frac{x \cdot w_k}{\lVert x \rVert\, \lVert w_k \rVert}
 
-    Logits lie between :math:`-s` and :math:`s`, whatever the length of features and class vectors, so that the
-    vectors of frequent classes cannot grow longer than others. It has no bias. A small scale bounds what a model
-    can say: over softmax no probability is above :math:`1 / (1 + (K - 1) e^{-2s})`.
+    Logits lie between :math:`-s` and :math:`s`, whatever the length of features and class vectors, so no class
+    gains by a longer vector. The head has no bias. A small scale bounds what a model can say: over softmax no
+    probability is above :math:`1 / (1 + (K - 1) e^{-2s})`.
 
     The cosine of a vector of zeros is 0 here, and its gradient is 0. Logits are computed in float32, or in float64
     where the features or the class vectors have it, under autocast too, and are returned in that dtype. Vectors of
-    any finite length have their cosine: no square overflows or becomes 0.
+    every other finite length keep their direction: no square overflows or becomes 0.
 
     Args:
         in_features: D.
         num_classes: K.
-        scale: :math:`s > 0`. Default: 30, the one of LDAM, whose authors multiply by it inside of the loss.
+        scale: :math:`s > 0`. Default: 30, as in LDAM. The loss ``ldam`` multiplies by 30 itself, and its margins
+            are in units of cosines: give its head 1.
         learn_scale: whether the scale is a parameter, which starts at ``scale``. Else it is a number, and no part
             of the state dict.
         device, dtype: of the parameters.
@@ -37,7 +38,9 @@ class CosineHead(nn.Module):
         scale: :math:`s`, a number or a parameter without dimensions.
 
     Raises:
-        TypeError, ValueError: features that are no floating tensor of shape (..., D) on the device of the head.
+        TypeError: features that are no floating-point tensor, or DTensors.
+        ValueError: a scale that is not positive, or features of another shape than (..., D) or on another device
+            than the head.
 
     Source:
         Wang, Xiang, Cheng, Yuille, ACM Multimedia 2017 (normalised features and weights, with a scale); Cao, Wei,

@@ -39,7 +39,7 @@ def create_loss(
             for a scheme of weights and by losses such as ``balanced-softmax`` and ``seesaw``.
         class_weights: (K,) weight of the samples of each class, or a scheme of :func:`~steelyard.class_weights`
             that makes them from the counts, such as ``"inverse"`` or ``"effective_number@0.9999"``, which makes
-            any loss class-balanced (Cui et al.). Default: none.
+            any loss with class weights class-balanced (Cui et al.). Default: none.
         **options: further options of the loss, and the parameters of a preset, such as ``gamma`` and ``tau`` of
             ``vs``.
 

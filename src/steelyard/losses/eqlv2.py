@@ -80,8 +80,8 @@ class EQLv2Loss(Loss):
         alpha: how far positives are turned up. Default: 4.
         num_classes: K, to add up gradients; of the module only, as is ``process_group``.
         process_group: add up the gradients of all processes of this group (``torch.distributed.group.WORLD`` for
-            all), each of which calls with its own rows, or none, in one collective of 2 K numbers. Default: this
-            process's alone, so give it where data are spread over processes.
+            all), each of which calls with its own rows, or none, in one collective of 2 K numbers. By default each
+            process adds up its own rows alone, so give the group where data are spread over processes.
         output_weights, pos_weight, class_weights, logit_adjustment: as in :class:`~steelyard.LogisticLoss`.
         label_smoothing, ignore_index, reduction, normalization, class_dim, validate: see
             :class:`~steelyard.losses.base.Loss`.

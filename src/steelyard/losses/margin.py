@@ -46,13 +46,14 @@ class MarginSoftmaxLoss(Loss):
     ``scale`` and :math:`b` = ``logit_adjustment``. Without these it is the softmax loss. Presets make the vectors
     from class counts: ``ldam`` (margins), ``cdt`` (factors), ``vs`` (factors and an adjustment), ``ldam-drw``.
 
-    A margin or a factor acts in training only. The softmax of the logits is then no posterior:
-    :func:`steelyard.log_posterior` takes them out.
+    A margin or a factor acts in training only. The softmax of the logits is then no posterior, and
+    :func:`steelyard.log_posterior` takes out what they did.
 
     Args:
         margins: (K,) not negative, in units of the logits before ``scale``. Default: none.
         logit_factors: (K,) not negative; each multiplies an output. Default: all 1.
-        scale: multiplies all logits and margins. The authors of LDAM take 30, for heads whose logits are cosines.
+        scale: multiplies all logits and margins. Default: 1. The authors of LDAM take 30, for heads whose logits
+            are cosines.
         class_weights, logit_adjustment: (K,).
         label_smoothing, ignore_index, reduction, normalization, class_dim, validate: see
             :class:`~steelyard.losses.base.Loss`.

@@ -1,4 +1,4 @@
-"""Odds against a class under softmax: what losses share that change the logits of one class or of the others."""
+"""Odds against a class under softmax, for losses that change the logit of the label or those of other classes."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,8 @@ from torch import Tensor
 def below_the_top(z: Tensor) -> Tensor:
     """Return (M, K) logits less the largest of each row, a constant in the gradient.
 
-    Near logits differ exactly, and what is then added to them, or multiplies them, is not rounded to their size.
+    Logits near the largest keep their exact differences. What is then added to them, or multiplies them, is not
+    rounded to the size of the logits.
     """
     most = torch.finfo(z.dtype).max
     return z - z.detach().amax(1, keepdim=True).clamp(-most, most)
@@ -16,7 +17,7 @@ def below_the_top(z: Tensor) -> Tensor:
 def log_odds_against(z: Tensor, label: Tensor, own: Tensor | None = None) -> Tensor:
     r"""Return the log of :math:`\sum_{j \ne y} e^{z_j} / e^{z_y}`, (M,) of (M, K) logits.
 
-    It is log((1 - p) / p) without the cancellation of 1 - p, so that -log p is its softplus.
+    It is log((1 - p) / p), without the cancellation of 1 - p. Its softplus is -log p.
 
     Args:
         z: (M, K) logits; minus infinity leaves a class out.

@@ -56,13 +56,13 @@ class SeesawLoss(Loss):
         \max\Big(1, \frac{\sigma_{ij}}{\max(\sigma_{i y_i}, f)}\Big)^{q}
 
     with :math:`c` = ``class_weights``, :math:`n` = class counts (those below 1 count as 1), :math:`\sigma` =
-    softmax(z), :math:`p` = ``mitigation``, :math:`q` = ``compensation`` and :math:`f` = ``floor``. The first
-    factor spares a rarer class a part of what samples of a more frequent one push it down by. The second takes the
-    saving back where such a sample is mistaken for the rarer class. :math:`S` is a constant in the gradient.
+    softmax(z), :math:`p` = ``mitigation``, :math:`q` = ``compensation`` and :math:`f` = ``floor``. Under the first
+    factor samples of a frequent class push rarer classes down by less. Under the second a sample that is mistaken
+    for another class pushes that class down by more. :math:`S` is a constant in the gradient.
 
-    The counts are known, ``class_counts``, or they are counted: a module with ``num_classes`` adds up the labels
-    of every batch that it is called with in training mode, before the loss of that batch. They are int64 in
-    ``running_class_counts``, which is part of ``state_dict``. With neither all classes count the same, and the
+    The counts are given as ``class_counts``, or the module counts: with ``num_classes`` it adds up the labels of
+    every batch that it is called with in training mode, before the loss of that batch. They are int64 in
+    ``running_class_counts``, which is part of ``state_dict``. With neither, all classes count the same, and the
     second factor alone is left. In accumulated micro-batches counts grow from one to the next:
     :func:`~steelyard.exact_accumulation` calls the loss once for all.
 
@@ -75,8 +75,8 @@ class SeesawLoss(Loss):
         floor: least score that the score of another class is divided by, in (0, 1].
         num_classes: K, to count labels; of the module only, as is ``process_group``.
         process_group: count the labels of all processes of this group (``torch.distributed.group.WORLD`` for all),
-            each of which calls with its own rows, or none, in one collective of K numbers. Default: this process's
-            alone, so give it where data are spread over processes.
+            each of which calls with its own rows, or none, in one collective of K numbers. By default each process
+            counts its own labels alone, so give the group where data are spread over processes.
         class_weights, logit_adjustment: (K,); an adjustment is in the scores too.
         ignore_index, reduction, normalization, class_dim, validate: see :class:`~steelyard.losses.base.Loss`.
 
@@ -163,7 +163,7 @@ class SeesawLoss(Loss):
         """Return the logits of a model that knows the class counts alone, at which the gradient is zero.
 
         Raises:
-            ArithmeticError: the search does not end, as under very large powers.
+            ArithmeticError: the search does not end, as may be under very large powers.
         """
         if num_samples is not None:
             raise TypeError(f"seesaw takes no num_samples: {self.why_labels}")
@@ -176,7 +176,7 @@ class SeesawLoss(Loss):
             with torch.enable_grad():
                 each = bias.expand(len(counts), -1).clone().requires_grad_()
                 (gradient,) = torch.autograd.grad(self.per_sample(each, labels).sum(), each)
-            ratio = (share @ gradient) / share  # of what pushes an output down beyond what pulls it up
+            ratio = (share @ gradient) / share  # how far the push on an output exceeds its pull
             if float(ratio.abs().max()) < 1e-10:
                 return bias.float()
             bias = bias - torch.log1p(ratio) / (1 + self.compensation)

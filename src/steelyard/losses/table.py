@@ -1,4 +1,4 @@
-"""Tables of all losses, made from what each says of itself: for the documentation and the command line."""
+"""Tables of all losses, made from what each says of itself, for the documentation and the command line."""
 
 import inspect
 import re

@@ -1,5 +1,5 @@
-"""From class counts to first biases, adjustments of logits, label smoothing, and the share of batches that have a
-class."""
+"""From class counts to first biases, adjustments, margins and factors of logits, label smoothing, and the share of
+batches that have a class."""
 
 import math
 from typing import Literal
