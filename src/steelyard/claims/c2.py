@@ -115,8 +115,9 @@ def _search(features: Tensor, target: Tensor, weights: Tensor, factor: float) ->
 
 
 def _differences(records: list[dict[str, Any]], seeds: int) -> tuple[list[float], list[float]]:
-    """For each seed: how far the ranks' mean probabilities lie apart between the assignments `first` and `last`,
-    and between it and the next seed under the same one, which is what training and sampling do alone."""
+    """Return how far the ranks' mean probabilities lie apart, seed by seed: between the assignments `first` and
+    `last`, and between a seed and the next under one assignment, which is what training and sampling do alone.
+    """
     of = {(r["scheme"], r["order"], r["seed"]): r["own_by_rank"] for r in records}
     schemes = sorted({r["scheme"] for r in records})
 
@@ -153,7 +154,7 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
     sure = excess is not None and excess[1] is not None and excess[1] > 0
     apart = f"a class's mean probability differs by {mean:.2f} between two assignments of the counts to classes"
     if excess is not None and noise is not None:
-        apart += f", and by {noise:.2f} between seeds of one assignment: {in_words(excess, '.2f')} more over seeds"
+        apart += f", and by {noise:.2f} between seeds of one assignment (less by {in_words(excess, '.2f')})"
     answer = "does not hold in every network"
     if lawful and sure:
         answer = "holds in every network, and it fixes no class's probability"

@@ -88,7 +88,7 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
             f"average, and its false probability is {_in_word(largest, 'lower', 'higher')}. In the median column "
             f"it is {means['logistic']['ratio']:.1f} times the average that the law fixes under logistic, and "
             f"{means['lgl-inr']['ratio']:.1f} times under LGL-INR (difference {in_words(ratio, '.1f')} over "
-            f"paired seeds). By itself it is {means['logistic']['largest']:.3f} under logistic and "
+            f"paired seeds). The probability itself is {means['logistic']['largest']:.3f} under logistic and "
             f"{means['lgl-inr']['largest']:.3f} under LGL-INR (difference {in_words(largest, '.3f')})."
         )
     return Conclusion(

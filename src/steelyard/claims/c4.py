@@ -32,7 +32,7 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[Held, str]:
     others = list(dict.fromkeys(loss for loss in ("logistic", config.reference) if loss in config.losses))
     lost = divergence(records, "imbalance")
     if _OURS not in config.losses or not others:
-        told = f"Neither can be judged without {_OURS}, logistic and {config.reference} among the losses."
+        told = f"It cannot be judged without {_OURS}, and logistic or {config.reference}, among the losses."
         return "undecided", told + lost
     ahead = {other: paired(records, "imbalance", _OURS, other) for other in others}
     several = config.seeds > 1

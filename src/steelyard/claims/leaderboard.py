@@ -1,4 +1,4 @@
-"""Every loss under the same recipe, on tasks of ten to two hundred classes, few samples in most of them."""
+"""Losses under the same recipe, on tasks of ten to two hundred classes, most of which have few samples."""
 
 from typing import Any
 
@@ -7,10 +7,10 @@ from steelyard.report.results import Conclusion, Held
 
 __all__ = ["STATEMENT", "TITLE", "conclude", "jobs", "work"]
 
-TITLE = "Every loss under the same recipe"
+TITLE = "Losses under the same recipe"
 STATEMENT = (
-    "Beyond the paper: take logits that are adjusted by the log of the class frequencies. LGL-INR, a one-vs-all "
-    "loss, is at least as good on them as softmax, with few classes and with many."
+    "This goes beyond the paper. If logits are adjusted by the log of the class frequencies, LGL-INR, which is a "
+    "one-vs-all loss, is at least as good as softmax, with few classes and with many."
 )
 
 _MARGIN = 1.0  # points that count as nothing
@@ -22,7 +22,7 @@ def jobs(config: Any) -> dict[str, dict[str, Any]]:
 
 
 def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
-    """Return the standings, and a verdict by how often the candidate is surely less than a margin behind."""
+    """Return the standings, and a verdict: in how many tasks the candidate is surely less than a margin behind."""
     held, verdict = _judge(records, config)
     return stand(records, "dataset", config, held=held, verdict=verdict)
 
