@@ -1,1 +1,1 @@
-"""Sums by class of what rows of logits give: a plan of the folds, code that adds, and who takes what."""
+"""Sums by class of what rows of logits give: in torch's operations, compiled, and the choice between the two."""

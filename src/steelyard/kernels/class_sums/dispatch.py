@@ -16,6 +16,6 @@ def add_by_class(
     counts: Tensor | None = None,
     ignore_index: int = -100,
 ) -> None:
-    """Add what rows of logits give to sums by class, as :func:`steelyard.kernels.class_sums.reference.add`."""
+    """Add what rows give to sums by class, as :func:`steelyard.kernels.class_sums.reference.add` does."""
     code = native if native.takes(rows, labels, first, second, counts) else reference
     code.add(kind, rows, labels, first, second, counts=counts, ignore_index=ignore_index)

@@ -9,8 +9,8 @@
  *     CENTRED   u = z - mean of z        v = u^2
  *
  * A tile of rows stays in cache, and loops over its numbers are free of branches: the compiler makes vectors of them.
- * Rows of a part come sorted by class, so that the sums of a class stay in cache too. One thread does it all, in one
- * order: the same rows give the same sums to the last bit, and another thread reads the next rows of a file meanwhile.
+ * The rows of a part are sorted by class, so the sums of a class stay in cache too. One thread does all the work in one
+ * order, so the same rows give the same sums to the last bit. Another thread reads the next rows of a file meanwhile.
  */
 #include <math.h>
 #include <stdint.h>
@@ -22,7 +22,7 @@
 #define ABI 1     /* of the functions below: native.py takes no other */
 #define PART 8192 /* rows that are sorted at a time */
 #define TILE 2048 /* floats of a tile, or one row */
-#define LANES 16  /* maxima and sums of a row that go side by side */
+#define LANES 16  /* maxima and sums of a row that are taken side by side */
 
 enum { SOFTMAX, SIGMOID, SOFTPLUS, CENTRED };
 
@@ -34,7 +34,7 @@ typedef struct {
 } Sums;
 
 INLINE float largest_of(const float *restrict z, int64_t n) {
-    float lane[LANES], most = z[0]; /* a NaN may be passed over: the row has it still */
+    float lane[LANES], most = z[0]; /* a NaN may be passed over, but it stays in the row */
     int64_t j = 0;
     if (n >= LANES) {
         for (int l = 0; l < LANES; l++) lane[l] = z[l];
@@ -57,7 +57,7 @@ INLINE double sum_of(const float *restrict z, int64_t n) {
     return sum;
 }
 
-/* The logits x of some rows become what they add: u of CENTRED is made where it is added. */
+/* Replace the logits x of some rows by u, and put v of SOFTPLUS into y. add_row makes the rest. */
 INLINE void evaluate(int kind, int64_t rows, int64_t columns, float *restrict x, float *restrict y) {
     const int64_t size = rows * columns;
     if (kind == SOFTMAX) {
@@ -128,11 +128,11 @@ static void add_part(int kind, const Sums *s, int64_t rows, const int32_t *order
 
 int class_sums_abi(void) { return ABI; }
 
-/* Add (rows, columns) logits, rows `stride` apart, to the sums. A class takes the folds in turn, on from where `counts`
- * (folds, classes), to which the rows are added, says that it stopped; it may be NULL where there is one fold. Rows of
- * label ignore_index count for nothing.
- * Returns 0, 1 where there was no memory to work in, or -1 - i where row i has no label of the classes nor is ignored:
- * then the rows before it may have been added. */
+/* Add (rows, columns) logits, rows `stride` apart, to the sums. A class takes the folds in turn, from where `counts`
+ * (folds, classes) says that it stopped. The rows are added to `counts`, which may be NULL if there is one fold. Rows
+ * of label ignore_index count for nothing.
+ * Returns 0; 1 if there was no memory to work in; or -1 - i if the label of row i is neither a class nor ignored. The
+ * rows before i may have been added then. */
 int64_t class_sums_add(int kind, const float *logits, int64_t stride, int64_t rows, int64_t columns,
                        const int64_t *labels, int64_t classes, int64_t ignore_index, int64_t folds, int64_t *counts,
                        double *first, double *second, int64_t second_stride) {

@@ -1,4 +1,4 @@
-"""Sums by class of float32 logits on a CPU by compiled C, where the installation could build it (native.c)."""
+"""Sums by class of float32 logits on a CPU by compiled C, if the installation built it (native.c)."""
 
 import ctypes
 from functools import cache
@@ -16,7 +16,7 @@ _ABI = 1  # as in the source: a library of another is left alone
 
 
 def takes(rows: Tensor, labels: Tensor, first: Tensor, second: Tensor, counts: Tensor | None) -> bool:
-    """Whether these rows and sums can go to the compiled code."""
+    """Return whether the compiled code takes these rows and sums."""
     sums = (first, second) if counts is None else (first, second, counts)
     return (
         rows.dtype == torch.float32
@@ -32,7 +32,7 @@ def takes(rows: Tensor, labels: Tensor, first: Tensor, second: Tensor, counts: T
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code; None where the installation has none."""
+    """Return the compiled code, or None if the installation has none."""
     try:
         found = ctypes.CDLL(str(_LIBRARY))
         if found.class_sums_abi() != _ABI:
@@ -59,7 +59,7 @@ def add(
     counts: Tensor | None = None,
     ignore_index: int = -100,
 ) -> None:
-    """As :func:`steelyard.kernels.class_sums.reference.add`."""
+    """Add to the sums as :func:`steelyard.kernels.class_sums.reference.add` does."""
     compiled = library()
     assert compiled is not None
     rows = rows if rows.stride(1) == 1 or rows.shape[1] == 1 else rows.contiguous()

@@ -33,13 +33,13 @@ def add(
         labels: (n,) int64, from 0 to R - 1 or `ignore_index`.
         first: (F, R, K) float64, or (R, K) without folds; u is added to it.
         second: (R, K) float64, or (K,) for all classes together; v is added to it.
-        counts: (F, R) int64, to which the rows are added: a class takes the folds in turn, on from where they say
-            that it stopped. None without folds.
+        counts: (F, R) int64 rows so far, to which these are added. A class takes the folds in turn, from where the
+            counts say that it stopped. None without folds.
         ignore_index: label of rows that count for nothing.
     """
     size, columns = first.shape[-2:]
     ignored = labels == ignore_index
-    # The ignored add zeros to the first class: what theirs are, NaN too, is not used.
+    # Ignored rows add zeros to the first class. Their own values, which may be NaN, are not used.
     own = labels.masked_fill(ignored, 0)
     cells = own
     if counts is not None:
@@ -55,10 +55,10 @@ def add(
 
 
 def turns(labels: Tensor, counts: Tensor) -> Tensor:
-    """Return the fold of each row, (n,) int64: a class takes the folds in turn, on from where it stopped.
+    """Return the fold of each row, (n,) int64: a class takes the folds in turn, from where it stopped.
 
     Args:
-        labels: (n,) int64 from 0 to R, of which R are the ignored.
+        labels: (n,) int64 from 0 to R, where R marks ignored rows.
         counts: (F, R) int64 rows so far, by fold and class.
     """
     folds, size = counts.shape

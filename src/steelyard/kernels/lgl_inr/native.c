@@ -26,9 +26,9 @@
 #define RUN 32       /* floats that are added up before their sum joins one in double: what keeps it exact */
 /* P lies in [0, 1]: up to this beta, exp(beta P - max(beta, 0)) needs no maximum over the classes. */
 #define FIXED_SHIFT_BETA 30.0f
-#define FEW 32       /* columns, at most, of the code that divides rows, not columns, among threads */
+#define FEW 32       /* up to so many columns, threads divide the rows and not the columns */
 #define FLAT 1024    /* floats of rows that are worked on as if they were one row */
-#define LANES 8      /* doubles of a vector: the width of few columns is rounded up to it */
+#define LANES 8      /* doubles of a vector: the number of few columns is rounded up to a multiple */
 
 /* A line that another core wrote last moves twice if it is fetched as if to be read. No level of x86-64 above has the
  * instruction to fetch it to be written, so the processor is asked: once, as that is slow in a virtual machine. */
@@ -200,7 +200,7 @@ static void tile(const Batch *b, int64_t at, int width, int64_t spacing, float *
     }
 }
 
-/* ---- Few columns: rows are divided among threads, and come as they are. ---- */
+/* ---- Few columns: threads divide the rows, which are not sorted. ---- */
 
 typedef struct {
     double p[FEW * FEW], a[FEW * FEW], pull[FEW]; /* sums over the rows of each class, by column */
@@ -215,11 +215,11 @@ typedef struct {
     const float *logits;
     const int64_t *target;
     int64_t rows, num_classes, ignore_index;
-    unsigned char *label; /* one read of each label, which another thread may be writing; num_classes of the ignored */
+    unsigned char *label; /* read once, as another thread may be writing them; num_classes where ignored */
     float *grad;          /* or NULL */
 } Rows;
 
-/* Add rows [start, end) to sums; leave the smaller of p and 1 - p in the gradient. */
+/* Add rows [start, end) to sums, and leave the smaller of p and 1 - p in the gradient. */
 FOR_EACH_PROCESSOR
 static void add_few(const Rows *b, int64_t start, int64_t end, Sums *sums) {
     const int size = (int)b->num_classes, lanes = (size + LANES - 1) / LANES * LANES, most = FLAT / size;
@@ -246,7 +246,7 @@ static void add_few(const Rows *b, int64_t start, int64_t end, Sums *sums) {
             if (ignored) continue;
             const int at = r * size, own = at + (int)label;
             double *restrict sum_p = sums->p + label * FEW, *restrict sum_a = sums->a + label * FEW;
-            for (int l = 0; l < lanes; l += LANES) /* past the last column there is nothing that anyone reads */
+            for (int l = 0; l < lanes; l += LANES) /* sums past the last column are never read */
                 for (int j = l; j < l + LANES; j++) sum_p[j] += p[at + j], sum_a[j] += a[at + j];
             sums->pull[label] += log_of[own] + (z[own] > 0 ? 0.0f : -z[own]);
             sums->count[label]++;
@@ -287,7 +287,7 @@ static void weigh_few(const Rows *b, const Sums *sums, const float *pos_weight, 
     }
 }
 
-/* The gradient of rows [start, end), in which the smaller of p and 1 - p stands. */
+/* Make the gradient of rows [start, end), which holds the smaller of p and 1 - p so far. */
 FOR_EACH_PROCESSOR
 static void grad_few(const Rows *b, int64_t start, int64_t end, const Slopes *slopes) {
     const int size = (int)b->num_classes, lanes = (size + LANES - 1) / LANES * LANES, most = FLAT / size;
@@ -298,7 +298,7 @@ static void grad_few(const Rows *b, int64_t start, int64_t end, const Slopes *sl
         float *restrict g = b->grad + i * size;
         for (int r = 0; r < rows; r++) {
             const int label = b->label[i + r], at = r * size, of = (label < size ? label : 0) * FEW;
-            for (int l = 0; l < lanes; l += LANES) /* past the last column the next row comes */
+            for (int l = 0; l < lanes; l += LANES) /* what is past the last column is overwritten by the next row */
                 for (int j = l; j < l + LANES; j++) p[at + j] = slopes->p[of + j], a[at + j] = slopes->a[of + j];
             if (label >= size) continue;
             const float less = g[at + label];
@@ -320,8 +320,8 @@ static void grad_few(const Rows *b, int64_t start, int64_t end, const Slopes *sl
 }
 
 /* Losses (num_classes,) of the columns of logits (rows, num_classes), and their gradient, all without gaps, for few
- * columns. Returns 0, 1 where there was no memory to work in, or -1 - i where row i has no label of the num_classes
- * nor is ignored. */
+ * columns. Returns 0; 1 if there was no memory to work in; or -1 - i if the label of row i is neither a class nor
+ * ignored. */
 int64_t lgl_inr_few(const float *logits, int64_t rows, int64_t num_classes, const int64_t *target,
                     int64_t ignore_index, const float *pos_weight, float beta, int detach_weights, float *loss,
                     float *grad, int threads) {
@@ -372,9 +372,9 @@ INLINE int digit_of(int64_t key, int digit) { return (int)(key >> (8 * digit)) &
 
 int lgl_inr_abi(void) { return ABI; }
 
-/* Sort the rows by label, those of one class as they came and the ignored last: into order (rows,), and as segments,
- * one a class, that start at offsets (rows + 1,) and have labels (rows,), num_classes of the ignored.
- * Returns their number, or -1 - i where row i has no label of the num_classes nor is ignored. */
+/* Sort the rows by label into order (rows,). Rows of one class stay in their order, and ignored rows come last. There
+ * is a segment for each class: segments start at offsets (rows + 1,) and have labels (rows,), num_classes if ignored.
+ * Returns the number of segments, or -1 - i if the label of row i is neither a class nor ignored. */
 int64_t lgl_inr_segments(const int64_t *target, int64_t rows, int64_t num_classes, int64_t ignore_index,
                          int64_t *order, int64_t *offsets, int64_t *labels) {
     int digits = 1; /* of a key, to base 256 */

@@ -63,9 +63,9 @@ def whole(
     ignore_index: int,
     out: Tensor | None,
 ) -> Tensor | None:
-    """Losses (K,) of all columns of (N, K) logits; their gradient goes to `out`, (N, K) without gaps.
+    """Return the losses (K,) of all columns of (N, K) logits, or None if a label is neither a class nor ignored.
 
-    None where a label is neither a class nor ignored.
+    Their gradient goes to `out`, (N, K) without gaps.
     """
     rows, size = logits.shape
     if size <= _FEW and rows and logits.is_contiguous():
@@ -128,9 +128,10 @@ def segments(target: Tensor, num_classes: int, ignore_index: int) -> Segments:
 
 
 def find_segments(target: Tensor, num_classes: int, ignore_index: int) -> Segments | None:
-    """The rows sorted by label, (N,), as S segments, one a class: their starts, (S + 1,), and labels, (S,).
+    """Return the rows sorted by label, (N,), as S segments, one a class: their starts, (S + 1,), and labels, (S,).
 
-    The ignored rows form one of label `num_classes`, the last. None where a label is neither a class nor ignored.
+    The ignored rows form the last segment, of label `num_classes`. Returns None if a label is neither a class nor
+    ignored.
     """
     compiled = library()
     assert compiled is not None

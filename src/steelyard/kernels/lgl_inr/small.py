@@ -13,8 +13,8 @@ from steelyard._common.private_torch import saves_elsewhere
 from steelyard.kernels.autograd import once, scaled
 from steelyard.kernels.lgl_inr import native
 
-_MOST = 1 << 20  # numbers
-_IN_PLACE = 1 << 16  # numbers, above which a gradient is scaled in its own memory; of fewer that takes longer
+_MOST = 1 << 20  # numbers that are taken
+_IN_PLACE = 1 << 16  # numbers, above which a gradient is scaled in its own memory; for fewer that takes longer
 
 
 def takes(logits: Tensor) -> bool:

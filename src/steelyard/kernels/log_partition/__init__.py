@@ -1,1 +1,1 @@
-"""The log partition function of moved logits, and who computes it."""
+"""The log partition function of logits that were scaled and shifted, and the code that computes it."""

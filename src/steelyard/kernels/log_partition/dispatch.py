@@ -1,4 +1,4 @@
-"""The log partition function of moved logits by the fastest code that takes it."""
+"""The log partition function of scaled and shifted logits, by the fastest code that takes them."""
 
 from torch import Tensor
 

@@ -1,10 +1,10 @@
-/* The log partition function of moved float64 logits, summed over rows, and its derivatives in scale and shift:
+/* The log partition function of scaled and shifted float64 logits, summed over rows, and its derivatives:
  *
  *     sum over rows of a log sum over j of exp(s z_j + b_j),     sum of a p . z,     sum of a p
  *
  * Plain C with OpenMP; native.py calls it. A tile of rows stays in cache, and loops over its numbers are free of
- * branches: the compiler makes vectors of them. Each thread adds up its own rows, and the sums of the threads are joined
- * in their order: the same number of threads gives the same result to the last bit.
+ * branches: the compiler makes vectors of them. Each thread adds up its own rows, and the sums of the threads are added
+ * in their order. So the same number of threads gives the same result to the last bit.
  */
 #include <math.h>
 #include <stdint.h>
@@ -15,7 +15,7 @@
 
 #define ABI 1     /* of the functions below: native.py takes no other */
 #define TILE 1024 /* doubles of a tile, or one row */
-#define LANES 8   /* maxima and sums of a row that go side by side */
+#define LANES 8   /* maxima and sums of a row that are taken side by side */
 
 typedef struct {
     const double *logits, *weights, *shift;
@@ -30,7 +30,7 @@ INLINE double exp_of_negative_double(double x) {
     int64_t bits;
     memcpy(&bits, &power, 8);
     power -= magic;
-    /* y - power log(2), in two parts, the first of which has zeros enough at its end to make the product exact */
+    /* y - power log(2), in two parts: the first ends in zeros enough for its product to be exact */
     const double r = (y - power * 6.93147180369123816490e-01) - power * 1.90821492927058770002e-10;
     double e = 1.0 / 6227020800; /* r in [-0.35, 0.35]: the series, to r^13 */
     e = e * r + 1.0 / 479001600;
@@ -52,7 +52,7 @@ INLINE double exp_of_negative_double(double x) {
 }
 
 INLINE double largest_of(const double *restrict x, int64_t n) {
-    double lane[LANES], most = x[0]; /* a NaN may be passed over: the row has it still */
+    double lane[LANES], most = x[0]; /* a NaN may be passed over, but it stays in the row */
     int64_t j = 0;
     if (n >= LANES) {
         for (int l = 0; l < LANES; l++) lane[l] = x[l];
@@ -64,7 +64,7 @@ INLINE double largest_of(const double *restrict x, int64_t n) {
     return most;
 }
 
-/* Sums over [first, last) into out: the value, by scale, by shift (columns,). */
+/* Add the rows [first, last) to out: the value, the derivative in scale, those in shift (columns,). */
 FOR_EACH_PROCESSOR
 static void add_rows(const Moved *m, int64_t first, int64_t last, double *restrict x, double *restrict most,
                      double *restrict out) {
@@ -100,8 +100,8 @@ static void add_rows(const Moved *m, int64_t first, int64_t last, double *restri
 
 int log_partition_abi(void) { return ABI; }
 
-/* Of (rows, columns) logits, one row after the other: the value, by scale and by shift into out (2 + columns,).
- * Returns 0, or 1 where there was no memory to work in. */
+/* Put the value and its derivatives in scale and in shift into out (2 + columns,), for (rows, columns) logits without
+ * gaps. Returns 0, or 1 if there was no memory to work in. */
 int log_partition_sums(const double *logits, const double *weights, int64_t rows, int64_t columns, double scale,
                        const double *shift, double *out, int threads) {
     const Moved moved = {logits, weights, shift, scale, columns};

@@ -1,4 +1,4 @@
-"""The log partition function of moved logits by compiled C, where the installation could build it (native.c)."""
+"""The log partition function of scaled and shifted logits by compiled C, if the installation built it."""
 
 import ctypes
 from functools import cache
@@ -13,13 +13,13 @@ _LEAST = 1 << 16  # numbers that a thread takes at least
 
 
 def takes(*tensors: Tensor) -> bool:
-    """Whether these tensors can go to the compiled code."""
+    """Return whether the compiled code takes these tensors."""
     return all(x.is_cpu and x.dtype == torch.float64 for x in tensors) and library() is not None
 
 
 @cache
 def library() -> ctypes.CDLL | None:
-    """The compiled code; None where the installation has none."""
+    """Return the compiled code, or None if the installation has none."""
     try:
         found = ctypes.CDLL(str(_LIBRARY))
         if found.log_partition_abi() != _ABI:
@@ -35,7 +35,7 @@ def library() -> ctypes.CDLL | None:
 
 
 def log_partition(logits: Tensor, weights: Tensor, scale: float, shift: Tensor) -> tuple[float, float, Tensor]:
-    """As :func:`steelyard.kernels.log_partition.reference.log_partition`."""
+    """Return what :func:`steelyard.kernels.log_partition.reference.log_partition` does."""
     compiled = library()
     assert compiled is not None
     logits, weights, shift = logits.contiguous(), weights.contiguous(), shift.contiguous()

@@ -1,4 +1,4 @@
-"""The log partition function of moved logits in torch's operations."""
+"""The log partition function of scaled and shifted logits in torch's operations."""
 
 import torch
 from torch import Tensor
@@ -7,7 +7,7 @@ _BLOCK = 1 << 15  # numbers that stay in cache
 
 
 def log_partition(logits: Tensor, weights: Tensor, scale: float, shift: Tensor) -> tuple[float, float, Tensor]:
-    r"""Return the log partition function summed over rows, and its derivatives in scale and shift.
+    r"""Return the log partition function of scaled and shifted logits, summed over rows, and its derivatives.
 
     .. math:: \sum_i a_i \log \sum_j e^{s z_{ij} + b_j}, \qquad \sum_i a_i\, p_i \cdot z_i, \qquad \sum_i a_i p_i
 
@@ -16,6 +16,9 @@ def log_partition(logits: Tensor, weights: Tensor, scale: float, shift: Tensor) 
         weights: (N,) float64, a.
         scale: s.
         shift: (K,) float64, b.
+
+    Returns:
+        The sum, its derivative in s, and those in b, (K,).
     """
     value, by_scale, by_shift = 0.0, 0.0, torch.zeros_like(shift)
     rows = max(1, _BLOCK // logits.shape[1])
