@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from steelyard.auditing.catalogue import KINDS
+from steelyard.losses.registry import LOSSES
 from steelyard.losses.table import loss_table
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -38,6 +39,15 @@ def test_table_of_losses_is_that_of_the_registry():
     found = re.search(r"<!-- losses -->\n(.*?)\n<!-- /losses -->", text, re.DOTALL)
     assert found is not None
     assert found[1].strip() == loss_table()
+
+
+def test_every_weight_of_a_loss_is_among_the_names():
+    text = (DOCS / "losses.md").read_text(encoding="utf-8")
+    names = re.search(r"^### Names\n(.*?)^#", text, re.DOTALL | re.MULTILINE)
+    assert names is not None
+    explained = set(re.findall(r"^\| `(\w+)`", names[1], re.MULTILINE))
+    weights = {key for loss in LOSSES.values() for key, one in loss.options.items() if one.kind == "vector"}
+    assert weights - {"logit_adjustment"} <= explained  # which has a section
 
 
 @pytest.mark.parametrize("name", KINDS)

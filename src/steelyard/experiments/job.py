@@ -128,8 +128,8 @@ class Job(Generic[Found]):
         seeds: how many are trained at the best rate.
         if_diverged: what a seed that diverges means: ``"next rate"``, all seeds are trained at the next best of
             the rates tried; ``"keep"``, it is a result.
-        decays: weight decays, rising, each tried with seed 0 at the best rate, and larger ones as of rates; the
-            first of them is that of all rates. None: the setting's own.
+        decays: weight decays, rising. All rates are tried with the first. Then each is tried with seed 0 at the
+            best rate, and larger ones beyond them as rates are. Default: the setting's own alone.
         tried: scores by rate and decay, None where it diverged.
         runs: of each rate and seed, what was found or why it diverged.
     """
