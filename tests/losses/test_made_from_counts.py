@@ -70,6 +70,17 @@ def test_what_a_preset_cannot_take_is_refused(text, message):
         parse_loss(text)
 
 
+def test_an_unknown_option_of_a_preset_is_told_what_the_preset_takes():
+    with pytest.raises(
+        TypeError, match=r"'ldam' has no option 'max_margn' \(did you mean 'max_margin'\?\); it takes"
+    ):
+        create_loss("ldam", class_counts=COUNTS, max_margn=0.3)
+    with pytest.raises(
+        TypeError, match="'cdt' has no option 'tau'; it takes gamma, margins, scale, normalization"
+    ):
+        create_loss("cdt", class_counts=COUNTS, tau=1.0)
+
+
 def test_empty_classes_are_refused():
     for name, otherwise in [("ldam", "margin is infinite"), ("cdt", "factor is 0"), ("vs", "factor is 0")]:
         with pytest.raises(ValueError, match=f"class_counts has no samples of class 1: its {otherwise}"):
@@ -109,11 +120,11 @@ def test_soft_and_smoothed_targets_keep_the_small_miss_that_a_margin_makes_large
         mixed = soft.double() if one is loss else 0.9 * torch.eye(3)[0].double() + 0.1 / 3
         wanted = (mixed * exact).sum(1)
         found = one(z, target)
-        torch.testing.assert_close(found.double(), wanted if one is loss else wanted.mean(), rtol=1e-6, atol=0)
+        torch.testing.assert_close(found.double(), wanted if one is loss else wanted.mean(), rtol=4e-6, atol=0)
         found.sum().backward()
         wide = cosines.double().requires_grad_()
         one(wide, target.double() if one is loss else target).sum().backward()
-        torch.testing.assert_close(z.grad.double(), wide.grad, rtol=3e-6, atol=1e-7)
+        torch.testing.assert_close(z.grad.double(), wide.grad, rtol=2e-5, atol=1e-6)
 
 
 def test_a_soft_target_of_0_counts_for_nothing_whatever_its_logit():
