@@ -77,6 +77,12 @@ def test_probabilities_tell_the_logits_of_a_loss_that_a_shift_does_not_change(na
     torch.testing.assert_close(by_logits.residual.residual, by_share.residual.residual, rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("name", ["focal", "poly1", "class-smoothing", "margin-softmax"])
+def test_one_column_is_refused_under_a_loss_that_needs_one_for_each_class(name):
+    with pytest.raises(ValueError, match=f"logits must have at least two columns for the {name} loss.*, got 1"):
+        audit(torch.randn(20, 1), torch.arange(20) % 2, TrainingSetup(name))
+
+
 @pytest.mark.parametrize("link", ["softmax", "logistic"])
 def test_focal_is_no_softmax_of_too_small_logits(link):
     loss = create_loss("focal", gamma=2.0, link=link, class_weights=WEIGHTS)
