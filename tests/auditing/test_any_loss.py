@@ -31,6 +31,58 @@ def test_weights_that_were_not_applied_are_found_under_any_loss(name):
     assert report.faults == ("weights_not_applied",)
 
 
+def test_a_loss_whose_value_training_does_not_make_least_is_not_judged_by_it():
+    """Of the Seesaw loss the optimum has a larger value than the class frequencies alone, where classes mix."""
+    counts = torch.tensor([[240, 90, 30], [200, 60, 90], [160, 150, 80]])  # of each of three inputs and classes
+    loss = create_loss("seesaw", class_counts=counts.sum(0))
+    z, target = torch.zeros(3, 3, dtype=torch.float64), torch.arange(3).repeat(3)
+    for _ in range(1000):
+        each = z.repeat_interleave(3, 0).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss.per_sample(each, target).sum(), each)
+        step = (counts.double()[:, :, None] * gradient.view(3, 3, 3)).sum(1) / counts.sum(1, keepdim=True)
+        z = z - step
+    assert float(step.abs().max()) < 1e-12
+    rows = counts.flatten()
+    logits, labels = z.repeat_interleave(counts.sum(1), 0), target.repeat_interleave(rows)
+    values = (
+        loss.per_sample(logits, labels).mean(),
+        loss.per_sample(loss.first_bias(counts.sum(0)).repeat(9, 1), target),
+    )
+    assert values[0] > 1.02 * (values[1] * rows).sum() / rows.sum()
+    report = audit(logits, labels, TrainingSetup(loss, class_counts=counts.sum(0)))
+    assert report.headline == "No fault was found."
+    assert report.numbers.refit is None
+
+
+def _factors(z, y):
+    return nn.functional.cross_entropy(z * torch.linspace(0.5, 1, z.shape[1]).to(z), y, reduction="none")
+
+
+@pytest.mark.parametrize("loss", ["vs", "cdt", _factors])
+def test_probabilities_are_refused_where_they_do_not_tell_the_logits(loss):
+    made = create_loss(loss, class_counts=[60, 30, 10]) if isinstance(loss, str) else loss
+    setup = TrainingSetup(made, class_counts=[60, 30, 10])
+    p = torch.full((9, 3), 1 / 3, dtype=torch.float64)
+    with pytest.raises(ValueError, match=r"probabilities do not tell the logits of the .* give the logits"):
+        audit(p, torch.arange(9) % 3, setup, values="probabilities")
+
+
+@pytest.mark.parametrize("name", ["ldam", "seesaw", "class-smoothing", "poly1", "focal"])
+def test_probabilities_tell_the_logits_of_a_loss_that_a_shift_does_not_change(name):
+    z = torch.randn(300, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    target = z.argmax(1)
+    counts = [60, 30, 10] if name in ("ldam", "seesaw") else None
+    setup = TrainingSetup(create_loss(name, class_counts=counts))
+    by_logits, by_share = audit(z, target, setup), audit(z.softmax(1), target, setup, values="probabilities")
+    torch.testing.assert_close(by_logits.residual.residual, by_share.residual.residual, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["focal", "poly1", "class-smoothing", "margin-softmax"])
+def test_one_column_is_refused_under_a_loss_that_needs_one_for_each_class(name):
+    with pytest.raises(ValueError, match=f"logits must have at least two columns for the {name} loss.*, got 1"):
+        audit(torch.randn(20, 1), torch.arange(20) % 2, TrainingSetup(name))
+
+
 @pytest.mark.parametrize("link", ["softmax", "logistic"])
 def test_focal_is_no_softmax_of_too_small_logits(link):
     loss = create_loss("focal", gamma=2.0, link=link, class_weights=WEIGHTS)

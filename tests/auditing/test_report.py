@@ -47,7 +47,7 @@ def test_text_of_a_report_is_short():
     lines = str(report).splitlines()
     assert 2 <= len(lines) <= 8
     assert lines[0] == report.headline
-    assert lines[1] == "Audit of a softmax loss with class weights, 400 samples, 4 classes."
+    assert lines[1] == "Audit of the softmax loss with class weights, 400 samples, 4 classes."
     assert lines[2].startswith("SY010 weights: ")
     assert all(len(line) < 400 for line in lines)
 

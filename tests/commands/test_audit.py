@@ -15,8 +15,9 @@ import torch
 from steelyard.auditing import audit
 from steelyard.balance import TrainingSetup
 from steelyard.commands.audit import audit_file
+from steelyard.commands.correct import correct_file
 from steelyard.losses import create_loss
-from steelyard.notation import parse_weights
+from steelyard.notation import parse_loss, parse_weights
 from steelyard.report import write_audit_page
 from steelyard.weights.adjustments import logit_adjustment
 from tests.helpers import NASTY
@@ -551,3 +552,48 @@ def test_an_odd_link_of_a_file_is_told_in_a_few_letters(tmp_path):
         audit_file(tmp_path / "x.parquet", loss="softmax", say=said.append)
     assert all(len(line) < 500 and "\0" not in line for line in said)
     assert any("says that its link is" in line for line in said), said
+
+
+COUNTS = torch.tensor([60, 30, 10])
+
+
+def _optimum(loss):
+    """Logits at which the gradient of a loss is zero, of three inputs, and labels."""
+    counts = torch.tensor([[48, 6, 1], [8, 20, 2], [4, 4, 7]])
+    z, target = torch.zeros(3, 3, dtype=torch.float64), torch.arange(3).repeat(3)
+    for _ in range(2000):
+        each = z.repeat_interleave(3, 0).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss.per_sample(each, target).sum(), each)
+        z = z - (counts[:, :, None] * gradient.view(3, 3, 3)).sum(1) / counts.sum(1, keepdim=True)
+    return z.repeat_interleave(counts.sum(1), 0), target.repeat_interleave(counts.flatten())
+
+
+@pytest.mark.parametrize("text", ["seesaw", "seesaw:tau=1", "cdt:tau=1", "cdt:gamma=0.5", "vs", "ldam:scale=2"])
+def test_a_loss_told_in_text_is_the_loss_of_the_counts(tmp_path, text):
+    """An adjustment less its mean is another loss where logits have factors."""
+    logits, target = _optimum(parse_loss(text).loss(COUNTS, 1))
+    report = audit_file(_write(tmp_path / "p.npz", logits, target), loss=text)
+    torch.testing.assert_close(report.residual.residual, torch.zeros(3, dtype=torch.float64), rtol=0, atol=1e-6)
+    assert report.faults == ()
+
+
+def test_probabilities_of_a_loss_with_factors_are_refused(tmp_path):
+    logits, target = _optimum(create_loss("vs", class_counts=COUNTS))
+    file = tmp_path / "p.npz"
+    np.savez(file, probabilities=logits.softmax(1).numpy(), target=target.numpy())
+    with pytest.raises(ValueError, match="probabilities do not tell the logits"):
+        audit_file(file, loss="vs", values="probabilities")
+    with pytest.raises(ValueError, match="probabilities do not tell the logits"):
+        correct_file(file, tmp_path / "out.npz", loss="vs", values="probabilities", class_counts="60,30,10")
+
+
+def test_seesaw_is_undone_under_the_counts_of_the_training(tmp_path):
+    loss = create_loss("seesaw", class_counts=COUNTS)
+    logits, target = _optimum(loss)
+    correct_file(
+        _write(tmp_path / "p.npz", logits, target), tmp_path / "o.npz", loss="seesaw", class_counts="60,30,10"
+    )
+    found = torch.from_numpy(np.load(tmp_path / "o.npz")["corrected_probabilities"])
+    wanted = torch.tensor([[48, 6, 1], [8, 20, 2], [4, 4, 7]], dtype=torch.float64)
+    wanted = (wanted / wanted.sum(1, keepdim=True)).repeat_interleave(torch.tensor([55, 30, 15]), 0)
+    torch.testing.assert_close(found.double(), wanted, rtol=0, atol=1e-6)

@@ -48,6 +48,11 @@ def test_no_weight_decay_is_tried_below_those_that_are_given():
     assert (found.decay, list(found.decays)) == (5e-4, [5e-4, 5e-3])
 
 
+def test_no_weight_decay_is_tried_beyond_a_choice_that_has_none():
+    found, _ = carried_out(Job([0.1], 1, decays=[0.0, 5e-4]), lambda t: t.decay)
+    assert (found.decay, list(found.decays)) == (5e-4, [0.0, 5e-4])
+
+
 def test_one_weight_decay_is_that_of_every_training():
     found, done = carried_out(Job([0.1, 0.2], 1, decays=[0.01]), lambda t: -t.rate)
     assert {t.decay for t in done} == {0.01}

@@ -76,8 +76,11 @@ def test_what_cannot_be_meant_is_refused(name):
     ]:
         with pytest.raises(ValueError, match=message):
             MAKE[name](**options)
-    with pytest.raises(ValueError, match=r"logits must have num_classes = 3 columns, got 5|must have shape"):
-        MAKE[name](num_classes=3)(*batch())
+    for training in (True, False):
+        with pytest.raises(ValueError, match="logits must have num_classes = 3 columns, got 5"):
+            MAKE[name](num_classes=3).train(training)(*batch())
+    with pytest.raises(ValueError, match="logits must have num_classes = 3 columns, got 2"):
+        MAKE[name](num_classes=3, class_dim=-1)(torch.zeros(4, 3, 2), torch.zeros(4, 3).long())
     with pytest.raises(ValueError, match=f"num_classes.* must be given for '{name}', got none"):
         create_loss(name)
 

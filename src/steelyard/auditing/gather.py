@@ -11,7 +11,7 @@ from steelyard._common.checks import check_choice
 from steelyard._common.memory import check_memory
 from steelyard._common.spread import refuse_spread
 from steelyard.auditing.effective import Confusion, EffectiveConfusion, SmoothedConfusion
-from steelyard.auditing.probabilities import Probabilities, look_like_probabilities
+from steelyard.auditing.probabilities import Probabilities, check_tell, look_like_probabilities
 from steelyard.auditing.sanity import ColumnSums, OutputSums
 from steelyard.auditing.stated import SetupOrLoss, Stated, as_setup
 from steelyard.balance.means import Link
@@ -88,6 +88,8 @@ class Evidence:
         self.first_invalid: int | None = None
         self.notes: tuple[str, ...] = ()
         whole = self.link == "softmax" and not stated.binary
+        if whole and values == "probabilities":
+            check_tell(stated.setup, num_classes)
         self.probabilities = Probabilities(num_classes, whole)
         self._like_probabilities = True
         several = stated.several

@@ -202,8 +202,11 @@ class Scales:
 
     def refit(self, hypotheses: tuple[Hypothesis, ...]) -> Refit | None:
         """Return what new scale and shifts would gain, under the weights that the model fits best; None where
-        those stand in the formula of a loss that has not these weights."""
+        those stand in the formula of a loss that has not these weights, and where training does not make the loss
+        least, as factors are constants in its gradient."""
         s = self.statement
+        if s.setup.reading.constant_factors:
+            return None
         own = [h for h in hypotheses if h.name in ("as stated", "no weights", "twice", "other order")]
         best = min(own, key=lambda h: h.misfit).name
         total, u = (None, None) if best == "no weights" else (s.total, s.pos_weight)

@@ -3,10 +3,21 @@
 import torch
 from torch import Tensor
 
+from steelyard.balance.setup import TrainingSetup, shifts_together
+
 _EXACT = 1e-3  # that sums of single precision may be off
 _MOST = 0.1
 _HALF = {"bfloat16": 2.0**-7, "float16": 2.0**-9}  # that sums may be off: two units of the last bit
 _DECIMALS = (1, 2, 3, 4)  # with none there is nothing but 0 and 1; with more rows sum to 1 as if they were exact
+
+
+def check_tell(setup: TrainingSetup, classes: int) -> None:
+    """Refuse a loss over softmax that sees more of the logits than their probabilities tell."""
+    if not shifts_together(setup, classes):
+        raise ValueError(
+            f"probabilities do not tell the logits of the {setup.text}, which changes where one number is added "
+            "to all logits of a row: give the logits"
+        )
 
 
 class Probabilities:

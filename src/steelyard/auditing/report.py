@@ -110,7 +110,7 @@ class AuditReport:
     def __str__(self) -> str:
         """Return the headline, what was audited, and the first sentence of each of the main answers."""
         n = self.numbers
-        what = f"Audit of a {n.statement.text}, {n.rows} samples, {len(n.names)} classes."
+        what = f"Audit of the {n.statement.text}, {n.rows} samples, {len(n.names)} classes."
         told = [f"{v.code} {v.topic}: {sentence(v.text)}" for v in self.verdicts[: _MOST_LINES - 2]]
         told += [self.ignored_line] if self.ignored else []
         return "\n".join(_printable(line) for line in [self.headline, what, *told])

@@ -37,6 +37,8 @@ class Stated:
     def __post_init__(self) -> None:
         if self.setup.targets == "binary" and not self.binary:
             raise ValueError(f"logits must have one column for a setup of binary targets, got {self.columns}")
+        if self.binary and self.setup.reading.link == "softmax" and not self.closed:
+            raise ValueError(f"logits must have at least two columns for the {self.setup.text}, got 1")
         outputs = {"pos_weight", "logit_adjustment"}
         for name in ("class_weights", "sampler_weights", "logit_shift", "pos_weight", "logit_adjustment"):
             values = getattr(self.setup, name)

@@ -24,6 +24,8 @@ from steelyard.balance.readings import (
 )
 from steelyard.weights.adjustments import batch_presence
 
+_LABELS = 64  # that are asked, of many
+
 
 @dataclass(frozen=True, init=False, eq=False)
 class TrainingSetup:
@@ -320,6 +322,21 @@ def link_of(setup: TrainingSetup, size: int) -> Link:
     """The link of a loss of this many classes; of a function it is read off its gradient."""
     known = setup.reading.link
     return structure(setup, torch.linspace(-1, 1, size, dtype=torch.float64)) if known is None else known
+
+
+def shifts_together(setup: TrainingSetup, size: int) -> bool:
+    """Return whether a number that is added to all logits of a row leaves its loss as it is.
+
+    Then the softmax of the logits tells all that the loss sees of them. It is not so where logits are multiplied
+    by factors that differ, as in CDT and the VS loss.
+    """
+    if setup.reading.plain == "softmax":
+        return True
+    label = torch.linspace(0, size - 1, min(size, _LABELS)).long()
+    z = torch.linspace(-1, 1, size, dtype=torch.float64).repeat(len(label), 1).requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(setup.per_sample(z, label).sum(), z)
+    return bool((gradient.sum(1).abs() <= 1e-6 * gradient.abs().amax()).all())
 
 
 def structure(setup: TrainingSetup, logits: Tensor) -> Link:

@@ -15,6 +15,7 @@ from torch import Tensor
 import steelyard
 from steelyard._common.checks import check_choice
 from steelyard.auditing.gather import Values
+from steelyard.auditing.probabilities import check_tell
 from steelyard.balance import TrainingSetup
 from steelyard.commands.stated import Stated, given_counts, label_counts, told_counts
 from steelyard.commands.tables import class_table
@@ -149,6 +150,8 @@ def correct_file(
     shape = (2, opened.num_classes) if independent else (max(opened.num_classes, 2),)
     setup = stated.setup(torch.ones(shape).double() if samples is None else samples, texts, batch_size, counts)
     whole = stated.link == "softmax" and opened.num_classes > 1
+    if whole and values == "probabilities":
+        check_tell(setup, opened.num_classes)
     numbers = Numbers(opened, whole, values, say)
 
     def numbers_of(other: Predictions) -> Numbers:

@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from steelyard.balance import TrainingSetup
+from steelyard.balance.setup import shifts_together
 from steelyard.data import Predictions
-from steelyard.losses.presets import PRESETS
+from steelyard.losses import Loss
+from steelyard.losses.presets import made_of_counts
 from steelyard.notation import LossSpec, is_scheme, parse_loss, parse_pos_weights, parse_weights
 
 
@@ -63,7 +65,7 @@ class Stated:
     @property
     def needs_counts(self) -> bool:
         """Return whether anything of the loss is made from the counts."""
-        return self.adjusted or bool(self.spec.vectors) or self.spec.name in PRESETS
+        return self.adjusted or bool(self.spec.vectors) or made_of_counts(self.spec.name)
 
     def needs(self, texts: Mapping[str, str | None]) -> bool:
         """Return whether anything that is stated is made from the counts."""
@@ -115,12 +117,13 @@ class Stated:
             options["pos_weight"] = made["pos-weights"]
         bare = replace(spec, options=options, scheme=None, tau=0.0, presence=0.0)
         removed, alone = made["corrected"], size == 1 and self.link == "logistic"
+        loss = bare.loss(counts, batch_size or 1)
         setup = TrainingSetup(
-            bare.loss(counts, batch_size or 1),
+            loss,
             class_weights=made["weights"],
             sampler_weights=made["sampler"],
             logit_shift=None if removed is None else -removed.log(),
-            logit_adjustment=self._adjustment(counts, batch_size),
+            logit_adjustment=self._adjustment(loss, counts, batch_size),
             batch_size=batch_size,
             targets="multi-hot" if self.independent else "binary" if alone else None,
             class_counts=class_counts,
@@ -131,7 +134,7 @@ class Stated:
             self.say(f"LGL-INR of beta {beta:g}{batches}, from the loss that the file names: {spec.label}")
         return setup
 
-    def _adjustment(self, counts: Tensor, batch_size: int | None) -> Tensor | None:
+    def _adjustment(self, loss: Loss, counts: Tensor, batch_size: int | None) -> Tensor | None:
         if not self.adjusted:
             return None
         told = self.opened.logit_adjustment
@@ -144,8 +147,9 @@ class Stated:
             made = self.spec.adjustment(counts, batch_size or 1)
             assert made is not None
             adjustment = made.double()
-        # A constant changes no softmax; without it the test for another link is fair.
-        return adjustment - adjustment.mean() if self.link == "softmax" else adjustment
+        # Where a constant changes nothing: without it the test for another link is fair.
+        free = self.link == "softmax" and shifts_together(TrainingSetup(loss), len(counts))
+        return adjustment - adjustment.mean() if free else adjustment
 
 
 def given_counts(opened: Predictions, text: str) -> Tensor:

@@ -36,7 +36,7 @@ def rates_to_try(
 
     First all of `rates`. Then, where the best is the least or the largest so far, the next rate at the ratio of
     the first two, to two digits, within `limits`: so that no loss is judged at the edge of a grid that was made
-    for another.
+    for another. A rate of 0 has no ratio: then nothing beyond `rates` is tried.
 
     Args:
         rates: to try at least, in rising order. A single one needs no score.
@@ -51,6 +51,8 @@ def rates_to_try(
         return []
     if untried := [rate for rate in rates if rate not in scores]:
         return untried
+    if rates[0] == 0:
+        return []
     factor = rates[1] / rates[0]
     best, least, largest = by_score(scores)[0], min(scores), max(scores)
     beyond = float(f"{least / factor if best == least else largest * factor if best == largest else best:.2g}")

@@ -78,6 +78,12 @@ def create_loss(
     both = sorted(set(made) & set(options))
     if both:
         raise TypeError(f"{name} chooses {both[0]} by itself; {loss.name} takes another one")
+    if preset is not None:
+        taken = [*preset.parameters, *(key for key in loss.options if key not in {*made, *preset.parameters})]
+        unknown = next((key for key in options if key not in {*taken, *loss.refuses}), None)
+        if unknown is not None:
+            near = nearest(unknown, taken)
+            raise TypeError(f"loss {name!r} has no option {unknown!r}{near}; it takes {', '.join(taken)}")
     return loss(**made, **options)
 
 

@@ -13,6 +13,7 @@ from steelyard.losses.function import function_of
 from steelyard.losses.one_vs_all import one_vs_all, softplus
 from steelyard.losses.options import OUTPUT_WEIGHTS, POS_WEIGHT, option
 from steelyard.losses.registry import register
+from steelyard.losses.vectors import check_columns
 from steelyard.targets import TargetLike, Targets
 
 if TYPE_CHECKING:
@@ -153,6 +154,7 @@ class EQLv2Loss(Loss):
     def placed(self, beside: Tensor) -> dict[str, Any]:
         options = super().placed(beside)
         if self.num_classes is not None:
+            check_columns(beside, self.class_dim, self.num_classes)
             up, down = self.positive_gradient, self.negative_gradient
             ratio = (up / down).masked_fill(down == 0, torch.inf).clamp(max=LARGEST)  # where large, weights are 1
             options["gradient_ratio"] = ratio.to(beside.device)
@@ -163,9 +165,6 @@ class EQLv2Loss(Loss):
         self, logits: Tensor, target: TargetLike, sample_weight: TargetLike | None, options: dict[str, Any]
     ) -> None:
         _, rows, targets, own, factors, _ = self._prepare(logits, target, sample_weight, options)
-        size = len(self.positive_gradient)
-        if rows.shape[1] != size:
-            raise ValueError(f"logits must have num_classes = {size} columns, got {rows.shape[1]}")
         ups, downs = targets.sides(rows)
         up, down = side_weights(own["gradient_ratio"].to(rows), self.gamma, self.mu, self.alpha)
         if own["pos_weight"] is not None:

@@ -1,11 +1,10 @@
 """Softmax loss of scaled logits with a margin for each class: the formula of LDAM, CDT and the VS loss."""
 
-import torch
 from torch import Tensor
 
 from steelyard.losses.base import Loss
 from steelyard.losses.function import function_of
-from steelyard.losses.odds import below_the_top, log_odds_against
+from steelyard.losses.odds import below_the_top, log_odds_against, log_odds_against_each
 from steelyard.losses.one_vs_all import softplus
 from steelyard.losses.options import WEIGHTED_MEAN, Normalization, option
 from steelyard.losses.registry import register
@@ -27,11 +26,9 @@ def margin_softmax(
         return softplus(
             log_odds_against(a, target.labels, own if margins is None else own - scale * margins[target.labels])
         )
-    log_p = torch.log_softmax(a, 1)
+    odds = log_odds_against_each(a)
     if target.dense is not None:  # what counts for nothing may be a logit of minus infinity
-        log_p = log_p.masked_fill(target.dense == 0, 0.0)
-    miss = -torch.expm1(log_p)  # 1 - p, without cancellation; kept from 0, where its log has no derivative
-    odds = miss.clamp(min=torch.finfo(z.dtype).tiny).log() - log_p
+        odds = odds.masked_fill(target.dense == 0, 0.0)
     return target.dot(softplus(odds if margins is None else odds + scale * margins))
 
 

@@ -1,5 +1,7 @@
 """Odds against a class under softmax, for losses that change the logit of the label or those of other classes."""
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -30,3 +32,12 @@ def log_odds_against(z: Tensor, label: Tensor, own: Tensor | None = None) -> Ten
     top = others.amax(1, keepdim=True).detach().clamp(max=info.max)
     mine = z.gather(1, at) if own is None else own[:, None]
     return torch.logsumexp(others - top, 1) + (top - mine)[:, 0]
+
+
+def log_odds_against_each(z: Tensor) -> Tensor:
+    """Return what :func:`log_odds_against` gives for each class as the label, (M, K) of (M, K) logits."""
+    log_p = torch.log_softmax(z, 1)
+    top = log_p.detach().argmax(1)  # of all others p is at most 1/2, and 1 - p keeps its digits
+    below = log_p.scatter(1, top[:, None], -math.log(2))
+    odds = torch.log1p(-below.exp()) - below
+    return odds.scatter(1, top[:, None], log_odds_against(z, top)[:, None])

@@ -16,6 +16,7 @@ from steelyard.losses.odds import below_the_top, log_odds_against
 from steelyard.losses.one_vs_all import softplus
 from steelyard.losses.options import option
 from steelyard.losses.registry import register
+from steelyard.losses.vectors import check_columns
 from steelyard.targets import TargetLike, Targets
 from steelyard.weights.adjustments import initial_bias
 from steelyard.weights.counts import Counts, count_tensor
@@ -135,12 +136,14 @@ class SeesawLoss(Loss):
 
     def forward(self, logits: Tensor, target: TargetLike, *, sample_weight: TargetLike | None = None) -> Tensor:
         if self.num_classes is not None and self.training:
+            check_columns(logits, self.class_dim, self.num_classes)
             self._count(logits, target)
         return super().forward(logits, target, sample_weight=sample_weight)
 
     def placed(self, beside: Tensor) -> dict[str, Any]:
         options = super().placed(beside)
         if self.num_classes is not None:
+            check_columns(beside, self.class_dim, self.num_classes)
             options["class_counts"] = self.running_class_counts.to(beside.device)
         return options
 
@@ -148,8 +151,6 @@ class SeesawLoss(Loss):
     def _count(self, logits: Tensor, target: TargetLike) -> None:
         _, targets, rows, _ = self.read(whole(logits), whole(target), super().placed(logits))
         counts = self.running_class_counts
-        if rows.shape[1] != len(counts):
-            raise ValueError(f"logits must have num_classes = {len(counts)} columns, got {rows.shape[1]}")
         assert targets.labels is not None
         ones = torch.ones_like(targets.labels)
         if targets.ignored is not None:

@@ -83,6 +83,15 @@ def checked(
     return found
 
 
+def check_columns(logits: Tensor, class_dim: int, num_classes: int) -> None:
+    """Refuse logits of another number of classes than a module was made for; what else is wrong is said later."""
+    if not isinstance(logits, Tensor) or not -logits.dim() <= class_dim < max(logits.dim(), 2):
+        return
+    columns = logits.shape[class_dim] if logits.dim() > 1 else 1
+    if columns != num_classes:
+        raise ValueError(f"logits must have num_classes = {num_classes} columns, got {columns}")
+
+
 def take_from_torch(loss: Holder, state: Any, prefix: str) -> None:
     """Take the weights that a checkpoint holds of torch's loss in this place, where this one has none."""
     for theirs, ours in (("weight", loss.torch_weight), ("pos_weight", "pos_weight")):
