@@ -102,7 +102,7 @@ class CosineHead(nn.Module):
             raise ValueError(f"input must be on the device of the head, {self.weight.device}, got {input.device}")
         dtype = torch.float64 if torch.float64 in (input.dtype, self.weight.dtype) else torch.float32
         kind = input.device.type
-        with torch.autocast(kind, enabled=False) if torch.amp.is_autocast_available(kind) else nullcontext():
+        with nullcontext() if kind == "meta" else torch.autocast(kind, enabled=False):
             cosines = F.linear(unit(input.to(dtype)), unit(self.weight.to(dtype)))
             return cosines * (self.scale.to(dtype) if isinstance(self.scale, Tensor) else self.scale)
 
