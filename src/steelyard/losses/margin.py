@@ -60,6 +60,7 @@ class MarginSoftmaxLoss(Loss):
         Kini et al., NeurIPS 2021 (VS: factors and adjustment).
 
     Example:
+        >>> import torch
         >>> loss = MarginSoftmaxLoss(margins=[0.1, 0.5])
         >>> loss(torch.tensor([[2.0, 0.0], [0.0, 0.0]]), torch.tensor([0, 1]))
         tensor(0.5567)
