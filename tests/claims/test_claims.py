@@ -183,7 +183,7 @@ def test_verdict_of_c2_is_not_of_noise(apart, noise, held):
     ]
     result = CLAIMS["c2"].conclude(records, read_claim_config("c2", seeds=3))
     assert result.held == held
-    assert "more over seeds" in result.verdict
+    assert "between seeds of one assignment" in result.verdict
 
 
 @pytest.mark.parametrize(
