@@ -2,7 +2,6 @@
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import get_args
 
 import torch
@@ -10,8 +9,8 @@ from torch import Tensor
 
 from steelyard._common.private_torch import is_watched
 from steelyard.kernels.class_sums.reference import Kind
+from steelyard.kernels.compiled import load
 
-_LIBRARY = Path(__file__).with_name("libclass_sums.so")
 _ABI = 1  # as in the source: a library of another is left alone
 
 
@@ -33,11 +32,8 @@ def takes(rows: Tensor, labels: Tensor, first: Tensor, second: Tensor, counts: T
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled code, or None if the installation has none."""
-    try:
-        found = ctypes.CDLL(str(_LIBRARY))
-        if found.class_sums_abi() != _ABI:
-            return None
-    except (OSError, AttributeError):  # no library, or one without these functions
+    found = load(__file__, "class_sums", _ABI)
+    if found is None:
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     found.class_sums_add.argtypes = [

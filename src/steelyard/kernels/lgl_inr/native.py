@@ -2,13 +2,13 @@
 
 import ctypes
 from functools import cache
-from pathlib import Path
 from typing import NoReturn
 
 import torch
 from torch import Tensor
 
-_LIBRARY = Path(__file__).with_name("liblgl_inr.so")
+from steelyard.kernels.compiled import load
+
 Segments = tuple[Tensor, Tensor, Tensor]
 _ABI = 3  # as in the source: a library of another is left alone
 _NARROWEST = 16  # columns that a thread takes at least, as in the source
@@ -29,11 +29,8 @@ def takes(logits: Tensor) -> bool:
 @cache
 def library() -> ctypes.CDLL | None:
     """The compiled code; None where the installation has none."""
-    try:
-        found = ctypes.CDLL(str(_LIBRARY))
-        if found.lgl_inr_abi() != _ABI:
-            return None
-    except (OSError, AttributeError):  # no library, or one without these functions
+    found = load(__file__, "lgl_inr", _ABI)
+    if found is None:
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     found.lgl_inr_segments.argtypes = [pointer, integer, integer, integer, pointer, pointer, pointer]

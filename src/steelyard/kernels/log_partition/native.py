@@ -2,12 +2,12 @@
 
 import ctypes
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-_LIBRARY = Path(__file__).with_name("liblog_partition.so")
+from steelyard.kernels.compiled import load
+
 _ABI = 1  # as in the source: a library of another is left alone
 _LEAST = 1 << 16  # numbers that a thread takes at least
 
@@ -20,11 +20,8 @@ def takes(*tensors: Tensor) -> bool:
 @cache
 def library() -> ctypes.CDLL | None:
     """Return the compiled code, or None if the installation has none."""
-    try:
-        found = ctypes.CDLL(str(_LIBRARY))
-        if found.log_partition_abi() != _ABI:
-            return None
-    except (OSError, AttributeError):  # no library, or one without these functions
+    found = load(__file__, "log_partition", _ABI)
+    if found is None:
         return None
     pointer, integer = ctypes.c_void_p, ctypes.c_int64
     found.log_partition_sums.argtypes = [
