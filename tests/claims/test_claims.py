@@ -285,6 +285,26 @@ def test_jobs_that_six_digits_do_not_tell_apart_are_all_done():
         CLAIMS["leaderboard"].jobs(config)
 
 
+def test_without_an_imbalance_the_leaderboard_leaves_a_table_as_it_is(tmp_path):
+    lines = ["x,label", *(f"{i},{name}" for name, many in (("a", 60), ("b", 30), ("c", 10)) for i in range(many))]
+    (tmp_path / "table.csv").write_text("\n".join(lines))
+    config = read_claim_config(
+        "leaderboard",
+        tasks=[str(tmp_path / "table.csv")],
+        imbalance="none",
+        losses=["softmax"],
+        seeds=1,
+        epochs=1,
+        learning_rates=[0.1],
+        weight_decays=[5e-4],
+    )
+    (job,) = CLAIMS["leaderboard"].jobs(config).values()
+    found = CLAIMS["leaderboard"].work(job)
+    assert found["most"] > 5 * found["fewest"] > 25  # without the test and the validation samples
+    with pytest.raises(ValueError, match="limit_train must not be given without an imbalance"):
+        CLAIMS["leaderboard"].work(job | {"limit_train": 20})
+
+
 def test_data_are_looked_at_before_anything_is_written(tmp_path):
     config = read_claim_config("c3", imbalance="exponential:100000", seeds=1, epochs=1)
     with pytest.raises(ValueError, match="imbalance"):

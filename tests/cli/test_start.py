@@ -87,7 +87,21 @@ def test_a_signal_while_a_real_package_is_imported_stops_at_once(module, tmp_pat
     *notes, last = done.stderr.splitlines()
     assert last in ("steelyard: stopped; the same command goes on", "steelyard: stopped")
     assert not any("Traceback" in note or "rror" in note for note in notes), done.stderr
-    assert done.stdout == ""
+
+
+def test_a_signal_during_the_last_import_is_not_lost_where_little_is_left_to_do():
+    code = """
+import signal, sys
+import steelyard.cli
+cli = sys.modules["steelyard.cli.main"]
+def run(given, resume):
+    cli._send_again(signal.SIGINT)
+cli._run = run
+cli.main([])
+"""
+    done = _python(code)
+    assert (done.returncode, done.stdout) == (130, ""), done.stderr
+    assert done.stderr == "steelyard: stopped; the same command goes on\n"
 
 
 def test_the_importing_module_is_found_through_the_imports_it_makes(tmp_path, monkeypatch):

@@ -14,7 +14,7 @@ class ClaimConfig(BaseModel):
     Attributes:
         dataset, target, features, group, time: as :class:`CompareConfig`'s.
         imbalances: profiles, each an experiment of its own (c4).
-        imbalance: profile (c2, c3).
+        imbalance: profile (c2, c3, leaderboard, where ``none`` keeps all samples of each class).
         weights, ratios: of the positives, and negatives over positives (c1).
         factor: by which a weight is raised (c2).
         losses: as :func:`parse_loss` takes them (c3, c4).

@@ -17,8 +17,9 @@ _MARGIN = 1.0  # points that count as nothing
 
 
 def jobs(config: Any) -> dict[str, dict[str, Any]]:
-    """Return a job for every task and loss."""
-    return jobs_of(config, {task: {"dataset": task, "imbalance": config.imbalance} for task in config.tasks})
+    """Return a job for every task and loss; without an imbalance every class keeps all its samples."""
+    of_task = {"imbalance": config.imbalance} | ({"keep_counts": True} if config.imbalance == "none" else {})
+    return jobs_of(config, {task: {"dataset": task} | of_task for task in config.tasks})
 
 
 def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:

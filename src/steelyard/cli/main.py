@@ -6,6 +6,7 @@ import shlex
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Sequence
 from types import FrameType
@@ -49,6 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with warnings.catch_warnings():
             _quiet()
             _run(given, resume)
+            _stop_if_asked()
     except _Stopped as stopped:
         _fail(told, 128 + stopped.number)
     finally:
@@ -137,10 +139,28 @@ def _stop_again(others: Callable[[Any], object], lost: Any) -> None:
         others(lost)
 
 
+class _Again(threading.Thread):
+    """Sends a signal to this process in a moment."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(daemon=True)
+        self.number = number
+
+    def run(self) -> None:
+        time.sleep(0.01)
+        os.kill(os.getpid(), self.number)
+
+
 def _send_again(number: int) -> None:
-    again = threading.Timer(0.05, os.kill, (os.getpid(), number))
-    again.daemon = True
-    again.start()
+    _Again(number).start()
+
+
+def _stop_if_asked() -> None:
+    """Raise _Stopped where a signal came during an import, and the rest was done before it was sent again."""
+    for thread in threading.enumerate():
+        if isinstance(thread, _Again):
+            signal.signal(thread.number, signal.SIG_IGN)  # it is here already
+            raise _Stopped(thread.number)
 
 
 def _say(message: str) -> None:

@@ -68,8 +68,9 @@ class CompareConfig(BaseModel):
         learner: as :func:`find_learner` takes it; a setting that it does not have must be as it is by default.
         rounds: of boosting; every run is judged after the last.
         penalties: of a linear learner, tried as learning rates are.
-        backbone: ``mlp``, one hidden layer, for features and images; for images ``small-cnn``, ``resnet32`` (32 x
-            32) or a model of another library, as :func:`create_backbone` takes it.
+        backbone: ``linear``, ``mlp`` (one hidden layer) or ``mlp-cosine``, for features and images; for images
+            ``small-cnn``, ``resnet32`` (32 x 32) or a model of another library, as :func:`create_backbone` takes
+            it.
         augmentation: of the training images: ``none``, ``crop`` (by up to 4 pixels) or ``crop-flip``.
         precision: of training: ``32-true``, ``16-mixed`` (not on CPUs) or ``bf16-mixed``; predictions are float32.
         image_mode, image_size: convert images, where the data set mixes modes or sizes.

@@ -87,8 +87,14 @@ def settings(config: Any) -> dict[str, Any]:
 
 
 def ranked_counts(target: Tensor, size: int, job: dict[str, Any]) -> list[int]:
-    """Return how many samples of each class, from most to fewest, the job's imbalance and limit leave."""
-    most = int(torch.bincount(target, minlength=size).min())
+    """Return how many samples of each class the job's imbalance and limit leave, of classes that are made equal
+    first; of a job that has `keep_counts`, all."""
+    available = torch.bincount(target, minlength=size)
+    if job.get("keep_counts"):
+        if job["limit_train"] is not None:
+            raise ValueError("limit_train must not be given without an imbalance, under which classes keep all")
+        return list(available.tolist())
+    most = int(available.min())
     if job["limit_train"] is not None:
         most = min(most, max(2, job["limit_train"] // size))
     return parse_imbalance(job["imbalance"]).counts([most] * size)

@@ -4,6 +4,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from steelyard._common.text import listed
+from steelyard.losses import CosineHead
 from steelyard.training.augmentation import Augmentation
 from steelyard.training.libraries import LIBRARIES, check_model, create_features
 
@@ -14,7 +16,8 @@ def create_backbone(
     """Return a network by its name, with random weights.
 
     Args:
-        name: ``"mlp"``; for images ``"small-cnn"``, ``"resnet32"``, or an image classifier of another library,
+        name: ``"linear"``, the head alone; ``"mlp"``, one hidden layer; ``"mlp-cosine"``, one hidden layer and a
+            head of cosines; for images ``"small-cnn"``, ``"resnet32"``, or an image classifier of another library,
             ``"timm:NAME"``, ``"torchvision:NAME"`` or ``"transformers:NAME"``, the last being a model type such as
             ``vit`` or ``resnet``, a folder with a ``config.json``, or a name on the Hugging Face hub, of which the
             configuration alone is fetched. Models of transformers are made for the size of the images; the others
@@ -49,8 +52,10 @@ def check_takes(backbone: str, inputs: Tensor, augmentation: Augmentation = "non
     shape = f"features {tuple(inputs.shape)}" if inputs.dim() == 2 else f"shape {tuple(inputs.shape)}"
     if inputs.dim() != 2:
         raise ValueError(f"inputs must be images (N, C, H, W) or features (N, D), got {shape}")
-    if backbone != "mlp":
-        raise ValueError(f"backbone {backbone} takes images (N, C, H, W), got {shape}; mlp takes features")
+    if backbone not in _OF_FEATURES:
+        raise ValueError(
+            f"backbone {backbone} takes images (N, C, H, W), got {shape}; {listed(_OF_FEATURES)} take features"
+        )
     if augmentation != "none":
         raise ValueError(
             f"augmentation {augmentation} takes images (N, C, H, W), got {shape}; none takes features"
@@ -239,7 +244,63 @@ class MLP(Network):
         super().__init__(inputs, num_classes, features, width, initial_bias=initial_bias)
 
 
-_OWN: dict[str, type[SmallCNN | ResNet32 | MLP]] = {"small-cnn": SmallCNN, "resnet32": ResNet32, "mlp": MLP}
+class Linear(Network):
+    """A linear head over the inputs themselves.
+
+    Args:
+        inputs: (N, D), or (N, C, H, W) uint8: the training inputs, for the shape and the normalisation.
+        num_classes: K outputs.
+        initial_bias: (K,) start of the head's bias. Default: zeros.
+
+    Example:
+        >>> network = Linear(torch.randn(10, 32), num_classes=3)
+        >>> network(torch.zeros(2, 32))
+        tensor([[0., 0., 0.],
+                [0., 0., 0.]], grad_fn=<AddmmBackward0>)
+    """
+
+    def __init__(self, inputs: Tensor, num_classes: int, *, initial_bias: Tensor | None = None) -> None:
+        super().__init__(inputs, num_classes, nn.Flatten(), inputs[0].numel(), initial_bias=initial_bias)
+
+
+class CosineMLP(MLP):
+    """One hidden layer, and a head whose logits are scaled cosines plus a bias.
+
+    The scale is 30. Losses that multiply by a scale themselves, such as LDAM, take ``scale=1`` here, and margins
+    30 times as large.
+
+    Args:
+        inputs, num_classes, initial_bias: as of :class:`MLP`.
+
+    Source:
+        :class:`~steelyard.losses.CosineHead`; the bias is ours, as one-vs-all losses need one.
+
+    Example:
+        >>> network = CosineMLP(torch.randn(10, 32), num_classes=3)
+        >>> bool((network(torch.randn(5, 32)).abs() <= 30).all())
+        True
+    """
+
+    def __init__(self, inputs: Tensor, num_classes: int, *, initial_bias: Tensor | None = None) -> None:
+        super().__init__(inputs, num_classes, initial_bias=initial_bias)
+        self.cosines = CosineHead(self.head.in_features, num_classes)
+        self.bias = self.head.bias
+        del self.head
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Inputs -> logits (N, K)."""
+        logits: Tensor = self.cosines(self.forward_features(inputs)) + self.bias
+        return logits
+
+
+_OWN: dict[str, type[SmallCNN | ResNet32 | Linear | MLP]] = {
+    "linear": Linear,
+    "mlp": MLP,
+    "mlp-cosine": CosineMLP,
+    "small-cnn": SmallCNN,
+    "resnet32": ResNet32,
+}
+_OF_FEATURES = ["linear", "mlp", "mlp-cosine"]
 
 
 def _mean_and_std(inputs: Tensor) -> tuple[Tensor, Tensor]:
