@@ -90,6 +90,18 @@ def test_create_loss_gives_counts_or_room_for_gradients():
     assert create_loss("seesaw", class_counts=[5, 3], num_classes=2).class_counts is None
     assert create_loss("eqlv2", class_counts=[5, 3]).num_classes == 2
     assert create_loss("eqlv2", gradient_ratio=[0.5, 0.3]).num_classes is None
+    for name in MAKE:
+        with pytest.raises(ValueError, match="num_classes must be 2, as there are class_counts, got 3"):
+            create_loss(name, class_counts=[5, 3], num_classes=3)
+
+
+def test_a_setup_has_the_counts_of_its_loss():
+    loss = MAKE["seesaw"](class_counts=[0.6, 0.3, 0.1])
+    assert TrainingSetup(loss, class_counts=[60, 30, 10]).class_counts.tolist() == [60, 30, 10]
+    with pytest.raises(ValueError, match="class_counts must be stated once"):
+        TrainingSetup(loss, class_counts=[60, 30, 20])
+    with pytest.raises(ValueError, match="class_counts must be stated once"):
+        TrainingSetup(loss, class_counts=[60, 30])
 
 
 @pytest.mark.parametrize("name", MAKE)

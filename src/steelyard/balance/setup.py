@@ -150,6 +150,9 @@ class TrainingSetup:
         adjusted_outside = vectors["logit_adjustment"] is not None and "logit_adjustment" not in reading.held
         for name in ("class_weights", "pos_weight", "logit_adjustment"):
             vectors[name] = _agreed(name, vectors[name], held_vector(reading, name))
+        counts, of_loss = vectors["class_counts"], held_vector(reading, "class_counts")
+        if counts is not None and of_loss is not None:  # a loss may hold shares, which act as counts do
+            _agreed("class_counts", counts / counts.sum(), of_loss / of_loss.sum())
         if vectors["pos_weight"] is not None and "pos_weight" not in reading.held:
             raise ValueError(
                 f"pos_weight must be in the loss itself, got it beside {reading.name}, which holds none"

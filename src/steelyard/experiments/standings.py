@@ -4,6 +4,7 @@ import functools
 import math
 import re
 import tempfile
+import warnings
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -154,7 +155,9 @@ def _undone(spec: LossSpec, splits: Splits, batch_size: int, model: Model, logit
         if setup.in_negative is not None:
             trained = model.logits(splits.train[0])
             confusion, _ = mean_confusion(trained, splits.train[1], link="logistic")
-        found = log_posterior(logits.double(), setup, seen / seen.sum(), mean_confusion=confusion)
+        with warnings.catch_warnings():  # of rows without a posterior, for which the loss then has none
+            warnings.simplefilter("ignore", UserWarning)
+            found = log_posterior(logits.double(), setup, seen / seen.sum(), mean_confusion=confusion)
     except (ValueError, ArithmeticError):  # a loss that has none, such as one with a weight of 0
         return None
     return found if bool(found.isfinite().all()) else None
