@@ -53,6 +53,9 @@ def jobs_of(config: Any, groups: dict[str, dict[str, Any]]) -> dict[str, dict[st
     return jobs
 
 
+_MOST_CELLS = 300_000  # logits that a posterior is computed of, which may take a matrix a row
+
+
 @dataclass(frozen=True)
 class Scores:
     """What a training is judged by, on test samples, as fractions.
@@ -63,7 +66,7 @@ class Scores:
         worst_recall: of the class with the least.
         uniform_accuracy: with one threshold for all, see :func:`~steelyard.experiments.metrics.uniform_accuracy`.
         nll, ece: of the probabilities after undoing what training did, for the class frequencies of the test
-            samples; None for a loss without a posterior.
+            samples, of which at most 300,000 / K are taken; None for a loss without a posterior.
         chosen_epoch: what balanced accuracy would have gained by choosing the epoch on the test samples; None
             where training has no epochs. It is no score: it says what others gain who choose so.
     """
@@ -133,14 +136,15 @@ def _scores(spec: LossSpec, splits: Splits, batch_size: int, has_history: bool, 
     recall, counts = recalls(logits, target), splits.class_counts
     rare = recall[counts.argsort()[: max(1, len(counts) // 3)]]
     epochs = [row["validation_balanced_accuracy"] for row in model.history] if has_history else []
-    undone = _undone(spec, splits, batch_size, model, logits)
+    some = every_so_many(target, _MOST_CELLS // len(counts))
+    undone = _undone(spec, splits, batch_size, model, logits[some])
     return Scores(
         accuracy=(logits.argmax(1) == target).double().mean().item(),
         balanced_accuracy=recall.nanmean().item(),
         rare_recall=rare.nanmean().item(),
         worst_recall=recall[~recall.isnan()].min().item(),
         uniform_accuracy=uniform_accuracy(logits, target),
-        **({"nll": None, "ece": None} if undone is None else probability_metrics(undone, target)),
+        **({"nll": None, "ece": None} if undone is None else probability_metrics(undone, target[some])),
         chosen_epoch=max(epochs) - recall.nanmean().item() if epochs else None,
     )
 
