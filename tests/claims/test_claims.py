@@ -370,7 +370,7 @@ def test_bad_input(capsys, tmp_path, arguments, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"backbone": "vgg"}, "^backbone must be one of small-cnn, resnet32, mlp, timm:NAME"),
+        ({"backbone": "vgg"}, "^backbone must be one of linear, mlp, mlp-cosine, small-cnn, resnet32, timm:NAME"),
         ({"epochs": 0}, "^epochs: input should be greater than or equal to 1, got 0$"),
     ],
 )

@@ -192,7 +192,7 @@ def test_configuration_file_and_options_together(capsys, tmp_path):
         (("compare",), "losses is missing from the configuration"),
         (
             ("compare", "--losses", "softmax", "--backbone", "vgg"),
-            "backbone must be one of small-cnn, resnet32, mlp, timm:",
+            "backbone must be one of linear, mlp, mlp-cosine, small-cnn, resnet32, timm:",
         ),
         (("compare", "--losses", "softmax", "--devices", "0"), "0 is not in the range x>=1"),
         (("compare", "--losses", "softmax", "--imbalance", "exp:5"), "imbalance must be none, exponential:RATIO"),

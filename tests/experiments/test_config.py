@@ -64,7 +64,7 @@ def test_yaml_round_trip(tmp_path):
         ),
         (
             {"losses": ["softmax"], "backbone": "vgg"},
-            "^backbone must be one of small-cnn, resnet32, mlp, timm:NAME",
+            "^backbone must be one of linear, mlp, mlp-cosine, small-cnn, resnet32, timm:NAME",
         ),
         (
             {"losses": ["softmax"], "precision": "16"},

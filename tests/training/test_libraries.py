@@ -146,7 +146,7 @@ def test_transformers_by_type(name, width):
 def test_unknown_names_are_refused_with_those_near(timm, torchvision):
     with pytest.raises(
         ValueError,
-        match="backbone must be one of small-cnn, resnet32, mlp, timm:NAME, torchvision:NAME, transformers:NAME, got 'vgg'",
+        match="backbone must be one of linear, mlp, mlp-cosine, small-cnn, resnet32, timm:NAME, torchvision:NAME, transformers:NAME, got 'vgg'",
     ):
         check_backbone("vgg")
     with pytest.raises(ValueError, match=r"unknown backbone timm:resnet19; did you mean resnet18 or resnet34\?$"):
