@@ -29,6 +29,7 @@ from steelyard.report.style import STYLE
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 REFERENCE = "softmax:tau=1"
 BUILT_IN = ["digits", "digits-rotated", "digit-pairs", "stdlib-text", "gaussians"]
+TABLES = {"shuttle": ("Class", 256), "satellite": ("classes", 64), "glass": ("Type", 64)}  # labels, batch size
 OF_COSINES = ["softmax:tau=1", "logistic:tau=1", "lgl-inr:beta=auto:tau=1", "ldam-drw:scale=1:max_margin=15"]
 ONE_VS_ALL = ("logistic", "asymmetric", "lgl-inr")
 METRICS = ["balanced_accuracy", "accuracy", "rare_recall", "worst_recall", "uniform_accuracy", "nll", "ece"]
@@ -60,9 +61,9 @@ def slices(arguments: argparse.Namespace) -> dict[str, Slice]:
         for head, backbone in (("linear", "linear"), ("hidden", "mlp")):
             changes = features | {"imbalance": f"exponential:{ratio}", "backbone": backbone}
             found[f"cifar10-{ratio}-{head}"] = Slice([f"cifar10-{ratio}-{head}"], changes)
-    for names, size in ((["shuttle"], 256), (["satellite", "glass"], 64)) if arguments.tables else ():
-        files = [str(arguments.tables / f"{name}.csv") for name in names]
-        found["-".join(names)] = Slice(names, {"tasks": files, "imbalance": "none", "batch_size": size})
+    for name, (target, size) in TABLES.items() if arguments.tables else ():
+        changes = {"tasks": [str(arguments.tables / f"{name}.csv")], "target": target, "batch_size": size}
+        found[name] = Slice([name], changes | {"imbalance": "none"})
     images = {"tasks": [arguments.fashion], "backbone": "small-cnn", "batch_size": 128}
     images |= {"learning_rates": [0.03, 0.1, 0.3], "limit_train": 15_000}
     found["fashion-mnist"] = Slice(["fashion-mnist"], images)
