@@ -11,8 +11,8 @@ from steelyard.notation import parse_loss
 from steelyard.weights.adjustments import class_margins, logit_factors
 from tests.helpers import COUNTS, WEIGHTS, assert_finite, batch, linear_data
 
-NAMES = ["cdt", "ldam", "vs"]
-MILD = {"cdt": {}, "vs": {}, "ldam": {"scale": 2.0}}
+NAMES = ["cdt", "eql", "ldam", "vs"]
+MILD = {"cdt": {}, "eql": {"threshold": 0.2}, "vs": {}, "ldam": {"scale": 2.0}}
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -52,3 +52,18 @@ def test_eqlv2_adds_up_and_weighs_as_its_source():
         torch.testing.assert_close(loss.negative_gradient.tolist(), one["negative"], rtol=1e-8, atol=0)
         torch.testing.assert_close(float(value), one["loss"], rtol=1e-8, atol=0)  # theirs adds 1e-10 to a sum
         torch.testing.assert_close(grad, expected, rtol=1e-7, atol=1e-12)
+
+
+def test_eql_is_the_mean_over_what_its_source_draws():
+    found = FOUND["eql"]
+    counts, gamma = found["counts"], found["gamma"]
+    loss = create_loss("eql", class_counts=counts, gamma=gamma, threshold=found["threshold"])
+    of_draws = torch.tensor([gamma**2, gamma * (1 - gamma), gamma * (1 - gamma), (1 - gamma) ** 2]).double()
+    for row in found["rows"]:
+        value = float(loss(torch.tensor([row["logits"]], dtype=torch.float64), torch.tensor([row["label"]])))
+        losses = torch.tensor(
+            row["losses"], dtype=torch.float64
+        )  # each the log of a sum; ours is that of their mean
+        mean = torch.logsumexp(losses + of_draws.log(), 0)
+        torch.testing.assert_close(value, float(mean), rtol=1e-6, atol=1e-7)
+        assert value >= float(of_draws @ losses) - 1e-6  # the mean of what the source minimises is below

@@ -41,13 +41,14 @@ class MarginSoftmaxLoss(Loss):
 
     with :math:`c` = ``class_weights``, :math:`m` = ``margins``, :math:`d` = ``logit_factors``, :math:`s` =
     ``scale`` and :math:`b` = ``logit_adjustment``. Without these it is the softmax loss. Presets make the vectors
-    from class counts: ``ldam`` (margins), ``cdt`` (factors), ``vs`` (factors and an adjustment), ``ldam-drw``.
+    from class counts: ``ldam`` (margins), ``cdt`` (factors), ``vs`` (factors and an adjustment), ``ldam-drw``,
+    ``eql`` (negative margins and an adjustment).
 
     A margin or a factor acts in training only. The softmax of the logits is then no posterior, and
     :func:`steelyard.log_posterior` takes out what they did.
 
     Args:
-        margins: (K,) not negative, in units of the logits before ``scale``. Default: none.
+        margins: (K,) in units of the logits before ``scale``; a negative one raises the own logit. Default: none.
         logit_factors: (K,) not negative; each multiplies an output. Default: all 1.
         scale: multiplies all logits and margins. Default: 1. The authors of LDAM take 30, for heads whose logits
             are cosines.
@@ -75,7 +76,7 @@ class MarginSoftmaxLoss(Loss):
     use_text = "Rare classes are to win by a margin. `ldam`, `cdt` and `vs` make its vectors from class counts."
 
     margins: Tensor | None = option(
-        None, "(K,) what each class's own logit is lowered by in training.", kind="vector", low=0
+        None, "(K,) what each class's own logit is lowered by in training.", kind="vector"
     )
     logit_factors: Tensor | None = option(None, "(K,) what each logit is multiplied by.", kind="vector", low=0)
     scale: float = option(1.0, "what all logits and margins are multiplied by.", kind="number", low=1e-3, high=1e4)

@@ -7,6 +7,7 @@ from typing import Any
 from steelyard.losses.registry import LOSSES
 from steelyard.weights.adjustments import (
     class_margins,
+    kept_negatives,
     label_aware_smoothing,
     logit_adjustment,
     logit_factors,
@@ -63,6 +64,11 @@ def _vs(counts: Counts, *, gamma: float, tau: float) -> dict[str, Any]:
     return {"logit_factors": factors, "logit_adjustment": logit_adjustment(counts, tau=tau) / factors}
 
 
+def _eql(counts: Counts, *, gamma: float, threshold: float) -> dict[str, Any]:
+    log_kept = kept_negatives(counts, gamma=gamma, threshold=threshold).log()
+    return {"logit_adjustment": log_kept, "margins": log_kept}  # the own logit stays as it is
+
+
 PRESETS: dict[str, Preset] = {
     "balanced-softmax": Preset(
         "softmax",
@@ -92,6 +98,14 @@ PRESETS: dict[str, Preset] = {
         "You compare with its paper. The logit of a rare class counts for less in training, so it becomes larger.",
         of_counts=_cdt,
         parameters={"gamma": 0.3},
+    ),
+    "eql": Preset(
+        "margin-softmax",
+        "Tan et al., CVPR 2020 (EQL, softmax form), with the defaults of BagofTricks-LT's code; what they draw at "
+        "random is here its mean",
+        "You compare with its paper. Most samples of other classes do not push a rare class down.",
+        of_counts=_eql,
+        parameters={"gamma": 0.9, "threshold": 0.005},
     ),
     "ldam": Preset(
         "margin-softmax",

@@ -247,6 +247,35 @@ def logit_factors(class_counts: Counts, *, gamma: float) -> Tensor:
     return factors
 
 
+def kept_negatives(class_counts: Counts, *, gamma: float, threshold: float) -> Tensor:
+    r"""Return the share of the negative samples that each class keeps under EQL.
+
+    .. math:: w_k = 1 - \gamma \text{ if } n_k / N < \lambda, \text{ else } 1
+
+    The authors draw, for every sample and rare class, whether to leave the class out of the softmax of samples of
+    other classes; they do so with probability :math:`\gamma`. The mean of what stays is :math:`w_k`.
+
+    Args:
+        class_counts: K counts, as in :func:`class_weights`.
+        gamma: share that is left out, in [0, 0.999].
+        threshold: :math:`\lambda`, the frequency below which a class is rare, in [0, 1].
+
+    Returns:
+        (K,) float32.
+
+    Source:
+        Tan et al., CVPR 2020, the form for softmax.
+
+    Example:
+        >>> kept_negatives([990, 8, 2], gamma=0.9, threshold=0.005)
+        tensor([1.0000, 1.0000, 0.1000])
+    """
+    gamma = check_number("gamma", gamma, low=0, high=0.999)
+    threshold = check_number("threshold", threshold, low=0, high=1)
+    counts = count_tensor(class_counts).double()
+    return torch.where(counts / counts.sum() < threshold, 1 - gamma, 1.0).float()
+
+
 def _all_there(class_counts: Counts, otherwise: str) -> Tensor:
     """Return the counts, float64, of classes that all have samples."""
     counts = count_tensor(class_counts).double()
