@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steelyard.training import MLP, augment, check_takes, create_backbone
+from steelyard.training import MLP, Fitted, augment, check_takes, create_backbone
 
 
 def test_features_are_taken_as_they_are():
@@ -33,6 +33,7 @@ def test_the_length_of_features_and_class_vectors_does_not_move_a_head_of_cosine
         network.features[1].weight.mul_(3.0)
         network.features[1].bias.mul_(3.0)
     assert torch.allclose(network(features), before, atol=1e-4)
+    assert Fitted(network, []).features(features) is None  # no linear head multiplies them
     before.sum().backward()
     assert all(parameter.grad is not None for parameter in network.parameters())
 

@@ -48,8 +48,8 @@ class Fitted:
         return predict(self.network, inputs)
 
     def features(self, inputs: Tensor) -> Tensor | None:
-        """Return what the head multiplies, (N, F); None of a network that does not say."""
-        return predict_features(self.network, inputs) if hasattr(self.network, "forward_features") else None
+        """Return what a linear head multiplies, (N, F); None of a network that has none."""
+        return predict_features(self.network, inputs) if hasattr(self.network, "head") else None
 
     def save(self, folder: str | PathLike[str]) -> list[str]:
         """Write the network as ``model.safetensors`` and return that name."""
