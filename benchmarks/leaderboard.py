@@ -103,7 +103,9 @@ class Standings:
             self.of.setdefault((row["task"], row["loss"]), []).append(row)
         self.tasks = [task for task in dict.fromkeys(task for task, _ in self.of) if "cosines" not in task]
         losses = [loss for loss in dict.fromkeys(loss for _, loss in self.of) if (self.tasks[0], loss) in self.of]
-        self.losses = sorted(losses, key=lambda loss: -self.over_tasks(loss, "balanced_accuracy"))
+        # best first, those that wholly diverge on a task last
+        means = {loss: self.over_tasks(loss, "balanced_accuracy") for loss in losses}
+        self.losses = sorted(losses, key=lambda loss: -means[loss] if means[loss] == means[loss] else 0)
 
     def values(self, task: str, loss: str, metric: str) -> list[float | None]:
         return [row[metric] for row in self.of[task, loss]]
@@ -168,6 +170,8 @@ def by_task(found: Standings, tasks: Sequence[str]) -> str:
             return "diverged"
         mean, low, _ = mean_interval(values)
         text = percent(mean) + ("" if low is None else f" ± {percent(mean - low)}")
+        lost = len(found.values(task, loss, "balanced_accuracy")) - len(values)
+        text += f" ({lost} diverged)" if lost else ""
         return f"**{text}**" if best[task] == loss else text
 
     rows = [[f"`{loss}`", *(cell(task, loss) for task in tasks)] for loss in found.losses]
@@ -187,15 +191,14 @@ def one_vs_all(found: Standings) -> str:
         behind = [task for task, (_, _, high) in ends.items() if high is not None and high < 0]
         mean = sum(mean for mean, _, _ in ends.values()) / len(ends)
         name = f"`{loss}`" + (", cosines" if of_cosines else "")
-        rows.append([name, f"{mean:+.1f}", f"{len(ahead)} of {len(tasks)}", f"{len(behind)}", ", ".join(ahead)])
+        rows.append([name, f"{mean:+.1f}", f"{len(ahead)} of {len(ends)}", f"{len(behind)}", ", ".join(ahead)])
     return table(["loss", "mean, points", "surely ahead", "surely behind", "ahead on"], rows)
 
 
 def chosen(found: Standings) -> str:
     """Return a sentence on what choosing the epoch on the test samples would have added."""
-    gains = [
-        gain for task in found.tasks for loss in found.losses if (gain := found.mean(task, loss, "chosen_epoch"))
-    ]
+    every = [found.mean(task, loss, "chosen_epoch") for task in found.tasks for loss in found.losses]
+    gains = [gain for gain in every if gain is not None]
     return (
         f"To choose the epoch on the test samples would have added {100 * sum(gains) / len(gains):.1f} points on "
         f"average, and {100 * max(gains):.1f} at most (means over the seeds of a loss on a task).\n"

@@ -111,12 +111,13 @@ class LossSpec:
     def first_bias(self, class_counts: Tensor, batch_size: int) -> Tensor | None:
         """Return the (K,) bias with which a head starts at the class counts, or None where trainings start at 0.
 
-        That is the constant solution of the loss without class weights. Under an adjustment trainings start at 0:
-        of softmax adjusted by the log of the counts it is the constant solution, and our tables of one-vs-all
-        losses were measured so.
+        That is the constant solution of the loss without class weights. Under an adjustment by frequencies or
+        presence trainings start at 0: of softmax adjusted by the log of the counts it is the constant solution,
+        and our tables of one-vs-all losses were measured so.
         """
         loss = self.loss(class_counts, batch_size)
-        if loss.logit_adjustment is not None or loss.separable_over == "columns":
+        adjusted = self.tau or self.presence or self.name in ("balanced-softmax", "vs")
+        if adjusted or loss.separable_over == "columns":
             return None
         return loss.first_bias(class_counts)
 

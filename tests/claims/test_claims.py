@@ -301,6 +301,8 @@ def test_without_an_imbalance_the_leaderboard_leaves_a_table_as_it_is(tmp_path):
     (job,) = CLAIMS["leaderboard"].jobs(config).values()
     found = CLAIMS["leaderboard"].work(job)
     assert found["most"] > 5 * found["fewest"] > 25  # without the test and the validation samples
+    with pytest.raises(ValueError, match="seeds must be 1 for learner linear without an imbalance"):
+        read_claim_config("leaderboard", imbalance="none", learner="linear", seeds=2)
     with pytest.raises(ValueError, match="limit_train must not be given without an imbalance"):
         CLAIMS["leaderboard"].work(job | {"limit_train": 20})
 

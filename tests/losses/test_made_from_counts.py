@@ -70,6 +70,12 @@ def test_what_a_preset_cannot_take_is_refused(text, message):
         parse_loss(text)
 
 
+@pytest.mark.parametrize("option", [{"scale": 2.0}, {"logit_factors": [1.0, 1.0, 1.0, 2.0]}])
+def test_eql_takes_nothing_that_changes_how_many_negatives_are_kept(option):
+    with pytest.raises(TypeError, match=f"eql chooses {next(iter(option))} by itself"):
+        create_loss("eql", class_counts=COUNTS, **option)
+
+
 def test_an_unknown_option_of_a_preset_is_told_what_the_preset_takes():
     with pytest.raises(
         TypeError, match=r"'ldam' has no option 'max_margn' \(did you mean 'max_margin'\?\); it takes"

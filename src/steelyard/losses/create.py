@@ -75,6 +75,7 @@ def create_loss(
         raise ValueError(f"{' or '.join(loss.needs)} must be given for {name!r}, got none")
     if class_weights is not None:
         options["class_weights"] = _weights(class_weights, class_counts)
+    options = {key: value for key, value in options.items() if value is not None or key not in made}
     both = sorted(set(made) & set(options))
     if both:
         raise TypeError(f"{name} chooses {both[0]} by itself; {loss.name} takes another one")
@@ -106,12 +107,10 @@ def find_named(name: str) -> tuple[type[Loss], Preset | None]:
 
 def _needed(loss: type[Loss], class_counts: Counts, options: dict[str, Any]) -> dict[str, Any]:
     """Return what a loss that cannot do without it is to have of the counts, unless it is given."""
-    if not loss.needs:
-        return {}
     counts, size = count_tensor(class_counts), options.get("num_classes")
-    if size is not None and size != len(counts):
+    if "num_classes" in loss.options and size is not None and size != len(counts):
         raise ValueError(f"num_classes must be {len(counts)}, as there are class_counts, got {size!r}")
-    if any(options.get(key) is not None for key in loss.needs):
+    if not loss.needs or any(options.get(key) is not None for key in loss.needs):
         return {}
     return {"class_counts": counts} if "class_counts" in loss.options else {"num_classes": len(counts)}
 

@@ -66,7 +66,8 @@ def _vs(counts: Counts, *, gamma: float, tau: float) -> dict[str, Any]:
 
 def _eql(counts: Counts, *, gamma: float, threshold: float) -> dict[str, Any]:
     log_kept = kept_negatives(counts, gamma=gamma, threshold=threshold).log()
-    return {"logit_adjustment": log_kept, "margins": log_kept}  # the own logit stays as it is
+    # The own logit stays as it is, which another scale or factors would change.
+    return {"logit_adjustment": log_kept, "margins": log_kept, "scale": 1.0, "logit_factors": None}
 
 
 PRESETS: dict[str, Preset] = {
