@@ -63,13 +63,11 @@ def read_claim_config(claim: str, *, full: bool = False, **changes: Any) -> Clai
     if config.learner != "network" and claim not in ("c4", "leaderboard"):
         raise ValueError(f"{claim} trains networks, got learner {config.learner}")
     check_comparable(parse_losses(",".join(config.losses)), config.epochs)
-    same_rows = (
-        claim == "leaderboard" and config.imbalance == "none" and not find_learner(config.learner).in_batches
-    )
-    if same_rows and config.seeds > 1:
+    all_rows = claim == "leaderboard" and config.imbalance == "none"
+    if all_rows and config.seeds > 1 and not find_learner(config.learner).in_batches:
         raise ValueError(
-            f"seeds must be 1 for learner {config.learner} without an imbalance, under which all seeds train on the "
-            f"same rows, got {config.seeds}"
+            f"seeds must be 1 for learner {config.learner} without an imbalance, under which all seeds train on "
+            f"the same rows, got {config.seeds}"
         )
     return config
 
