@@ -162,10 +162,7 @@ class LGLINRLoss(Loss):
         "each other class k, weighed by `ω[k,j] ∝ exp(beta P[k,j])`"
     )
     posterior_text = "solved from its law; needs the mean confusion of the training rows"
-    use_text = (
-        "You need one-vs-all outputs, and some classes are rare. Adjust the logits, and take `beta=10` with 40 "
-        "classes or more."
-    )
+    use_text = 'You need one-vs-all outputs, and some classes are rare. Adjust the logits, and take `beta="auto"`.'
 
     beta: Beta = option(1.0, 'stress on hard classes, or ``"auto"``.')
     detach_weights: bool = option(False, "treat the weights of classes as constants.", kind="flag")

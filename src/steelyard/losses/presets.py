@@ -66,8 +66,7 @@ def _vs(counts: Counts, *, gamma: float, tau: float) -> dict[str, Any]:
 
 def _eql(counts: Counts, *, gamma: float, threshold: float) -> dict[str, Any]:
     log_kept = kept_negatives(counts, gamma=gamma, threshold=threshold).log()
-    # The own logit stays as it is, which another scale or factors would change.
-    return {"logit_adjustment": log_kept, "margins": log_kept, "scale": 1.0, "logit_factors": None}
+    return {"logit_adjustment": log_kept, "margins": log_kept}  # the own logit stays as it is
 
 
 PRESETS: dict[str, Preset] = {
@@ -105,6 +104,7 @@ PRESETS: dict[str, Preset] = {
         "Tan et al., CVPR 2020 (EQL, softmax form), with the defaults of BagofTricks-LT's code; what they draw at "
         "random is here its mean",
         "You compare with its paper. Most samples of other classes do not push a rare class down.",
+        {"scale": 1.0, "logit_factors": None},  # others would change how many are kept
         of_counts=_eql,
         parameters={"gamma": 0.9, "threshold": 0.005},
     ),
