@@ -34,7 +34,7 @@ def config_of(claim, learner):
     changes = {"dataset": "t.csv", "tasks": ["t.csv"], "target": "kind", "learner": learner, "seeds": 2}
     if learner != "linear":
         changes["rounds"] = 5
-    return read_claim_config(claim, **changes, losses=LOSSES, imbalance="none", imbalances=["none"])
+    return read_claim_config(claim, **changes, losses=LOSSES, imbalance="step:2", imbalances=["none"])
 
 
 @pytest.mark.parametrize(

@@ -485,7 +485,7 @@ def test_a_table_is_compared_and_told_on_standard_error(here, capsys):
     [
         (
             ["--backbone", "small-cnn"],
-            r"backbone small-cnn takes images \(N, C, H, W\), got features \(\d+, \d+\); mlp",
+            r"backbone small-cnn takes images \(N, C, H, W\), got features \(\d+, \d+\); linear, mlp",
         ),
         (["--augmentation", "crop"], r"augmentation crop takes images \(N, C, H, W\), got features"),
     ],

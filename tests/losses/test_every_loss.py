@@ -318,11 +318,15 @@ BAD_OPTION = {
 }
 
 
+SIGNED = ("logit_adjustment", "margins")  # vectors that may have negative values
+
+
 @pytest.mark.parametrize("case", [*BAD_INPUT, *BAD_OPTION])
 def test_bad_input_gets_one_sentence(name, case):
     error, message, given_arguments = (BAD_INPUT | BAD_OPTION)[case]
     arguments, options = (given_arguments, {}) if case in BAD_INPUT else ((LOGITS, TARGET), given_arguments)
-    options = {CASES[name].weights[0] if key == "weight" else key: value for key, value in options.items()}
+    weight = next(option for option in CASES[name].weights if option not in SIGNED)
+    options = {weight if key == "weight" else key: value for key, value in options.items()}
     with pytest.raises(error, match=message) as caught:
         CASES[name].function(*arguments, **options)
     assert "\n" not in str(caught.value)
@@ -607,7 +611,7 @@ def test_module_weights_stay_out_of_checkpoints_and_take_sequences(name):
     assert not module.state_dict()
     assert {getattr(module, option).dtype for option in options} == {torch.float32}
     for option in options:
-        bad, rule = (torch.inf, "finite") if option == "logit_adjustment" else (-1.0, "finite and not negative")
+        bad, rule = (torch.inf, "finite") if option in SIGNED else (-1.0, "finite and not negative")
         with pytest.raises(ValueError, match=f"{option} must be {rule}, got {bad} at position 0"):
             CASES[name].module(**{option: [bad, 2.0, 3.0]})
         with pytest.raises(TypeError, match=f"{option} must hold numbers, got a value of type list"):

@@ -142,14 +142,11 @@ def _refuse_torch(loss: nn.Module | PerSample) -> None:
         raise ValueError(f"loss cannot be read: {kind.__name__} {why}")
 
 
-_VECTORS = ("class_weights", "pos_weight", "output_weights", "logit_adjustment", "class_counts")
-
-
 def _ours(loss: Loss) -> Reading:
     """One of our modules; the one place that knows their options."""
     held: dict[str, Tensor | float] = {
         name: value
-        for name in (*_VECTORS, "label_smoothing")
+        for name in ("class_weights", "pos_weight", "output_weights", "logit_adjustment", "label_smoothing")
         if (value := getattr(loss, name, None)) is not None and not (isinstance(value, float) and value == 0)
     }
     if loss.separable_over == "rows" and any(not bool(buffer.any()) for buffer in loss.buffers()):

@@ -30,7 +30,7 @@ commands.add_command(advise)
 commands.add_command(open_page)
 
 
-_BACKBONES = "linear, mlp, small-cnn, resnet32, timm:NAME ..."
+_BACKBONES = "mlp, small-cnn, resnet32, timm:NAME ..."
 _LEARNER = "linear, mlp, xgboost, module:function ...  [default: network]"
 _ROUNDS = "Rounds of boosting.  [default: 100]"
 _AUGMENTATION = "Of images: none, crop or crop-flip."

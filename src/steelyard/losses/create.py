@@ -107,11 +107,9 @@ def find_named(name: str) -> tuple[type[Loss], Preset | None]:
 
 def _needed(loss: type[Loss], class_counts: Counts, options: dict[str, Any]) -> dict[str, Any]:
     """Return what a loss that cannot do without it is to have of the counts, unless it is given."""
-    counts, size = count_tensor(class_counts), options.get("num_classes")
-    if "num_classes" in loss.options and size is not None and size != len(counts):
-        raise ValueError(f"num_classes must be {len(counts)}, as there are class_counts, got {size!r}")
     if not loss.needs or any(options.get(key) is not None for key in loss.needs):
         return {}
+    counts = count_tensor(class_counts)
     return {"class_counts": counts} if "class_counts" in loss.options else {"num_classes": len(counts)}
 
 
