@@ -49,7 +49,8 @@ class Fitted:
 
     def features(self, inputs: Tensor) -> Tensor | None:
         """Return what a linear head multiplies, (N, F); None of a network that has none."""
-        return predict_features(self.network, inputs) if hasattr(self.network, "head") else None
+        linear = hasattr(self.network, "forward_features") and getattr(self.network, "head_is_linear", True)
+        return predict_features(self.network, inputs) if linear else None
 
     def save(self, folder: str | PathLike[str]) -> list[str]:
         """Write the network as ``model.safetensors`` and return that name."""

@@ -92,6 +92,7 @@ class Network(nn.Module):
         initial_bias: (K,) start of the head's bias. Default: zeros.
     """
 
+    head_is_linear = True
     mean: Tensor
     std: Tensor
 
@@ -280,6 +281,8 @@ class CosineMLP(MLP):
         >>> bool((network(torch.randn(5, 32)).abs() <= 30).all())
         True
     """
+
+    head_is_linear = False
 
     def __init__(self, inputs: Tensor, num_classes: int, *, initial_bias: Tensor | None = None) -> None:
         super().__init__(inputs, num_classes, initial_bias=initial_bias)
