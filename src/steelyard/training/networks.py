@@ -90,6 +90,9 @@ class Network(nn.Module):
         features: normalised inputs to features (N, F).
         width: F.
         initial_bias: (K,) start of the head's bias. Default: zeros.
+
+    Attributes:
+        head_is_linear: whether the logits are linear in the features, which a refit of the head takes for granted.
     """
 
     head_is_linear = True
