@@ -69,6 +69,7 @@ def see_gpus(job):
 
 def hear(job):
     """Sends its own process what Ctrl-C sends all, and says whether it is held off."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
     os.kill(os.getpid(), signal.SIGINT)
     return {"held": signal.SIGINT in signal.sigpending()}
 
