@@ -67,13 +67,6 @@ def see_gpus(job):
     return {"gpus": os.environ["CUDA_VISIBLE_DEVICES"]}
 
 
-def hear(job):
-    """Sends its own process what Ctrl-C sends all, and says whether it is held off."""
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may ignore it
-    os.kill(os.getpid(), signal.SIGINT)
-    return {"held": signal.SIGINT in signal.sigpending()}
-
-
 JOBS = {f"job-{x}": {"x": x} for x in range(5)}
 
 
@@ -216,13 +209,6 @@ def test_local_workers_have_the_gpus_in_turn(tmp_path, monkeypatch, visible, exp
     jobs = {f"job-{x}": {"folder": str(tmp_path / "here"), "workers": workers} for x in range(workers)}
     records = run_grid(tmp_path / "jobs", jobs, see_gpus, workers=workers)
     assert sorted(r["gpus"] for r in records.values()) == expected
-
-
-@pytest.mark.slow
-def test_ctrl_c_reaches_the_process_that_was_started_and_none_of_its_workers(tmp_path):
-    records = run_grid(tmp_path, {f"job-{x}": {"x": x} for x in range(4)}, hear, workers=2)
-    assert all(r["held"] for r in records.values())
-    assert signal.SIGINT not in signal.pthread_sigmask(signal.SIG_BLOCK, [])
 
 
 def test_writers_of_one_file_leave_a_whole_one(tmp_path):

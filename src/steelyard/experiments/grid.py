@@ -19,7 +19,7 @@ from joblib import Parallel, delayed, parallel_config
 
 from steelyard._common.files import write_text
 from steelyard.experiments.records import read_record, write_record
-from steelyard.training.processes import deaf_to_interrupts, end_with
+from steelyard.training.processes import end_with
 
 Engine = Literal["local", "ray", "dask"]
 _TRIES = 2
@@ -114,17 +114,15 @@ def _round(
     left = dict.fromkeys(jobs)
     returned = "list" if backend["backend"] == "ray" else "generator_unordered"  # Ray's backend has no generators
     here = Path.cwd()
-    # Ray's jobs are done inside, and this process is to see Ctrl-C meanwhile.
-    starting = deaf_to_interrupts if backend["backend"] == "loky" else contextlib.nullcontext
     try:
         # Jobs are many and small: one thread each is faster than all threads for one.
-        with parallel_config(**backend, n_jobs=workers), starting():
+        with parallel_config(**backend, n_jobs=workers):
             outcomes = Parallel(return_as=returned)(
                 delayed(_do)(work, folder, here, name, of, job) for name, (of, job) in jobs.items()
             )
-        for name, failed in outcomes:
-            del left[name]
-            yield name, "failed" if failed else "done"
+            for name, failed in outcomes:
+                del left[name]
+                yield name, "failed" if failed else "done"
     except BrokenProcessPool as error:
         begun = [name for name in left if _lock(folder, name).exists()] or list(left)
         text = f"its worker was killed, for want of memory perhaps ({str(error).splitlines()[0]})"

@@ -1,11 +1,9 @@
 """One function in several processes of this machine, which Lightning then takes for one group."""
 
-import contextlib
 import os
-import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -53,22 +51,6 @@ def in_processes(work: Callable[[int, Report], None], number: int, on_report: Re
         for process in processes.processes:
             process.kill()  # nothing to one that has ended
             process.join()
-
-
-@contextlib.contextmanager
-def deaf_to_interrupts() -> Iterator[None]:
-    """Let processes that start inside never see Ctrl-C, also while Python starts in them; this one sees it after.
-
-    They are to end with this one: :func:`end_with`.
-    """
-    if not hasattr(signal, "pthread_sigmask"):  # Windows
-        yield
-        return
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-    try:
-        yield
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def end_with(parent: int) -> None:
