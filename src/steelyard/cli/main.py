@@ -147,7 +147,7 @@ class _Again(threading.Thread):
         self.number = number
 
     def run(self) -> None:
-        time.sleep(0.01)
+        time.sleep(0.05)
         os.kill(os.getpid(), self.number)
 
 
