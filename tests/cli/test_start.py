@@ -87,6 +87,7 @@ def test_a_signal_while_a_real_package_is_imported_stops_at_once(module, tmp_pat
     *notes, last = done.stderr.splitlines()
     assert last in ("steelyard: stopped; the same command goes on", "steelyard: stopped")
     assert not any("Traceback" in note or "rror" in note for note in notes), done.stderr
+    assert done.stdout == ""
 
 
 def test_a_signal_during_the_last_import_is_not_lost_where_little_is_left_to_do():

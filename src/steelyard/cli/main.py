@@ -110,23 +110,46 @@ def _told(error: OSError) -> str:
 
 def _stop(told: str, number: int, frame: FrameType | None) -> None:
     """Raise _Stopped, but not out of an import: libraries catch what their imports raise, and go on in halves."""
-    importer = _importer(frame)
-    if importer is None:
+    importing = _importing(frame)
+    if importing is None:
         raise _Stopped(number)
-    if importer.startswith("steelyard.cli"):  # which holds nothing that has to be put down
+    if _module(importing).startswith("steelyard.cli"):  # which holds nothing that has to be put down
         _say(told)
         sys.stdout.flush()
         os._exit(128 + number)
-    _send_again(number)
+    _stop_at_next_line(importing, number)
+
+
+def _stop_at_next_line(frame: FrameType, number: int) -> None:
+    """Raise _Stopped in a frame as soon as what it is doing, an import, has ended."""
+
+    def stop(_: FrameType, event: str, __: Any) -> Any:
+        if event != "exception":
+            sys.settrace(None)
+            raise _Stopped(number)
+        return stop
+
+    frame.f_trace = stop
+    sys.settrace(lambda *_: None)  # frames that begin from now on are not traced
 
 
 def _importer(frame: FrameType | None) -> str | None:
     """Return the name of the module whose import runs, the outermost of several; None where none does."""
+    found = _importing(frame)
+    return None if found is None else _module(found)
+
+
+def _module(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__"))
+
+
+def _importing(frame: FrameType | None) -> FrameType | None:
+    """Return the frame that imports, the outermost of several; None where none does."""
     found, inside = None, False
     while frame is not None:
         machinery = frame.f_code.co_filename == "<frozen importlib._bootstrap>"
         if inside and not machinery:
-            found = str(frame.f_globals.get("__name__"))
+            found = frame
         inside, frame = machinery, frame.f_back
     return found
 
