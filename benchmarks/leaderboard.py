@@ -146,8 +146,8 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def percent(value: float | None, digits: int = 1) -> str:
-    return "" if value is None or value != value else f"{100 * value:.{digits}f}"
+def percent(value: float | None) -> str:
+    return "" if value is None or value != value else f"{100 * value:.1f}"
 
 
 def overall(found: Standings) -> str:
