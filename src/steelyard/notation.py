@@ -111,13 +111,12 @@ class LossSpec:
     def first_bias(self, class_counts: Tensor, batch_size: int) -> Tensor | None:
         """Return the (K,) bias with which a head starts at the class counts, or None where trainings start at 0.
 
-        That is the constant solution of the loss without class weights. Under an adjustment by frequencies or
-        presence trainings start at 0: of softmax adjusted by the log of the counts it is the constant solution,
-        and our tables of one-vs-all losses were measured so.
+        That is the constant solution of the loss without class weights. Under `tau` or `presence` trainings start
+        at 0: it is the constant solution of softmax with `tau` 1, and our tables of one-vs-all losses were
+        measured so.
         """
         loss = self.loss(class_counts, batch_size)
-        adjusted = self.tau or self.presence or self.name in ("balanced-softmax", "vs")
-        if adjusted or loss.separable_over == "columns":
+        if self.tau or self.presence or loss.separable_over == "columns":
             return None
         return loss.first_bias(class_counts)
 

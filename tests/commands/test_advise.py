@@ -15,6 +15,7 @@ from steelyard.commands.advise import advise_file
 from steelyard.data import grouped_folds
 from steelyard.deciding import train_heads
 from steelyard.report import write_advise_page
+from steelyard.report.advise_page import _marks
 from steelyard.report.explorer import decide_packed, read_rows
 from steelyard.report.results import AdviceResults
 from tests.helpers import run_command
@@ -169,21 +170,21 @@ def test_one_logit_and_probabilities(tmp_path):
 
 
 def test_logits_of_training_rows_are_warned_of(tmp_path):
-    said = []
     rows, target = _samples((400, 100, 40))
     file = _write(tmp_path / "t.parquet", "logits", rows, target, split="train", loss="softmax")
-    advise_file(file, values="logits", say=said.append)
-    assert said[1].startswith("WARNING: ")
-    assert "advice needs logits of held-out ones" in said[1]
+    found = advise_file(file, values="logits")
+    assert found["notes"][0].endswith("Advice needs logits of held-out ones.")
 
 
 @pytest.mark.parametrize(("split", "warned"), [("train", True), ("test", False)])
 def test_features_of_rows_that_the_network_was_trained_on_are_warned_of(tmp_path, split, warned):
     target = torch.arange(60) % 3
     rows = torch.eye(3)[target] + torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
-    file, said = _write(tmp_path / "t.parquet", "feature", rows, target, split=split), []
-    advise_file(file, objective="accuracy", schemes=["inverse"], say=said.append)
-    assert any("WARNING: the network was trained on the rows" in text for text in said) == warned
+    file, out = _write(tmp_path / "t.parquet", "feature", rows, target, split=split), tmp_path / "advice"
+    found = advise_file(file, objective="accuracy", schemes=["inverse"], out=out)
+    told = "The network was trained on these rows"
+    assert any(note.startswith(told) for note in found["notes"]) == warned
+    assert (told in (out / "report.html").read_text(encoding="utf-8")) == warned
 
 
 @pytest.mark.parametrize("learner", ["linear", "hist-gradient-boosting"])
@@ -350,3 +351,14 @@ def test_groups_and_folds_of_tensors_must_fit():
     ]:
         with pytest.raises((ValueError, TypeError), match=message):
             advise(features, target, folds=folds, groups=groups_of)
+
+
+def test_marks_of_the_page_stay_in_bounds(tmp_path):
+    target = torch.repeat_interleave(torch.arange(3), torch.tensor([40, 15, 5]))
+    rows = torch.eye(3)[target]  # all are told right
+    advise_file(
+        _write(tmp_path / "t.parquet", "feature", rows, target), objective="accuracy", out=tmp_path / "out"
+    )
+    marks = _marks(AdviceResults.read(tmp_path / "out"))
+    assert marks
+    assert all(0 <= low <= value <= high <= 1 for value, low, high in (mark.accuracy for mark in marks))

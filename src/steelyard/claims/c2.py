@@ -167,8 +167,8 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
             f"The law {answer}. Its misfit is at most {polished:.0e} with the head polished, and {misfit:.2f} in "
             f"the median as trained. On test samples, with the same counts and weights, {apart}. One weight at a "
             f"time was multiplied by {config.factor:g}. The mean training loss of its class "
-            f"{'never rose' if fair else 'rose'} (the largest relative change is {worst:+.1e}; theory rules out a "
-            f"rise). The mean probability of its class fell in {fell} of {raised} cases, and that of another "
+            f"{'never rose' if fair else 'rose'} (the largest change is {100 * worst:+.3g}%; theory rules out "
+            f"a rise). The mean probability of its class fell in {fell} of {raised} cases, and that of another "
             f"class rose in {rose} of {others}; one would expect neither."
         ),
         numbers=[

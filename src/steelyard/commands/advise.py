@@ -39,6 +39,11 @@ _HEADER = (
     "way", "chosen", "scheme", "rule", "value", "gain", "low", "high", "class", "samples", "recall",
     "class_weight", "offset",
 )  # fmt: skip
+_OWN_FEATURES = (
+    "The network was trained on these rows, so its features tell their classes apart better than those of new "
+    "rows. Features of held-out rows give surer advice."
+)
+_OWN_LOGITS = "The file holds training samples, as it says itself. Advice needs logits of held-out ones."
 
 
 def advise_file(
@@ -145,6 +150,7 @@ def advise_file(
         "command": command,
     }
     result |= found.to_dict() | {"code": code(found), "class_counts": counts.tolist()}
+    result["notes"] = [*data.notes, *found.notes]
     if out is not None:
         with filled_folder(out):
             write_csv(out / "advise.csv", _HEADER, _rows(found))
@@ -169,6 +175,7 @@ class _Data:
     model: str
     counts: Tensor | None = None
     groups: Tensor | None = None
+    notes: tuple[str, ...] = ()  # what makes the advice less sure
 
 
 def _of_features(
@@ -185,18 +192,14 @@ def _of_features(
         raise ValueError(f"loss is that of logits; heads on features are trained with softmax, got {loss!r}")
     opened = open_predictions(path, target=target, columns=columns, values="features", class_names=class_names)
     say(opened.reading)
-    if opened.split == "train":
-        say(
-            f"WARNING: the network was trained on the rows of {path}, so its features tell their classes apart "
-            "better than those of new rows; features of held-out rows give surer advice"
-        )
+    notes = (_OWN_FEATURES,) if opened.split == "train" else ()
     rows, labels = read_whole(opened)
     size = size_of(opened, labels)
     decay = opened.weight_decay if weight_decay is None else weight_decay
     names = opened.class_names or [f"class {k}" for k in range(size)]
     train = train_heads(size, weight_decay=_WEIGHT_DECAY if decay is None else decay)
     return _Data(
-        rows.double(), labels, names, train, "linear heads on the features", groups=_groups(opened, group)
+        rows.double(), labels, names, train, "linear heads on the features", None, _groups(opened, group), notes
     )
 
 
@@ -218,8 +221,7 @@ def _of_logits(
             f"{path} must have one class a row, got 0 and 1 for each output: for outputs that stand for "
             "themselves ask thresholds(..., targets='multi-hot') in Python"
         )
-    if opened.split == "train":
-        say(f"WARNING: {path} holds training samples, as it says itself; advice needs logits of held-out ones")
+    notes = (_OWN_LOGITS,) if opened.split == "train" else ()
     rows, labels = read_whole(opened)
     size = max(opened.num_classes, 2)
     if values == "probabilities":
@@ -236,7 +238,7 @@ def _of_logits(
     if opened.num_classes == 1:
         log_p = torch.cat([F.logsigmoid(-log_p), F.logsigmoid(log_p)], 1)
     names = opened.class_names or [f"class {k}" for k in range(size)]
-    return _Data(log_p, labels, names, None, f"{values} of {stated}", counts, _groups(opened, group))
+    return _Data(log_p, labels, names, None, f"{values} of {stated}", counts, _groups(opened, group), notes)
 
 
 def _groups(opened: Predictions, group: str | None) -> Tensor | None:

@@ -380,7 +380,7 @@ def _notes(samples: Tensor, names: Sequence[str], folds: int, untrained: bool) -
         told.append("Weights were not tried: that takes features or a learner, these are outputs of one training.")
     few = [names[k] for k, n in enumerate(samples.tolist()) if n < folds]
     if few:
-        told.append(f"{listed(few, 5)} ha{'s' if len(few) == 1 else 've'} fewer rows than there are folds.")
+        told.append(f"There are fewer rows than folds of {listed(few, 5)}.")
     return tuple(told)
 
 

@@ -294,8 +294,8 @@ class Loss(nn.Module):
         """
         start = initial_bias(class_counts, self.link, num_samples=num_samples).double()
         exact = copy.deepcopy(self).cpu()
-        if exact.logit_adjustment is not None:
-            start = start - exact.logit_adjustment
+        if exact.logit_adjustment is not None:  # of softmax adjusted by the log of the counts 0 is the solution
+            start = torch.zeros_like(start)
         self._check_positives()
         counts = count_tensor(class_counts).double()
         return constant_solution(exact.per_sample, start, counts, num_samples).float()

@@ -119,7 +119,7 @@ def _marks(found: AdviceResults) -> list[Mark]:
         }
         ends: dict[str, tuple[float, float | None, float | None]] = {}
         for key, value in values.items():
-            low, high = (found.plain.value + gain for gain in way.interval)
+            low, high = (min(max(found.plain.value + gain, 0.0), 1.0) for gain in way.interval)
             ends[key] = (value, low, high) if key == found.objective else (value, None, None)
         exponent = exponent_of(way.class_weights, [round(n) for n in found.class_counts or found.samples])
         marks.append(Mark(way.name, "", exponent, ends["balanced-accuracy"], ends["accuracy"]))
