@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from steelyard import audit, class_weights
+from steelyard import TrainingSetup, audit, class_weights, create_loss
 
 COUNTS = torch.tensor([6000, 2000, 1000, 20])
 
@@ -42,3 +42,51 @@ def test_weights_that_break_the_law_are_named(shift):
 
 def test_without_weights_nothing_is_said():
     assert names(report(torch.zeros(4))) == []
+
+
+def at_rest(loss, size=4):
+    """The logits and labels of a linear model that has come to rest under a loss."""
+    target = torch.repeat_interleave(torch.arange(4), torch.tensor([600, 200, 100, 50]))
+    x = torch.randn(len(target), 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, :4] += 2 * torch.eye(4)[target]
+    layer = torch.nn.Linear(6, size, dtype=torch.float64)
+    optimizer = torch.optim.LBFGS(
+        layer.parameters(), max_iter=1000, tolerance_grad=1e-11, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(layer(x), target)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return layer(x).detach(), target
+
+
+@pytest.mark.parametrize("name", ["softmax", "logistic", "focal", "asymmetric", "vs", "cdt"])
+def test_weights_are_named_as_they_were_under_every_loss(name):
+    counts = torch.tensor([600, 200, 100, 50])
+    needed = {"class_counts": counts} if name in ("vs", "cdt") else {}
+    logits, target = at_rest(create_loss(name, class_weights=class_weights(counts), **needed))
+    found = audit(logits, target, create_loss(name, **needed))
+    assert names(found) == ["weights_unstated"]
+    named = {item.classes[0]: item.measures[0].value for item in found.findings[0].items}
+    assert [named[k] for k in range(4)] == pytest.approx([1, 3, 6, 12], rel=1e-3)  # one over the counts
+    assert found.findings[0].measure.value == pytest.approx(12, rel=1e-3)
+    assert "class weights that nobody stated: 1 : 3 : 6 : 12 for" in str(found)
+
+
+def test_of_independent_outputs_the_weights_are_those_of_positives():
+    u = torch.tensor([4.0, 4.0, 4.0, 4.0], dtype=torch.float64)
+
+    def loss(logits, target):
+        return torch.nn.functional.binary_cross_entropy_with_logits(
+            logits, torch.eye(4)[target].double(), pos_weight=u
+        )
+
+    logits, target = at_rest(loss)
+    setup = TrainingSetup("logistic", targets="multi-hot")
+    assert "weights of positives that nobody stated: 4 : 4 : 4 : 4 for" in str(
+        audit(logits, torch.eye(4)[target], setup)
+    )

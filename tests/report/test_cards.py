@@ -81,7 +81,7 @@ def test_every_number_of_an_audit_says_what_it_counts(tmp_path):
         assert verdict.value is None or verdict.topic == "trades" or verdict.name in {*_UNITS, "weights_unclear"}
     assert set(_UNITS) < set(KINDS)
     for name, value, unit in (("groups", 1.0, "group"), ("groups", 3.0, "groups"), ("in_balance", 0.1, "misfit"),
-                              ("weights_unclear", 2.0, "times from the least to the largest weight")):  # fmt: skip
+                              ("weights_unclear", 2.0, "times as much or as little, at most")):  # fmt: skip
         verdict = VerdictResult(name, KINDS[name].code, "note", KINDS[name].topic, "Text.", value, 0.05, 4.0)
         text = render_audit(replace(found, verdicts=[verdict]), torch.eye(3).numpy())
         assert f'<div class="number">{value:.3g} <small>{unit}' in text

@@ -60,6 +60,8 @@ class Explained:
     """What explains the implied weights.
 
     Attributes:
+        weights: (K,) the implied weights themselves, NaN where unknown.
+        of_classes: whether they are weights of classes, of which only ratios mean something; else of positives.
         power: the stated weights' fit, or None where they do not differ within any group.
         none, once, twice: fits of no weights, of the stated ones, and of their squares.
         parts: of each part of the statement alone, where there are several.
@@ -67,10 +69,13 @@ class Explained:
         off: classes whose weight is another than stated, where all others have theirs.
         apart: classes whose weight is another than stated beyond what samples explain, by the median class.
         order: (K,) the class whose weight each class seems to have, or None where that is its own.
-        range: largest difference of two log implied weights that compare, with its error over samples.
+        range: largest difference of two log implied weights that compare, or of one of positives from 0, with its
+            error over samples.
         classes: how many compare.
     """
 
+    weights: Tensor
+    of_classes: bool
     power: Fit | None
     none: Fit
     once: Fit
@@ -108,9 +113,26 @@ def explain(
     rare = -counts.clamp(min=1e-300).log()
     frequency = source.fit(rare) if source.constants and source.varies(rare) else None
     none = source.hold(nothing)
+    weights, classes = source.logs.exp(), len(source.places)
     if not source.varies(x):
-        return Explained(None, none, none, none, {}, frequency, (), (), None, source.differ(), len(source.places))
+        return Explained(
+            weights,
+            source.constants,
+            None,
+            none,
+            none,
+            none,
+            {},
+            frequency,
+            (),
+            (),
+            None,
+            source.differ(),
+            classes,
+        )
     return Explained(
+        weights=weights,
+        of_classes=source.constants,
         power=source.fit(x),
         none=none,
         once=source.hold(x),
@@ -121,7 +143,7 @@ def explain(
         apart=source.apart(x),
         order=source.order(x),
         range=source.differ(),
-        classes=len(source.places),
+        classes=classes,
     )
 
 
@@ -234,7 +256,11 @@ class Explanations:
         return None
 
     def differ(self) -> tuple[float, float]:
-        """Return the largest difference of two log implied weights of a group, and its error over samples."""
+        """Return the largest difference of two log implied weights of a group, and its error over samples; of
+        classes that stand for themselves that of one from 0."""
+        if not self.constants:
+            furthest = max(self.places, key=lambda k: abs(float(self.logs[k])))
+            return abs(float(self.logs[furthest])), math.sqrt(float(self.variance[furthest]))
         best, error = 0.0, math.inf
         for g in torch.unique(self.group[self.places]).tolist():
             inside = [k for k in self.places if int(self.group[k]) == g]

@@ -203,11 +203,12 @@ class Numbers:
 
     @property
     def implied_shown(self) -> list[float]:
-        """Return the (K,) implied weights, in units of that of the most frequent class; NaN where unknown."""
-        if self.implied is None:
-            unknown = torch.full_like(self.class_counts, torch.nan)
-            return (unknown if self.implied_pos_weight is None else self.implied_pos_weight).tolist()
-        w = self.implied.weights
+        """Return the (K,) implied weights that are explained, those of classes in units of that of the most
+        frequent one."""
+        assert self.explained is not None
+        w = self.explained.weights
+        if not self.explained.of_classes:
+            return w.tolist()
         first = self.class_counts.masked_fill(w.isnan(), -1.0).argmax()
         return (w / w[first]).tolist()
 

@@ -20,6 +20,7 @@ _SAME = 0.2  # powers that differ by less are the same for whoever trained
 _REVERSED = -0.25
 _TWICE = (1.5, 3.0)  # powers that are called twice
 _SCATTER = 0.25  # of log implied weights about what explains them
+_EXACT = 0.1  # the same of a model that has come to rest
 _RATIO = math.log(1.5)  # weights that nobody stated differ at least so much
 _INTERPOLATES = 0.98  # share of the probability placed from which on few samples carry all that is misplaced
 _WHOLE = 0.98  # of the training rows; so few may have been lost
@@ -99,6 +100,9 @@ def _loss(n: Numbers) -> Finding | None:
     rough = best.link == n.statement.link == "logistic"
     if best.misfit > (_BETTER_LOSS if rough else _BETTER) * own:
         return None
+    # Under a loss without a closed law the weights may be unstated, and a plain loss come nearer by chance.
+    if not n.statement.closed and not n.statement.weighted and best.misfit > _CRITICAL and _balanced(n.explained):
+        return None
     sums = n.mean_row_sum
     # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, boosted ones to nearly 1.
     unlike = sums is None or abs(sums - 1) > 0.05 or best.misfit > _CRITICAL
@@ -114,6 +118,14 @@ def _explained(e: Explained | None) -> bool:
     if e is None or e.power is None or e.classes < 4:
         return False
     return e.order is not None or bool(e.off) or (e.power.holds(1) and e.once.scatter <= _SCATTER)
+
+
+def _balanced(e: Explained | None) -> bool:
+    """Return whether the implied weights go like a power of the class counts, as closely as can be told."""
+    if e is None or e.frequency is None or e.classes < 4:
+        return False
+    f = e.frequency
+    return not f.holds(0, 0.3) and f.scatter <= _EXACT
 
 
 def _weights(n: Numbers) -> Finding | None:

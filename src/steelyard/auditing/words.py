@@ -221,7 +221,11 @@ def _unstated(f: Finding, n: Numbers) -> str:
     else:
         ends = [f"{label(n, k)} {value:.2g}" for k, value in (weights[0], weights[-1])]
         shown = f"{ends[0]} to {ends[1]}"
-    text = f"The model behaves as if trained with class weights that nobody stated: {shown}."
+    of_classes = n.explained is None or n.explained.of_classes
+    what = "class weights" if of_classes else "weights of positives"
+    text = f"The model behaves as if trained with {what} that nobody stated: {shown}."
+    if of_classes and n.implied is None:
+        text += " Weights of the positives of each output would explain it too."
     if "frequency" in f.numbers:
         text += f" They go like 1 / count to the power {_shown(f.numbers['frequency'])}; 1 balances the classes."
     return text + " State them if they were meant; else look for a sampler or weights that you did not know of."

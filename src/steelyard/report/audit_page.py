@@ -45,7 +45,7 @@ _UNITS = {
     "weights_at_other_strength": _STRENGTH,
     "weights_permuted": _STRENGTH,
     "class_weight_off": _STRENGTH,
-    "weights_unstated": "times from the least to the largest weight",
+    "weights_unstated": "times as much or as little, at most",
     "counted": "is the power of 1 / count in the weights",
     "counted_twice": "is the power of 1 / count in the weights",
     "wrong_loss": "misfit, from 0 to 1",
