@@ -253,6 +253,16 @@ def test_counts_are_those_of_the_training_and_never_guessed(tmp_path):
     assert "species" in _read(tmp_path / "n-out.csv")
 
 
+def test_a_loss_that_only_the_trained_module_knows_is_refused_before_counts_are_asked_for(tmp_path):
+    source = _save(tmp_path / "a.csv", _logits(), metadata={})
+    for call in (
+        lambda: correct_file(source, tmp_path / "b.csv", loss="eqlv2"),
+        lambda: audit_file(source, loss="eqlv2"),
+    ):
+        with pytest.raises(ValueError, match="weighs by what it saw in training, which no file holds"):
+            call()
+
+
 def test_priors(tmp_path):
     z = _logits()
     z[:, 2] += 2

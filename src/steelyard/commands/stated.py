@@ -32,6 +32,11 @@ class Stated:
             text = "softmax" if opened.num_classes > 1 and not self.independent else "logistic"
             self.say(f"loss: {text}, as nobody says which it was; --loss states another")
         self.spec: LossSpec = parse_loss(text)
+        if self.spec.running and not self.by_batch:
+            raise ValueError(
+                f"loss {self.spec.label} weighs by what it saw in training, which no file holds: in Python give "
+                "the module that was trained"
+            )
         self.from_file = self.loss is None and opened.loss is not None
         self.guessed = self.loss is None and opened.loss is None and opened.link is None
         self.link = self.spec.link
