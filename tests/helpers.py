@@ -180,6 +180,29 @@ def fit_linear(loss, outputs=4, weight_decay=0.0, bias_decay=0.0):
     return (features @ weight.T + bias).detach(), target, weight.detach(), bias.detach()
 
 
+COUNTS_AT_REST = [600, 200, 100, 50]
+
+
+def at_rest(loss):
+    """The logits and labels, (950, 4), of a linear model that has come to rest under a loss."""
+    target = torch.repeat_interleave(torch.arange(4), torch.tensor(COUNTS_AT_REST))
+    x = torch.randn(len(target), 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    x[:, :4] += 2 * torch.eye(4)[target]
+    layer = torch.nn.Linear(6, 4, dtype=torch.float64)
+    optimizer = torch.optim.LBFGS(
+        layer.parameters(), max_iter=1000, tolerance_grad=1e-11, tolerance_change=0, line_search_fn="strong_wolfe"
+    )
+
+    def closure():
+        optimizer.zero_grad()
+        value = loss(layer(x), target)
+        value.backward()
+        return value
+
+    optimizer.step(closure)
+    return layer(x).detach(), target
+
+
 # Linear heads fused with their loss ----------------------------------------------------------------------
 
 

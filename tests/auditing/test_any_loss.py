@@ -8,7 +8,9 @@ from torch import nn
 from steelyard.auditing import Evidence, audit, audit_evidence
 from steelyard.balance import TrainingSetup
 from steelyard.losses import create_loss
+from steelyard.weights import class_weights
 from tests.balance.generic_losses import COUNTS, FUNCTIONS, WEIGHTS, minimise, setups, trained
+from tests.helpers import COUNTS_AT_REST, at_rest
 
 SETUPS = setups()
 
@@ -29,6 +31,22 @@ def test_weights_that_were_not_applied_are_found_under_any_loss(name):
     logits, target = trained(TrainingSetup(FUNCTIONS[name]))
     report = audit(logits, target, TrainingSetup(FUNCTIONS[name], class_weights=WEIGHTS))
     assert report.faults == ("weights_not_applied",)
+
+
+@pytest.mark.parametrize("name", ["asymmetric", "focal", "label-aware-smoothing", "sigmoid-focal", "vs"])
+@pytest.mark.parametrize(
+    ("acted", "fault"),
+    [
+        (lambda w: w.sqrt(), "weights_at_other_strength"),
+        (lambda w: w.square(), "weights_applied_twice"),
+        (lambda w: w.flip(0), "weights_permuted"),
+    ],
+)
+def test_weights_that_acted_otherwise_are_told_under_any_loss_and_are_no_other_loss(name, acted, fault):
+    counts, stated = torch.tensor(COUNTS_AT_REST), class_weights(COUNTS_AT_REST, dtype=torch.float64)
+    needed = {"class_counts": counts} if name in ("vs", "label-aware-smoothing") else {}
+    logits, target = at_rest(create_loss(name, class_weights=acted(stated), **needed))
+    assert audit(logits, target, create_loss(name, class_weights=stated, **needed)).faults == (fault,)
 
 
 def test_a_loss_whose_value_training_does_not_make_least_is_not_judged_by_it():

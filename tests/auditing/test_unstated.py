@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from steelyard import TrainingSetup, audit, class_weights, create_loss
+from tests.helpers import at_rest
 
 COUNTS = torch.tensor([6000, 2000, 1000, 20])
 
@@ -42,26 +43,6 @@ def test_weights_that_break_the_law_are_named(shift):
 
 def test_without_weights_nothing_is_said():
     assert names(report(torch.zeros(4))) == []
-
-
-def at_rest(loss, size=4):
-    """The logits and labels of a linear model that has come to rest under a loss."""
-    target = torch.repeat_interleave(torch.arange(4), torch.tensor([600, 200, 100, 50]))
-    x = torch.randn(len(target), 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    x[:, :4] += 2 * torch.eye(4)[target]
-    layer = torch.nn.Linear(6, size, dtype=torch.float64)
-    optimizer = torch.optim.LBFGS(
-        layer.parameters(), max_iter=1000, tolerance_grad=1e-11, tolerance_change=0, line_search_fn="strong_wolfe"
-    )
-
-    def closure():
-        optimizer.zero_grad()
-        value = loss(layer(x), target)
-        value.backward()
-        return value
-
-    optimizer.step(closure)
-    return layer(x).detach(), target
 
 
 @pytest.mark.parametrize("name", ["softmax", "logistic", "focal", "asymmetric", "vs", "cdt"])

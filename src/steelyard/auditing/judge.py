@@ -20,7 +20,7 @@ _SAME = 0.2  # powers that differ by less are the same for whoever trained
 _REVERSED = -0.25
 _TWICE = (1.5, 3.0)  # powers that are called twice
 _SCATTER = 0.25  # of log implied weights about what explains them
-_EXACT = 0.1  # the same of a model that has come to rest
+_EXACT = 0.1  # the same, of a model that has come to rest
 _RATIO = math.log(1.5)  # weights that nobody stated differ at least so much
 _INTERPOLATES = 0.98  # share of the probability placed from which on few samples carry all that is misplaced
 _WHOLE = 0.98  # of the training rows; so few may have been lost
@@ -100,8 +100,8 @@ def _loss(n: Numbers) -> Finding | None:
     rough = best.link == n.statement.link == "logistic"
     if best.misfit > (_BETTER_LOSS if rough else _BETTER) * own:
         return None
-    # Under a loss without a closed law the weights may be unstated, and a plain loss come nearer by chance.
-    if not n.statement.closed and not n.statement.weighted and best.misfit > _CRITICAL and _balanced(n.explained):
+    # Where weights of a loss without a closed law explain all, a plain loss is the true one only if its law holds.
+    if not n.statement.closed and best.misfit > _SHARP and _exact(n):
         return None
     sums = n.mean_row_sum
     # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, boosted ones to nearly 1.
@@ -120,12 +120,15 @@ def _explained(e: Explained | None) -> bool:
     return e.order is not None or bool(e.off) or (e.power.holds(1) and e.once.scatter <= _SCATTER)
 
 
-def _balanced(e: Explained | None) -> bool:
-    """Return whether the implied weights go like a power of the class counts, as closely as can be told."""
-    if e is None or e.frequency is None or e.classes < 4:
+def _exact(n: Numbers) -> bool:
+    """Return whether implied weights are a power of the stated ones or of the class counts, or the stated ones in
+    another order, as closely as can be told."""
+    e, moved = n.explained, n.hypothesis("other order")
+    if e is None or e.classes < 4:
         return False
-    f = e.frequency
-    return not f.holds(0, 0.3) and f.scatter <= _EXACT
+    fits = [fit for fit in (e.power, e.frequency) if fit is not None]
+    powers = any(fit.scatter <= _EXACT and not fit.holds(0, 0.3) for fit in fits)
+    return powers or (moved is not None and moved.misfit <= _SHARP)
 
 
 def _weights(n: Numbers) -> Finding | None:
