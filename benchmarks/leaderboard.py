@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean, median
 from typing import Any
 
 import matplotlib as mpl
@@ -119,9 +120,14 @@ class Standings:
         return sum(known) / len(known) if known else None
 
     def over_tasks(self, loss: str, metric: str) -> float:
-        """Return the mean over the tasks, NaN where one has none."""
-        means = [self.mean(task, loss, metric) for task in self.tasks]
-        return float("nan") if None in means else sum(means) / len(means)  # type: ignore[arg-type]
+        """Return the mean over the tasks, of NLL and ECE the median; NaN where one has none.
+
+        Where the logits of a training ran away, its NLL alone would be the mean.
+        """
+        values = [self.mean(task, loss, metric) for task in self.tasks]
+        if None in values:
+            return float("nan")
+        return (median if metric in ("nll", "ece") else fmean)(values)  # type: ignore[arg-type]
 
     def ahead(self, task: str, loss: str, of_cosines: bool = False) -> list[float]:
         """Return the points that a loss is ahead of the reference, which has the plain head, seed by seed."""

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -62,31 +62,31 @@ class Explained:
     Attributes:
         weights: (K,) the implied weights themselves, NaN where unknown.
         of_classes: whether they are weights of classes, of which only ratios mean something; else of positives.
-        power: the stated weights' fit, or None where they do not differ within any group.
         none, once, twice: fits of no weights, of the stated ones, and of their squares.
-        parts: of each part of the statement alone, where there are several.
         frequency: fit of the reciprocal class counts, or None where they do not differ.
-        off: classes whose weight is another than stated, where all others have theirs.
-        apart: classes whose weight is another than stated beyond what samples explain, by the median class.
-        order: (K,) the class whose weight each class seems to have, or None where that is its own.
         range: largest difference of two log implied weights that compare, or of one of positives from 0, with its
             error over samples.
         classes: how many compare.
+        power: the stated weights' fit, or None where they do not differ within any group.
+        parts: of each part of the statement alone, where there are several.
+        off: classes whose weight is another than stated, where all others have theirs.
+        apart: classes whose weight is another than stated beyond what samples explain, by the median class.
+        order: (K,) the class whose weight each class seems to have, or None where that is its own.
     """
 
     weights: Tensor
     of_classes: bool
-    power: Fit | None
     none: Fit
     once: Fit
     twice: Fit
-    parts: dict[str, Fit]
     frequency: Fit | None
-    off: tuple[Off, ...]
-    apart: tuple[Off, ...]
-    order: Tensor | None
     range: tuple[float, float]
     classes: int
+    power: Fit | None = None
+    parts: dict[str, Fit] = field(default_factory=dict)
+    off: tuple[Off, ...] = ()
+    apart: tuple[Off, ...] = ()
+    order: Tensor | None = None
 
     @property
     def scatter(self) -> float:
@@ -113,37 +113,27 @@ def explain(
     rare = -counts.clamp(min=1e-300).log()
     frequency = source.fit(rare) if source.constants and source.varies(rare) else None
     none = source.hold(nothing)
-    weights, classes = source.logs.exp(), len(source.places)
-    if not source.varies(x):
-        return Explained(
-            weights,
-            source.constants,
-            None,
-            none,
-            none,
-            none,
-            {},
-            frequency,
-            (),
-            (),
-            None,
-            source.differ(),
-            classes,
-        )
-    return Explained(
-        weights=weights,
+    found = Explained(
+        weights=source.logs.exp(),
         of_classes=source.constants,
-        power=source.fit(x),
         none=none,
+        once=none,
+        twice=none,
+        frequency=frequency,
+        range=source.differ(),
+        classes=len(source.places),
+    )
+    if not source.varies(x):
+        return found
+    return replace(
+        found,
+        power=source.fit(x),
         once=source.hold(x),
         twice=source.hold(2 * x),
         parts={name: source.hold(w.log()) for name, w in parts.items()} if len(parts) > 1 else {},
-        frequency=frequency,
         off=source.off(x),
         apart=source.apart(x),
         order=source.order(x),
-        range=source.differ(),
-        classes=classes,
     )
 
 
