@@ -48,9 +48,13 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[Held, str]:
     worse = sum(high is not None and high < 0 for task, (_, _, high) in ahead.items() if task not in fails)
     worse += len(fails)
     number = len(config.tasks)
+    told = "" if sure or worse else f"{config.seeds} seeds do not tell. "
     verdict = (
-        f"On average {ours} is at least as good as {other} in {level} of {number} tasks. It is surely less than a "
-        f"point behind in {sure}, and surely worse, or diverges more often, in {worse} (95%, by balanced "
+        f"{told}On average {ours} is at least as good as {other} in {level} of {number} tasks. It is surely less "
+        f"than a point behind in {sure}, and surely worse, or diverges more often, in {worse} (95%, by balanced "
         f"accuracy). {points}"
     )
-    return ("yes" if 2 * sure > number and worse == 0 else "partly" if level else "no"), verdict + lost
+    held: Held = "partly" if level or not worse else "no"
+    if not worse:
+        held = "yes" if 2 * sure > number else held if sure else "undecided"
+    return held, verdict + lost

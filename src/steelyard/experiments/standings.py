@@ -221,7 +221,7 @@ def _table(key: str, group: str, records: list[dict[str, Any]], reference: str) 
             rate=r["learning_rate"],
             decay=r["weight_decay"] if "decays_tried" in r else None,
             p=p,
-            ahead=mean_interval(found, comparisons=comparisons) if found else None,
+            ahead=mean_interval(found, low=-1, high=1, comparisons=comparisons) if found else None,
             diverged=sum(value is None for value in r["balanced_accuracy"]),
             **{name: _share(r[name]) for name in ("balanced_accuracy", "accuracy", "rare_recall")},
             **{
@@ -253,7 +253,11 @@ def paired(records: list[dict[str, Any]], key: str, ours: str, other: str) -> di
     pairs = {
         group: differences(of[group, ours], of[group, other]) for group in dict.fromkeys(r[key] for r in records)
     }
-    return {group: mean_interval([100 * d for d in found]) for group, found in pairs.items() if found}
+    return {
+        group: mean_interval([100 * d for d in found], low=-100, high=100)
+        for group, found in pairs.items()
+        if found
+    }
 
 
 def divergence(records: list[dict[str, Any]], key: str) -> str:
