@@ -5,7 +5,7 @@
 
 An unfinished slice goes on where it stopped, and a finished one is read. `--tables` names a folder with
 shuttle.csv, satellite.csv and glass.csv. `--docs` writes the rows, the tables and the figure of the documentation,
-in which the rows of other slices stay. All slices take about three hours on two cores.
+in which the rows of other slices stay. All slices take about five hours on two cores.
 """
 
 import argparse
@@ -67,7 +67,7 @@ def slices(arguments: argparse.Namespace) -> dict[str, Slice]:
         changes = {"tasks": [str(arguments.tables / f"{name}.csv")], "target": target, "batch_size": size}
         found[name] = Slice([name], changes | {"imbalance": "none"})
     images = {"tasks": [arguments.fashion], "backbone": "small-cnn", "batch_size": 128}
-    images |= {"learning_rates": [0.03, 0.1, 0.3], "limit_train": 15_000}
+    images |= {"learning_rates": [0.03, 0.1, 0.3], "limit_train": 5_000}
     found["fashion-mnist"] = Slice(["fashion-mnist"], images)
     cosines = {"backbone": "mlp-cosine", "losses": OF_COSINES, "tasks": WITH_COSINES}
     found["cosines"] = Slice([f"{name}, cosines" for name in WITH_COSINES], cosines)
