@@ -1,5 +1,6 @@
 """Logits to probabilities: the posterior that a trained model's logits stand for, under what training did."""
 
+import math
 import warnings
 from typing import Literal
 
@@ -188,6 +189,8 @@ def _scores(setup: TrainingSetup, z: Tensor, log_w: Tensor, mean_confusion: Tens
         return _in_negative(setup, z, mean_confusion)
     if closed == "focal":
         return _focal(z, setup.reading.gamma) - log_w
+    if closed == "poly1":
+        return _poly1(z, setup.reading.epsilon) - log_w
     if closed == "torch softmax" and setup.class_weights is not None:
         own = setup.class_weights.log().to(z)
         return _log_of(torch.softmax(z - own, 1) - epsilon / size) + own - log_w
@@ -197,16 +200,26 @@ def _scores(setup: TrainingSetup, z: Tensor, log_w: Tensor, mean_confusion: Tens
 def _focal(z: Tensor, gamma: float) -> Tensor:
     """Return the log of p / c(p), where g(z, k) = c(p_k) (p - e_k) and
     c(p) = (1 - p)^gamma (1 - gamma p log(p) / (1 - p))."""
-    log_p, tiny = torch.log_softmax(z, 1), torch.finfo(z.dtype).tiny
-    top = z.argmax(1, keepdim=True)
-    # 1 - p of the largest from the others, as p itself may round to 1.
-    rest = torch.logsumexp(z.scatter(1, top, -torch.inf), 1, keepdim=True) - torch.logsumexp(z, 1, keepdim=True)
+    (log_p, log_miss), tiny = _log_p_and_miss(z), torch.finfo(z.dtype).tiny
     p = log_p.exp()
-    log_miss = torch.log1p(-p.scatter(1, top, 0.0)).scatter(1, top, rest).clamp(min=-1e30)
     miss = log_miss.exp().clamp(min=tiny)
     sure = -torch.log1p(-miss.clamp(max=0.5)) / miss
     ratio = torch.where(miss < 0.5, sure, -log_p.clamp(min=-1e30) / miss)  # -log(p) / (1 - p)
     return log_p - gamma * log_miss - torch.log1p(gamma * p * ratio)
+
+
+def _poly1(z: Tensor, epsilon: float) -> Tensor:
+    """Return the log of p / (1 + epsilon p); the denominator is 1 - p + (1 + epsilon) p, two terms >= 0."""
+    log_p, log_miss = _log_p_and_miss(z)
+    more = math.log1p(epsilon) if epsilon > -1 else -math.inf
+    return log_p - torch.logaddexp(log_miss, log_p + more)
+
+
+def _log_p_and_miss(z: Tensor) -> tuple[Tensor, Tensor]:
+    """Return log p and log(1 - p) of the softmax, of the largest from the others, as p itself may round to 1."""
+    log_p, top = torch.log_softmax(z, 1), z.argmax(1, keepdim=True)
+    rest = torch.logsumexp(z.scatter(1, top, -torch.inf), 1, keepdim=True) - torch.logsumexp(z, 1, keepdim=True)
+    return log_p, torch.log1p(-log_p.exp().scatter(1, top, 0.0)).scatter(1, top, rest).clamp(min=-1e30)
 
 
 def _sigmoid_focal(z: Tensor, gamma: float) -> Tensor:

@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from steelyard._common.checks import Beta, check_beta, check_vector
 from steelyard.balance.means import Link
-from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, SoftmaxLoss, create_loss
+from steelyard.losses import FocalLoss, LGLINRLoss, LogisticLoss, Poly1Loss, SoftmaxLoss, create_loss
 from steelyard.losses.base import Loss
 
 Targets = Literal["labels", "multi-hot", "binary"]
 PerSample = Callable[[Tensor, Tensor], Tensor]
-Closed = Literal["softmax", "torch softmax", "logistic", "focal", "lgl-inr"]
+Closed = Literal["softmax", "torch softmax", "logistic", "focal", "poly1", "lgl-inr"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,7 @@ class Reading:
         ignore_index: label of samples that count for nothing.
         closed: which closed form of the posterior belongs to it, or None.
         gamma: of focal losses.
+        epsilon: of Poly-1.
         in_negative: of LGL-INR.
         mixes: whether a soft target is a mixture of samples of its classes, and class weights multiply its parts.
         held_in_soft: whether the loss of a soft target contains the class weights that the loss holds.
@@ -67,6 +68,7 @@ class Reading:
     ignore_index: int = -100
     closed: Closed | None = None
     gamma: float = 0.0
+    epsilon: float = 0.0
     in_negative: InNegative | None = None
     mixes: bool = False
     held_in_soft: bool = False
@@ -155,7 +157,7 @@ def _ours(loss: Loss) -> Reading:
             "give the module that was trained"
         )
     closed: Closed | None = None
-    gamma, inner = 0.0, None
+    gamma, poly, inner = 0.0, 0.0, None
     if isinstance(loss, LGLINRLoss):
         closed, own = "lgl-inr", loss.statistics == "batch"
         inner = InNegative(loss.beta, loss.detach_weights or not own, own)
@@ -165,6 +167,8 @@ def _ours(loss: Loss) -> Reading:
         closed = None if "label_smoothing" in held else "logistic"
     elif isinstance(loss, FocalLoss) and loss.formula is FocalLoss.formula and "label_smoothing" not in held:
         closed, gamma = "focal" if loss.link == "softmax" else "logistic", loss.gamma
+    elif isinstance(loss, Poly1Loss) and "label_smoothing" not in held:
+        closed, poly = "poly1", loss.epsilon
     return Reading(
         loss.name,
         loss.per_sample if loss.separable_over == "rows" else None,
@@ -173,6 +177,7 @@ def _ours(loss: Loss) -> Reading:
         ignore_index=getattr(loss, "ignore_index", -100),
         closed=closed,
         gamma=gamma,
+        epsilon=poly,
         in_negative=inner,
         mixes="soft" in loss.takes,
         constant_factors=loss.constant_factors,
