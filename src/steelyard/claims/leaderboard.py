@@ -54,7 +54,6 @@ def _judge(records: list[dict[str, Any]], config: Any) -> tuple[Held, str]:
         f"than a point behind in {sure}, and surely worse, or diverges more often, in {worse} (95%, by balanced "
         f"accuracy). {points}"
     )
-    held: Held = "partly" if level or not worse else "no"
-    if not worse:
-        held = "yes" if 2 * sure > number else held if sure else "undecided"
-    return held, verdict + lost
+    if worse:
+        return ("partly" if level else "no"), verdict + lost
+    return ("yes" if 2 * sure > number else "partly" if sure else "undecided"), verdict + lost
