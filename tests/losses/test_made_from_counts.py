@@ -87,6 +87,13 @@ def test_an_unknown_option_of_a_preset_is_told_what_the_preset_takes():
         create_loss("cdt", class_counts=COUNTS, tau=1.0)
 
 
+@pytest.mark.parametrize("name", ["lgl-inr", "seesaw", "eqlv2"])
+def test_num_classes_and_counts_agree(name):
+    with pytest.raises(ValueError, match="num_classes must be 3, the length of class_counts, got 4"):
+        create_loss(name, class_counts=[5, 3, 2], num_classes=4)
+    assert create_loss(name, class_counts=[5, 3, 2], num_classes=3).num_classes == 3
+
+
 def test_empty_classes_are_refused():
     for name, otherwise in [("ldam", "margin is infinite"), ("cdt", "factor is 0"), ("vs", "factor is 0")]:
         with pytest.raises(ValueError, match=f"class_counts has no samples of class 1: its {otherwise}"):

@@ -47,8 +47,8 @@ def create_loss(
         The module: ``loss(logits, target)``.
 
     Raises:
-        ValueError: an unknown name or scheme (the nearest is named), a value that the loss refuses, or no counts
-            where they are needed.
+        ValueError: an unknown name or scheme (the nearest is named), a value that the loss refuses, no counts
+            where they are needed, or counts of another length than ``num_classes``.
         TypeError: an option that the loss does not have (its options are listed).
 
     Example:
@@ -70,6 +70,7 @@ def create_loss(
             parameters = {key: options.pop(key, value) for key, value in preset.parameters.items()}
             made |= preset.of_counts(class_counts, **parameters)
     if class_counts is not None:
+        _check_length(class_counts, options.get("num_classes"))
         made |= _needed(loss, class_counts, options)
     elif loss.needs and all(options.get(key) is None for key in loss.needs):
         raise ValueError(f"{' or '.join(loss.needs)} must be given for {name!r}, got none")
@@ -103,6 +104,11 @@ def find_named(name: str) -> tuple[type[Loss], Preset | None]:
         near = nearest(name, names, OTHER_NAMES)
         raise ValueError(f"unknown loss {name!r}{near}; choose from {', '.join(names)}")
     return find_loss(name), None
+
+
+def _check_length(class_counts: Counts, num_classes: int | None) -> None:
+    if num_classes is not None and (size := len(count_tensor(class_counts))) != num_classes:
+        raise ValueError(f"num_classes must be {size}, the length of class_counts, got {num_classes}")
 
 
 def _needed(loss: type[Loss], class_counts: Counts, options: dict[str, Any]) -> dict[str, Any]:
