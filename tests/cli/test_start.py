@@ -177,6 +177,13 @@ def test_the_losses_do_not_import_the_compiler():
     assert (done.stdout, done.stderr) == ("False\n", "")
 
 
+def test_a_command_that_may_train_does_not_import_lightning_before_it_does():
+    """It takes longer to import than all the rest, and so do the libraries that it imports."""
+    code = "import sys, steelyard.claims, steelyard.commands.advise, steelyard.experiments\n"
+    done = _python(code + "print(sorted({'lightning', 'torchmetrics', 'transformers'} & set(sys.modules)))")
+    assert (done.stdout, done.stderr) == ("[]\n", "")
+
+
 def test_public_names_are_imported_when_they_are_asked_for(tmp_path):
     (tmp_path / "torch.py").write_text("raise RuntimeError('torch was imported')")
     assert _python("import steelyard; steelyard.__version__", path=tmp_path).returncode == 0

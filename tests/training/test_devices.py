@@ -85,7 +85,7 @@ CLOSE = {"rtol": 1e-4, "atol": 1e-6}  # float32 sums in another order, over 12 s
 
 @pytest.fixture
 def checkpoints(monkeypatch):
-    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("steelyard.training.trainer._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
 
 
 def test_same_seed_is_the_same_to_the_last_bit(tmp_path):

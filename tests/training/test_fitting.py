@@ -44,7 +44,7 @@ def _fit(images, checkpoint, *, recipe=RECIPE, loss=None, die_at=None, **options
 
 @pytest.mark.parametrize("augmentation", ["none", "crop-flip"])
 def test_resumed_training_ends_with_the_same_numbers(images, tmp_path, monkeypatch, augmentation):
-    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("steelyard.training.trainer._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     recipe = replace(RECIPE, augmentation=augmentation)
     whole = _fit(images, tmp_path / "whole.ckpt", recipe=recipe)
     assert not (tmp_path / "whole.ckpt").exists()
@@ -79,7 +79,7 @@ def test_same_seed_twice_is_the_same(images, tmp_path):
 
 
 def test_deferred_weights_reach_the_loss_at_their_epoch(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("steelyard.training.trainer._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     weights = torch.linspace(0.1, 1.9, 10)
 
     def make():
@@ -120,7 +120,7 @@ def test_checkpoint_that_is_none_is_refused_and_never_executed(images, tmp_path,
 
 
 def test_checkpoint_of_another_network_is_refused(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("steelyard.training.trainer._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     with pytest.raises(Killed):
         _fit(images, tmp_path / "last.ckpt", die_at=2)
     wide = SmallCNN(images[0], 10, width=24)
@@ -130,7 +130,7 @@ def test_checkpoint_of_another_network_is_refused(images, tmp_path, monkeypatch)
 
 def test_checkpoint_with_one_bit_changed_is_refused(images, tmp_path, monkeypatch):
     """Wherever the bit lies that holds a number: torch alone would go on with another one."""
-    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("steelyard.training.trainer._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     file = tmp_path / "last.ckpt"
     with pytest.raises(Killed):
         _fit(images, file, die_at=2)
@@ -164,7 +164,7 @@ def test_a_full_disk_says_so_and_leaves_the_checkpoint(tmp_path):
 
 
 def test_checkpoint_of_other_settings_is_refused(images, tmp_path, monkeypatch):
-    monkeypatch.setattr("steelyard.training.fitting._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr("steelyard.training.trainer._SECONDS_BETWEEN_CHECKPOINTS", 0.0)
     with pytest.raises(Killed):
         _fit(images, tmp_path / "last.ckpt", die_at=2, of={"seed": 3, "imbalance": "none"})
     message = r"last.ckpt is of another run: imbalance is 'none', not 'step:10'; remove it to train again"

@@ -2,7 +2,6 @@
 
 import torch
 from torch import Tensor
-from torchmetrics.functional.classification import multiclass_calibration_error
 
 from steelyard.report.results import Metric
 
@@ -81,5 +80,7 @@ def run_metrics(
 
 def probability_metrics(log_p: Tensor, target: Tensor) -> dict[str, float]:
     """Return NLL and ECE, as :func:`run_metrics` has them, of (N, K) log-probabilities."""
+    from torchmetrics.functional.classification import multiclass_calibration_error  # takes seconds to import
+
     ece = multiclass_calibration_error(log_p.exp(), target, num_classes=log_p.shape[1], n_bins=15, norm="l1")
     return {"nll": -log_p.gather(1, target[:, None]).mean().item(), "ece": ece.item()}

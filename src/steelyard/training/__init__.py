@@ -1,7 +1,7 @@
-"""Training: networks by name, their Lightning module, and functions that fit and predict."""
+"""Training: networks by name, and functions that fit them with Lightning and predict."""
 
 from steelyard.training.augmentation import Augmentation, augment
-from steelyard.training.fitting import Diverged, Fitted, fit
+from steelyard.training.fitting import Fitted, fit
 from steelyard.training.networks import (
     MLP,
     Network,
@@ -12,7 +12,7 @@ from steelyard.training.networks import (
     create_backbone,
 )
 from steelyard.training.predicting import predict, predict_features
-from steelyard.training.recipe import Precision, Recipe
+from steelyard.training.recipe import Diverged, Precision, Recipe
 
 __all__ = [
     "MLP",

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+Split = tuple[Tensor, Tensor]  # inputs and labels
+
 
 class Shares(Dataset[tuple[Tensor, Tensor, int]]):
     """By whole batches of indices: the inputs of a process's share, all labels, and where the share starts."""

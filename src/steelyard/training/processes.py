@@ -9,7 +9,6 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from lightning.fabric.plugins.environments.lightning import find_free_network_port
 from torch.multiprocessing.spawn import ProcessException, start_processes
 
 Report = Callable[[Any], None]
@@ -27,6 +26,8 @@ def in_processes(work: Callable[[int, Report], None], number: int, on_report: Re
         ValueError, ArithmeticError: as a process raised it.
         torch.multiprocessing.spawn.ProcessException: a process failed otherwise; the others are ended.
     """
+    from lightning.fabric.plugins.environments.lightning import find_free_network_port  # seconds to import
+
     reports = mp.get_context("spawn").SimpleQueue()
     address = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(find_free_network_port()), "NODE_RANK": "0"}
     threads = max(1, torch.get_num_threads() // number)

@@ -22,3 +22,7 @@ class Recipe:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     augmentation: Augmentation = "none"
+
+
+class Diverged(ArithmeticError):
+    """The loss became NaN or infinite."""

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from steelyard.balance import TrainingSetup
 from steelyard.notation import LossSpec
-from steelyard.training.fitting import Diverged, Split
-from steelyard.training.recipe import Precision, Recipe
+from steelyard.training.batches import Split
+from steelyard.training.recipe import Diverged, Precision, Recipe
 
 OnEpoch = Callable[[dict[str, float]], None]
 Tuned = Literal["learning rate", "penalty"]

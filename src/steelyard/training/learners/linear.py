@@ -4,10 +4,11 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.notation import LossSpec
-from steelyard.training.fitting import Diverged, Fitted
+from steelyard.training.fitting import Fitted
 from steelyard.training.learners.base import Learner, Setting, Task, check_on_cpu, refuse_late_weights
 from steelyard.training.networks import Network
 from steelyard.training.predicting import predict_features
+from steelyard.training.recipe import Diverged
 
 _TOLERANCE = 1e-7  # largest entry of the gradient, of a loss scaled to be at most 1 where the search starts
 _MOST_STEPS = 5000

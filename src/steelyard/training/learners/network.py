@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from steelyard.notation import LossSpec
-from steelyard.training.fitting import Fitted, Split, fit
+from steelyard.training.batches import Split
+from steelyard.training.fitting import Fitted, fit
 from steelyard.training.learners.base import Learner, OnEpoch, Setting, Task
 from steelyard.training.networks import check_takes, create_backbone
 from steelyard.weights.schedules import DeferredReweighting
