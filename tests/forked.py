@@ -53,7 +53,8 @@ def import_all():
     import steelyard.claims
     import steelyard.commands.audit
     import steelyard.commands.forecast
-    import steelyard.experiments  # noqa: F401
+    import steelyard.experiments
+    import steelyard.training.trainer  # noqa: F401 (Lightning and torchmetrics, which commands import late)
 
 
 def run(arguments):

@@ -206,16 +206,18 @@ def lgl_inr(logits, target, *, beta=1.0, detach_weights=False, output_weights=No
     labels, num_classes = target.tolist(), logits.shape[1]
     rows = {k: [i for i, y in enumerate(labels) if y == k] for k in range(num_classes)}
     rows = {k: v for k, v in rows.items() if v}
+    probabilities = {k: torch.sigmoid(logits[v]).mean(0).unbind() for k, v in rows.items()}
+    pushes = {k: softplus(logits[v]).mean(0).unbind() for k, v in rows.items()}
     columns = []
     for j in range(num_classes):
         loss = torch.zeros_like(logits[:0].sum())
         if j in rows:
-            pull = sum(softplus(-logits[i, j]) for i in rows[j]) / len(rows[j])
+            pull = softplus(-logits[rows[j], j]).mean()
             loss = loss + (pull if pos_weight is None else pull * pos_weight[j])
         others = [k for k in rows if k != j]
         if others:
-            P = torch.stack([torch.sigmoid(logits[rows[k], j]).mean() for k in others])
-            A = torch.stack([softplus(logits[rows[k], j]).mean() for k in others])
+            P = torch.stack([probabilities[k][j] for k in others])
+            A = torch.stack([pushes[k][j] for k in others])
             omega = torch.softmax(beta * P, 0)
             loss = loss + ((omega.detach() if detach_weights else omega) * A).sum()
         columns.append(loss if output_weights is None else loss * output_weights[j])

@@ -314,7 +314,6 @@ def trained_in_batches(request):
     return average, P, request.param, counts, joint / joint.sum(1, keepdim=True)
 
 
-@pytest.mark.slow
 def test_lgl_inr_law_of_batches_counts_classes_by_their_presence(trained_in_batches):
     _, P, beta, counts, _ = trained_in_batches
     presence = batch_presence(counts, 16)

@@ -60,3 +60,35 @@ def test_findings_name_classes_by_index():
     for item in trades.items:
         giver, taker = ('"' + "abcde"[k] + '"' for k in item.classes)
         assert f"{giver} gives {taker} {item.measures[0].value:.2g}%" in verdict.text
+
+
+def test_a_sentence_does_not_end_within_a_name():
+    assert words.sentence('These cannot be the rows: "St. Bernard" has 3. More.') == (
+        'These cannot be the rows: "St. Bernard" has 3.'
+    )
+    assert words.sentence("It is 0.5 of all, class 3 too. More. More.") == "It is 0.5 of all, class 3 too."
+    assert words.sentence("No stop") == "No stop"
+
+
+@pytest.mark.parametrize(
+    ("value", "style", "shown"),
+    [
+        (99.7, ".2g", "100"),
+        (0.0025, ".3g", "0.0025"),
+        (1234.6, ".3g", "1235"),
+        (0.0005, ".2g", "0"),
+        (0.073, ".2g", "0.073"),
+    ],
+)
+def test_numbers_have_no_exponent(value, style, shown):
+    assert words._number(value, style) == shown
+
+
+def test_weights_of_positives_that_are_reversed_have_words():
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(6000, 2, dtype=torch.float64, generator=generator)
+    target = (torch.rand(6000, 2, dtype=torch.float64, generator=generator) < torch.sigmoid(2 * x - 1)).long()
+    logits = 2 * x - 1 - torch.tensor([4.0, 3.0], dtype=torch.float64).log()
+    setup = TrainingSetup("logistic", pos_weight=[4.0, 3.0], targets="multi-hot")
+    report = audit(logits, target, setup)
+    assert "reverse" in str(report)

@@ -357,6 +357,7 @@ def test_command(capsys, tmp_path):
         (("c1", "--seeds", "0"), "seeds: input should be greater than or equal to 1, got 0"),
         (("c1", "--imbalance", "step:3"), "c1 has imbalances and a loss of its own"),
         (("c2", "--losses", "logistic"), "c2 has a loss of its own"),
+        (("all", "--losses", "logistic"), "c1 has imbalances and a loss of its own"),
         (("c3", "--imbalance", "step:3,step:9"), "only c4 takes several imbalances, got step:3,step:9 for c3"),
         (("c4", "--losses", "softmax:inverse:from=5", "--epochs", "5"), "from must be an epoch below 5"),
         (("c4", "--image-size", "3"), "image_size: input should be greater than or equal to 8, got 3"),

@@ -225,6 +225,7 @@ def test_configuration_file_and_options_together(capsys, tmp_path):
             "Invalid value for '--seeds': 'x' is not a valid integer",
         ),
         (("compare", "--losses", "softmax", "--learning-rates", "a"), "learning-rates must be numbers"),
+        (("compare", "--losses", "softmax", "--penalties", "a"), "penalties must be numbers"),
         (("compare", "--losses", "softmax", "--resume"), "nothing to resume: no folder runs/digits-none*"),
         (("compare", "--lossses", "softmax"), "no such option '--lossses' (did you mean '--losses'?)"),
         (("compare", "--config", "none.yaml"), "configuration none.yaml is not a file"),

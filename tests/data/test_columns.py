@@ -186,6 +186,32 @@ def test_a_pattern_takes_no_numbers_with_gaps(tmp_path):
     np.testing.assert_array_equal(found[1], LOGITS[:, :2])
 
 
+def test_names_of_classes_may_end_in_brackets_and_hold_line_ends(tmp_path):
+    names = ("cat", "dog (small)", "owl\nnight")
+    found, rows, _ = read(save(tmp_path / "t.parquet", {**columns_of("logit_", names), "y": LABELS}))
+    assert found.class_names == names
+    np.testing.assert_array_equal(rows, LOGITS)
+    found, _, _ = read(
+        save(tmp_path / "u.parquet", {"logit[a]": LOGITS[:, 0], "logit[b]": LOGITS[:, 1], "y": LABELS % 2})
+    )
+    assert found.class_names == ("a", "b")
+
+
+def test_labels_of_outputs_are_found_by_the_end_of_their_names(tmp_path):
+    """Although the labels share more than a prefix."""
+    names = ("car_red", "car_blue")
+    multi = {f"label_{name}": (k == LABELS).astype(int) for k, name in enumerate(names)}
+    path = save(tmp_path / "t.csv", {**columns_of("logit_", names), **multi})
+    found, _, target = read(path, target="label_*")
+    assert found.class_names == names
+    np.testing.assert_array_equal(target, np.stack(list(multi.values()), 1))
+
+
+def test_a_pattern_that_is_proposed_names_the_columns(tmp_path):
+    path = save(tmp_path / "t.csv", {"a,b": LOGITS[:, 0], "c": LOGITS[:, 1], "y": LABELS % 2})
+    np.testing.assert_array_equal(read(path, columns="a?b,c")[1], LOGITS[:, :2])
+
+
 # What does not fit is refused
 
 
@@ -206,6 +232,8 @@ def test_a_pattern_takes_no_numbers_with_gaps(tmp_path):
         ({"score_mean": 0, "score_max": 1}, {}, "does not say which columns are its logits"),
         ({"f0": 0, "f1": 1, "x_1": 2}, {"values": "features"}, "several columns that may be its features: f0, x_1; .* --features f0,f1,"),
         ({"2019": 0, "2020": 1}, {}, "without gaps, but of 2019 and others there is no 0"),
+        ({"Logit_0": 0, "logit_0": 1, "logit_1": 2}, {}, "several columns that may be its logits: Logit_0, logit_0; "),
+        ({"a,b": 0, "c": 1}, {}, r"name them, such as --logits 'a\?b,c'"),
     ],
 )  # fmt: skip
 def test_refused(tmp_path, columns, options, message):

@@ -76,6 +76,8 @@ def test_weight_is_no_name_of_anything(name):
     loss = steelyard.create_loss(name, class_counts=COUNTS)
     with pytest.raises(AttributeError, match=r"has no weight, it has (class|output)_weights"):
         loss.weight = torch.ones(3)
+    with pytest.raises(AttributeError, match=r"has no weight, it has (class|output)_weights"):
+        loss.weight = torch.nn.Parameter(torch.ones(3))
     assert not hasattr(loss, "weight")
 
 
@@ -119,3 +121,20 @@ def test_checkpoint_of_torchs_weighted_loss_loads():
     assert torch.equal(binary.output_weights, weight)
     assert torch.equal(binary.pos_weight, weight.flip(0))
     assert "weight" in state  # the caller's dictionary is as it was
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "message"),
+    [
+        ("reduction", "summ", r"reduction must be one of .*, got 'summ'"),
+        ("normalization", "weight", r"normalization must be one of .*, got 'weight'"),
+        ("label_smoothing", 3.0, r"label_smoothing must be .*, got 3"),
+        ("gamma", -1.0, r"gamma must be .*, got -1"),
+    ],
+)
+def test_an_option_that_is_set_later_is_checked_as_at_first(option, value, message):
+    loss = steelyard.create_loss("focal")
+    before = getattr(loss, option)
+    with pytest.raises(ValueError, match=message):
+        setattr(loss, option, value)
+    assert getattr(loss, option) == before

@@ -94,6 +94,11 @@ def test_deferred_weights_reach_the_loss_at_their_epoch(images, tmp_path, monkey
         with pytest.raises(Killed):
             _fit(images, tmp_path / "last.ckpt", die_at=die_at, **make())
         assert _fit(images, tmp_path / "last.ckpt", **make()).history == whole.history
+    for how, other, which in ((make, dict, "with"), (dict, make, "without")):
+        with pytest.raises(Killed):
+            _fit(images, tmp_path / f"{which}.ckpt", die_at=2, **how())
+        with pytest.raises(ValueError, match=f"is of a training {which} a schedule; remove it to train again"):
+            _fit(images, tmp_path / f"{which}.ckpt", **other())
 
 
 def test_divergence_stops_with_step_and_epoch(images, tmp_path):

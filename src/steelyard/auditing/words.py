@@ -1,7 +1,9 @@
 """From findings to English; every sentence of an audit stands here, no number is made here."""
 
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 from steelyard._common.text import listed
@@ -74,8 +76,8 @@ def headline(findings: tuple[Finding, ...], numbers: Numbers) -> str:
 
 def sentence(text: str) -> str:
     """Return the first sentence of a text."""
-    first, stop, _ = text.partition(". ")
-    return first + stop.strip()
+    found = re.match(r'(?:"[^"]*"|[^."]|\.(?! )|")*?\.(?= |$)', text, re.DOTALL)  # names stand in quotes
+    return found[0] if found else text
 
 
 def label(numbers: Numbers, index: int) -> str:
@@ -208,7 +210,7 @@ def _other_strength(f: Finding, n: Numbers) -> str:
         return f"Of what is stated, only the {f.hypothesis} acted. {_power(f)}"
     if "ratio" in f.numbers:
         return f"The weights acted at another strength than stated. {_ratio(f, n)}"
-    near = {0.5: "like their square roots", -1.0: "like their reciprocals", 3.0: "three times"}
+    near = {0.5: "like their square roots", 3.0: "three times"}
     like = next((how for g, how in near.items() if f.measure.low <= g <= f.measure.high), "")  # type: ignore[operator]
     return f"The weights acted at another strength than stated{', ' + like if like else ''}. {_power(f)}"
 
@@ -233,7 +235,7 @@ def _unstated(f: Finding, n: Numbers) -> str:
 
 def _permuted(f: Finding, n: Numbers) -> str:
     if f.hypothesis == "reversed":
-        if len(n.names) == 2:
+        if "ratio" in f.numbers:
             return f"The weight acted on the wrong one of the two classes. {_ratio(f, n)}"
         return f"The weights acted in reverse: classes that should weigh most weigh least. {_power(f)}"
     moved = [f"{label(n, k)} has the weight of {label(n, j)}" for k, j in _pairs(f)]
@@ -429,10 +431,15 @@ def _shown(measure: Measure | None, unit: str = "", style: str = ".2f", times: f
 
 
 def _number(value: float, style: str) -> str:
-    """Return a number without an exponent."""
-    if not style.endswith("g") or (1e-3 <= abs(value) < 100):
+    """Return a number without an exponent, below 0.001 as 0."""
+    if not style.endswith("g"):
         return f"{value:{style}}"
-    return f"{value:.0f}" if abs(value) >= 1 or value == 0 else "0"
+    return f"{value:.0f}" if abs(value) >= 99 else _digits(value, style) if abs(value) >= 1e-3 else "0"
+
+
+def _digits(value: float, style: str) -> str:
+    """Return all significant digits of a number, without an exponent."""
+    return f"{Decimal(f'{value:{style}}'):f}"
 
 
 _TEXTS: dict[str, Callable[[Finding, Numbers], str]] = {

@@ -156,7 +156,7 @@ def compare(
         given["losses"] = [part.strip() for part in given["losses"].split(",") if part.strip()]
     for key in ("learning_rates", "penalties"):
         if key in given:
-            given[key] = [_number(part) for part in given[key].split(",")]
+            given[key] = [_number(part, key.replace("_", "-")) for part in given[key].split(",")]
     config = make_config(**given) if config_file is None else read_config(config_file, **given)
 
     stem = "-".join((Path(config.dataset).name.replace(":", "-") or "data", *config.imbalance.split(":")))
@@ -377,7 +377,12 @@ def weights(file: Path, target: str | None, scheme: str, as_json: bool) -> None:
 @click.option("--precision", help=_PRECISION)
 @click.option("--image-mode", help="Make images L (grey) or RGB.")
 @click.option("--image-size", type=int, help="This high and wide.")
-@click.option("--workers", type=int, show_default="one per GPU, else one per core", help="Trainings at a time.")
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    show_default="one per GPU, else one per core",
+    help="Trainings at a time.",
+)
 @click.option("--engine", default="local", show_default=True, help="local, ray or dask.")
 @click.option(
     "--out",
@@ -411,9 +416,9 @@ def reproduce(
     from steelyard.experiments.grid import default_workers
 
     claims = ["c1", "c2", "c3", "c4"] if claim == "all" else [claim]
-    if claim == "c1" and (imbalance or losses):
+    if "c1" in claims and (imbalance or losses):
         raise ValueError("c1 has imbalances and a loss of its own, got --imbalance or --losses")
-    if claim == "c2" and losses:
+    if "c2" in claims and losses:
         raise ValueError("c2 has a loss of its own, got --losses")
     if claim != "c4" and imbalance is not None and len(_parts(imbalance)) > 1:
         raise ValueError(f"only c4 takes several imbalances, got {imbalance} for {claim}")
@@ -504,8 +509,8 @@ def losses(markdown: bool) -> None:
     click.echo(loss_table() if markdown else "\n".join(steelyard.list_losses()))
 
 
-def _number(text: str) -> float:
+def _number(text: str, name: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"learning-rates must be numbers, comma-separated, got {text!r}") from None
+        raise ValueError(f"{name} must be numbers, comma-separated, got {text!r}") from None

@@ -62,7 +62,7 @@ class Scores:
 
     Attributes:
         accuracy, balanced_accuracy: after the last epoch.
-        rare_recall: of the rarest third of the classes.
+        rare_recall: of the rarest third of the classes; None where the test samples have none of them.
         worst_recall: of the class with the least.
         uniform_accuracy: with one threshold for all, see :func:`~steelyard.experiments.metrics.uniform_accuracy`.
         nll, ece: of the probabilities after undoing what training did, for the class frequencies of the test
@@ -73,7 +73,7 @@ class Scores:
 
     accuracy: float
     balanced_accuracy: float
-    rare_recall: float
+    rare_recall: float | None
     worst_recall: float
     uniform_accuracy: float
     nll: float | None
@@ -141,7 +141,7 @@ def _scores(spec: LossSpec, splits: Splits, batch_size: int, has_history: bool, 
     return Scores(
         accuracy=(logits.argmax(1) == target).double().mean().item(),
         balanced_accuracy=recall.nanmean().item(),
-        rare_recall=rare.nanmean().item(),
+        rare_recall=None if bool(rare.isnan().all()) else rare.nanmean().item(),
         worst_recall=recall[~recall.isnan()].min().item(),
         uniform_accuracy=uniform_accuracy(logits, target),
         **({"nll": None, "ece": None} if undone is None else probability_metrics(undone, target[some])),
@@ -213,7 +213,7 @@ def _table(key: str, group: str, records: list[dict[str, Any]], reference: str) 
         else None
         for r in shown
     ]
-    tested = [None if found is None else p_value(found) for found in apart]
+    tested = [None if found is None or len(found) < 2 else p_value(found) for found in apart]  # of common seeds
     comparisons = sum(p is not None for p in tested)
     rows = [
         Standing(
@@ -223,7 +223,8 @@ def _table(key: str, group: str, records: list[dict[str, Any]], reference: str) 
             p=p,
             ahead=mean_interval(found, low=-1, high=1, comparisons=comparisons) if found else None,
             diverged=sum(value is None for value in r["balanced_accuracy"]),
-            **{name: _share(r[name]) for name in ("balanced_accuracy", "accuracy", "rare_recall")},
+            **{name: _share(r[name]) for name in ("balanced_accuracy", "accuracy")},
+            rare_recall=_share(r["rare_recall"]) if any(v is not None for v in r["rare_recall"]) else None,
             **{
                 name: _share(r[name], high=math.inf if name in ("nll", "chosen_epoch") else 1)
                 for name in ("worst_recall", "uniform_accuracy", "nll", "ece", "chosen_epoch")

@@ -196,8 +196,12 @@ class Loss(nn.Module):
 
     def __setattr__(self, key: str, value: Any) -> None:
         one = self.options.get(key)
-        if one is None or one.kind != "vector":
+        if key == "weight":  # a property would let a parameter pass
+            raise AttributeError(f"loss {self.name!r} has no weight, it has {self.torch_weight}")
+        if one is None:
             super().__setattr__(key, value)
+        elif one.kind != "vector":
+            super().__setattr__(key, one.check(key, value))
         else:  # no buffer: see `vectors`
             vars(self)[key] = held(key, value, one)
 
@@ -215,15 +219,6 @@ class Loss(nn.Module):
                 self._buffers[key] = old.to(new.device, torch.promote_types(old.dtype, new.dtype))
         on_device(self, fn(torch.empty(0, device="cpu")).device)
         return self
-
-    @property
-    def weight(self) -> Tensor:
-        """Raise an error: no loss has a `weight`; it has `class_weights` or `output_weights`."""
-        raise AttributeError(f"loss {self.name!r} has no weight, it has {self.torch_weight}")
-
-    @weight.setter
-    def weight(self, value: object) -> None:
-        raise AttributeError(f"loss {self.name!r} has no weight, it has {self.torch_weight}")
 
     def reset_parameters(self) -> None:
         """Forget what running statistics have seen; for code that builds a model without values and fills it."""

@@ -248,6 +248,11 @@ class Training(L.LightningModule):
             check_same(f"checkpoint {self.checkpoint}", checkpoint["of"], self.of)
         except ValueError as error:
             raise ValueError(f"{error}; remove it to train again") from None
+        if ("schedule" in checkpoint) != (self.schedule is not None):
+            which = "with" if "schedule" in checkpoint else "without"
+            raise ValueError(
+                f"checkpoint {self.checkpoint} is of a training {which} a schedule; remove it to train again"
+            )
         self.history = checkpoint["history"]
         if self.schedule is not None:
             self.schedule[1].load_state_dict(checkpoint["schedule"])

@@ -12,6 +12,7 @@ Other columns are never classes. Where nothing fits, one sentence says how to na
 """
 
 import fnmatch
+import glob
 import os
 import re
 import shlex
@@ -38,6 +39,8 @@ _STEMS = {  # from the most to the least telling
     "features": (_FEATURES,),
 }
 _SEPARATORS = r"[_.\-:/ \[(]"
+_CLOSING = {"[": "]", "(": ")"}
+_ANY_CASE = re.IGNORECASE | re.DOTALL
 
 
 @dataclass(frozen=True)
@@ -202,6 +205,8 @@ class _Rule:
     def paired(self, labels: list[Field], found: list[Field], names: tuple[str, ...] | None) -> _Found:
         """Return the columns of labels in the order of those of the outputs, and what the outputs are called."""
         called = _without_prefix([f.name for f in labels])
+        if (ends := _by_end([f.name for f in labels], names or self.known or ())) is not None:
+            called = ends
         outputs = len(found) if len(found) > 1 else found[0].width
         if len(labels) != outputs:
             raise ValueError(
@@ -291,9 +296,13 @@ class _Rule:
             for f in self.others:
                 told = level == 0 and values != "features"  # then a column of text is a mistake
                 if f.kind in ("integer", "number") or (told and f.kind in ("text", "bool", "other")):
-                    match = re.fullmatch(rf"({whole})(?:({_SEPARATORS})(.+?)[\])]?|(\d+))", f.name, re.IGNORECASE)
+                    match = re.fullmatch(rf"({whole})(?:({_SEPARATORS})(.+)|(\d+))", f.name, _ANY_CASE)
                     if match:
-                        groups.setdefault((match[1].lower(), match[2]), {})[match[3] or match[4]] = f
+                        end = (match[3] or match[4]).removesuffix(_CLOSING.get(match[2], ""))
+                        ends = groups.setdefault((match[1].lower(), match[2]), {})
+                        if end in ends:
+                            self.refuse_several([ends[end].name, f.name], [ends[end].name])
+                        ends[end] = f
             fits = [found for ends in groups.values() if (found := self.fitting(ends, values, level)) is not None]
             if len(fits) > 1:
                 self.refuse_several([found[0][0].name for found in fits], [f.name for f in fits[0][0]])
@@ -404,7 +413,9 @@ class _Rule:
         file, values = self.file, self.values
         for f in self.others:
             if f.name.lower() in _STEMS[values][0]:
-                file.check([f.name], [self.label_field.name])  # called as it should be, it holds something else
+                file.check(
+                    [f.name], [self.label_field.name] if self.label_field.name else []
+                )  # called as it should be, it holds something else
         fields = [f"{f.name} ({f.type})" for f in self.others]
         if values == "logits":
             found = next(
@@ -441,6 +452,8 @@ class _Rule:
 
     def how_to_name(self, names: Sequence[str]) -> str:
         """Return how to name columns: ready to paste where they are few."""
+        # a comma would part a name: a pattern stands for it
+        names = [glob.escape(name).replace(",", "?") if "," in name and len(names) > 1 else name for name in names]
         text = ",".join(names if len(names) <= _PASTED else [*names[:2], "..."])
         option = "features" if self.values == "features" else "logits"
         return (
@@ -462,6 +475,16 @@ def _numbered(names: list[str]) -> dict[str, str]:
 def _by_number(names: list[str]) -> list[str]:
     ends = _numbered(names)
     return [ends[end] for end in sorted(ends, key=int)] or names
+
+
+def _by_end(columns: Sequence[str], names: Sequence[str]) -> tuple[str, ...] | None:
+    """Return the names that columns end in after a separator, or None where not every name is the end of one."""
+    ends = [
+        [name for name in names if column == name or re.search(rf"{_SEPARATORS}{re.escape(name)}$", column)]
+        for column in columns
+    ]
+    found = tuple(max(of, key=len, default="") for of in ends)
+    return found if sorted(found) == sorted(names) else None
 
 
 def told(names: Sequence[str], most: int = 6) -> str:

@@ -53,7 +53,8 @@ class Standing(Record):
 
     Attributes:
         loss, rate: the loss and its learning rate.
-        balanced_accuracy, accuracy, rare_recall: over seeds, as fractions.
+        balanced_accuracy, accuracy: over seeds, as fractions.
+        rare_recall: of the rarest third of the classes, the same; None where no test sample is of them.
         p: against the reference, corrected for the number of tests; None where there was no test.
         diverged: how many seeds did.
         decay: the weight decay, where it was chosen.
@@ -67,7 +68,7 @@ class Standing(Record):
     rate: float
     balanced_accuracy: Estimate
     accuracy: Estimate
-    rare_recall: Estimate
+    rare_recall: Estimate | None
     p: float | None
     diverged: int = 0
     decay: float | None = None
