@@ -241,6 +241,11 @@ def test_refused(tmp_path, columns, options, message):
     refused(path, message, **options)
 
 
+def test_a_logit_that_is_text_is_refused_without_labels(tmp_path):
+    path = save(tmp_path / "t.csv", {"logit": ["x", "y"], "a": [1, 2]})
+    refused(path, "logit", label="optional")
+
+
 def test_a_column_that_may_be_a_class_without_samples_is_no_guess(tmp_path):
     labels = ["cat", "dog"] * 12
     path = save(tmp_path / "t.csv", {**columns_of(), "id": OTHERS["id"], "label": labels})

@@ -76,6 +76,24 @@ def _claim():
     )
 
 
+def test_a_leaderboard_stands_without_rare_classes_in_the_test_and_without_common_seeds():
+    class Config:
+        losses, reference = ("softmax", "lgl-inr", "focal"), "softmax"
+
+    scores = {"softmax": [0.5, 0.75, None], "lgl-inr": [0.5, 0.8, 0.9], "focal": [None, 0.7, 0.8]}
+    records = [
+        {"imbalance": "none", "loss": loss, "learning_rate": 0.1, "fewest": 9, "most": 9}
+        | {key: values for key in ("balanced_accuracy", "accuracy")}
+        | {"rare_recall": [None, None, None]}
+        for loss, values in scores.items()
+    ]
+    (table,) = stand(records, "imbalance", Config, held="no", verdict="none").tables
+    rows = {row.loss: row for row in table.rows}
+    assert all(row.rare_recall is None for row in table.rows)
+    assert rows["focal"].p is None  # of one common seed
+    assert rows["lgl-inr"].p is not None
+
+
 KINDS = ["compare", "audit", "forecast", "advise", "claim"]
 
 
