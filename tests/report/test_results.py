@@ -83,7 +83,7 @@ def test_a_leaderboard_stands_without_rare_classes_in_the_test_and_without_commo
     scores = {"softmax": [0.5, 0.75, None], "lgl-inr": [0.5, 0.8, 0.9], "focal": [None, 0.7, 0.8]}
     records = [
         {"imbalance": "none", "loss": loss, "learning_rate": 0.1, "fewest": 9, "most": 9}
-        | {key: values for key in ("balanced_accuracy", "accuracy")}
+        | dict.fromkeys(("balanced_accuracy", "accuracy"), values)
         | {"rare_recall": [None, None, None]}
         for loss, values in scores.items()
     ]
