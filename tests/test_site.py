@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 
 from steelyard.balance import implied_weights, mean_confusion
 from steelyard.forecasting import fit_head
@@ -101,23 +102,21 @@ def test_headings_between_marks_become_tabs():
 # ---- the built site
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def site(tmp_path_factory):
-    out = tmp_path_factory.mktemp("site")
-    command = [
-        sys.executable,
-        "-m",
-        "properdocs",
-        "build",
-        "--strict",
-        "--config-file",
-        "mkdocs.yml",
-        "--site-dir",
-        out,
-    ]
-    environment = {key: value for key, value in os.environ.items() if key != "MIKE_DOCS_VERSION"}
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment)
-    assert done.returncode == 0, done.stderr[-2000:]
+    """The site, built once for all processes of a run."""
+    here = tmp_path_factory.getbasetemp()
+    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+    out, built = shared / "site", shared / "site.built"
+    with FileLock(shared / "site.lock"):
+        if not built.exists():
+            command = [sys.executable, "-m", "properdocs", "build", "--strict", "--config-file", "mkdocs.yml"]
+            environment = {key: value for key, value in os.environ.items() if key != "MIKE_DOCS_VERSION"}
+            done = subprocess.run(
+                [*command, "--site-dir", out], cwd=ROOT, capture_output=True, text=True, env=environment
+            )
+            assert done.returncode == 0, done.stderr[-2000:]
+            built.touch()
     return out
 
 

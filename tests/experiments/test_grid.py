@@ -67,6 +67,14 @@ def see_gpus(job):
     return {"gpus": os.environ["CUDA_VISIBLE_DEVICES"]}
 
 
+def note_and_see_gpus(job):
+    return note(job) | see_gpus(job)
+
+
+def tell_process(job):
+    return {"value": job["x"], "process": os.getpid()}
+
+
 JOBS = {f"job-{x}": {"x": x} for x in range(5)}
 
 
@@ -252,22 +260,21 @@ def test_a_local_ray_cluster(tmp_path, monkeypatch):
     ray.init(address="local", num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False)
     try:
         monkeypatch.chdir(tmp_path)  # its workers are elsewhere
-        records = run_grid(Path("jobs"), JOBS, note, workers=2, engine="ray")
         (tmp_path / "here").mkdir()
-        jobs = {f"job-{x}": {"folder": str(tmp_path / "here"), "workers": 3} for x in range(3)}
-        seen = run_grid(Path("seen"), jobs, see_gpus, workers=3, engine="ray")
+        jobs = {name: job | {"folder": str(tmp_path / "here"), "workers": 3} for name, job in JOBS.items()}
+        records = run_grid(Path("jobs"), jobs, note_and_see_gpus, workers=3, engine="ray")
     finally:
         ray.shutdown()
     assert [r["value"] for r in records.values()] == [0, 1, 2, 3, 4]
     assert len(list(tmp_path.glob("done-*"))) == 5
-    assert {r["gpus"] for r in seen.values()} == {"0", "1"}  # one of the two is shared
+    assert {r["gpus"] for r in records.values()} == {"0", "1"}  # one of the two is shared
 
 
 @pytest.mark.slow
-def test_a_dask_cluster_that_is_there_or_made(tmp_path):
+def test_a_dask_cluster_that_is_there_does_the_jobs(tmp_path):
+    """tests/experiments/test_learners.py has one that is made."""
     distributed = pytest.importorskip("distributed")
-    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=":0"):
-        records = run_grid(tmp_path / "there", JOBS, square, workers=2, engine="dask")
-    assert [r["value"] for r in records.values()] == [0, 1, 4, 9, 16]
-    records = run_grid(tmp_path / "made", JOBS, square, workers=2, engine="dask")
-    assert [r["value"] for r in records.values()] == [0, 1, 4, 9, 16]
+    with distributed.Client(n_workers=2, threads_per_worker=1, processes=False, dashboard_address=":0"):
+        records = run_grid(tmp_path, JOBS, tell_process, workers=2, engine="dask")
+    assert [r["value"] for r in records.values()] == [0, 1, 2, 3, 4]
+    assert {r["process"] for r in records.values()} == {os.getpid()}  # that cluster has threads of this process

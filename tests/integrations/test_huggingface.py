@@ -256,7 +256,7 @@ def test_settings_of_the_trainer_that_change_the_gradient_are_refused(tmp_path, 
         ("sofmax", {}, ValueError, "unknown loss 'sofmax'"),
         ("lgl-inr", {"statistics": "running", "num_classes": 3}, ValueError, "statistics must be 'batch'"),
         ("eqlv2", {}, ValueError, "eqlv2 must not add up over batches in a Trainer.*give gradient_ratio"),
-        ("seesaw", {"num_classes": 3}, ValueError, "seesaw must not add up over batches.*give class_counts"),
+        ("seesaw", {"num_classes": 2}, ValueError, "seesaw must not add up over batches.*give class_counts"),
         ("lgl-inr", {"class_weights": "auto"}, TypeError, "lgl-inr takes no class_weights"),
     ],
 )
