@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from steelyard.cli.layout import Command
-from steelyard.cli.options import as_text_or_json, no_rows, tell, tell_place
+from steelyard.cli.options import as_text_or_json, names_of, no_rows, parts_of, tell, tell_place
 from steelyard.cli.tables import print_advice
 
 
@@ -79,8 +79,8 @@ def advise(
 
     found = advise_file(
         file,
-        schemes=[part.strip() for part in (schemes or "").split(",") if part.strip()],
-        class_names=None if class_names is None else [name.strip() for name in class_names.split(",")],
+        schemes=parts_of(schemes or ""),
+        class_names=names_of(class_names),
         out=out,
         command=command,
         say=tell,

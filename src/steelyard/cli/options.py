@@ -67,6 +67,11 @@ def stated(counts: str) -> Callable[[Any], Any]:
     return add
 
 
+def parts_of(text: str) -> list[str]:
+    """Return what stands between commas, without what is empty."""
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
 def names_of(text: str | None) -> list[str] | None:
     """Return the names of a list with commas; None where none is given."""
     return None if text is None else [name.strip() for name in text.split(",")]
