@@ -27,6 +27,13 @@ def test_metrics_agree_with_scikit_learn():
     assert metrics["recall_few"] == pytest.approx(sum(few) / 2)
 
 
+def test_a_group_without_test_samples_has_no_recall():
+    """As after a split by time, where the rarest classes may end before it."""
+    logits, target = torch.eye(3)[torch.tensor([0, 1, 0])], torch.tensor([0, 1, 1])
+    metrics = run_metrics(logits, target, "softmax", {"many": [0], "medium": [1, 2], "few": [2]})
+    assert (metrics["recall_many"], metrics["recall_medium"], metrics["recall_few"]) == (1.0, 0.5, None)
+
+
 def test_one_vs_all_probabilities_are_sigmoids_normalised():
     logits, _ = batch(20, 5)
     p = torch.sigmoid(logits)

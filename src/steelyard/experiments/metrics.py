@@ -33,6 +33,12 @@ def recalls(logits: Tensor, target: Tensor) -> Tensor:
     return torch.bincount(target, right, minlength=size) / torch.bincount(target, minlength=size)
 
 
+def mean_recall(recall: Tensor) -> float | None:
+    """Return the mean of the recalls of classes that have samples; None where none has."""
+    known = recall[~recall.isnan()]
+    return known.mean().item() if len(known) else None
+
+
 def uniform_accuracy(logits: Tensor, target: Tensor) -> float:
     r"""Return the share of samples that one threshold for all classes and samples gets right.
 
@@ -64,7 +70,7 @@ def uniform_accuracy(logits: Tensor, target: Tensor) -> float:
 def run_metrics(
     logits: Tensor, target: Tensor, link: str, groups: dict[str, list[int]]
 ) -> dict[str, float | None]:
-    """Return metrics of one run as fractions; None for a group without classes.
+    """Return metrics of one run as fractions; None for a group without samples.
 
     NLL is in nats. ECE is the 15-bin L1 expected calibration error of the top class (Guo et al. 2017).
     """
@@ -73,7 +79,7 @@ def run_metrics(
     return {
         "accuracy": (logits.argmax(1) == target).double().mean().item(),
         "balanced_accuracy": recall.nanmean().item(),
-        **{f"recall_{g}": recall[classes].nanmean().item() if classes else None for g, classes in groups.items()},
+        **{f"recall_{g}": mean_recall(recall[classes]) for g, classes in groups.items()},
         **probability_metrics(log_p, target),
     }
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from steelyard.balance import TrainingSetup, mean_confusion
 from steelyard.experiments.config import candidates
 from steelyard.experiments.job import Job, Splits, Training, carry_out, in_turn, train_and_judge
-from steelyard.experiments.metrics import probability_metrics, recalls, uniform_accuracy
+from steelyard.experiments.metrics import mean_recall, probability_metrics, recalls, uniform_accuracy
 from steelyard.experiments.sides import Sides
 from steelyard.experiments.statistics import differences, holm, mean_interval, p_value, summary
 from steelyard.experiments.trainings import dataset, draw, every_so_many, ranked_counts, setting, settings
@@ -141,7 +141,7 @@ def _scores(spec: LossSpec, splits: Splits, batch_size: int, has_history: bool, 
     return Scores(
         accuracy=(logits.argmax(1) == target).double().mean().item(),
         balanced_accuracy=recall.nanmean().item(),
-        rare_recall=None if bool(rare.isnan().all()) else rare.nanmean().item(),
+        rare_recall=mean_recall(rare),
         worst_recall=recall[~recall.isnan()].min().item(),
         uniform_accuracy=uniform_accuracy(logits, target),
         **({"nll": None, "ece": None} if undone is None else probability_metrics(undone, target[some])),

@@ -411,11 +411,10 @@ class _Rule:
 
     def refuse(self) -> _Found:
         file, values = self.file, self.values
+        labels = [self.label_field.name] if self.label_field.name else []
         for f in self.others:
             if f.name.lower() in _STEMS[values][0]:
-                file.check(
-                    [f.name], [self.label_field.name] if self.label_field.name else []
-                )  # called as it should be, it holds something else
+                file.check([f.name], labels)  # called as it should be, it holds something else
         fields = [f"{f.name} ({f.type})" for f in self.others]
         if values == "logits":
             found = next(
