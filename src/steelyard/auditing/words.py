@@ -434,12 +434,9 @@ def _number(value: float, style: str) -> str:
     """Return a number without an exponent, below 0.001 as 0."""
     if not style.endswith("g"):
         return f"{value:{style}}"
-    return f"{value:.0f}" if abs(value) >= 99 else _digits(value, style) if abs(value) >= 1e-3 else "0"
-
-
-def _digits(value: float, style: str) -> str:
-    """Return all significant digits of a number, without an exponent."""
-    return f"{Decimal(f'{value:{style}}'):f}"
+    if abs(value) >= 100:
+        return f"{value:.0f}"
+    return f"{Decimal(f'{value:{style}}'):f}" if abs(value) >= 1e-3 else "0"
 
 
 _TEXTS: dict[str, Callable[[Finding, Numbers], str]] = {

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 
 from steelyard.data.dataset import Dataset
 from steelyard.data.making import Part, code_labels, make_dataset, missing, place_labels
-from steelyard.data.predictions.columns import Choice, choose, told
-from steelyard.data.predictions.source import Opened, check_kinds
+from steelyard.data.predictions.columns import Choice, choose
+from steelyard.data.predictions.source import Opened, check_kinds, told
 from steelyard.data.predictions.tables import describe_table, kinds_in, list_column
 from steelyard.data.preparing import MOST_WORDS, Columns, Fit, fit_matrix
 from steelyard.data.times import moments

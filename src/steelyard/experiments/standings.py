@@ -224,10 +224,9 @@ def _table(key: str, group: str, records: list[dict[str, Any]], reference: str) 
             ahead=mean_interval(found, low=-1, high=1, comparisons=comparisons) if found else None,
             diverged=sum(value is None for value in r["balanced_accuracy"]),
             **{name: _share(r[name]) for name in ("balanced_accuracy", "accuracy")},
-            rare_recall=_share(r["rare_recall"]) if any(v is not None for v in r["rare_recall"]) else None,
             **{
                 name: _share(r[name], high=math.inf if name in ("nll", "chosen_epoch") else 1)
-                for name in ("worst_recall", "uniform_accuracy", "nll", "ece", "chosen_epoch")
+                for name in ("rare_recall", "worst_recall", "uniform_accuracy", "nll", "ece", "chosen_epoch")
                 if any(value is not None for value in r.get(name, []))
             },
         )

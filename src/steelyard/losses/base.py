@@ -195,9 +195,9 @@ class Loss(nn.Module):
         return self.evaluate(logits, target, sample_weight, self.placed(logits))
 
     def __setattr__(self, key: str, value: Any) -> None:
-        one = self.options.get(key)
         if key == "weight":  # a property would let a parameter pass
             raise AttributeError(f"loss {self.name!r} has no weight, it has {self.torch_weight}")
+        one = self.options.get(key)
         if one is None:
             super().__setattr__(key, value)
         elif one.kind != "vector":

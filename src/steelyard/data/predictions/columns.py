@@ -21,7 +21,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from steelyard.data.predictions.corrected import CORRECTED, choose_corrected
-from steelyard.data.predictions.source import Field, Opened, list_names, short
+from steelyard.data.predictions.source import Field, Opened, list_names, told
 
 Needed = Literal["required", "optional", "none"]
 LABEL_NAMES = ("target", "label", "labels", "y", "y_true", "label_ids")
@@ -40,7 +40,6 @@ _STEMS = {  # from the most to the least telling
 }
 _SEPARATORS = r"[_.\-:/ \[(]"
 _CLOSING = {"[": "]", "(": ")"}
-_ANY_CASE = re.IGNORECASE | re.DOTALL
 
 
 @dataclass(frozen=True)
@@ -204,9 +203,8 @@ class _Rule:
 
     def paired(self, labels: list[Field], found: list[Field], names: tuple[str, ...] | None) -> _Found:
         """Return the columns of labels in the order of those of the outputs, and what the outputs are called."""
-        called = _without_prefix([f.name for f in labels])
-        if (ends := _by_end([f.name for f in labels], names or self.known or ())) is not None:
-            called = ends
+        columns = [f.name for f in labels]
+        called = _by_end(columns, names or self.known or ()) or _without_prefix(columns)
         outputs = len(found) if len(found) > 1 else found[0].width
         if len(labels) != outputs:
             raise ValueError(
@@ -296,7 +294,9 @@ class _Rule:
             for f in self.others:
                 told = level == 0 and values != "features"  # then a column of text is a mistake
                 if f.kind in ("integer", "number") or (told and f.kind in ("text", "bool", "other")):
-                    match = re.fullmatch(rf"({whole})(?:({_SEPARATORS})(.+)|(\d+))", f.name, _ANY_CASE)
+                    match = re.fullmatch(
+                        rf"({whole})(?:({_SEPARATORS})(.+)|(\d+))", f.name, re.IGNORECASE | re.DOTALL
+                    )
                     if match:
                         end = (match[3] or match[4]).removesuffix(_CLOSING.get(match[2], ""))
                         ends = groups.setdefault((match[1].lower(), match[2]), {})
@@ -479,19 +479,11 @@ def _by_number(names: list[str]) -> list[str]:
 def _by_end(columns: Sequence[str], names: Sequence[str]) -> tuple[str, ...] | None:
     """Return the names that columns end in after a separator, or None where not every name is the end of one."""
     ends = [
-        [name for name in names if column == name or re.search(rf"{_SEPARATORS}{re.escape(name)}$", column)]
+        [name for name in names if column == name or re.search(rf"{_SEPARATORS}{re.escape(name)}\Z", column)]
         for column in columns
     ]
     found = tuple(max(of, key=len, default="") for of in ends)
     return found if sorted(found) == sorted(names) else None
-
-
-def told(names: Sequence[str], most: int = 6) -> str:
-    """Return names for a line: of many the first two and the last, and how many there are."""
-    shown = [short(name) or "(no name)" for name in names]
-    if len(shown) > most:
-        return f"{shown[0]}, {shown[1]}, ..., {shown[-1]} ({len(shown)})"
-    return ", ".join(shown)
 
 
 def _without_prefix(columns: Sequence[str]) -> tuple[str, ...]:

@@ -131,6 +131,14 @@ def list_names(names: Sequence[str], most: int = _SHOWN) -> str:
     return shown + (f", ... ({len(names)} in all)" if len(names) > most else "")
 
 
+def told(names: Sequence[str], most: int = 6) -> str:
+    """Return names for a line: of many the first two and the last, and how many there are."""
+    shown = [short(name) or "(no name)" for name in names]
+    if len(shown) > most:
+        return f"{shown[0]}, {shown[1]}, ..., {shown[-1]} ({len(shown)})"
+    return ", ".join(shown)
+
+
 def short(text: object) -> str:
     if isinstance(text, Exception):
         return reason_of(text)

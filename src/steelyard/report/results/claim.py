@@ -54,12 +54,12 @@ class Standing(Record):
     Attributes:
         loss, rate: the loss and its learning rate.
         balanced_accuracy, accuracy: over seeds, as fractions.
-        rare_recall: of the rarest third of the classes, the same; None where no test sample is of them.
         p: against the reference, corrected for the number of tests; None where there was no test.
         diverged: how many seeds did.
         decay: the weight decay, where it was chosen.
         ahead: balanced accuracy less the reference's, over paired seeds, as a fraction; its interval is corrected
             for the number of comparisons. None of the reference, and of one seed.
+        rare_recall: of the rarest third of the classes; None where no test sample is of them.
         worst_recall, uniform_accuracy, ece, chosen_epoch: over seeds, as fractions, and nll in nats; None where
             there are none, as in a file of an earlier version.
     """
@@ -68,11 +68,11 @@ class Standing(Record):
     rate: float
     balanced_accuracy: Estimate
     accuracy: Estimate
-    rare_recall: Estimate | None
     p: float | None
     diverged: int = 0
     decay: float | None = None
     ahead: Estimate | None = None
+    rare_recall: Estimate | None = None
     worst_recall: Estimate | None = None
     uniform_accuracy: Estimate | None = None
     nll: Estimate | None = None
