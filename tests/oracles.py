@@ -136,19 +136,17 @@ def asymmetric(
 
 
 @adjustable
-def margin_softmax(logits, target, *, margins=None, logit_factors=None, scale=1.0, class_weights=None, **rest):
+def margin_softmax(logits, target, *, scale=1.0, **rest):
     samples, weights = [], []
     one = torch.ones(logits.shape[1], dtype=logits.dtype)
-    c, d, m = (
-        (one if class_weights is None else class_weights),
-        one if logit_factors is None else logit_factors,
-        margins,
-    )
+    vectors = (rest.get(key) for key in ("class_weights", "logit_factors", "confidence_margins"))
+    c, d, rho = (one if given is None else given for given in vectors)
+    m = rest.get("margins")
     for z, y in zip(logits, target.tolist(), strict=True):
         if y == rest.get("ignore_index", -100):
             continue
         own = scale * (d[y] * z[y] - (0.0 if m is None else m[y]))
-        others = [scale * d[j] * z[j] - own for j in range(len(z)) if j != y]
+        others = [(scale * d[j] * z[j] - own) / rho[y] for j in range(len(z)) if j != y]
         samples.append(c[y] * softplus(torch.logsumexp(torch.stack(others), 0)) if others else z[0] * 0)
         weights.append(c[y])
     return mean_of_samples(

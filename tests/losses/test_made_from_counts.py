@@ -8,16 +8,16 @@ from steelyard.balance import GradientLedger, implied_weights, law
 from steelyard.forecasting import fit_head
 from steelyard.losses.presets import PRESETS
 from steelyard.notation import parse_loss
-from steelyard.weights.adjustments import class_margins, logit_factors
+from steelyard.weights.adjustments import class_margins, confidence_margins, logit_factors
 from tests.helpers import COUNTS, WEIGHTS, assert_finite, batch, linear_data
 
-NAMES = ["cdt", "eql", "ldam", "vs"]
-MILD = {"cdt": {}, "eql": {"threshold": 0.2}, "vs": {}, "ldam": {"scale": 2.0}}
+NAMES = ["cdt", "eql", "immax", "ldam", "vs"]
+MILD = {"eql": {"threshold": 0.2}, "ldam": {"scale": 2.0}}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_law_weights_and_audit_know_the_margins(name):
-    loss = create_loss(name, class_counts=COUNTS, class_weights=WEIGHTS, **MILD[name])
+    loss = create_loss(name, class_counts=COUNTS, class_weights=WEIGHTS, **MILD.get(name, {}))
     features, target = linear_data()
     logits = fit_head(features, target, loss=loss, weight_decay=0.01).logits(features)
     setup = TrainingSetup(loss)
@@ -34,7 +34,7 @@ def test_law_weights_and_audit_know_the_margins(name):
 @pytest.mark.parametrize("name", NAMES)
 def test_posterior_takes_the_margins_out(name):
     """The constant solution stands for the class frequencies."""
-    loss = create_loss(name, class_counts=COUNTS, **MILD[name])
+    loss = create_loss(name, class_counts=COUNTS, **MILD.get(name, {}))
     bias = loss.first_bias(COUNTS).double()
     found = log_posterior(bias[None], TrainingSetup(loss)).exp()[0]
     torch.testing.assert_close(found, COUNTS.double() / COUNTS.sum(), rtol=0, atol=1e-5)
@@ -70,7 +70,9 @@ def test_what_a_preset_cannot_take_is_refused(text, message):
         parse_loss(text)
 
 
-@pytest.mark.parametrize("option", [{"scale": 2.0}, {"logit_factors": [1.0, 1.0, 1.0, 2.0]}])
+@pytest.mark.parametrize(
+    "option", [{"scale": 2.0}, {"logit_factors": [1.0, 1.0, 1.0, 2.0]}, {"confidence_margins": [1, 1, 1, 2]}]
+)
 def test_eql_takes_nothing_that_changes_how_many_negatives_are_kept(option):
     with pytest.raises(TypeError, match=f"eql chooses {next(iter(option))} by itself"):
         create_loss("eql", class_counts=COUNTS, **option)
@@ -82,7 +84,8 @@ def test_an_unknown_option_of_a_preset_is_told_what_the_preset_takes():
     ):
         create_loss("ldam", class_counts=COUNTS, max_margn=0.3)
     with pytest.raises(
-        TypeError, match="'cdt' has no option 'tau'; it takes gamma, margins, scale, normalization"
+        TypeError,
+        match="'cdt' has no option 'tau'; it takes gamma, margins, confidence_margins, scale, normalization",
     ):
         create_loss("cdt", class_counts=COUNTS, tau=1.0)
 
@@ -95,11 +98,40 @@ def test_num_classes_and_counts_agree(name):
 
 
 def test_empty_classes_are_refused():
-    for name, otherwise in [("ldam", "margin is infinite"), ("cdt", "factor is 0"), ("vs", "factor is 0")]:
+    empty = {
+        "ldam": "margin is infinite",
+        "cdt": "factor is 0",
+        "vs": "factor is 0",
+        "immax": "confidence margin is 0",
+    }
+    for name, otherwise in empty.items():
         with pytest.raises(ValueError, match=f"class_counts has no samples of class 1: its {otherwise}"):
             create_loss(name, class_counts=[3, 0, 2])
     with pytest.raises(ValueError, match="gamma must leave every class a factor of at least 1e-30, got 10"):
         create_loss("cdt", class_counts=[10_000, 1], gamma=10)
+    with pytest.raises(ValueError, match=r"confidence margin of at least 1e-08, got 2, which gives 2e-12"):
+        create_loss("immax", class_counts=[1_000_000, 1], power=2)
+
+
+def test_immax_divides_by_the_margins_that_its_authors_search_around():
+    """Equation 6 of the paper; its margins sum to 1, ours have a mean of 1."""
+    counts, (logits, target) = [600, 250, 90, 40, 20], batch(dtype=torch.float64)
+    cube_roots = torch.tensor(counts).double() ** (1 / 3)
+    theirs = (cube_roots / cube_roots.sum()).float().double()
+    torch.testing.assert_close(confidence_margins(counts).double(), 5 * theirs)
+    each = ((logits - logits.gather(1, target[:, None])) / theirs[target][:, None]).exp().sum(1).log()
+    torch.testing.assert_close(create_loss("immax", class_counts=counts, scale=5.0)(logits, target), each.mean())
+    equal = create_loss("immax", class_counts=[7, 7, 7, 7, 7])
+    torch.testing.assert_close(equal(logits, target), create_loss("softmax")(logits, target))
+
+
+def test_posterior_of_immax_is_what_its_chain_leaves_in_place():
+    r"""With P[k] the softmax of logits / rho[k], the posterior divided by rho is P's stationary distribution."""
+    loss = create_loss("immax", class_counts=COUNTS, class_weights=WEIGHTS)
+    z, rho = batch(8, 4)[0], loss.confidence_margins.double()
+    mass = log_posterior(z, TrainingSetup(loss)).exp() * loss.class_weights.double() / rho
+    chain = torch.stack([torch.softmax(z / one, 1) for one in rho], 1)
+    torch.testing.assert_close(torch.einsum("nk,nkj->nj", mass, chain), mass, rtol=1e-9, atol=0)
 
 
 def test_deferred_weights_start_after_four_fifths_of_the_epochs():

@@ -35,6 +35,18 @@ def test_presets_are_their_sources_losses(name):
         torch.testing.assert_close(grad, expected, rtol=1e-5, atol=1e-7)
 
 
+def test_immax_of_two_classes_is_a_public_implementation_for_boosted_trees():
+    """Its authors publish no code. This one, by a reader of the paper, has the binary form."""
+    for one, logits, labels, expected in batches("immax"):
+        loss = create_loss(
+            "margin-softmax", confidence_margins=one["confidence_margins"], reduction="sum"
+        ).double()
+        value, grad = value_and_grad(loss, logits, labels)
+        torch.testing.assert_close(float(value) / len(labels), one["loss"], **CLOSE)
+        torch.testing.assert_close(grad[:, 1], expected, **CLOSE)
+        torch.testing.assert_close(grad[:, 0], -expected, **CLOSE)
+
+
 def test_seesaw_counts_and_weighs_as_its_source():
     loss = SeesawLoss(num_classes=5).double()
     for one, logits, labels, expected in batches("seesaw"):

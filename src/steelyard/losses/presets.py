@@ -7,6 +7,7 @@ from typing import Any
 from steelyard.losses.registry import LOSSES
 from steelyard.weights.adjustments import (
     class_margins,
+    confidence_margins,
     kept_negatives,
     label_aware_smoothing,
     logit_adjustment,
@@ -64,6 +65,10 @@ def _vs(counts: Counts, *, gamma: float, tau: float) -> dict[str, Any]:
     return {"logit_factors": factors, "logit_adjustment": logit_adjustment(counts, tau=tau) / factors}
 
 
+def _immax(counts: Counts, *, power: float) -> dict[str, Any]:
+    return {"confidence_margins": confidence_margins(counts, power=power)}
+
+
 def _eql(counts: Counts, *, gamma: float, threshold: float) -> dict[str, Any]:
     log_kept = kept_negatives(counts, gamma=gamma, threshold=threshold).log()
     return {"logit_adjustment": log_kept, "margins": log_kept}  # the own logit stays as it is
@@ -104,9 +109,16 @@ PRESETS: dict[str, Preset] = {
         "Tan et al., CVPR 2020 (EQL, softmax form), with the defaults of BagofTricks-LT's code; what they draw at "
         "random is here its mean",
         "You compare with its paper. Most samples of other classes do not push a rare class down.",
-        {"scale": 1.0, "logit_factors": None},  # others would change how many are kept
+        {"scale": 1.0, "logit_factors": None, "confidence_margins": None},  # others would change how many are kept
         of_counts=_eql,
         parameters={"gamma": 0.9, "threshold": 0.005},
+    ),
+    "immax": Preset(
+        "margin-softmax",
+        "Cortes, Mao, Mohri, Zhong, ICML 2025 (IMMAX), with the margins around which the authors search, times K",
+        "You compare with its paper, which is after plain accuracy. Choose `power` on validation data.",
+        of_counts=_immax,
+        parameters={"power": 1 / 3},
     ),
     "ldam": Preset(
         "margin-softmax",

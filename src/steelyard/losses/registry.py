@@ -41,6 +41,8 @@ OTHER_NAMES = {
     "eqlv2loss": "eqlv2",
     "equalizationloss": "eql",
     "equalizationlossv2": "eqlv2",
+    "immaxloss": "immax",
+    "imbalancedmarginmaximization": "immax",
     "labeldistributionawaremargin": "ldam",
     "ldamloss": "ldam",
     "logitadjustment": "balanced-softmax",

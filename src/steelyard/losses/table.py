@@ -2,6 +2,8 @@
 
 import inspect
 import re
+from collections.abc import Mapping
+from typing import Any
 
 from steelyard.losses.base import Loss
 from steelyard.losses.presets import PRESETS
@@ -31,7 +33,7 @@ def loss_rows() -> list[dict[str, str]]:
             of_counts = preset.of_counts([2, 1], **preset.parameters)
             vectors = " and ".join(f"`{key}`" for key in of_counts if key not in preset.parameters)
             made.append(f"{vectors} from `class_counts`")
-        row = _row(LOSSES[preset.loss], preset.options.get("link"))
+        row = _row(LOSSES[preset.loss], preset.options)
         rows.append(
             row
             | dict.fromkeys(("formula", "posterior"), f"that of `{preset.loss}`")
@@ -54,11 +56,13 @@ def _table(rows: list[dict[str, str]], keys: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def _row(loss: type[Loss], fixed_link: str | None = None) -> dict[str, str]:
+def _row(loss: type[Loss], fixed: Mapping[str, Any] | None = None) -> dict[str, str]:
+    fixed = fixed or {}
     link = loss.options.get("link")
-    links = [fixed_link] if fixed_link else [loss.link] if link is None else list(link.choices)
+    links = [fixed["link"]] if "link" in fixed else [loss.link] if link is None else list(link.choices)
     targets = list(dict.fromkeys(kind for one in links for kind in loss.takes_under(one)))  # type: ignore[arg-type]
-    vectors = [key for key, one in loss.options.items() if one.kind == "vector" and key != "logit_adjustment"]
+    kept = {"logit_adjustment", *fixed}
+    vectors = [key for key, one in loss.options.items() if one.kind == "vector" and key not in kept]
     options = [f"`{key}={loss.options[key].default}`" for key in loss.own if loss.options[key].kind != "vector"]
     return {
         "name": loss.name,

@@ -247,6 +247,44 @@ def logit_factors(class_counts: Counts, *, gamma: float) -> Tensor:
     return factors
 
 
+def confidence_margins(class_counts: Counts, *, power: float = 1 / 3) -> Tensor:
+    r"""Return the confidence margins of IMMAX, less for rarer classes: they divide a sample's logits.
+
+    .. math:: \rho_k = \frac{n_k^{\,\gamma}}{\frac{1}{K} \sum_{k'} n_{k'}^{\,\gamma}}
+
+    With :math:`\gamma = 1/3` they make the authors' bound least where classes can be separated, and are K times
+    the values around which the authors search by cross-validation: those sum to 1, and ours have a mean of 1, so
+    equal counts give the softmax loss. With ``scale=K`` the loss has the authors' size.
+
+    Args:
+        class_counts: K counts, as in :func:`class_weights`.
+        power: :math:`\gamma`, in [0, 2]; 0 gives margins of 1, which change nothing.
+
+    Returns:
+        (K,) float32, of mean 1.
+
+    Raises:
+        ValueError: a class without samples: its margin is 0; a power that gives a margin below 1e-8.
+
+    Source:
+        Cortes, Mao, Mohri, Zhong, ICML 2025, sections 4 and 5 and appendix B.
+
+    Example:
+        >>> confidence_margins([1000, 125, 1])
+        tensor([1.8750, 0.9375, 0.1875])
+    """
+    power = check_number("power", power, low=0, high=2)
+    counts = _all_there(class_counts, "confidence margin is 0")
+    powers = (counts / counts.max()) ** power
+    found = (powers / powers.mean()).float()
+    if float(found.min()) < 1e-8:
+        raise ValueError(
+            f"power must leave every class a confidence margin of at least 1e-08, got {power:g}, which gives "
+            f"{float(found.min()):.2g}"
+        )
+    return found
+
+
 def kept_negatives(class_counts: Counts, *, gamma: float, threshold: float) -> Tensor:
     r"""Return the share of the negative samples that each class keeps under EQL.
 
