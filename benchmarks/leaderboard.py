@@ -5,7 +5,8 @@
 
 An unfinished slice goes on where it stopped, and a finished one is read. `--tables` names a folder with
 shuttle.csv, satellite.csv and glass.csv. `--docs` writes the rows, the tables and the figure of the documentation,
-in which the rows of other slices stay. All slices take about six hours on two cores.
+in which the rows of other slices and losses stay: `--losses immax` adds a loss. All slices take about six hours on two
+cores.
 """
 
 import argparse
@@ -243,12 +244,14 @@ def read_rows(file: Path) -> list[Row]:
 
 
 def write_docs(new: list[Row]) -> None:
-    """Write the rows, the tables between their marks, and the figure; rows of tasks that were not run stay."""
+    """Write the rows, the tables between their marks, and the figure; rows of what was not run stay."""
     file = DOCS / "results" / "leaderboard.csv"
-    ran = {row["task"] for row in new}
-    rows = new + [row for row in (read_rows(file) if file.exists() else []) if row["task"] not in ran]
+    ran = {(row["task"], row["loss"]) for row in new}
+    rows = [
+        row for row in (read_rows(file) if file.exists() else []) if (row["task"], row["loss"]) not in ran
+    ] + new
     order = [name for part in slices(ALL).values() for name in part.names]
-    rows.sort(key=lambda row: order.index(row["task"]))
+    rows.sort(key=lambda row: (order.index(row["task"]), row["loss"], int(row["seed"])))
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -284,12 +287,16 @@ def main() -> None:
     parser.add_argument("--tables", type=Path, help="folder of the tables. Default: their slices are left out")
     parser.add_argument("--fashion", default="zalando-datasets/fashion_mnist", help="a hub name or a folder")
     parser.add_argument("--slices", help="names, with commas between. Default: all whose data are at hand")
+    parser.add_argument("--losses", help="names, with commas between. Default: all of each slice")
     parser.add_argument("--out", type=Path, default=Path("runs/leaderboard"))
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--docs", action="store_true", help="write the documentation's rows, tables and figure")
     arguments = parser.parse_args()
     parts = slices(arguments)
     names = arguments.slices.split(",") if arguments.slices else list(parts)
+    if arguments.losses:
+        losses = {"losses": arguments.losses.split(",")}
+        parts = {name: Slice(part.names, part.changes | losses) for name, part in parts.items()}
     rows = [row for name in names for row in run(name, parts[name], arguments.out, arguments.workers)]
     if arguments.docs:
         write_docs(rows)
