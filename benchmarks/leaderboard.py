@@ -5,8 +5,8 @@
 
 An unfinished slice goes on where it stopped, and a finished one is read. `--tables` names a folder with
 shuttle.csv, satellite.csv and glass.csv. `--docs` writes the rows, the tables and the figure of the documentation,
-in which the rows of other slices and losses stay: `--losses immax` adds a loss. All slices take about six hours on two
-cores.
+in which the rows of other slices and losses stay, so `--losses immax` adds a loss. All slices take about six hours on
+two cores.
 """
 
 import argparse
@@ -247,11 +247,10 @@ def write_docs(new: list[Row]) -> None:
     """Write the rows, the tables between their marks, and the figure; rows of what was not run stay."""
     file = DOCS / "results" / "leaderboard.csv"
     ran = {(row["task"], row["loss"]) for row in new}
-    rows = [
-        row for row in (read_rows(file) if file.exists() else []) if (row["task"], row["loss"]) not in ran
-    ] + new
+    kept = read_rows(file) if file.exists() else []
+    rows = [row for row in kept if (row["task"], row["loss"]) not in ran] + new
     order = [name for part in slices(ALL).values() for name in part.names]
-    rows.sort(key=lambda row: (order.index(row["task"]), row["loss"], int(row["seed"])))
+    rows.sort(key=lambda row: order.index(row["task"]))
     out = io.StringIO()
     writer = csv.DictWriter(out, COLUMNS, lineterminator="\n")
     writer.writeheader()
