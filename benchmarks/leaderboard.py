@@ -5,7 +5,7 @@
 
 An unfinished slice goes on where it stopped, and a finished one is read. `--tables` names a folder with
 shuttle.csv, satellite.csv and glass.csv. `--docs` writes the rows, the tables and the figure of the documentation,
-in which the rows of other slices and losses stay, so `--losses immax` adds a loss. All slices take about six hours on
+in which the rows of other slices and losses stay; `--losses immax` adds a loss. All slices take about six hours on
 two cores.
 """
 
