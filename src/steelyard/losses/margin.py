@@ -26,12 +26,12 @@ def margin_softmax(
     a = scale * (below_the_top(z) if logit_factors is None else z * logit_factors)
 
     def odds_against(label: Tensor) -> Tensor:
-        rows = a if confidence_margins is None else a / confidence_margins[label][:, None]
-        if margins is None:
-            return log_odds_against(rows, label)
-        lowered = scale * margins[label]
-        lowered = lowered if confidence_margins is None else lowered / confidence_margins[label]
-        return log_odds_against(rows, label, rows.gather(1, label[:, None])[:, 0] - lowered)
+        own = a.gather(1, label[:, None])[:, 0]
+        own = own if margins is None else own - scale * margins[label]
+        if confidence_margins is None:
+            return log_odds_against(a, label, own)
+        rho = confidence_margins[label]
+        return log_odds_against(a / rho[:, None], label, own / rho)
 
     if target.labels is not None and not target.smoothing:
         return softplus(odds_against(target.labels))
