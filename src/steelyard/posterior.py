@@ -17,6 +17,7 @@ from steelyard._common.checks import (
     values_readable,
 )
 from steelyard._common.text import listed
+from steelyard.balance.perron import stationary
 from steelyard.balance.readings import as_rows
 from steelyard.balance.setup import TrainingSetup, check_alone
 from steelyard.losses.lgl_inr import omega_of
@@ -318,19 +319,55 @@ def _null_vector(G: Tensor) -> Tensor:
     others = G.masked_fill(eye, 0.0)
     # Outputs that stand for themselves: what other classes do to a column does not depend on which they are.
     mean = others.sum(1) / (size - 1)
-    alone = ((others - mean[:, None]).masked_fill(eye, 0.0).abs() <= 1e-10 * scale[:, None]).all((1, 2))
+    apart = (others - mean[:, None]).masked_fill(eye, 0.0).abs()
+    alone = (apart <= 1e-10 * others.abs().amax(1, keepdim=True)).all((1, 2))
     column = _log_of(mean) - (mean - own).log()
     # Null vector: K - 1 equations, and a sum of 1; the equation left out tells whether there is one.
-    system = torch.cat([G[:, :, :-1], scale[:, None].expand(-1, size, 1)], 2)
-    right = torch.cat([torch.zeros_like(scale).expand(-1, size - 1), scale], 1)
+    v = _null_solution(G / scale[..., None])
+    chain = _of_chain(others, own, eye)
+    pulled = (others >= 0).all((1, 2)) & (own <= 0).all(1)
+    return torch.where(alone[:, None], column, torch.where(pulled[:, None], chain, _log_of(v)))
+
+
+def _null_solution(G: Tensor) -> Tensor:
+    """Return v of sum 1 with v G = 0 for matrices (N, K, K) of size 1; NaN where there is none."""
+    size = G.shape[1]
+    system = torch.cat([G[:, :, :-1], torch.ones_like(G[:, :, :1])], 2)
+    right = torch.cat([torch.zeros_like(G[:, 1:, 0]), torch.ones_like(G[:, :1, 0])], 1)
     v = torch.linalg.solve_ex(system.mT, right[..., None])[0][..., 0]
     residual = (v[:, None] @ G)[:, 0].abs()
-    solved = (residual <= 1e-9 * scale * v.abs().sum(1, keepdim=True)).all(1)
-    # One sweep without subtractions makes small entries right to relative precision.
-    swept = (v[:, None] @ others)[:, 0] / -own
-    usable = ((others >= 0).all((1, 2)) & (own < 0).all(1) & (v > -1e-12).all(1))[:, None]
-    null = _log_of(torch.where(usable, swept, v))
-    return torch.where(alone[:, None], column, torch.where(solved[:, None], null, torch.nan))
+    solved = (residual <= 1e-9 * v.abs().sum(1, keepdim=True)).all(1, keepdim=True)
+    return torch.where(solved, v, torch.nan)
+
+
+def _of_chain(others: Tensor, own: Tensor, eye: Tensor) -> Tensor:
+    r"""Return log v with v G = 0 where only the label's own logit is pulled up, right to relative precision.
+
+    With :math:`u > 0` for which :math:`G u = 0`, :math:`G_{kj} u_j` off the diagonal are the rates of a Markov chain,
+    and its stationary distribution is found without subtractions. Rows may differ by any factor, as they do where a
+    class is nearly certain: each is divided by its own pull first.
+
+    Args:
+        others: (N, K, K) not negative, 0 on the diagonal.
+        own: (N, K) the diagonal, not positive.
+        eye: (K, K) whether an entry lies on the diagonal.
+    """
+    pull = -own[..., None]
+    jumps = others / pull.clamp(min=torch.finfo(own.dtype).tiny)
+    known = own < -1e-290  # what is less has lost digits
+    even = (((jumps.sum(2) - 1).abs() <= 1e-9) | ~known).all(1, keepdim=True)  # all logits may shift: u = 1
+    solved = _null_solution((jumps - eye.to(jumps)).mT)
+    u = torch.where(
+        even, torch.ones_like(solved), torch.where((solved > 0).all(1, keepdim=True), solved, torch.nan)
+    )
+    leaving = (others * u[:, None]).sum(2)
+    chain = others * u[:, None] / leaving[..., None]
+    log_v = stationary(torch.where(chain.isnan(), eye.to(chain), chain)).log() - leaving.log()
+    sure = leaving == 0  # beyond the range of float64: nothing leaves this class
+    alone = torch.where(sure, 0.0, -torch.inf).to(log_v)
+    once = sure.sum(1, keepdim=True)
+    found = torch.where(once == 0, log_v, torch.where(once == 1, alone, torch.nan))
+    return torch.where(u.isnan().any(1, keepdim=True), torch.nan, found)
 
 
 def _log_pos_weight(setup: TrainingSetup, z: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Losses whose vectors are made from class counts: what they are, and what can be said of a model trained on them."""
 
+import mpmath
 import pytest
 import torch
 
@@ -132,6 +133,35 @@ def test_posterior_of_immax_is_what_its_chain_leaves_in_place():
     mass = log_posterior(z, TrainingSetup(loss)).exp() * loss.class_weights.double() / rho
     chain = torch.stack([torch.softmax(z / one, 1) for one in rho], 1)
     torch.testing.assert_close(torch.einsum("nk,nkj->nj", mass, chain), mass, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1.0, 10.0, 60.0])
+@pytest.mark.parametrize("name", ["cdt", "immax", "ldam", "vs"])
+def test_posterior_of_sure_rows_is_right_in_every_class(name, scale):
+    """The least probabilities too: rows of the gradient may then differ by a factor of 1e100."""
+    loss = create_loss(name, class_counts=COUNTS, **MILD.get(name, {}))
+    z = batch(6, 4, scale)[0]
+    found = log_posterior(z, TrainingSetup(loss))
+    exact = [_exact_log_posterior(row.tolist(), loss) for row in z]
+    torch.testing.assert_close(found, torch.tensor(exact, dtype=torch.float64), rtol=1e-11, atol=1e-9)
+
+
+def _exact_log_posterior(z, loss):
+    """Return log q with sum of q[k] G[k] = 0 from K - 1 of the equations, in 400 digits."""
+    with mpmath.workdps(400):
+        vectors = (loss.logit_factors, loss.margins, loss.confidence_margins, loss.logit_adjustment)
+        d, m, rho, b = ([0.0] * 4 if one is None else one.tolist() for one in vectors)
+        d = d if any(d) else [1.0] * 4
+        rho = rho if any(rho) else [1.0] * 4
+        a = [mpmath.mpf(loss.scale) * d[j] * (mpmath.mpf(z[j]) + b[j]) for j in range(4)]
+        system = mpmath.matrix(4, 4)
+        for k in range(4):
+            e = [mpmath.exp((a[j] - (loss.scale * m[k] if j == k else 0)) / rho[k]) for j in range(4)]
+            for j in range(3):
+                system[j, k] = loss.scale * d[j] / rho[k] * (e[j] / sum(e) - (j == k))
+            system[3, k] = 1
+        q = mpmath.lu_solve(system, mpmath.matrix([0, 0, 0, 1]))
+        return [float(mpmath.log(one)) for one in q]
 
 
 def test_deferred_weights_start_after_four_fifths_of_the_epochs():

@@ -88,7 +88,7 @@ def stationary(chains: Tensor) -> Tensor:
     for end in range(size, 1, -_BLOCK):
         start = max(end - _BLOCK, 1)
         inner, before = A[:, start:end, start:end], A[:, start:end, :start]
-        unit = torch.eye(end - start, dtype=A.dtype).expand_as(inner)
+        unit = torch.eye(end - start, dtype=A.dtype, device=A.device) + torch.zeros_like(inner)
         rows, of_columns = torch.cat([inner, before.sum(2, keepdim=True), unit], 2), unit.clone()
         for k in range(end - start - 1, -1, -1):
             given = rows[:, k, :k].sum(1) + rows[:, k, end - start]  # to all states before this one
@@ -101,8 +101,8 @@ def stationary(chains: Tensor) -> Tensor:
         A[:, start:end, start:end] = rows[:, :, : end - start]
         A[:, start:end, :start] = rows[:, :, end - start + 1 :] @ before
         A[:, :start, start:end] = A[:, :start, start:end] @ of_columns
-        A[:, :start, :start].baddbmm_(A[:, :start, start:end], A[:, start:end, :start])
-    pi = torch.zeros(len(A), 1, size, dtype=A.dtype)
+        A[:, :start, :start] += A[:, :start, start:end] @ A[:, start:end, :start]
+    pi = torch.zeros_like(A[:, :1])
     pi[:, 0, 0] = 1.0
     for start in range(1, size, _BLOCK):
         end = min(start + _BLOCK, size)
