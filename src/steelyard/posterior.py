@@ -331,7 +331,6 @@ def _null_vector(G: Tensor) -> Tensor:
 
 def _null_solution(G: Tensor) -> Tensor:
     """Return v of sum 1 with v G = 0 for matrices (N, K, K) of size 1; NaN where there is none."""
-    size = G.shape[1]
     system = torch.cat([G[:, :, :-1], torch.ones_like(G[:, :, :1])], 2)
     right = torch.cat([torch.zeros_like(G[:, 1:, 0]), torch.ones_like(G[:, :1, 0])], 1)
     v = torch.linalg.solve_ex(system.mT, right[..., None])[0][..., 0]
@@ -343,9 +342,9 @@ def _null_solution(G: Tensor) -> Tensor:
 def _of_chain(others: Tensor, own: Tensor, eye: Tensor) -> Tensor:
     r"""Return log v with v G = 0 where only the label's own logit is pulled up, right to relative precision.
 
-    With :math:`u > 0` for which :math:`G u = 0`, :math:`G_{kj} u_j` off the diagonal are the rates of a Markov chain,
-    and its stationary distribution is found without subtractions. Rows may differ by any factor, as they do where a
-    class is nearly certain: each is divided by its own pull first.
+    With :math:`u > 0` for which :math:`G u = 0`, :math:`G_{kj} u_j` off the diagonal are the rates of a Markov
+    chain, and its stationary distribution is found without subtractions. Rows may differ by any factor, as they do
+    where a class is nearly certain: each is divided by its own pull first.
 
     Args:
         others: (N, K, K) not negative, 0 on the diagonal.
@@ -357,9 +356,8 @@ def _of_chain(others: Tensor, own: Tensor, eye: Tensor) -> Tensor:
     known = own < -1e-290  # what is less has lost digits
     even = (((jumps.sum(2) - 1).abs() <= 1e-9) | ~known).all(1, keepdim=True)  # all logits may shift: u = 1
     solved = _null_solution((jumps - eye.to(jumps)).mT)
-    u = torch.where(
-        even, torch.ones_like(solved), torch.where((solved > 0).all(1, keepdim=True), solved, torch.nan)
-    )
+    positive = (solved > 0).all(1, keepdim=True)
+    u = torch.where(even, 1.0, torch.where(positive, solved, torch.nan))
     leaving = (others * u[:, None]).sum(2)
     chain = others * u[:, None] / leaving[..., None]
     log_v = stationary(torch.where(chain.isnan(), eye.to(chain), chain)).log() - leaving.log()
