@@ -20,6 +20,7 @@ import torch
 from steelyard._common.files import write_atomically, write_text
 from steelyard._common.text import exact
 from steelyard.balance import law, mean_confusion, softmax_law
+from steelyard.cli import main
 from steelyard.experiments import bench as benches
 from steelyard.experiments import compare
 from steelyard.experiments.bench import Bench, setup_of
@@ -36,7 +37,7 @@ from steelyard.losses.registry import LOSSES
 from steelyard.notation import parse_loss
 from steelyard.report.results import Comparison
 from steelyard.training import Diverged
-from tests.helpers import gone
+from tests.helpers import gone, run_command
 
 FILES = [
     "model.safetensors",
@@ -277,7 +278,7 @@ def test_trainings_side_by_side_have_the_numbers_of_one_worker(finished, tmp_pat
 
 @pytest.mark.slow
 def test_workers_go_on_with_what_another_number_of_them_began(tmp_path):
-    config = make_config(losses=["softmax", "logistic"], seeds=2, epochs=2, learning_rates=[0.1, 1e9])
+    config = make_config(losses=["softmax", "logistic"], seeds=2, epochs=1, learning_rates=[0.1, 1e9])
     whole = compare(config, tmp_path / "whole")
     told = _Told()
     compare(config, tmp_path / "run", workers=2, progress=told)
@@ -563,57 +564,47 @@ def test_failed_write_leaves_the_old_file(tmp_path):
 
 # The process ---------------------------------------------------------------------------------------------
 
-ARGUMENTS = ["--losses", "softmax,logistic", "--seeds", "2", "--epochs", "3", "--learning-rates", "0.05,0.1"]
+ARGUMENTS = ["--losses", "softmax,logistic", "--seeds", "2", "--epochs", "2", "--learning-rates", "0.05,0.1"]
 
 
 def _start(folder, *more):
-    command = [
-        sys.executable,
-        "-c",
-        "from steelyard.cli import main; main()",
-        "compare",
-        *ARGUMENTS,
-        "--out",
-        str(folder),
-        *more,
-    ]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    program = "from steelyard.cli import main; main()"
     return subprocess.Popen(
-        command,
+        [sys.executable, "-c", program, "compare", *ARGUMENTS, "--out", str(folder), *more],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
-        env=environment,
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
         start_new_session=True,
     )
 
 
-def _finish(process):
-    return process.communicate()[1], process.returncode
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory, one_thread):
+    folder = tmp_path_factory.mktemp("undisturbed") / "whole"
+    main(["compare", *ARGUMENTS, "--out", str(folder)])
+    return json.loads((folder / "results.json").read_text())
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "code", "workers"),
-    [(signal.SIGKILL, -9, 2), (signal.SIGINT, 130, 1), (signal.SIGHUP, 129, 2)],
+    [(signal.SIGKILL, -9, 1), (signal.SIGINT, 130, 1), (signal.SIGHUP, 129, 2)],
     ids=["kill", "int", "hup"],
 )
-def test_stopped_process_resumes_to_the_same_numbers(tmp_path, number, code, workers):
-    if not (whole := tmp_path.parent / "whole").exists():
-        error, status = _finish(_start(whole))
-        assert status == 0, error
+def test_stopped_process_resumes_to_the_same_numbers(tmp_path, capsys, undisturbed, number, code, workers):
+    """Workers that are killed are in test_grid.py."""
     process = _start(tmp_path / "cut", "--workers", str(workers))
     while not any((tmp_path / "cut/softmax").glob("seed-*/result.json")) and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(number)
-    error, status = _finish(process)
-    assert status == code, error
+    error = process.communicate()[1]
+    assert process.returncode == code, error
     if number != signal.SIGKILL:
         assert error.strip().endswith("steelyard: stopped; the same command with --resume goes on")
     assert gone(process.pid)  # workers end with the one that started them
     assert not (tmp_path / "cut" / "results.json").exists()
-    error, status = _finish(_start(tmp_path / "cut", "--resume", "--workers", str(workers)))
+    status, _, error = run_command(capsys, "compare", *ARGUMENTS, "--out", str(tmp_path / "cut"), "--resume")
     assert status == 0, error
     assert re.search(r"softmax, seed \d: was finished", error)
-    first, second = (json.loads((folder / "results.json").read_text()) for folder in (whole, tmp_path / "cut"))
-    assert _numbers(first) == _numbers(second)
+    assert _numbers(json.loads((tmp_path / "cut" / "results.json").read_text())) == _numbers(undisturbed)
