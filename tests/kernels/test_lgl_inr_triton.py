@@ -14,6 +14,7 @@ from steelyard.kernels.lgl_inr import small
 from steelyard.kernels.lgl_inr import triton as lgl_inr_triton
 from steelyard.kernels.lgl_inr.plan import make_segments
 from steelyard.losses.functional import lgl_inr_loss
+from tests import forked
 from tests.helpers import batch
 
 ROOT = Path(__file__).parents[2]
@@ -88,15 +89,15 @@ def test_kernels_compile_for_gpus(tmp_path, monkeypatch):
     assert len(child.stdout.splitlines()) == 20
 
 
+def _launch():
+    os.environ.pop("TRITON_INTERPRET", None)
+    lgl_inr_triton.lgl_inr_triton_columns(torch.zeros(2, 3), torch.tensor([0, 1]), None, 1.0, False, -100)
+
+
 @pytest.mark.slow
 @needs_triton
 def test_without_a_gpu_the_operators_say_so():
-    code = """
-import torch
-from steelyard.kernels.lgl_inr.triton import lgl_inr_triton_columns
-lgl_inr_triton_columns(torch.zeros(2, 3), torch.tensor([0, 1]), None, 1.0, False, -100)
-"""
-    child = run_python("-c", code)
+    child = forked.done(_launch)
     assert child.returncode == 1
     assert "RuntimeError: the Triton kernels of lgl_inr_loss need logits on a GPU, got cpu" in child.stderr
 

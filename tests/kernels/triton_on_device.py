@@ -90,9 +90,11 @@ def test_any_beta_equals_the_oracle(shape, beta, detach_weights):
     check(logits, target, beta=beta, detach_weights=detach_weights)
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
-@pytest.mark.parametrize(("rows", "classes"), [(40, 3), (6, 140), (1, 1), (4, 1), (1, 7), (3, 2)])
-def test_any_dtype_and_shape_with_weights_and_ignored_rows(rows, classes, dtype):
+@pytest.mark.parametrize(
+    ("shape", "dtype"), product([(40, 3), (6, 140), (1, 1), (4, 1), (1, 7), (3, 2)], FLOATS, every=2)
+)
+def test_any_dtype_and_shape_with_weights_and_ignored_rows(shape, dtype):
+    rows, classes = shape
     logits, target = batch(rows, classes, dtype=dtype)
     pos_weight = torch.linspace(0.2, 3, classes)
     check(logits, target, beta=2.0, pos_weight=pos_weight)
@@ -196,10 +198,11 @@ def test_sharing_the_classes_out_changes_nothing(monkeypatch, rows, classes):
 @pytest.mark.parametrize("beta", [30.0] if INTERPRETED else [-30.0, 30.0])
 def test_small_probabilities_of_many_rows_keep_their_digits(monkeypatch, beta):
     """All alike, so that every rounding of their sum goes the same way, which beta and a bracket that cancels show."""
-    layout = lgl_inr_triton._layout(1027, 130, 4200, 1)
+    columns = 100 if INTERPRETED else 130  # one tile, or two
+    layout = lgl_inr_triton._layout(1027, columns, 4200, 1)
     monkeypatch.setattr(lgl_inr_triton, "_layout", lambda *_: layout)
     target = torch.tensor([0] * 1024 + [1] + [5, 5])
-    logits = torch.full((1027, 130), -5.634675)
+    logits = torch.full((1027, columns), -5.634675)
     logits[1024] += 0.01
     logits[1025:] -= 0.02
     check(logits, target, beta=beta)
@@ -246,7 +249,7 @@ def test_several_classes_of_many_runs(monkeypatch, processors):
 @pytest.mark.parametrize("classes", [2, 20])
 def test_sums_over_many_rows_stay_exact(classes):
     """Equal logits: each term rounds in the same direction, and all classes that push a column push alike."""
-    rows = 5_000 if INTERPRETED else 1_000_000
+    rows = 2_500 if INTERPRETED else 1_000_000
     target = (torch.arange(rows) % 1000 == 0).long()
     logits = torch.full((rows, classes), -0.3, device=DEVICE)
     loss, grad = value_and_grad(columns, logits, target.to(DEVICE), 1.0)
@@ -453,17 +456,18 @@ def test_head_at_any_beta(beta, detach_weights, dtype):
     assert counts == {"plans": passes, "chunks": 3 * passes}
 
 
-@pytest.mark.parametrize(("chunk_size", "dtype"), product([5, 7, 16, 40, None], FLOATS, every=2))
-def test_head_in_any_chunks_with_weights_and_ignored_rows(chunk_size, dtype):
-    *parts, target = head_parts(20, 8, 40, dtype)
+@pytest.mark.parametrize(("dtype", "chunk_size"), product(FLOATS, [5, 7, 16, 40, None], every=3))
+def test_head_in_any_chunks_with_weights_and_ignored_rows(dtype, chunk_size):
+    classes = 20 if INTERPRETED else 40
+    *parts, target = head_parts(20, 8, classes, dtype)
     target[3] = 2
     parts[0][target == 2] = torch.nan
-    weights = {"pos_weight": torch.linspace(0.2, 3, 40), "output_weights": torch.linspace(2, 0.1, 40)}
+    weights = {"pos_weight": torch.linspace(0.2, 3, classes), "output_weights": torch.linspace(2, 0.1, classes)}
     counts = check_head(parts, target, chunk_size=chunk_size, ignore_index=2, **weights)
-    assert counts["chunks"] == counts["plans"] * -(-40 // (chunk_size or 40))
+    assert counts["chunks"] == counts["plans"] * -(-classes // (chunk_size or classes))
 
 
-@pytest.mark.parametrize("dtype", FLOATS)
+@pytest.mark.parametrize("dtype", [torch.float16] if INTERPRETED else FLOATS)
 def test_head_of_few_classes_without_bias(dtype):
     x, weight, _, target = head_parts(64, 8, 5, dtype)
     assert check_head((x, weight, None), target, chunk_size=2, reduction="sum")["chunks"] % 3 == 0
@@ -478,10 +482,10 @@ def test_losses_of_columns_and_upstream_gradients():
         unfused("lgl-inr", lgl_inr), [p.double() for p in parts], target, upstream.double(), **options
     )
     with as_on_a_gpu() as counts:
-        found = run_head(lgl_inr_linear, there, target.to(DEVICE), upstream.to(DEVICE), chunk_size=9, **options)
+        found = run_head(lgl_inr_linear, there, target.to(DEVICE), upstream.to(DEVICE), chunk_size=19, **options)
     for ours, true in zip([found[0], *found[1]], [exact[0], *exact[1]], strict=True):
         torch.testing.assert_close(ours.double().cpu(), true, rtol=1e-5, atol=1e-6)
-    assert counts["chunks"] == 10  # for the losses, and again for the gradients
+    assert counts["chunks"] == 4  # for the losses, and again for the gradients
 
 
 @pytest.mark.parametrize(("cuts", "dtype"), product([(0, 37), (0, 1, 20, 37)], FLOATS, every=2))
@@ -516,12 +520,12 @@ def test_products_of_half_precision_accumulate_in_float32(function):
     """bfloat16 takes part in all of them; float16 in that of the logits, whose gradients it may not hold."""
     *parts, target = head_parts(20, 8, 37, torch.bfloat16)
     with as_on_a_gpu():
-        run_head(function, parts, target, chunk_size=16)
-    assert products == [(torch.bfloat16, torch.float32)] * 2 * 3  # logits, and the gradient of the input
+        run_head(function, parts, target, chunk_size=20)
+    assert products == [(torch.bfloat16, torch.float32)] * 2 * 2  # logits, and the gradient of the input
     *parts, target = head_parts(20, 8, 37, torch.float16)
     with as_on_a_gpu():
-        run_head(function, parts, target, chunk_size=16)
-    assert products == [(torch.float16, torch.float32)] * 2 * 3  # logits, forward and again backward
+        run_head(function, parts, target, chunk_size=20)
+    assert products == [(torch.float16, torch.float32)] * 2 * 2  # logits, forward and again backward
     with as_on_a_gpu():
         run_head(function, [parts[0].float(), *parts[1:]], target)
     assert products == []
@@ -537,14 +541,14 @@ def test_logistic_head(dtype):
 
 
 def test_float16_gradients_of_a_head_see_the_loss_scale():
-    *parts, target = head_parts(8, 4, 3000, torch.float16)
+    *parts, target = head_parts(8, 4, 1000, torch.float16)
     parts[2] -= 12
     scale = 2.0**16
     exact = run_head(lgl_inr_linear, [p.double() for p in parts], target, scale)
     assert (exact[1][1] / scale).abs().median() < 2.0**-25  # all but lost in float16
     there = [p.to(DEVICE) for p in parts]
     with as_on_a_gpu():
-        found = run_head(lgl_inr_linear, there, target.to(DEVICE), scale, chunk_size=1000)
+        found = run_head(lgl_inr_linear, there, target.to(DEVICE), scale, chunk_size=400)
     for ours, true in zip(found[1][1:], exact[1][1:], strict=True):
         torch.testing.assert_close(ours.double().cpu(), true, rtol=2e-3, atol=2e-3 * true.abs().median().item())
 
