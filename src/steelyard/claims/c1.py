@@ -4,7 +4,6 @@ import math
 from typing import Any
 
 import torch
-from scipy import stats
 
 from steelyard._common.text import exact
 from steelyard.balance import mean_confusion
@@ -70,6 +69,8 @@ def conclude(records: list[dict[str, Any]], config: Any) -> Conclusion:
     varied = len(set(x)) > 1 and len(x) > 2  # or there is no line through them
     slope, half = 0.0, math.inf
     if varied:
+        from scipy import stats
+
         line = stats.linregress(x, y)
         slope, half = float(line.slope), float(stats.t.ppf(0.975, len(x) - 2) * line.stderr)
     off = sorted(abs(b - a) for a, b in zip(x, y, strict=True))

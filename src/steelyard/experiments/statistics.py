@@ -4,7 +4,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from scipy import stats
 
 from steelyard.report.intervals import beside_mean, half_interval
 from steelyard.report.results import Estimate, Summary
@@ -22,6 +21,8 @@ def p_value(found: list[float]) -> float:
         return 1.0
     if len(set(found)) == 1:
         return 1.0 if found[0] == 0 else 2.0 ** (1 - len(found))
+    from scipy import stats  # most of a second to import
+
     return float(stats.ttest_1samp(found, 0).pvalue)
 
 
