@@ -82,10 +82,11 @@ def test_a_loss_that_a_learner_cannot_train_is_refused_before_anything_is_writte
 
 @pytest.mark.slow
 def test_a_leaderboard_on_a_local_dask_cluster(here):
+    """A thread of this process: tests/experiments/test_learners.py has a cluster of processes."""
     distributed = pytest.importorskip("distributed")
     config = config_of("leaderboard", "linear")
     alone = reproduce("leaderboard", config, here / "alone")
-    with distributed.Client(n_workers=2, threads_per_worker=1, dashboard_address=":0"):
+    with distributed.Client(n_workers=1, threads_per_worker=1, processes=False, dashboard_address=":0"):
         found = reproduce("leaderboard", config, here / "cluster", workers=2, engine="dask")
     assert found.tables == alone.tables
     assert "engine dask" in found.environment.machine

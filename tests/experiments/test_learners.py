@@ -1,5 +1,7 @@
 """Comparisons of learners beside networks: files, resume, workers, clusters, the page, what is refused."""
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -12,6 +14,7 @@ from steelyard.experiments.config import make_config, read_config
 from steelyard.experiments.grid import run_grid
 from steelyard.experiments.job import Training
 from tests.experiments.test_compare import _numbers
+from tests.experiments.test_grid import JOBS, note_and_see_gpus
 
 
 @pytest.fixture
@@ -52,16 +55,13 @@ def test_a_learner_leaves_what_audit_reads(table, tmp_path, learner):
 
 
 @pytest.mark.slow
-def test_a_killed_comparison_goes_on_and_workers_change_nothing(table, tmp_path):
+def test_a_killed_comparison_goes_on(table, tmp_path):
     config = config_of(table, "xgboost", rounds=10, learning_rates=[0.1])
-    torch.set_num_threads(1)
     whole = compare(config, tmp_path / "whole")
     (tmp_path / "whole" / "results.json").unlink()
     (tmp_path / "whole" / "softmax" / "seed-1" / "result.json").unlink()
     again = compare(config, tmp_path / "whole", resume=True)
     assert _numbers(again.to_dict()) == _numbers(whole.to_dict())
-    both = compare(config, tmp_path / "both", workers=2)
-    assert _numbers(both.to_dict()) == _numbers(whole.to_dict())
 
 
 @pytest.mark.parametrize(
@@ -102,33 +102,38 @@ def _settings(job):
     return {"loss": job.loss, "seed": job.training.seed}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("engine", ["ray", "dask"])
-def test_a_local_cluster_trains_a_table(table, tmp_path, monkeypatch, engine):
-    cluster = pytest.importorskip("ray" if engine == "ray" else "distributed")
+def _train_on(engine, table, folder):
+    """Two trainings on a cluster have the numbers that they have here."""
     config = config_of(table, "xgboost", rounds=10, learning_rates=[0.1])
-    jobs = {
-        f"seed-{seed}/result": BenchJob(
-            config.model_dump_json(),
-            str(tmp_path / "jobs"),
-            "cpu",
-            1,
-            "softmax",
-            Training(0.1, seed),
-            f"seed-{seed}",
-        )
-        for seed in (0, 1)
-    }
-    if engine == "ray":
-        monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-        cluster.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False)
-    try:
-        run_grid(tmp_path / "jobs", jobs, BenchJob.work, of=_settings, workers=2, engine=engine)
-    finally:
-        if engine == "ray":
-            cluster.shutdown()
+    told = (config.model_dump_json(), str(folder / "jobs"), "cpu", 1, "softmax")
+    jobs = {f"seed-{seed}/result": BenchJob(*told, Training(0.1, seed), f"seed-{seed}") for seed in (0, 1)}
+    run_grid(folder / "jobs", jobs, BenchJob.work, of=_settings, workers=2, engine=engine)
     torch.set_num_threads(1)
-    here = compare(config, tmp_path / "here").losses[0]
+    here = compare(config, folder / "here").losses[0]
     for name, job in jobs.items():
-        found = read_outcome(tmp_path / "jobs" / f"{name}.json", _settings(job), tuning=False)
+        found = read_outcome(folder / "jobs" / f"{name}.json", _settings(job), tuning=False)
         assert found.metrics == here.runs[job.training.seed].metrics
+
+
+@pytest.mark.slow
+def test_a_dask_cluster_is_made_and_trains_a_table(table, tmp_path):
+    pytest.importorskip("distributed")
+    _train_on("dask", table, tmp_path)
+
+
+@pytest.mark.slow
+def test_a_local_ray_cluster_shares_gpus_and_trains_a_table(table, tmp_path, monkeypatch):
+    ray = pytest.importorskip("ray")
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    ray.init(address="local", num_cpus=3, num_gpus=2, include_dashboard=False, log_to_driver=False)
+    try:
+        monkeypatch.chdir(tmp_path)  # its workers are elsewhere
+        (tmp_path / "here").mkdir()
+        jobs = {name: job | {"folder": str(tmp_path / "here"), "workers": 3} for name, job in JOBS.items()}
+        records = run_grid(Path("jobs"), jobs, note_and_see_gpus, workers=3, engine="ray")
+        _train_on("ray", table, tmp_path / "trained")
+    finally:
+        ray.shutdown()
+    assert [r["value"] for r in records.values()] == [0, 1, 2, 3, 4]
+    assert len(list(tmp_path.glob("done-*"))) == 5
+    assert {r["gpus"] for r in records.values()} == {"0", "1"}  # one of the two is shared
