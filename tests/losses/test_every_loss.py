@@ -656,15 +656,15 @@ def test_nothing_outlives_the_step(name):
 
 
 @pytest.mark.slow
-def test_two_thousand_steps_do_not_grow(name):
+def test_five_hundred_steps_do_not_grow(name):
     logits, target = batch(dtype=torch.float32)
     leaf = logits.requires_grad_()
     module = CASES[name].module()
     alive = []
-    for step in range(2_000):
+    for step in range(500):
         module(leaf, target).backward()
         leaf.grad = None
-        if step in (100, 1_999):
+        if step in (100, 499):
             gc.collect()
             alive.append(sum(issubclass(type(o), torch.Tensor) for o in gc.get_objects()))
     assert alive[1] <= alive[0]
