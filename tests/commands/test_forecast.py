@@ -116,7 +116,7 @@ def test_two_classes_have_their_closed_form(tmp_path):
 
 @pytest.mark.parametrize(
     "names",
-    [["no", "yes"], NASTY, pytest.param([f"class number {k}" for k in range(100)], marks=pytest.mark.slow)],
+    [["no", "yes"], NASTY, pytest.param([f"class number {k}" for k in range(60)], marks=pytest.mark.slow)],
 )
 def test_page_opens_without_a_word(tmp_path, names):
     classes = len(names)
