@@ -54,8 +54,7 @@ def test_configurations_that_ship_are_good(claim):
 def test_claim_runs_to_its_page_and_again_in_no_time(tmp_path, claim):
     config = read_claim_config(claim, **SMALL[claim])
     told = {}
-    workers = 2 if claim == "c3" else 1  # each imports everything for longer than it trains
-    result = reproduce(claim, config, tmp_path / claim, workers=workers, command="<c>", on_done=told.__setitem__)
+    result = reproduce(claim, config, tmp_path / claim, command="<c>", on_done=told.__setitem__)
     assert set(told.values()) == {"done"}
     assert result.held in ("yes", "no", "partly", "undecided")
     assert "nan" not in result.verdict
@@ -339,6 +338,7 @@ def test_what_is_exact_is_exact(tmp_path):
 
 @pytest.mark.slow
 def test_command(capsys, tmp_path):
+    """With a worker a core."""
     out = str(tmp_path)
     given = ("reproduce", "c3", "--epochs", "2", "--seeds", "2", "--limit-train", "200", "--out", out)
     code, text, err = run_command(capsys, *given, "--imbalance", "step:2")
