@@ -131,8 +131,7 @@ def test_axe_finds_nothing_on_a_small_page(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [1400, 390])
-@pytest.mark.parametrize("dark", [False, True])
+@pytest.mark.parametrize(("width", "dark"), [(1400, False), (390, True)])
 def test_axe_finds_nothing(page, tmp_path, width, dark):
     assert violations(page, width, dark) == []
     target = torch.arange(4).repeat_interleave(100)
