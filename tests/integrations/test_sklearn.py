@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import config_context
-from sklearn.base import BaseEstimator, ClassifierMixin, clone
+from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import HistGradientBoostingClassifier, RandomForestClassifier
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -53,15 +53,12 @@ def test_scikit_learns_own_checks(estimator, check):
     PriorCalibratedClassifier(LogisticRegression()),
     PriorCalibratedClassifier(GaussianNB()),
     PriorCalibratedClassifier(GaussianNB(), class_weights="balanced"),
-    *(
-        PriorCalibratedClassifier(clone(base), class_weights=weights, cv=3)
-        for base in (
-            DecisionTreeClassifier(random_state=0),
-            RandomForestClassifier(5, random_state=0),
-            HistGradientBoostingClassifier(max_iter=5),
-            make_pipeline(StandardScaler(), LogisticRegression()),
-        )
-        for weights in (None, "balanced")
+    PriorCalibratedClassifier(DecisionTreeClassifier(random_state=0), cv=3),
+    PriorCalibratedClassifier(DecisionTreeClassifier(random_state=0), class_weights="balanced", cv=3),
+    PriorCalibratedClassifier(RandomForestClassifier(5, random_state=0), class_weights="balanced", cv=3),
+    PriorCalibratedClassifier(HistGradientBoostingClassifier(max_iter=5), cv=3),
+    PriorCalibratedClassifier(
+        make_pipeline(StandardScaler(), LogisticRegression()), class_weights="balanced", cv=3
     ),
 )
 def test_scikit_learns_own_checks_of_more_estimators(estimator, check):
