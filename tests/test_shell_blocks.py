@@ -126,4 +126,4 @@ def _put_stand_ins(folder, page):
                 place = folder / name / ("test" if k % 5 == 0 else "train") / str(label)
                 place.mkdir(parents=True, exist_ok=True)
                 grey = np.uint8(image.reshape(8, 8) * 15)
-                Image.fromarray(grey).resize((28, 28)).save(place / f"{k}.png")
+                Image.fromarray(grey).resize((14, 14)).save(place / f"{k}.png")
