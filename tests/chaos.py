@@ -209,13 +209,12 @@ class Chaos:
             self.table["kill -9", name, "went on to the same numbers"] += met
         return met
 
-    def stop(self, name, number):
+    def stop(self, name, number, *more):
         fault = signal.Signals(number).name
         with self.trial(fault, name) as folder:
             if folder is None:
                 return
-            workers = ("--workers", "2") if name in ("compare", "grid") else ()
-            process = self.start(folder, name, *workers)
+            process = self.start(folder, name, *more)
             self.at_a_moment(folder, name, process)
             os.kill(process.pid, number)
             code = process.wait()
@@ -416,7 +415,9 @@ def main(arguments=None):
         met = 0
         for k in range(given.rounds):
             for name in names:
-                chaos.stop(name, (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[(k + names.index(name)) % 3])
+                number = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)[(k + names.index(name)) % 3]
+                together = name == "grid" or (name == "compare" and k % 2)
+                chaos.stop(name, number, *(("--workers", "2") if together else ()))
                 for fault in (chaos.fill, chaos.damage, chaos.damage):
                     fault(name)
                 if k == 0:
