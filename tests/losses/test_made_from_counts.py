@@ -146,6 +146,13 @@ def test_posterior_of_sure_rows_is_right_in_every_class(name, scale):
     torch.testing.assert_close(found, torch.tensor(exact, dtype=torch.float64), rtol=1e-11, atol=1e-9)
 
 
+def test_posterior_of_a_row_beyond_the_range_of_float64_is_its_likely_class():
+    loss = create_loss("immax", class_counts=COUNTS)
+    z = torch.tensor([[0.0, -1.0, 2.0, 3000.0], [0.0, 3000.0, 2.0, -1.0]], dtype=torch.float64)
+    found = log_posterior(z, TrainingSetup(loss)).exp()
+    assert torch.equal(found, torch.nn.functional.one_hot(torch.tensor([3, 1]), 4).double())
+
+
 def _exact_log_posterior(z, loss):
     """Return log q with sum of q[k] G[k] = 0 from K - 1 of the equations, in 400 digits."""
     with mpmath.workdps(400):
