@@ -247,7 +247,8 @@ def _permuted(f: Finding, n: Numbers) -> str:
 
 def _class_off(f: Finding, n: Numbers) -> str:
     named = [
-        f"{label(n, item.classes[0])} weighs {_shown(item.measures[0])} times what is stated" for item in f.items
+        f"{label(n, item.classes[0])} weighs {_shown(item.measures[0], style='.2g')} times what is stated"
+        for item in f.items
     ]
     said = listed(named, _NAMED)
     return (
@@ -431,12 +432,14 @@ def _shown(measure: Measure | None, unit: str = "", style: str = ".2f", times: f
 
 
 def _number(value: float, style: str) -> str:
-    """Return a number without an exponent, below 0.001 as 0."""
+    """Return a number without an exponent; what is closer to 0 than 0.001 is said to be."""
     if not style.endswith("g"):
         return f"{value:{style}}"
     if abs(value) >= 100:
         return f"{value:.0f}"
-    return f"{Decimal(f'{value:{style}}'):f}" if abs(value) >= 1e-3 else "0"
+    if 0 < abs(value) < 1e-3:
+        return "<0.001" if value > 0 else ">-0.001"
+    return f"{Decimal(f'{value:{style}}'):f}"
 
 
 _TEXTS: dict[str, Callable[[Finding, Numbers], str]] = {
