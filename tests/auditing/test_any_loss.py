@@ -49,6 +49,71 @@ def test_weights_that_acted_otherwise_are_told_under_any_loss_and_are_no_other_l
     assert audit(logits, target, create_loss(name, class_weights=stated, **needed)).faults == (fault,)
 
 
+def _stepped(loss, rows):
+    """The logits and labels of a table of inputs that its gradient under a loss has brought near rest."""
+    weights = torch.ones(len(rows), dtype=torch.float64) if loss.class_weights is None else loss.class_weights
+    classes = rows.shape[1]
+    mass, target = rows * weights / (rows * weights).sum(1, keepdim=True), torch.arange(classes).repeat(len(rows))
+    z = torch.zeros(rows.shape, dtype=torch.float64)
+    for _ in range(600):
+        each = z.repeat_interleave(classes, 0).requires_grad_()
+        (gradient,) = torch.autograd.grad(loss.per_sample(each, target).sum(), each)
+        z = z - 0.2 * (mass[:, :, None] * gradient.view(len(rows), classes, classes)).sum(1)
+    return z.repeat_interleave(rows.sum(1), 0), target.repeat_interleave(rows.flatten())
+
+
+@pytest.mark.parametrize(("name", "k", "factor"), [("sigmoid-focal", 1, 0.2), ("asymmetric", 3, 1 / 12)])
+def test_one_class_that_weighs_otherwise_is_named_with_its_factor_under_any_loss(name, k, factor):
+    stated = class_weights(COUNTS_AT_REST, dtype=torch.float64)
+    acted = stated.clone()
+    acted[k] *= factor
+    logits, target = at_rest(create_loss(name, class_weights=acted))
+    report = audit(logits, target, create_loss(name, class_weights=stated))
+    assert report.faults == ("class_weight_off",)
+    (item,) = report.findings[0].items
+    assert item.classes == (k,)
+    assert item.measures[0].value == pytest.approx(factor, rel=1e-3)
+
+
+def test_weights_moved_by_one_class_are_not_one_class_that_is_off():
+    stated = class_weights(COUNTS_AT_REST, dtype=torch.float64)
+    logits, target = at_rest(create_loss("poly1", class_weights=stated.roll(1)))
+    report = audit(logits, target, create_loss("poly1", class_weights=stated))
+    assert report.faults == ("weights_permuted",)
+    assert report.numbers.order.tolist() == [3, 0, 1, 2]
+
+
+SEESAW = torch.tensor([[400, 60, 30, 10], [120, 90, 20, 10], [60, 30, 40, 10], [20, 20, 10, 20]])
+
+
+@pytest.mark.parametrize(
+    ("acted", "fault"),
+    [
+        (lambda w: w.reciprocal(), "weights_permuted"),
+        (lambda w: w * torch.tensor([1.0, 1.0, 5.0, 1.0]), "class_weight_off"),
+    ],
+)
+def test_weights_that_acted_otherwise_are_told_under_seesaw(acted, fault):
+    counts = SEESAW.sum(0)
+    stated = class_weights(counts, dtype=torch.float64)
+    logits, target = _stepped(create_loss("seesaw", class_counts=counts, class_weights=acted(stated)), SEESAW)
+    report = audit(logits, target, create_loss("seesaw", class_counts=counts, class_weights=stated))
+    assert report.faults == (fault,)
+    ratio = acted(stated) / stated
+    torch.testing.assert_close(report.implied_over_stated, ratio / ratio.log().mean().exp(), rtol=0.5, atol=0)
+
+
+def test_weights_in_reverse_near_rest_are_no_other_loss():
+    """L-BFGS ends before rest: the gradient of Seesaw is that of no value."""
+    stated = class_weights(COUNTS_AT_REST, dtype=torch.float64)
+    needed = {"class_counts": COUNTS_AT_REST}
+    torch.manual_seed(0)
+    logits, target = at_rest(create_loss("seesaw", class_weights=stated.flip(0), **needed))
+    report = audit(logits, target, create_loss("seesaw", class_weights=stated, **needed))
+    assert report.numbers.hypothesis("other order").misfit > 1e-3
+    assert report.faults == ("weights_permuted",)
+
+
 def test_a_loss_whose_value_training_does_not_make_least_is_not_judged_by_it():
     """Of the Seesaw loss the optimum has a larger value than the class frequencies alone, where classes mix."""
     counts = torch.tensor([[240, 90, 30], [200, 60, 90], [160, 150, 80]])  # of each of three inputs and classes

@@ -58,6 +58,18 @@ def test_weights_are_named_as_they_were_under_every_loss(name):
     assert "class weights that nobody stated: 1 : 3 : 6 : 12 for" in str(found)
 
 
+@pytest.mark.parametrize(("name", "k"), [("sigmoid-focal", 0), ("focal", 0), ("label-aware-smoothing", 0)])
+def test_one_class_that_weighs_more_is_named_and_is_no_other_loss(name, k):
+    counts = torch.tensor([600, 200, 100, 50])
+    needed = {"class_counts": counts} if name == "label-aware-smoothing" else {}
+    acted = torch.where(torch.arange(4) == k, 5.0, 1.0).double()
+    logits, target = at_rest(create_loss(name, class_weights=acted, **needed))
+    for stated in ({}, {"class_weights": torch.ones(4)}):
+        found = audit(logits, target, create_loss(name, **stated, **needed))
+        assert (found.faults, names(found)) == ((), ["weights_unstated"])
+        assert found.findings[0].measure.value == pytest.approx(5, rel=1e-3)
+
+
 def test_of_independent_outputs_the_weights_are_those_of_positives():
     u = torch.tensor([4.0, 4.0, 4.0, 4.0], dtype=torch.float64)
 

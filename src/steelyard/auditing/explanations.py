@@ -16,6 +16,7 @@ _UNKNOWN = 5.0  # standard error of a logarithm of which the samples say nothing
 _MANY = 300  # classes from which on errors count as independent
 _FEW = 8  # classes that are named as off, at most
 _OFF, _OFF_ERRORS = math.log(1.5), 4.0  # a class is off by more than a factor, and more than so many errors
+_AT_REST = 0.01  # log weights that differ by less are equal as only a training that came to rest leaves them
 _HELD = 0.35  # scatter up to which all other classes count as having their weights
 _ORDERLY = 0.25  # an order found from the implied weights leaves at most this part of the scatter
 _DISTORTED = 1 / 3  # of the scatter may go along with the stated weights by itself
@@ -67,9 +68,12 @@ class Explained:
         range: largest difference of two log implied weights that compare, or of one of positives from 0, with its
             error over samples.
         classes: how many compare.
+        free: how many ratios of weights the rows tell: a statement that leaves fewer open can be refuted.
         power: the stated weights' fit, or None where they do not differ within any group.
         parts: of each part of the statement alone, where there are several.
-        off: classes whose weight is another than stated, where all others have theirs.
+        off: classes whose weight is another than stated, where all others have theirs, or weigh the same where
+            nothing is stated.
+        at_rest: whether all others have theirs as only a training that came to rest leaves them.
         apart: classes whose weight is another than stated beyond what samples explain, by the median class.
         order: (K,) the class whose weight each class seems to have, or None where that is its own.
     """
@@ -82,9 +86,11 @@ class Explained:
     frequency: Fit | None
     range: tuple[float, float]
     classes: int
+    free: int
     power: Fit | None = None
     parts: dict[str, Fit] = field(default_factory=dict)
     off: tuple[Off, ...] = ()
+    at_rest: bool = False
     apart: tuple[Off, ...] = ()
     order: Tensor | None = None
 
@@ -113,6 +119,7 @@ def explain(
     rare = -counts.clamp(min=1e-300).log()
     frequency = source.fit(rare) if source.constants and source.varies(rare) else None
     none = source.hold(nothing)
+    off = source.off(x)
     found = Explained(
         weights=source.logs.exp(),
         of_classes=source.constants,
@@ -122,6 +129,9 @@ def explain(
         frequency=frequency,
         range=source.differ(),
         classes=len(source.places),
+        free=source.free,
+        off=off,
+        at_rest=bool(off) and source.exact(x, [apart.index for apart in off]),
     )
     if not source.varies(x):
         return found
@@ -131,7 +141,6 @@ def explain(
         once=source.hold(x),
         twice=source.hold(2 * x),
         parts={name: source.hold(w.log()) for name, w in parts.items()} if len(parts) > 1 else {},
-        off=source.off(x),
         apart=source.apart(x),
         order=source.order(x),
     )
@@ -168,6 +177,11 @@ class Explanations:
         """Return whether there is anything to fit."""
         return len(self.places) > (1 if self.constants else 0)
 
+    @property
+    def free(self) -> int:
+        """Return how many ratios of weights there are; of weights on an absolute scale, how many weights."""
+        return self._ratios(self.places)
+
     def varies(self, values: Tensor) -> bool:
         """Return whether values differ within a group, or from 0 where classes stand for themselves."""
         return self._varies_in(values, self.places) if self.enough else False
@@ -188,6 +202,13 @@ class Explanations:
         residual[self.places] = self._about(self.logs - offset, self.places, lambda values: values.quantile(0.5))
         return residual
 
+    def exact(self, offset: Tensor, skip: Sequence[int]) -> bool:
+        """Return whether the other classes have these weights as only a training that came to rest leaves them, by
+        at least two ratios: then what other rows would change is no doubt of what acted."""
+        rest = [k for k in self.places if k not in skip]
+        apart = self._about(self.logs - offset, rest, lambda values: values.quantile(0.5))
+        return self._ratios(rest) >= 2 and float(apart.abs().max()) <= _AT_REST
+
     def off(self, offset: Tensor) -> tuple[Off, ...]:
         """Return the few classes that stand apart from all others, which have these weights; () where there are
         none, or too many."""
@@ -204,7 +225,8 @@ class Explanations:
             held = self.hold(offset, named)
             if held.scatter <= _HELD and (fit is None or fit.holds(1, 0.15)):
                 apart = [self._apart(k, offset, rest, held.scatter) for k in named]
-                if all(abs(math.log(a.factor)) > max(_OFF, _OFF_ERRORS * a.log_error) for a in apart):
+                errors = 0.0 if self.exact(offset, named) else _OFF_ERRORS
+                if all(abs(math.log(a.factor)) > max(_OFF, errors * a.log_error) for a in apart):
                     return tuple(apart)
             named.pop()
         return ()
@@ -270,6 +292,10 @@ class Explanations:
         error = math.sqrt(float(self.variance[k]) + scatter**2 + (float(1 / W.sum()) if self.constants else 0.0))
         factor = math.exp(max(-50.0, min(50.0, float(self.logs[k] - offset[k]) - centre)))
         return Off(k, factor, error)
+
+    def _ratios(self, places: list[int]) -> int:
+        """Return how many ratios of weights there are among the classes at places."""
+        return len(places) - (len(set(self.group[places].tolist())) if self.constants else 0)
 
     def _varies_in(self, x: Tensor, places: list[int]) -> bool:
         return bool((self._about(x, places, torch.mean).abs() > 1e-9).any())

@@ -1,6 +1,6 @@
 """What may have happened in training, and how badly the model fits each of it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from typing import Any
 
@@ -22,6 +22,7 @@ from steelyard.balance.means import Link
 from steelyard.balance.setup import TrainingSetup
 from steelyard.losses.functional import in_negative_weights
 
+_TOLD = 2  # equations beyond the numbers that are fitted, which are not all met by chance
 Law = Callable[[Tensor, Tensor | None], Balance]
 
 
@@ -113,14 +114,19 @@ class Scales:
         total, u = s.total, s.pos_weight
         if s.in_negative is None and s.weighted:
             result.append(self.weigh("no weights", own, s.link, self.law(s.link, None)))
-            twice = self.law(s.link, _power(total, 2), _power(u, 2))
-            result.append(self.weigh("twice", own, s.link, twice))
+            for name, power in (("twice", 2), ("in reverse", -1)):
+                law = self.law(s.link, _power(total, power), _power(u, power))
+                result.append(self.weigh(name, own, s.link, law))
             if len(s.parts) > 1:
                 for part, weights in s.parts.items():
                     result.append(self.weigh(f"only the {part}", own, s.link, self.law(s.link, weights)))
             if self.order is not None:
                 moved = self.law(s.link, total[self.order])  # type: ignore[index]
                 result.append(self.weigh("other order", own, s.link, moved))
+        for name, weights in self.other_weights():
+            of_classes = self.explained is None or self.explained.of_classes
+            pair = (weights, u) if of_classes else (total, weights)
+            result.append(self.weigh(name, own, s.link, self.law(s.link, *pair)))
         if not s.binary:
             result += [
                 self.weigh(name, self.evidence.metrics[link], link, law)
@@ -128,6 +134,24 @@ class Scales:
                 if link in self.evidence.metrics
             ]
         return tuple(result)
+
+    def other_weights(self) -> Iterator[tuple[str, Tensor]]:
+        """Yield the weights, of classes or of positives, that the implied ones show in place of the stated ones,
+        where at least one equation of the law could refute them."""
+        s, e = self.statement, self.explained
+        if e is None:
+            return
+        stated = s.total if e.of_classes else s.pos_weight
+        stated = torch.ones_like(self.counts) if stated is None else stated
+        if e.power is not None and e.free >= 1 + _TOLD:
+            yield "other strength", stated**e.power.power
+        elif e.frequency is not None and e.free >= 1 + _TOLD:
+            yield "by count", self.counts.clamp(min=1) ** -e.frequency.power
+        if e.off and e.free >= len(e.off) + _TOLD:
+            factors = {off.index: off.factor for off in e.off}
+            yield "few off", stated * stated.new_tensor([factors.get(k, 1.0) for k in range(len(stated))])
+        if e.of_classes and s.link == "logistic":
+            yield "each its own", e.weights.nan_to_num(1.0)
 
     def other_losses(self) -> list[tuple[str, Link, Any]]:
         """Return the losses that training may have had in place of the stated one."""

@@ -20,11 +20,12 @@ _SAME = 0.2  # powers that differ by less are the same for whoever trained
 _REVERSED = -0.25
 _TWICE = (1.5, 3.0)  # powers that are called twice
 _SCATTER = 0.25  # of log implied weights about what explains them
-_EXACT = 0.1  # the same, of a model that has come to rest
 _RATIO = math.log(1.5)  # weights that nobody stated differ at least so much
 _INTERPOLATES = 0.98  # share of the probability placed from which on few samples carry all that is misplaced
 _WHOLE = 0.98  # of the training rows; so few may have been lost
 _NAMED = 3  # classes or pairs of which a finding holds the numbers
+_NOT_FITTED = ("as stated", "no weights", "twice", "in reverse", "other order")  # of the stated loss
+_OTHER_LOSSES = ("one-vs-all", "one-vs-all, weighted", "softmax", "softmax, weighted", "LGL-INR")
 
 
 def judge(numbers: Numbers) -> tuple[Finding, ...]:
@@ -89,9 +90,9 @@ def _most_off(n: Numbers) -> tuple[Item, ...]:
 
 def _loss(n: Numbers) -> Finding | None:
     """Return whether another loss explains the model much better than any weights of the stated one."""
-    own = min(h.misfit for h in n.hypotheses if h.name in ("as stated", "no weights", "twice"))
-    names = ("one-vs-all", "one-vs-all, weighted", "softmax", "softmax, weighted", "LGL-INR")
-    others = [h for h in n.hypotheses if h.name in names]
+    own = min(h.misfit for h in n.hypotheses if h.name in _NOT_FITTED)
+    fitted = min(h.misfit for h in n.hypotheses if h.name not in _OTHER_LOSSES)
+    others = [h for h in n.hypotheses if h.name in _OTHER_LOSSES]
     if not others:
         return None
     best = min(others, key=lambda h: h.misfit)
@@ -100,8 +101,8 @@ def _loss(n: Numbers) -> Finding | None:
     rough = best.link == n.statement.link == "logistic"
     if best.misfit > (_BETTER_LOSS if rough else _BETTER) * own:
         return None
-    # Where weights of a loss without a closed law explain all, a plain loss is the true one only if its law holds.
-    if not n.statement.closed and best.misfit > _SHARP and _exact(n):
+    # Fitted weights may come near by chance, but not so much nearer than another loss whose law does not hold.
+    if best.misfit > _ENDED and fitted <= _BETTER * best.misfit:
         return None
     sums = n.mean_row_sum
     # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, boosted ones to nearly 1.
@@ -109,7 +110,7 @@ def _loss(n: Numbers) -> Finding | None:
     known = best.misfit > _BETTER**2 * own and _explained(n.explained)
     if n.statement.link == "softmax" and best.link == "logistic" and (unlike or known):
         return None
-    numbers = {"own": Measure(own)} | ({} if sums is None else {"row_sum": Measure(sums)})
+    numbers = {"own": Measure(fitted)} | ({} if sums is None else {"row_sum": Measure(sums)})
     return Finding("wrong_loss", _misfit(n, best.name), numbers, hypothesis=best.name)
 
 
@@ -118,17 +119,6 @@ def _explained(e: Explained | None) -> bool:
     if e is None or e.power is None or e.classes < 4:
         return False
     return e.order is not None or bool(e.off) or (e.power.holds(1) and e.once.scatter <= _SCATTER)
-
-
-def _exact(n: Numbers) -> bool:
-    """Return whether implied weights are a power of the stated ones or of the class counts, or the stated ones in
-    another order, as closely as can be told."""
-    e, moved = n.explained, n.hypothesis("other order")
-    if e is None or e.classes < 4:
-        return False
-    fits = [fit for fit in (e.power, e.frequency) if fit is not None]
-    powers = any(fit.scatter <= _EXACT and not fit.holds(0, 0.3) for fit in fits)
-    return powers or (moved is not None and moved.misfit <= _SHARP)
 
 
 def _weights(n: Numbers) -> Finding | None:
@@ -154,7 +144,8 @@ def _weights(n: Numbers) -> Finding | None:
     numbers |= _in_units(n, e.power)
     g = e.power
     acted = g.holds(1, _SAME) and not g.holds(0)
-    if e.off and not (acted and e.once.scatter <= _SCATTER) and _out_of_balance(n, e):
+    moved = _closer(n, "other order", "few off")
+    if e.off and not moved and not (acted and e.once.scatter <= _SCATTER) and _out_of_balance(n, e):
         items = tuple(Item((off.index,), (_factor(off.factor, off.log_error),)) for off in e.off)
         return Finding("class_weight_off", power, numbers, items)
     if acted and not (g.holds(2) and _closer(n, "twice", "as stated")):
@@ -202,13 +193,14 @@ def _unstated(n: Numbers, e: Explained) -> Finding | None:
     """Return which weights the model behaves as if trained with, where none are stated."""
     (ratio, error), f = e.range, e.frequency
     clean = f is not None and not f.holds(0, 0.3) and f.scatter <= max(_BETTER * e.none.scatter, _SCATTER)
-    if e.none.scatter <= _SCATTER or ratio <= (_RATIO if clean else max(_RATIO, 1.5 * QUANTILE * error)):
+    sure = clean or e.at_rest
+    if e.none.scatter <= _SCATTER or ratio <= (_RATIO if sure else max(_RATIO, 1.5 * QUANTILE * error)):
         return None
-    if not clean and n.learned < _LEARNED:  # what a model that has learned little misplaces has no weights
+    if not sure and n.learned < _LEARNED:  # what a model that has learned little misplaces has no weights
         return None
     # Where the law without weights holds as far as a training reaches it, training itself may leave this much.
     held = n.hypotheses[0].misfit <= _CRITICAL
-    if not clean and e.classes > 2 and (held or n.learned > _INTERPOLATES):
+    if not clean and e.classes > 2 and (held or (n.learned > _INTERPOLATES and not sure)):
         return Finding(
             "weights_unclear", _factor(math.exp(ratio), error), hypothesis="in balance" if held else None
         )

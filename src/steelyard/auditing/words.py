@@ -89,7 +89,12 @@ def label(numbers: Numbers, index: int) -> str:
 _CLAUSES = {
     "no weights": "no weights had any effect",
     "twice": "the weights were applied twice",
+    "in reverse": "the weights acted in reverse",
     "other order": "the same weights were given to other classes",
+    "other strength": "the weights had another strength",
+    "by count": "classes weighed by a power of their counts",
+    "few off": "all classes but a few had these weights",
+    "each its own": "each class had a weight of its own",
     "one-vs-all": "the loss was one-vs-all logistic",
     "one-vs-all, weighted": "the loss was one-vs-all logistic with these weights",
     "softmax": "the loss was softmax",
