@@ -20,6 +20,7 @@ _SAME = 0.2  # powers that differ by less are the same for whoever trained
 _REVERSED = -0.25
 _TWICE = (1.5, 3.0)  # powers that are called twice
 _SCATTER = 0.25  # of log implied weights about what explains them
+_EXACT = 0.1  # the same, of a model that has come to rest
 _RATIO = math.log(1.5)  # weights that nobody stated differ at least so much
 _INTERPOLATES = 0.98  # share of the probability placed from which on few samples carry all that is misplaced
 _WHOLE = 0.98  # of the training rows; so few may have been lost
@@ -104,6 +105,9 @@ def _loss(n: Numbers) -> Finding | None:
     # Fitted weights may come near by chance, but not so much nearer than another loss whose law does not hold.
     if best.misfit > _ENDED and fitted <= _BETTER * best.misfit:
         return None
+    # Where weights of a loss without a closed law go like a power, a plain loss is the true one only if its law holds.
+    if not n.statement.closed and best.misfit > _SHARP and _power(n.explained):
+        return None
     sums = n.mean_row_sum
     # One-vs-all sigmoids sum to 1 over the classes; those of softmax logits to anything, boosted ones to nearly 1.
     unlike = sums is None or abs(sums - 1) > 0.05 or best.misfit > _CRITICAL
@@ -119,6 +123,15 @@ def _explained(e: Explained | None) -> bool:
     if e is None or e.power is None or e.classes < 4:
         return False
     return e.order is not None or bool(e.off) or (e.power.holds(1) and e.once.scatter <= _SCATTER)
+
+
+def _power(e: Explained | None) -> bool:
+    """Return whether implied weights are a power of the stated ones or of the class counts, as closely as can be
+    told."""
+    if e is None or e.classes < 4:
+        return False
+    fits = [fit for fit in (e.power, e.frequency) if fit is not None]
+    return any(fit.scatter <= _EXACT and not fit.holds(0, 0.3) for fit in fits)
 
 
 def _weights(n: Numbers) -> Finding | None:
