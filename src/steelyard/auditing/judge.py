@@ -105,7 +105,7 @@ def _loss(n: Numbers) -> Finding | None:
     # Fitted weights may come near by chance, but not so much nearer than another loss whose law does not hold.
     if best.misfit > _ENDED and fitted <= _BETTER * best.misfit:
         return None
-    # Where weights of a loss without a closed law go like a power, a plain loss is the true one only if its law holds.
+    # Where weights of a loss without a closed law go like a power, a plain loss is believed only if its law holds.
     if not n.statement.closed and best.misfit > _SHARP and _power(n.explained):
         return None
     sums = n.mean_row_sum
