@@ -25,7 +25,7 @@ def loss_rows() -> list[dict[str, str]]:
         >>> [row["name"] for row in loss_rows() if row["targets"] == "labels"]
         ['lgl-inr', 'seesaw']
     """
-    rows = [_row(LOSSES[name]) for name in sorted(LOSSES)]
+    rows = [_row(LOSSES[name], {}) for name in sorted(LOSSES)]
     for name, preset in sorted(PRESETS.items()):
         made = [f"`{key}={value}`" for key, value in preset.options.items()]
         made += [f"`{key}={value:g}`" for key, value in preset.parameters.items()]
@@ -56,8 +56,7 @@ def _table(rows: list[dict[str, str]], keys: tuple[str, ...]) -> str:
     return "\n".join(lines)
 
 
-def _row(loss: type[Loss], fixed: Mapping[str, Any] | None = None) -> dict[str, str]:
-    fixed = fixed or {}
+def _row(loss: type[Loss], fixed: Mapping[str, Any]) -> dict[str, str]:
     link = loss.options.get("link")
     links = [fixed["link"]] if "link" in fixed else [loss.link] if link is None else list(link.choices)
     targets = list(dict.fromkeys(kind for one in links for kind in loss.takes_under(one)))  # type: ignore[arg-type]
